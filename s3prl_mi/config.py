@@ -1,0 +1,265 @@
+"""The `downstream_expert` section of a config file, as frozen dataclasses that refuse unknown keys.
+
+Precedence: defaults of these classes < the YAML file (`-c`) < overrides (`-o`) < the command line's own
+options (`-l`, `-s`, `--upstream_feature_normalize`, `--seed`), which s3prl hands to a task beside its config.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from .errors import MIError, nearest
+
+T = TypeVar("T")
+
+Task = Literal["mi_supervised", "mi_views"]
+TASKS: tuple[Task, ...] = ("mi_supervised", "mi_views")
+
+
+@dataclass(frozen=True, slots=True)
+class AlignmentConfig:
+    """Where the frame labels of `mi_supervised` come from (`datarc.alignments`)."""
+
+    path: str | None = None
+    """Folder (TextGrid, PHN, condensed) or file (CPC's converted_aligned_phones.txt, CTM)."""
+    format: Literal["auto", "textgrid", "cpc", "ctm", "phn", "condensed"] = "auto"
+    tier: str = "phones"
+    """`phones` or `words`; for TextGrids any tier's name."""
+    strip_stress: bool = True
+    """Drop the stress digit of ARPAbet vowels (AH0 -> AH)."""
+    silence: Literal["class", "drop"] = "class"
+    """Whether silence is a class of its own or its frames are left out."""
+    max_missing: float = 0.1
+    """Refuse to go on if a larger share of a split's utterances has no alignment."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Audio and splits (`datarc`)."""
+
+    libri_root: str | None = None
+    """LibriSpeech's folder: <libri_root>/<split>/<speaker>/<chapter>/*.flac (or .wav)."""
+    manifest: str | None = None
+    """Instead of libri_root: a TSV or CSV file, one line an utterance (columns split, audio, id, speaker,
+    alignment)."""
+    fit_splits: tuple[str, ...] = ("dev-other",)
+    """Probes, codebooks, scaling and every choice are made on these."""
+    eval_splits: tuple[str, ...] = ("test-other",)
+    """Scored once."""
+    max_utterances: int | None = None
+    """Take at most so many utterances of each split, spread evenly over it (for a quick look)."""
+    max_unreadable: float = 0.05
+    """Refuse to go on if a larger share of a split's audio files is empty or corrupt."""
+    alignments: AlignmentConfig = field(default_factory=AlignmentConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class ViewConfig:
+    """The two views of `mi_views`."""
+
+    kind: Literal["auto", "mask", "shift"] = "auto"
+    """`auto`: by the upstream's family (`s3prl-mi upstreams`)."""
+    mask_period: int = 40
+    """Frames of the upstream's own rate after which the mask pattern repeats."""
+    mask_keep: int = 10
+    """The first frames of each period that stay; the rest is masked (30 of 40 = 75 %)."""
+    mask_level: Literal["auto", "latent", "waveform"] = "auto"
+    """`latent`: the model's own mask embedding where pre-training puts it; `waveform`: silence."""
+    shift_ms: float = 60.0
+    """Time from Za to Zb in ms, for the shift view."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """Where hidden states lie between extraction and estimation (`store`)."""
+
+    root: str | None = None
+    """Default: $S3PRL_MI_STORE, else ~/.cache/s3prl_mi/store."""
+    dtype: Literal["auto", "float16", "float32"] = "auto"
+    """`auto`: float16 if it is exact enough for this upstream (checked), else float32."""
+    max_gb: float = 50.0
+    """Refuse to start if this run needs more; remove the least recently used states to stay below it."""
+    keep: bool = True
+    """False: remove this run's hidden states when it ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class MIConfig:
+    """Everything under `downstream_expert`."""
+
+    datarc: DataConfig = field(default_factory=DataConfig)
+    layers: str | tuple[int, ...] = "all"
+    """`all`, `last`, `weighted` (s3prl's Featurizer) or a list of layer numbers."""
+    featurizer: str = "learned"
+    """Layer weights for `layers: weighted`: `learned` (mi_supervised only), `uniform`, or the path of a
+    states-*.ckpt of a stock s3prl run, whose trained weights are read."""
+    views: ViewConfig = field(default_factory=ViewConfig)
+    frames: tuple[str, ...] = ("auto",)
+    """Frames that mi_views scores: any of `masked`, `unmasked`, `all`. `auto`: masked for the mask view, all
+    for the shift view."""
+    protocol: str = "default"
+    """How probes are fitted: `default` or `paper` (s3prl_mi/estimators/protocol.py)."""
+    probes: tuple[str, ...] = ("logistic", "mlp")
+    seeds: int | tuple[int, ...] = 5
+    """A count (seeds start at --seed) or a list of seeds."""
+    clusters: int = 50
+    kmeans_iterations: int = 100
+    batch_size: int = 0
+    """Utterances per forward pass; 0: chosen by device. Hidden states do not depend on it."""
+    store: StoreConfig = field(default_factory=StoreConfig)
+
+
+def parse(cls: type[T], section: Mapping[str, Any] | None, where: str) -> T:
+    """Turn a mapping read from YAML into a frozen dataclass.
+
+    Args:
+        cls: one of the dataclasses of this module.
+        section: the mapping; None counts as empty.
+        where: its dotted name, for messages.
+
+    Returns:
+        An instance of `cls`; keys that are absent or `null` keep their default.
+
+    Raises:
+        MIError: an unknown key (with the nearest valid one), or a value of the wrong type.
+    """
+    if section is None:
+        section = {}
+    if not isinstance(section, Mapping):
+        raise MIError(f"config key {where}: expected a mapping, found {section!r}.")
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in section.items():
+        if key not in hints:
+            raise MIError(
+                f"unknown config key {where}.{key}.{nearest(str(key), hints)} Valid keys: {', '.join(hints)}."
+            )
+        if value is not None:
+            values[key] = _coerce(value, hints[key], f"{where}.{key}")
+    return cls(**values)
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """Check one value against its annotation; lists become tuples, one item becomes a tuple of one."""
+    if dataclasses.is_dataclass(hint):
+        return parse(typing.cast(type, hint), value, where)
+    options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    for option in options:
+        fitted = _fit(value, option)
+        if fitted is not None:
+            return fitted
+    wanted = " or ".join(_describe(o) for o in options if o is not type(None))
+    raise MIError(f"config key {where}: expected {wanted}, found {value!r}.")
+
+
+def _fit(value: Any, option: Any) -> Any:
+    """The value as `option`'s type, or None if it does not fit."""
+    origin = typing.get_origin(option)
+    if origin is Literal:
+        return value if value in typing.get_args(option) else None
+    if origin is tuple:
+        item = typing.get_args(option)[0]
+        items = value if isinstance(value, (list, tuple)) else [value]
+        fitted = [_fit(v, item) for v in items]
+        return tuple(fitted) if fitted and all(v is not None for v in fitted) else None
+    if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if option is int:
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+    if option in (str, bool):
+        return value if isinstance(value, option) else None
+    return None
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _describe(option: Any) -> str:
+    origin = typing.get_origin(option)
+    if origin is Literal:
+        return "one of " + ", ".join(typing.get_args(option))
+    if origin is tuple:
+        return f"a list of {typing.get_args(option)[0].__name__}"
+    return {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}[option.__name__]
+
+
+def load(section: Mapping[str, Any] | None, task: Task) -> MIConfig:
+    """Read and check the `downstream_expert` section.
+
+    Raises:
+        MIError: an unknown key, a value of the wrong type or out of range, or a missing data root.
+    """
+    config = parse(MIConfig, section, "downstream_expert")
+    _check(config, task)
+    return config
+
+
+def _check(config: MIConfig, task: Task) -> None:
+    data, views = config.datarc, config.views
+    key = "downstream_expert"
+
+    def refuse(name: str, value: object, wanted: str) -> None:
+        raise MIError(f"config key {key}.{name}: {wanted}, found {value!r}.")
+
+    if (data.libri_root is None) == (data.manifest is None):
+        found = "neither is set" if data.libri_root is None else "both are set"
+        raise MIError(
+            f"config keys {key}.datarc.libri_root and {key}.datarc.manifest: exactly one must say where the "
+            f"audio is, but {found}. For LibriSpeech: -o \"config.{key}.datarc.libri_root='/path/to/LibriSpeech'\""
+        )
+    for name in ("libri_root", "manifest"):
+        value = getattr(data, name)
+        if value is not None and not Path(value).exists():
+            refuse(f"datarc.{name}", value, "no such file or folder")
+    overlap = set(data.fit_splits) & set(data.eval_splits)
+    if overlap:
+        refuse("datarc.eval_splits", sorted(overlap), "a split that is fitted on cannot be scored (the bound needs unseen data)")
+    if task == "mi_supervised" and data.alignments.path is None and data.manifest is None:
+        raise MIError(
+            f"config key {key}.datarc.alignments.path: mi_supervised needs alignments. "
+            f"-o \"config.{key}.datarc.alignments.path='/path/to/alignments'\", or use -d mi_views, which needs no labels."
+        )
+    if isinstance(config.layers, str) and config.layers not in ("all", "last", "weighted"):
+        refuse("layers", config.layers, "expected all, last, weighted or a list of layer numbers")
+    if not 0 < views.mask_keep < views.mask_period:
+        refuse("views.mask_keep", views.mask_keep, f"must lie between 1 and mask_period - 1 = {views.mask_period - 1}")
+    if views.shift_ms <= 0:
+        refuse("views.shift_ms", views.shift_ms, "must be positive")
+    for probe in config.probes:
+        if probe not in ("logistic", "mlp"):
+            refuse("probes", probe, f"expected logistic or mlp;{nearest(probe, ['logistic', 'mlp'])}")
+    for frames in config.frames:
+        if frames not in ("auto", "masked", "unmasked", "all"):
+            refuse("frames", frames, "expected auto, masked, unmasked or all")
+    if config.protocol not in ("default", "paper"):
+        refuse("protocol", config.protocol, "expected default or paper")
+    if isinstance(config.seeds, int) and config.seeds < 1:
+        refuse("seeds", config.seeds, "at least one seed is needed")
+    if config.clusters < 2:
+        refuse("clusters", config.clusters, "at least two clusters are needed")
+    if config.kmeans_iterations < 1:
+        refuse("kmeans_iterations", config.kmeans_iterations, "must be at least 1")
+    if config.batch_size < 0:
+        refuse("batch_size", config.batch_size, "must be 0 (automatic) or more")
+
+
+def seed_list(seeds: int | tuple[int, ...], first: int) -> tuple[int, ...]:
+    """The seeds of a run: as listed, or so many from `first` (the command line's --seed) on.
+
+    Example:
+        >>> seed_list(3, 1337)
+        (1337, 1338, 1339)
+    """
+    return tuple(range(first, first + seeds)) if isinstance(seeds, int) else tuple(dict.fromkeys(seeds))
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A config as plain nested dicts and lists, for records and yaml."""
+    return dataclasses.asdict(config)

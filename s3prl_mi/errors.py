@@ -1,0 +1,33 @@
+"""The one exception for what a user can mend, and suggestions for misspelt names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MIError(Exception):
+    """A mistake that the user can mend.
+
+    The message names the file or key, the value that was found and the way out. The command line prints it
+    as one line after ``error:``, without a traceback, and exits with status 1.
+    """
+
+
+def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
+    """Suggest the choices nearest to a misspelt name, as a sentence ready to append to a message.
+
+    Args:
+        name: what the user wrote.
+        choices: every valid name.
+        count: how many names to suggest at most.
+
+    Returns:
+        ``" Did you mean 'a' or 'b'?"`` (with the leading space), or an empty string if nothing is near.
+
+    Example:
+        >>> nearest("mi_veiws", ["mi_views", "mi_supervised", "asr"], count=1)
+        " Did you mean 'mi_views'?"
+    """
+    found = difflib.get_close_matches(name, list(choices), n=count, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(f) for f in found)}?" if found else ""
