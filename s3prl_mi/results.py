@@ -1,0 +1,132 @@
+"""One record per estimate: every key of `mi_results.jsonl`, and how the file is written and read.
+
+The file is only ever appended to, whole lines at a time, each forced to disk: a line cut short by a kill is
+recognised by its missing newline and dropped on the next read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ._types import Bits
+from .errors import MIError
+
+RESULTS_FILE = "mi_results.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One estimate, with everything needed to say what it is an estimate of.
+
+    Two records may be compared only if `task`, `protocol`, `view`, `frames`, `clusters`, `labels`,
+    `frame_shift_ms` and `eval_splits` agree.
+    """
+
+    task: str
+    """`mi_supervised` or `mi_views`."""
+    upstream: str
+    """s3prl's name of the upstream (`-u`)."""
+    checkpoint: dict[str, str] | None
+    """`{"name": file name, "sha256": of the file}`; None where the upstream takes no `-k`."""
+    upstream_sha256: str
+    """Hash of the loaded weights and settings: two upstreams with the same hash are the same model."""
+    layer: int | str
+    """Index into the upstream's hidden states, or `weighted`."""
+    layer_name: str
+    """What that entry is (module path of the hook, or featurizer and its weights)."""
+    layers_in_upstream: int
+    """Number of entries in the upstream's hidden states."""
+    dim: int
+    """Dimensions of a hidden state."""
+    frame_shift_ms: float
+    """Time from frame to frame."""
+    probe: str
+    """`logistic` or `mlp`."""
+    protocol: str
+    """Name and version of the fitting recipe; figures of different protocols are not comparable."""
+    view: str | None
+    """The two views of mi_views in words; None for mi_supervised."""
+    frames: str
+    """Frames scored: `masked`, `unmasked` or `all`."""
+    clusters: int | None
+    """Size of the codebook of mi_views; None for mi_supervised."""
+    seed: int
+    fit_splits: list[str]
+    eval_splits: list[str]
+    mi_lower_bound_bits: Bits
+    """entropy_bits - cross_entropy_bits; never clipped, so it may be negative."""
+    entropy_bits: Bits
+    """H(Y), or H(c(Zb)), of the eval frames scored."""
+    cross_entropy_bits: Bits
+    """Mean of -log2 q(target | frame) over the eval frames scored."""
+    accuracy: float
+    """Share of the eval frames whose most probable target is right, 0 to 1."""
+    fit_frames: int
+    eval_frames: int
+    labels: int
+    """Number of classes: labels seen in the fit split, or clusters."""
+    label_set: str | None
+    """What the labels are (`phones, stress stripped, silence as a class`); None for mi_views."""
+    unseen_frames: int
+    """Eval frames left out of entropy and cross-entropy as their label never occurs in the fit split."""
+    unlabelled_frames: int
+    """Frames of fit and eval left out as the alignment gives them no label (gaps, dropped silence)."""
+    utterances: dict[str, int]
+    """Numbers of utterances: `fit`, `eval`, and `skipped` (unreadable audio or no alignment)."""
+    probe_settings: dict[str, Any]
+    """What was chosen within the fit split: regularisation, epochs, and so on."""
+    seconds: float
+    """Time spent on this estimate (a group that is fitted together shares its time equally)."""
+    versions: dict[str, str]
+    """Versions of s3prl_mi, s3prl, torch, transformers, Python; `started`: when the run began."""
+
+    def identity(self) -> tuple[Any, ...]:
+        """What tells this estimate from the others of one experiment."""
+        return (self.layer, self.probe, self.frames, self.clusters, self.seed, tuple(self.eval_splits))
+
+
+def append_records(path: Path, records: Iterable[Record]) -> None:
+    """Append records to a JSON-lines file and force them to disk.
+
+    A last line without a newline, left by a kill, is cut off first.
+    """
+    text = "".join(json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in records)
+    with open(path, "ab+") as file:
+        _cut_partial_line(file)
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _cut_partial_line(file: Any) -> None:
+    file.seek(0)
+    content = file.read()
+    if content and not content.endswith(b"\n"):
+        file.truncate(content.rfind(b"\n") + 1)
+    file.seek(0, os.SEEK_END)
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read every whole line of a results file.
+
+    Raises:
+        MIError: a whole line that is not a record of this version (named by number).
+    """
+    if not path.exists():
+        return []
+    records: list[Record] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            records.append(Record(**json.loads(line)))
+        except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
+            raise MIError(
+                f"{path}, line {number}: not a record of this version of s3prl_mi ({error}). Move the file "
+                "away, or use another experiment folder (-n or -p)."
+            ) from None
+    return records
