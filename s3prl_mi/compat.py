@@ -21,6 +21,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -99,7 +100,7 @@ class _Patcher:
             return None
         spec = self._others(name, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _PatchingLoader(spec.loader, self._patches[name])  # type: ignore[assignment]
+            spec.loader = _PatchingLoader(spec.loader, self._patches[name])
         return spec
 
     def _others(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
@@ -111,7 +112,7 @@ class _Patcher:
         return None
 
 
-class _PatchingLoader:
+class _PatchingLoader(Loader):
     """Loads as the wrapped loader does, then patches; leaves the wrapped loader on the module."""
 
     def __init__(self, loader: Any, patch: Callable[[ModuleType], None]) -> None:
@@ -368,8 +369,8 @@ def apply_effects_tensor(
         else:
             raise MIError(
                 f"SoX effect {' '.join([name, *options])!r}: torchaudio has no sox_effects since 2.9, and "
-                "s3prl_mi stands in only for channels 1, rate, gain, norm and reverse. For this task install older "
-                'libraries: pip install "torch==2.8.*" "torchaudio==2.8.*"'
+                "s3prl_mi stands in only for channels 1, rate, gain, norm and reverse. For this task install "
+                'older libraries: pip install "torch==2.8.*" "torchaudio==2.8.*"'
             )
     return (samples if channels_first else samples.t()), sample_rate
 
@@ -444,7 +445,7 @@ def _distutils_spec(name: str, found: ModuleSpec | None) -> ModuleSpec | None:
     return ModuleSpec(name, _Distutils(), is_package=name == "distutils")
 
 
-class _Distutils:
+class _Distutils(Loader):
     """Loads `distutils` (empty) and `distutils.util` (strtobool), which mockingjay and distiller import."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

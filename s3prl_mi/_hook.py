@@ -1,0 +1,135 @@
+"""How a stock, unmodified s3prl comes to know `-d mi_supervised` and `-d mi_views`.
+
+The installed file `s3prl_mi.pth` holds one line that Python runs at every start. It only puts a class on
+`sys.meta_path` (some microseconds, no import) which waits for `import s3prl` and then calls `start` below.
+Spelt out, that line is:
+
+    class S3prlMIStart:
+        done = False
+        @classmethod
+        def find_spec(cls, name, path=None, target=None):
+            if name == "s3prl" and not cls.done:
+                cls.done = True
+                try:
+                    if not os.environ.get("S3PRL_MI_NO_HOOK"):
+                        from s3prl_mi import _hook
+                        _hook.start()
+                except Exception as error:                      # s3prl must start without us, too
+                    if getattr(error, "name", None) != "s3prl_mi":   # silent where the package is gone
+                        print(f"s3prl_mi is not active: {error!r}", file=sys.stderr)
+    sys.meta_path.insert(0, S3prlMIStart)
+
+`S3PRL_MI_NO_HOOK=1` switches it off.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+
+from . import compat
+from .errors import MIError
+
+TASKS = ("mi_supervised", "mi_views")
+"""As `config.TASKS`, which costs more to import."""
+
+
+def start() -> None:
+    """What happens at the first `import s3prl` of a process in which this package is installed."""
+    if not _installed():
+        install()
+        _give_stock_script_our_config(sys.argv, sys.orig_argv)
+
+
+def install() -> None:
+    """Apply `compat`, and make `s3prl.downstream.<task>` of our tasks importable; safe to call again."""
+    compat.apply()
+    if not _installed():
+        sys.meta_path.insert(0, _TaskFinder())
+
+
+def default_config(task: str) -> Path:
+    """The config file that a task uses without `-c`.
+
+    It lies inside the package where that was installed from a wheel, and at the top of the repository where
+    the package is used from there (also by `pip install -e`).
+
+    Raises:
+        MIError: the task is not one of ours, or the installation lacks the file.
+    """
+    if task not in TASKS:
+        raise MIError(f"task {task!r}: only {' and '.join(TASKS)} have a default config; name one with -c.")
+    package = Path(__file__).resolve().parent
+    for folder in (package, package.parent):
+        path = folder / "downstream_configs" / f"{task}.yaml"
+        if path.is_file():
+            return path
+    raise MIError(f"{package}: downstream_configs/{task}.yaml is missing; install s3prl_mi again.")
+
+
+def _installed() -> bool:
+    return any(isinstance(finder, _TaskFinder) for finder in sys.meta_path)
+
+
+class _TaskFinder:
+    """Resolves `s3prl.downstream.<task>[.expert]` to `s3prl_mi.downstream.<task>[.expert]`."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        parts = name.split(".")
+        if parts[:2] != ["s3prl", "downstream"] or len(parts) < 3 or parts[2] not in TASKS:
+            return None
+        loader = _Alias(".".join(["s3prl_mi", *parts[1:]]))
+        return ModuleSpec(name, loader, is_package=len(parts) == 3)
+
+
+class _Alias(Loader):
+    """Loads one module under a second name: the same object, so that classes and state exist once."""
+
+    def __init__(self, real_name: str) -> None:
+        self._real_name = real_name
+        self._real_spec: ModuleSpec | None = None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(self._real_name)
+        self._real_spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._real_spec  # the import system has just set the alias's; it is loaded already
+
+
+def _give_stock_script_our_config(argv: list[str], orig_argv: Sequence[str]) -> None:
+    """Let `-c` be optional in s3prl's own script as well: name our default config on its command line.
+
+    Its default is ./downstream/<task>/config.yaml, relative to the current folder. Only the command line of
+    s3prl's run_downstream is touched, and only for our tasks, without `-c` and without `-e`.
+    """
+    is_module = ("-m", "s3prl.run_downstream") in itertools.pairwise(orig_argv)
+    if not is_module and Path(argv[0] if argv else "").name != "run_downstream.py":
+        return
+    task = _option(argv, "-d", "--downstream")
+    if task in TASKS and not any(
+        _option(argv, *names) for names in (("-c", "--config"), ("-e", "--past_exp"))
+    ):
+        argv += ["-c", str(default_config(task))]
+
+
+def _option(argv: Sequence[str], short: str, long: str) -> str | None:
+    """The last value of an option, spelt in any of the ways that argparse takes."""
+    found = None
+    for index, word in enumerate(argv[1:], start=1):
+        if word in (short, long) and index + 1 < len(argv):
+            found = argv[index + 1]
+        elif word.startswith(f"{long}="):
+            found = word.partition("=")[2]
+        elif word.startswith(short) and not word.startswith("--") and len(word) > 2:
+            found = word[2:].removeprefix("=")
+    return found
