@@ -1,0 +1,481 @@
+"""Reports: known means, rounding in one place, files written whole, nothing doubled by a second call."""
+
+import csv
+import dataclasses
+import random
+import re
+import statistics
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from s3prl_mi import report
+from s3prl_mi.errors import MIError
+from s3prl_mi.results import Record, append_records, read_records
+
+
+def make(bits=1.25, entropy=5.5, **changes):
+    base = Record(
+        task="mi_views",
+        upstream="hubert_local",
+        checkpoint={"name": "hubert-000960.ckpt", "sha256": "ab" * 32},
+        upstream_sha256="cd" * 32,
+        layer=0,
+        layer_name="encoder.layers[0]",
+        layers_in_upstream=3,
+        dim=256,
+        frame_shift_ms=20.0,
+        probe="logistic",
+        protocol="default-1",
+        view="mask: 30 of every 40 frames, latent",
+        frames="masked",
+        clusters=50,
+        seed=0,
+        fit_splits=["dev-other"],
+        eval_splits=["test-other"],
+        mi_lower_bound_bits=bits,
+        entropy_bits=entropy,
+        cross_entropy_bits=entropy - bits,
+        accuracy=0.4567,
+        fit_frames=61234,
+        eval_frames=59871,
+        labels=50,
+        label_set=None,
+        unseen_frames=0,
+        unlabelled_frames=0,
+        utterances={"fit": 10, "eval": 9, "skipped": 0},
+        probe_settings={},
+        seconds=1.0,
+        versions={"torch": "2.8.0"},
+    )
+    return dataclasses.replace(base, **changes)
+
+
+SUPERVISED = {
+    "task": "mi_supervised", "view": None, "clusters": None, "frames": "all", "labels": 40,
+    "label_set": "phones, stress stripped",
+}  # fmt: skip
+SHIFT = {"view": "shift by 60 ms", "frames": "all", "frame_shift_ms": 10.0, "upstream": "apc_local"}
+
+BITS = {
+    (0, "logistic"): (1.000, 1.002, 1.004),
+    (1, "logistic"): (1.300, 1.302, 1.304),
+    (2, "logistic"): (1.200, 1.202, 1.204),
+    (0, "mlp"): (1.100, 1.100, 1.100),
+    (1, "mlp"): (1.400, 1.410, 1.420),
+    (2, "mlp"): (1.500, 1.510, 1.520),
+}
+
+
+def grid(**changes):
+    """3 layers x 2 probes x 3 seeds; logistic is best at layer 1 (1.302), mlp at layer 2 (1.510)."""
+    return [
+        make(bits=b, layer=layer, probe=probe, seed=seed, **changes)
+        for (layer, probe), values in BITS.items()
+        for seed, b in enumerate(values)
+    ]
+
+
+def scalars(path):
+    """(tag, step) -> value of a TensorBoard event file: length, CRC, message, CRC for each event."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    content, found, at = path.read_bytes(), {}, 0
+    while at < len(content):
+        (size,) = struct.unpack_from("<Q", content, at)
+        event = Event.FromString(content[at + 12 : at + 12 + size])
+        at += 16 + size
+        for value in event.summary.value:
+            assert (value.tag, event.step) not in found
+            found[value.tag, event.step] = value.simple_value
+    return found
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+def words(text):
+    return text.split()
+
+
+def png_size(path):
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert content[-8:-4] == b"IEND"
+    return struct.unpack(">II", content[16:24])
+
+
+class TestSummarise:
+    def test_mean_and_sample_sd_over_seeds(self):
+        accuracies = (0.1, 0.2, 0.6)
+        records = [
+            make(bits=b, entropy=5.0 + b, seed=s, accuracy=a)
+            for s, (b, a) in enumerate(zip((1.0, 2.0, 3.0), accuracies, strict=True))
+        ]
+        (summary,) = report.summarise(records)
+        assert (summary.mi_lower_bound_bits, summary.mi_lower_bound_bits_sd) == (2.0, 1.0)
+        assert (summary.entropy_bits, summary.entropy_bits_sd) == (7.0, 1.0)
+        assert (summary.cross_entropy_bits, summary.cross_entropy_bits_sd) == (5.0, 0.0)
+        assert summary.accuracy == pytest.approx(0.3, abs=1e-15)
+        assert summary.accuracy_sd == pytest.approx(0.07**0.5, abs=1e-15)
+        assert (summary.seeds, summary.n_seeds) == ((0, 1, 2), 3)
+        assert (summary.fit_frames, summary.eval_frames, summary.labels) == (61234, 59871, 50)
+
+    def test_one_seed_has_sd_zero(self):
+        (summary,) = report.summarise([make(bits=-0.5)])
+        assert (summary.mi_lower_bound_bits, summary.mi_lower_bound_bits_sd) == (-0.5, 0.0)
+
+    def test_no_record_no_summary(self):
+        assert report.summarise([]) == []
+
+    def test_order_is_frames_probe_layer_whatever_the_order_of_records(self):
+        records = [
+            make(frames=f, probe=p, layer=n)
+            for f in ("unmasked", "all", "masked") for p in ("mlp", "logistic") for n in ("weighted", 10, 2)
+        ]  # fmt: skip
+        random.Random(0).shuffle(records)
+        found = [(s.frames, s.probe, s.layer) for s in report.summarise(records)]
+        assert found == [
+            (f, p, n)
+            for f in ("masked", "all", "unmasked") for p in ("logistic", "mlp") for n in (2, 10, "weighted")
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"task": "mi_supervised"},
+            {"upstream": "wav2vec2_local"},
+            {"checkpoint": None},
+            {"upstream_sha256": "ee" * 32},
+            {"layer": 1},
+            {"probe": "mlp"},
+            {"protocol": "paper-1"},
+            {"view": "shift by 60 ms"},
+            {"frames": "all"},
+            {"clusters": 100},
+            {"fit_splits": ["dev-clean"]},
+            {"eval_splits": ["test-clean"]},
+            {"eval_frames": 100},
+            {"frame_shift_ms": 10.0},
+        ],
+    )
+    def test_what_differs_is_never_averaged(self, change):
+        summaries = report.summarise([make(seed=0), make(seed=1, bits=3.0, **change)])
+        assert sorted(s.mi_lower_bound_bits for s in summaries) == [1.25, 3.0]
+
+    def test_a_seed_that_occurs_twice_counts_once_and_the_later_one(self):
+        (summary,) = report.summarise([make(bits=1.0), make(bits=2.0), make(bits=4.0, seed=1)])
+        assert (summary.n_seeds, summary.mi_lower_bound_bits) == (2, 3.0)
+
+    def test_best_layer_of_each_probe_lowest_of_a_tie(self):
+        best = {s.probe: s.layer for s in report.best_layers(report.summarise(grid()))}
+        assert best == {"logistic": 1, "mlp": 2}
+        tie = [make(layer=n) for n in (2, 0, 1)]
+        assert [s.layer for s in report.best_layers(report.summarise(tie))] == [0]
+
+
+class TestSummaryFile:
+    def test_full_precision_by_the_csv_module(self, tmp_path):
+        path = tmp_path / "mi_summary.csv"
+        records = [make(bits=b, seed=s) for s, b in enumerate((0.1, 0.2, 0.7 / 3))]
+        report.write_summary(path, records)
+        (row,) = read_csv(path)
+        bits = [r.mi_lower_bound_bits for r in records]
+        assert float(row["mi_lower_bound_bits"]) == statistics.fmean(bits)
+        assert float(row["mi_lower_bound_bits_sd"]) == statistics.stdev(bits)
+        assert row["view"] == "mask: 30 of every 40 frames, latent"  # a comma inside
+        assert (row["seeds"], row["n_seeds"], row["layer"]) == ("0+1+2", "3", "0")
+        assert row["checkpoint_sha256"] == "ab" * 32
+
+    def test_what_does_not_apply_is_empty(self, tmp_path):
+        report.write_summary(tmp_path / "s.csv", [make(checkpoint=None, **SUPERVISED)])
+        (row,) = read_csv(tmp_path / "s.csv")
+        assert row["clusters"] == row["view"] == row["checkpoint_name"] == ""
+
+    def test_a_row_per_estimate_and_the_columns_are_the_fields(self, tmp_path):
+        report.write_summary(tmp_path / "s.csv", grid())
+        rows = read_csv(tmp_path / "s.csv")
+        assert len(rows) == 6
+        assert {tuple(r) for r in rows} == {tuple(f.name for f in dataclasses.fields(report.Summary))}
+
+    def test_a_failed_write_leaves_the_old_file_and_no_other(self, tmp_path, monkeypatch):
+        path = tmp_path / "s.csv"
+        report.write_summary(path, grid())
+        before = path.read_bytes()
+
+        def full_disk(_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(report.os, "fsync", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            report.write_summary(path, [make()])
+        assert path.read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == ["s.csv"]
+
+
+class TestScreenTable:
+    def test_means_sds_accuracy_and_best_marks(self):
+        lines = report.screen_table(grid()).splitlines()
+        rows = {line.split()[0]: line for line in lines if re.match(r" +\d", line)}
+        assert rows["0"].split() == words("0 1.002 +- 0.002 45.7 1.100 +- 0.000 45.7")
+        assert rows["1"].split() == words("1 1.302 +- 0.002 * 45.7 1.410 +- 0.010 45.7")
+        assert rows["2"].split() == words("2 1.202 +- 0.002 45.7 1.510 +- 0.010 * 45.7")
+        assert len({line.index("45.7") for line in rows.values()}) == 1  # columns stand under each other
+
+    def test_the_header_says_what_was_measured_and_on_what(self):
+        text = report.screen_table(grid())
+        for part in (
+            "mi_views: lower bound of I(Za;Zb) in bits, mean +- sd over 3 seeds",
+            "hubert_local (hubert-000960.ckpt, sha256 abababab)",
+            "mask: 30 of every 40 frames, latent",
+            "masked, 59,871 scored, one every 20 ms",
+            "fit dev-other (61,234 frames), eval test-other",
+            "default-1",
+            "H(c) = 5.500 bits (50 clusters, at most log2(50) = 5.644)",
+        ):
+            assert part in text
+        assert "left out" not in text
+        assert text.isascii()
+
+    def test_the_header_of_mi_supervised(self):
+        records = grid(entropy=4.58, unlabelled_frames=1812, unseen_frames=3, **SUPERVISED)
+        text = report.screen_table(records, Path("result/x"))
+        assert "H(Y) = 4.580 bits (40 labels: phones, stress stripped)" in text
+        assert "1,812 frames without a label, 3 eval frames whose label the fit split lacks" in text
+        assert "view" not in text.splitlines()[2]
+        assert text.splitlines()[-1].startswith("result/x: mi_results.jsonl")
+
+    def test_a_ceiling_that_depends_on_the_layer_has_a_column(self):
+        text = report.screen_table([make(layer=n, entropy=5.25 + n / 10) for n in range(3)])
+        rows = [line.split() for line in text.splitlines() if re.match(r" +\d", line)]
+        assert [r[-1] for r in rows] == ["5.250", "5.350", "5.450"]
+        assert "H(c) = 5.250 to 5.450 bits" in text
+
+    def test_a_table_for_each_kind_of_frames_headline_first(self):
+        text = report.screen_table(grid(frames="unmasked", eval_frames=20000) + grid())
+        assert text.index("masked, 59,871") < text.index("unmasked, 20,000")
+
+    def test_an_estimate_not_there_is_a_dash(self):
+        rows = report.screen_table([make(layer=0), make(layer=1), make(layer=0, probe="mlp")]).splitlines()
+        assert [r.split() for r in rows if r.lstrip().startswith("1 ")] == [["1", "1.250", "45.7", "-", "-"]]
+
+    def test_one_seed_has_no_sd(self):
+        assert "+-" not in report.screen_table([make()])
+
+    @pytest.mark.parametrize(
+        ("mean", "sd", "shown"),
+        [
+            (1.23456, 0.0123, "1.235 +- 0.012"),
+            (1.23456, 0.00021, "1.2346 +- 0.0002"),
+            (1.23456, 0.21, "1.23 +- 0.21"),
+            (-0.0301, 0.004, "-0.030 +- 0.004"),
+            (1.5, 0.0, "1.500 +- 0.000"),
+        ],
+    )
+    def test_decimals_follow_the_sd(self, mean, sd, shown):
+        assert report.format_bits(mean, sd, 5, report.decimals([sd])) == shown
+
+    def test_without_records_the_way_out_is_named(self):
+        with pytest.raises(MIError, match=r"no finished estimate.*-a"):
+            report.screen_table([])
+
+
+class TestComparison:
+    labelled = (
+        ("fbank", [make(bits=0.2, upstream="fbank", frame_shift_ms=10.0), make(bits=1.1, **SUPERVISED)]),
+        ("untrained", [make(bits=0.5, layer=2), *grid(**SUPERVISED)]),
+        ("trained", [*grid(), make(bits=0.9, **SHIFT)]),
+    )
+
+    def test_best_layers_by_task_and_view(self):
+        supervised, masked, shifted = report.comparison_table(self.labelled).split("\n\nmi_views")
+        rows = [line.split() for line in masked.splitlines()[4:]]
+        assert rows[0] == words("fbank 0.200 (0) - 5.500 10 ms")
+        assert rows[1] == words("untrained 0.500 (2) - 5.500 20 ms")
+        assert rows[2] == words("trained 1.302 +- 0.002 (1) 1.510 +- 0.010 (2) 5.500 20 ms")
+        assert supervised.startswith("mi_supervised: lower bound of I(Z;Y) in bits, best layer")
+        assert "untrained 1.302 +- 0.002 (1)" in " ".join(supervised.split())
+        assert "fbank" not in shifted
+        assert "mask view, masked frames" in masked
+        assert "shift view, all frames" in shifted
+
+    def test_picture(self, tmp_path):
+        report.draw_comparison(tmp_path / "c.png", self.labelled)
+        width, height = png_size(tmp_path / "c.png")
+        # 2, 3 and 1 labels: (1.1 + 1.9) + (1.1 + 2.85) + (1.1 + 1.9) inches at 200 dots an inch
+        assert (width, height) == (1990, 840)
+
+    def test_a_label_with_two_kinds_of_estimates_is_refused(self):
+        mixed = [make(), make(eval_splits=["test-clean"])]
+        with pytest.raises(MIError, match=r"'both'.*\(test-other and test-clean\)"):
+            report.comparison_table([("both", mixed)])
+
+    def test_nothing_to_compare(self, tmp_path):
+        with pytest.raises(MIError, match="nothing to compare"):
+            report.comparison_table([("fbank", [])])
+        with pytest.raises(MIError, match="nothing to compare"):
+            report.draw_comparison(tmp_path / "c.png", [])
+        assert not list(tmp_path.iterdir())
+
+
+class TestLayerPicture:
+    @pytest.mark.parametrize(
+        "records",
+        [
+            grid(),
+            grid(frames="unmasked") + grid(),
+            [make(layer="weighted", seed=s) for s in range(2)],
+            [make(layer="weighted", seed=s) for s in range(2)] + grid(),
+            [make()],
+            [make(bits=-0.2), make(bits=-0.1, layer=1)],
+            [make(bits=5.0, layer=n, entropy=5.2 + n / 100) for n in range(25)],
+            grid(upstream="a_$x^$_b", view="mask $"),
+        ],
+        ids=["grid", "two frames", "weighted", "mixed", "single", "negative", "25 layers", "dollar"],
+    )
+    def test_size_and_nothing_left_behind(self, tmp_path, records):
+        import matplotlib
+
+        before = dict(matplotlib.rcParams)
+        report.draw_layers(tmp_path / "mi_layers.png", records)
+        assert png_size(tmp_path / "mi_layers.png") == (1280, 840)
+        assert [p.name for p in tmp_path.iterdir()] == ["mi_layers.png"]
+        assert dict(matplotlib.rcParams) == before
+
+    def test_what_is_drawn(self):
+        """Points, error bars, ring of the best layer, ceiling and units, read back from the axes."""
+        with report._Canvas(6.4, 4.2) as figure:
+            axes = figure.subplots()
+            report._draw_task(axes, report.summarise(grid(entropy=2.0)))
+            labels = axes.get_legend_handles_labels()[1]
+            lines = {tuple(line.get_xdata()): tuple(line.get_ydata()) for line in axes.lines}
+            texts = {text.get_text() for text in axes.texts}
+        assert set(labels) == {"logistic", "mlp", "ceiling H(c) = 2.00 bits"}
+        assert lines[(1,)] == (1.302,)
+        assert lines[(2,)] == (1.51,)
+        assert {"layer 1: 1.302", "layer 2: 1.510"} <= texts
+        assert axes.get_ylabel().endswith("(bits)")
+        assert axes.get_title(loc="left") == "mi_views by layer: hubert_local (hubert-000960.ckpt)"
+
+    def test_both_tasks_stand_side_by_side(self, tmp_path):
+        report.draw_layers(tmp_path / "p.png", grid() + grid(**SUPERVISED))
+        assert png_size(tmp_path / "p.png") == (2560, 840)
+
+    def test_importing_the_module_loads_nothing_heavy(self):
+        heavy = "('torch', 'matplotlib', 's3prl', 'tensorboardX')"
+        code = f"import sys, s3prl_mi.report\nprint([m for m in {heavy} if m in sys.modules])"
+        root = Path(__file__).resolve().parents[1]
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
+        )
+        assert done.stdout.strip() == "[]"
+
+    def test_no_record(self, tmp_path):
+        with pytest.raises(MIError):
+            report.draw_layers(tmp_path / "p.png", [])
+
+
+class TestLog:
+    def test_closing_line_names_layer_probe_frames_and_value(self):
+        assert report.final_line(grid()) == "mi_views best layer 2 mlp masked bits at step 1: 1.510"
+
+    def test_closing_line_is_about_the_headline_frames_and_the_latest_eval_splits(self):
+        other = [
+            make(bits=4.0, frames="unmasked"),
+            make(bits=0.5, eval_splits=["test-clean"], layer="weighted"),
+        ]
+        assert report.final_line(grid() + other[:1]).endswith("masked bits at step 1: 1.510")
+        assert report.final_line(grid() + other) == (
+            "mi_views best layer weighted logistic masked bits at step 1: 0.500"
+        )
+
+    def test_lines_can_be_split_as_s3prl_does(self, tmp_path):
+        """Its get_best_dev.py takes the last word for the value and the one before for the step."""
+        path = tmp_path / "log.log"
+        records = [*grid(), make(layer="weighted", bits=1 / 3)]
+        report.write_log(path, records)
+        lines = [line.split(" ") for line in path.read_text().splitlines()]
+        assert {int(words[-2].strip(":")) for words in lines} == {1}
+        assert lines[0][0] == "test-other"
+        values = [float(words[-1]) for words in lines[:-1]]
+        assert values == [s.mi_lower_bound_bits for s in report.summarise(records)]  # not rounded
+        assert " ".join(lines[-1]) == report.final_line(records)
+
+    def test_appends_and_doubles_nothing(self, tmp_path):
+        path = tmp_path / "log.log"
+        path.write_text("dev at step 1: 0.5")  # somebody else's line, without its newline
+        report.write_log(path, grid())
+        once = path.read_text()
+        report.write_log(path, grid())
+        assert path.read_text() == once
+        assert once.splitlines()[0] == "dev at step 1: 0.5"
+        assert len(once.splitlines()) == 1 + 6 + 1
+        report.write_log(path, grid() + grid(eval_splits=["test-clean"]))
+        assert path.read_text().startswith(once)
+        assert len(path.read_text().splitlines()) == 1 + 6 + 1 + 6 + 1
+
+
+class TestTensorBoard:
+    def test_scalars_by_layer(self, tmp_path):
+        report.write_tensorboard(tmp_path, [*grid(), make(layer="weighted", bits=1.75)])
+        (path,) = tmp_path.iterdir()
+        assert path.name.startswith("events.out.tfevents.")
+        found = scalars(path)
+        expected = {
+            (f"mi_views/masked-{probe}-bits", layer): statistics.fmean(values)
+            for (layer, probe), values in BITS.items()
+        }
+        expected["mi_views/masked-logistic-bits-weighted", 0] = 1.75
+        assert found == pytest.approx(expected, abs=1e-6)  # stored as float32
+
+    def test_a_second_call_takes_the_place_of_the_first_and_leaves_others(self, tmp_path):
+        (tmp_path / "events.out.tfevents.1.host").write_bytes(b"s3prl's own")
+        (tmp_path / "events.out.tfevents.1.host.s3prl_mi").write_bytes(b"ours, older")
+        report.write_tensorboard(tmp_path, grid()[:3])
+        report.write_tensorboard(tmp_path, grid())
+        ours = list(tmp_path.glob("*.s3prl_mi"))
+        assert len(ours) == 1
+        assert len(scalars(ours[0])) == 6
+        assert {p.name for p in tmp_path.iterdir()} == {"events.out.tfevents.1.host", ours[0].name}
+
+    def test_what_varies_is_in_the_tag(self, tmp_path):
+        report.write_tensorboard(tmp_path, [make(), make(eval_splits=["test-clean", "dev-clean"])])
+        (path,) = tmp_path.iterdir()
+        assert {tag for tag, _ in scalars(path)} == {
+            "mi_views/test-other-masked-logistic-bits",
+            "mi_views/test-clean_dev-clean-masked-logistic-bits",
+        }
+
+
+class TestWriteAll:
+    def test_everything_once_from_records_read_back(self, tmp_path):
+        append_records(tmp_path / "mi_results.jsonl", grid())
+        for _ in range(2):
+            report.write_all(tmp_path, read_records(tmp_path / "mi_results.jsonl"))
+            names = sorted(re.sub(r"tfevents.*", "tfevents", p.name) for p in tmp_path.iterdir())
+            assert names == [
+                "events.out.tfevents",
+                "log.log",
+                "mi_layers.png",
+                "mi_results.jsonl",
+                "mi_summary.csv",
+            ]
+
+    def test_the_same_bytes_each_time(self, tmp_path):
+        contents = []
+        for _ in range(2):
+            report.write_all(tmp_path, grid())
+            contents.append(
+                {n: (tmp_path / n).read_bytes() for n in ("log.log", "mi_layers.png", "mi_summary.csv")}
+            )
+        assert contents[0] == contents[1]
+
+    def test_without_records_nothing_is_written(self, tmp_path):
+        with pytest.raises(MIError, match="no finished estimate"):
+            report.write_all(tmp_path, [])
+        assert not list(tmp_path.iterdir())
