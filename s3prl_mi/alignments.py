@@ -505,8 +505,11 @@ class Alignments:
             return []
         if self.format in ("cpc", "ctm"):
             return [str(path) for path in self._whole_files()]
-        paths = [str(path) for path in self._candidates(utterance)]
-        return paths if self.format == "condensed" else [*paths, f"any folder below {self.root}"]
+        if self.format == "condensed":
+            return [str(path) for path in self._candidates(utterance)]
+        # One spelling of the suffix is enough for a message.
+        paths = [str(path) for path in self._candidates(utterance) if not path.suffix.islower()]
+        return [*paths, f"any folder below {self.root}"]
 
     # Where an utterance's alignment lies
 
@@ -721,7 +724,8 @@ def match_utterances(
     ids = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
     raise MIError(
         f"split {split!r}: {len(missing)} of {len(utterances)} utterances have no alignment, more than the "
-        f"share of {max_missing:g} that {_KEY}.max_missing allows: {ids}. {place}. {way_out}; or raise max_missing."
+        f"share of {max_missing:g} that {_KEY}.max_missing allows: {ids}. {place}. {way_out}; "
+        "or raise max_missing."
     )
 
 
@@ -766,8 +770,9 @@ def check_duration(intervals: Sequence[Interval], audio_seconds: Seconds, uttera
     end = max((i.end for i in intervals), default=0.0)
     if end > audio_seconds + LONGER_TOLERANCE:
         raise MIError(
-            f"utterance {utterance}: its alignment ends at {end:g} s, but its audio lasts {audio_seconds:g} s. "
-            f"Does the alignment ({_KEY}.path) belong to this audio, and are its times in seconds?"
+            f"utterance {utterance}: its alignment ends at {end:g} s, but its audio lasts "
+            f"{audio_seconds:g} s. Does the alignment ({_KEY}.path) belong to this audio, with times in "
+            "seconds?"
         )
 
 

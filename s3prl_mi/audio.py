@@ -327,7 +327,8 @@ def _list_manifest(manifest: Path, data: DataConfig, split: str) -> list[Utteran
         if row.id in seen:
             raise MIError(
                 f"manifest {manifest}, line {row.line}: utterance id {row.id!r} was used in line "
-                f"{seen[row.id]} already. Give each line its own id (column id; by default the audio file's name)."
+                f"{seen[row.id]} already. Give each line its own id (column id; without it, the "
+                "audio file's name)."
             )
         seen[row.id] = row.line
         if not row.audio.is_file():
@@ -375,7 +376,8 @@ def _read_manifest(manifest: Path) -> list[_Row]:
     if not rows:
         raise MIError(
             f"manifest {manifest}: no utterance in it. Expected a header (columns "
-            f"{', '.join(MANIFEST_COLUMNS)}; only audio is required) and one line an utterance, separated by tabs or commas."
+            f"{', '.join(MANIFEST_COLUMNS)}; only audio is required) and one line an utterance, "
+            "separated by tabs or commas."
         )
     return rows
 
@@ -484,10 +486,18 @@ def _decode(path: Path) -> tuple[np.ndarray, int, int]:
         rate = int(file.samplerate)
         if file.frames <= _UNKNOWN_LENGTH:
             return file.read(dtype="float32", always_2d=True), rate, int(file.frames)
+    with _Stream(str(path)) as file:
         blocks = [np.zeros((0, file.channels), np.float32)]
         while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
             blocks.append(block)
         return np.concatenate(blocks), rate, 0
+
+
+class _Stream(soundfile.SoundFile):
+    """A file read from its start to its end: libsndfile cannot seek in a FLAC stream of unstated length."""
+
+    def seekable(self) -> bool:
+        return False
 
 
 def _resampled_length(n_samples: int, rate: int) -> int:
