@@ -140,7 +140,12 @@ class SkipCounter:
             MIError: more than `max_share` of the split has been skipped, or nothing is left of it.
         """
         n = len(self.skipped)
-        if n and (n > self.max_share * self.total or n >= self.total):
+        if n and n >= self.total:
+            raise MIError(
+                f"split {self.split!r}: none of its {self.total} audio files can be read: "
+                f"{_first(self.skipped)}. Is the download complete?"
+            )
+        if n > self.max_share * self.total:
             raise MIError(
                 f"split {self.split!r}: {n} of {self.total} audio files cannot be read, more than the share "
                 f"of {self.max_share:g} that downstream_expert.datarc.max_unreadable allows: "

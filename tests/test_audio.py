@@ -312,7 +312,7 @@ class TestShares:
 
     def test_nothing_left_is_refused_at_any_share(self, tmp_path):
         (tmp_path / "d.wav").touch()
-        with pytest.raises(MIError, match="1 of 1 audio files"):
+        with pytest.raises(MIError, match=r"none of its 1 audio files can be read: .*d\.wav: empty"):
             check_audio([utterance(tmp_path / "d.wav")], 1.0)
 
     def test_skip_counter_goes_on_from_the_headers(self):
