@@ -24,11 +24,11 @@ from .upstreams import Upstream
 from .views import PLAIN, View
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 # Far below one step of 16-bit audio (3e-5): enough to not be taken for padding.
 _NOT_QUITE_SILENT = 1e-6
+_SHORTEST_SPECTRAL = 400
 
 
 def extract(upstream: Upstream, waveforms: Sequence[Tensor], view: View | None = None) -> list[list[Tensor]]:
@@ -87,13 +87,14 @@ def layer_names(upstream: Upstream) -> list[str]:
 def _check_length(upstream: Upstream, index: int, waveform: Tensor) -> None:
     if waveform.dim() != 1:
         raise ValueError(f"waveform {index} must have the shape (n_samples,), found {tuple(waveform.shape)}")
-    needs = upstream.geometry.first_needs or 1
-    # Utterance-wise normalisation (CMVN) divides by a deviation over frames or samples: one is not enough.
-    needs = max(needs, upstream.geometry.stride + 1)
+    needs = upstream.geometry.first_needs or 0
+    if upstream.family.conv_stack is None:
+        # Spectral front ends divide by a deviation over frames (one frame gives NaN) and pad by reflection.
+        needs = max(needs + upstream.geometry.stride, _SHORTEST_SPECTRAL)
     if len(waveform) < needs:
         raise MIError(
-            f"utterance {index} of the batch has {len(waveform)} samples ({1000 * len(waveform) / SAMPLE_RATE:.1f} ms), "
-            f"but one frame of upstream {upstream.name!r} needs {needs} ({1000 * needs / SAMPLE_RATE:.1f} ms). "
+            f"utterance {index} of the batch has {len(waveform)} samples ({1000 * len(waveform) / SAMPLE_RATE:.1f} "
+            f"ms), but upstream {upstream.name!r} needs at least {needs} ({1000 * needs / SAMPLE_RATE:.1f} ms). "
             "Leave it out."
         )
 
@@ -207,7 +208,7 @@ def _at_mask_site(upstream: Upstream, n_frames: Sequence[int | None], view: View
 
     site = resolve(upstream.expert, upstream.family.mask_site)
     if not isinstance(site, torch.nn.Module):
-        raise RuntimeError(f"mask site {upstream.family.mask_site!r}: upstream {upstream.name!r} has no such module")
+        raise RuntimeError(f"mask site {upstream.family.mask_site!r}: {upstream.name!r} has no such module")
     embedding = _mask_embedding(upstream) if view.kind == "mask" else None
     calls = []
 
@@ -253,7 +254,7 @@ def _conv_stack_alone(upstream: Upstream, lengths: Sequence[int]) -> Iterator[No
 
     def one_by_one(source: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         rows = [original(source[b : b + 1, :n], *args, **kwargs)[0] for b, n in enumerate(lengths)]
-        padded = source.new_zeros((len(rows), rows[0].shape[0], max(r.shape[1] for r in rows)), dtype=rows[0].dtype)
+        padded = rows[0].new_zeros((len(rows), rows[0].shape[0], max(r.shape[1] for r in rows)))
         for row, features in zip(padded, rows, strict=True):
             row[:, : features.shape[1]] = features
         return padded

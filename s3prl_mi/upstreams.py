@@ -31,7 +31,11 @@ from .families import Family, Geometry, family_of, geometry_of, load_plugins
 FILE_SUFFIXES = ("_local", "_custom", "_url", "_gdriveid")
 """Endings of the names that take a checkpoint from the user."""
 
-_INSTEAD = {"vq_apc_local": "apc_local", "vq_wav2vec_local": "vq_wav2vec_custom", "fbank_local": "baseline_local"}
+_INSTEAD = {
+    "vq_apc_local": "apc_local",
+    "vq_wav2vec_local": "vq_wav2vec_custom",
+    "fbank_local": "baseline_local",
+}
 # s3prl repeats the frames of its lower rates; undoing that needs frames of several rates side by side.
 _REFUSED = {"multires_hubert": "s3prl repeats the frames of its lower frame rates, which are not new samples"}
 
@@ -113,7 +117,9 @@ def upstream_names() -> list[str]:
     hub = sys.modules.get("s3prl.hub")
     if hub is not None:
         # Beside upstreams the namespace holds what hubconfs import (Path, FileLock, ...): functions only.
-        names |= {n for n, v in vars(hub).items() if callable(v) and not isinstance(v, type) and _is_entry(n, v)}
+        names |= {
+            n for n, v in vars(hub).items() if callable(v) and not isinstance(v, type) and _is_entry(n, v)
+        }
     return sorted(names)
 
 
@@ -205,13 +211,19 @@ def load_upstream(
     )
 
 
-def _checkpoint_name(ckpt: str | None, checkpoint: Path | None, downloads: list[tuple[str, Path]]) -> str | None:
+def _checkpoint_name(
+    ckpt: str | None, checkpoint: Path | None, downloads: list[tuple[str, Path]]
+) -> str | None:
     if downloads and not (ckpt and Path(ckpt).exists()):
-        return downloads[-1][0].rsplit("/", 1)[-1]  # the name in the URL; the cached file's starts with a hash
+        return downloads[-1][0].rsplit("/", 1)[
+            -1
+        ]  # the name in the URL; the cached file's starts with a hash
     return checkpoint.name if checkpoint is not None else ckpt
 
 
-def _check_arguments(name: str, entry: Callable[..., Any], ckpt: str | None, model_config: str | None) -> None:
+def _check_arguments(
+    name: str, entry: Callable[..., Any], ckpt: str | None, model_config: str | None
+) -> None:
     """Refuse what would fail later with an obscure message, or be ignored silently."""
     folder = getattr(entry, "__module__", "").split(".")[-2:-1]
     if folder and folder[0] in _REFUSED:
@@ -249,13 +261,17 @@ def _check_file(name: str, ckpt: str) -> None:
     if hugging_face:
         _check_hugging_face_folder(name, path)
     elif path.is_dir():
-        raise MIError(f"upstream {name!r}: -k {ckpt!r} is a folder, but a file is needed.{_file_advice(ckpt)}")
+        raise MIError(
+            f"upstream {name!r}: -k {ckpt!r} is a folder, but a file is needed.{_file_advice(ckpt)}"
+        )
 
 
 def _check_hugging_face_folder(name: str, path: Path) -> None:
     """s3prl builds the class of the upstream's name whatever the folder holds: compare before it does."""
     if not path.is_dir():
-        raise MIError(f"upstream {name!r}: -k {str(path)!r} is a file, but a folder is needed.{_file_advice(path)}")
+        raise MIError(
+            f"upstream {name!r}: -k {str(path)!r} is a file, but a folder is needed.{_file_advice(path)}"
+        )
     for needed in ("config.json", "preprocessor_config.json"):
         if not (path / needed).is_file():
             raise MIError(f"upstream {name!r}: folder {str(path)!r} has no {needed}; save it there again.")
@@ -325,11 +341,15 @@ def _explain(name: str, ckpt: str | None, downloads: list[tuple[str, Path]], err
         return _missing_package(name, error)
     if downloads and (ckpt is None or ckpt.startswith("http")):
         url, path = downloads[-1]
-        return MIError(f"upstream {name!r}: the downloaded file {path} cannot be read ({cause}). Remove it: {url}")
+        return MIError(
+            f"upstream {name!r}: the downloaded file {path} cannot be read ({cause}). Remove it: {url}"
+        )
     if ckpt is None:
         return error
     if not Path(ckpt).exists():
-        return MIError(f"upstream {name!r}: {ckpt!r} is no local folder and could not be downloaded ({cause}).")
+        return MIError(
+            f"upstream {name!r}: {ckpt!r} is no local folder and could not be downloaded ({cause})."
+        )
     return MIError(f"upstream {name!r} cannot read the checkpoint {ckpt!r} ({cause}).{_file_advice(ckpt)}")
 
 

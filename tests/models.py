@@ -61,7 +61,12 @@ def build_hubert(folder: Path, large: bool = False, seed: int = 0) -> Path:
     task, symbols = {"normalize": large}, [["a", "b", "c", "d"]]
     model = HubertModel(HubertConfig(**config), HubertPretrainingConfig(**task), symbols)
     weights = _randomised(model, seed).state_dict()
-    content = {"task_cfg": task, "model_cfg": config, "model_weight": weights, "dictionaries_symbols": symbols}
+    content = {
+        "task_cfg": task,
+        "model_cfg": config,
+        "model_weight": weights,
+        "dictionaries_symbols": symbols,
+    }
     return _save(content, folder, f"hubert-{'large' if large else 'base'}.pt")
 
 
@@ -69,7 +74,13 @@ def build_wav2vec2(folder: Path, large: bool = False, conformer: bool = False, s
     from s3prl.upstream.wav2vec2.wav2vec2_model import Wav2Vec2Config, Wav2Vec2Model
 
     torch.manual_seed(seed)
-    config = {**_fields(large), "final_dim": 16, "quantize_targets": True, "latent_vars": 8, "latent_groups": 2}
+    config = {
+        **_fields(large),
+        "final_dim": 16,
+        "quantize_targets": True,
+        "latent_vars": 8,
+        "latent_groups": 2,
+    }
     if conformer:
         config |= {"layer_type": "conformer", "pos_enc_type": "rel_pos", "attn_type": "espnet"}
         config |= {"depthwise_conv_kernel_size": 7}
@@ -84,7 +95,12 @@ def build_wavlm(folder: Path, large: bool = False, sat: bool = False, seed: int 
     from s3prl.upstream.wavlm.WavLM import WavLM, WavLMConfig
 
     torch.manual_seed(seed)
-    config = {**_fields(large), "normalize": large, "relative_position_embedding": not sat, "gru_rel_pos": not sat}
+    config = {
+        **_fields(large),
+        "normalize": large,
+        "relative_position_embedding": not sat,
+        "gru_rel_pos": not sat,
+    }
     config |= {"num_buckets": 16, "max_distance": 64}
     weights = _randomised(WavLM(WavLMConfig(config)), seed).state_dict()
     name = f"{'unispeech_sat' if sat else 'wavlm'}-{'large' if large else 'base'}.pt"
@@ -103,7 +119,9 @@ def build_data2vec(folder: Path, seed: int = 0) -> Path:
     return _save(content, folder, "data2vec.pt")
 
 
-def build_hugging_face(folder: Path, kind: str = "hubert", large: bool = False, seed: int = 0, **fields: Any) -> Path:
+def build_hugging_face(
+    folder: Path, kind: str = "hubert", large: bool = False, seed: int = 0, **fields: Any
+) -> Path:
     """A folder as `save_pretrained` writes it; `kind` is `hubert`, `wav2vec2` or `wavlm`."""
     import transformers
 
@@ -126,7 +144,9 @@ def build_hugging_face(folder: Path, kind: str = "hubert", large: bool = False, 
     path = folder / f"hf_{kind}-{'large' if large else 'base'}"
     path.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(path)
-    transformers.Wav2Vec2FeatureExtractor(do_normalize=large, return_attention_mask=large).save_pretrained(path)
+    transformers.Wav2Vec2FeatureExtractor(do_normalize=large, return_attention_mask=large).save_pretrained(
+        path
+    )
     return path
 
 
