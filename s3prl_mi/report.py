@@ -15,6 +15,7 @@ import dataclasses
 import io
 import math
 import os
+import re
 import statistics
 import tempfile
 import textwrap
@@ -449,7 +450,7 @@ class _Comparison(NamedTuple):
 
     task: str
     kind: str
-    """`mask`, `shift` (the first word of the view), or empty for mi_supervised."""
+    """`mask` or `shift` (the word that the view begins with), or empty for mi_supervised."""
     frames: str
 
 
@@ -460,15 +461,14 @@ def _comparisons(
     found: dict[_Comparison, dict[str, list[Summary]]] = {}
     for label, records in labelled_records:
         for summary in best_layers(summarise(records)):
-            kind = summary.view.split()[0].strip(",:;").lower() if summary.view else ""
+            kind = re.split(r"\W", summary.view, maxsplit=1)[0] if summary.view else ""
             key = _Comparison(summary.task, kind, summary.frames)
             group = found.setdefault(key, {}).setdefault(label, [])
             if any(s.probe == summary.probe for s in group):
                 differ = " and ".join(_distinguish([group[0].panel, summary.panel]).values())
                 raise MIError(
                     f"comparison label {label!r}: its records hold two kinds of {key.task} estimates "
-                    f"({differ}). "
-                    "Give each kind a label of its own."
+                    f"({differ}). Give each kind a label of its own."
                 )
             group.append(summary)
     if not found:
@@ -501,14 +501,23 @@ def _comparison_block(key: _Comparison, by_label: dict[str, list[Summary]]) -> s
     everything = [s for group in by_label.values() for s in group]
     probes = sorted({s.probe for s in everything}, key=lambda p: _rank(p, PROBE_ORDER))
     places = decimals(s.mi_lower_bound_bits_sd for s in everything)
-    rows = [["", *(f"{p} (bits, layer)" for p in probes), _CEILING[key.task], "frame shift"]]
+    rows = [
+        [
+            "",
+            *(f"{p} (bits, layer)" for p in probes),
+            _CEILING[key.task],
+            "frame shift",
+            *(["view"] if key.kind else []),
+        ]
+    ]
     for label, group in by_label.items():
         by_probe = {s.probe: s for s in group}
         row = [label]
         for probe in probes:
             s = by_probe.get(probe)
             row.append("-" if s is None else _bits_and_layer(s, places))
-        rows.append([*row, f"{group[0].entropy_bits:.3f}", f"{group[0].frame_shift_ms:g} ms"])
+        row += [f"{group[0].entropy_bits:.3f}", f"{group[0].frame_shift_ms:g} ms"]
+        rows.append([*row, group[0].view] if group[0].view else row)
     title = f"{_comparison_title(key)}: lower bound of {_BOUND[key.task]} in bits"
     title += f", best layer, {_seeds(everything)}"
     return f"{title}\n\n{_columns(rows, left=1)}"
@@ -973,12 +982,17 @@ def _draw_bars(axes: Axes, key: _Comparison, by_label: dict[str, list[Summary]])
 
 
 def _bar_names(by_label: dict[str, list[Summary]]) -> list[str]:
-    """The labels, wrapped, with the time from frame to frame where that differs between them."""
-    shifts = {label: f"{group[0].frame_shift_ms:g} ms" for label, group in by_label.items()}
-    differ = len(set(shifts.values())) > 1
-    return [
-        _plain("\n".join(textwrap.wrap(n, 13))) + (f"\n({shifts[n]})" if differ else "") for n in by_label
-    ]
+    """The labels, wrapped, with the time from frame to frame and the view if they differ."""
+    shifts = {label: f"{group[0].frame_shift_ms:g} ms frames" for label, group in by_label.items()}
+    views = {label: group[0].view or "" for label, group in by_label.items()}
+    names = []
+    for label in by_label:
+        lines = textwrap.wrap(label, 13)
+        for texts in (shifts, views):
+            if len(set(texts.values())) > 1:
+                lines += textwrap.wrap(texts[label], 16)
+        names.append(_plain("\n".join(lines)))
+    return names
 
 
 # -------------------------------------------------------------------------------------------- all of them

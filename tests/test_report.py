@@ -30,7 +30,7 @@ def make(bits=1.25, entropy=5.5, **changes):
         frame_shift_ms=20.0,
         probe="logistic",
         protocol="default-1",
-        view="mask: 30 of every 40 frames, latent",
+        view="mask(latent, 30 of 40 frames)",
         frames="masked",
         clusters=50,
         seed=0,
@@ -58,7 +58,8 @@ SUPERVISED = {
     "task": "mi_supervised", "view": None, "clusters": None, "frames": "all", "labels": 40,
     "label_set": "phones, stress stripped",
 }  # fmt: skip
-SHIFT = {"view": "shift by 60 ms", "frames": "all", "frame_shift_ms": 10.0, "upstream": "apc_local"}
+FBANK = {"upstream": "fbank", "view": "mask(waveform, 30 of 40 frames)", "frame_shift_ms": 10.0}
+SHIFT = {"view": "shift(60 ms)", "frames": "all", "frame_shift_ms": 10.0, "upstream": "apc_local"}
 
 BITS = {
     (0, "logistic"): (1.000, 1.002, 1.004),
@@ -155,7 +156,7 @@ class TestSummarise:
             {"layer": 1},
             {"probe": "mlp"},
             {"protocol": "paper-1"},
-            {"view": "shift by 60 ms"},
+            {"view": "shift(60 ms)"},
             {"frames": "all"},
             {"clusters": 100},
             {"fit_splits": ["dev-clean"]},
@@ -188,7 +189,7 @@ class TestSummaryFile:
         bits = [r.mi_lower_bound_bits for r in records]
         assert float(row["mi_lower_bound_bits"]) == statistics.fmean(bits)
         assert float(row["mi_lower_bound_bits_sd"]) == statistics.stdev(bits)
-        assert row["view"] == "mask: 30 of every 40 frames, latent"  # a comma inside
+        assert row["view"] == "mask(latent, 30 of 40 frames)"  # a comma inside
         assert (row["seeds"], row["n_seeds"], row["layer"]) == ("0+1+2", "3", "0")
         assert row["checkpoint_sha256"] == "ab" * 32
 
@@ -232,7 +233,7 @@ class TestScreenTable:
         for part in (
             "mi_views: lower bound of I(Za;Zb) in bits, mean +- sd over 3 seeds",
             "hubert_local (hubert-000960.ckpt, sha256 abababab)",
-            "mask: 30 of every 40 frames, latent",
+            "mask(latent, 30 of 40 frames)",
             "masked, 59,871 scored, one every 20 ms",
             "fit dev-other (61,234 frames), eval test-other",
             "default-1",
@@ -287,7 +288,7 @@ class TestScreenTable:
 
 class TestComparison:
     labelled = (
-        ("fbank", [make(bits=0.2, upstream="fbank", frame_shift_ms=10.0), make(bits=1.1, **SUPERVISED)]),
+        ("fbank", [make(bits=0.2, **FBANK), make(bits=1.1, **SUPERVISED)]),
         ("untrained", [make(bits=0.5, layer=2), *grid(**SUPERVISED)]),
         ("trained", [*grid(), make(bits=0.9, **SHIFT)]),
     )
@@ -295,9 +296,11 @@ class TestComparison:
     def test_best_layers_by_task_and_view(self):
         supervised, masked, shifted = report.comparison_table(self.labelled).split("\n\nmi_views")
         rows = [line.split() for line in masked.splitlines()[4:]]
-        assert rows[0] == words("fbank 0.200 (0) - 5.500 10 ms")
-        assert rows[1] == words("untrained 0.500 (2) - 5.500 20 ms")
-        assert rows[2] == words("trained 1.302 +- 0.002 (1) 1.510 +- 0.010 (2) 5.500 20 ms")
+        assert rows[0] == words("fbank 0.200 (0) - 5.500 10 ms mask(waveform, 30 of 40 frames)")
+        assert rows[1] == words("untrained 0.500 (2) - 5.500 20 ms mask(latent, 30 of 40 frames)")
+        assert rows[2] == words(
+            "trained 1.302 +- 0.002 (1) 1.510 +- 0.010 (2) 5.500 20 ms mask(latent, 30 of 40 frames)"
+        )
         assert supervised.startswith("mi_supervised: lower bound of I(Z;Y) in bits, best layer")
         assert "untrained 1.302 +- 0.002 (1)" in " ".join(supervised.split())
         assert "fbank" not in shifted

@@ -27,7 +27,7 @@ def make(**changes):
         frame_shift_ms=20.0,
         probe="logistic",
         protocol="default-1",
-        view="mask: 30 of every 40 frames",
+        view="mask(latent, 30 of 40 frames)",
         frames="masked",
         clusters=50,
         seed=1337,
