@@ -120,8 +120,9 @@ def _task_of(past: dict[str, Any], checkpoint: Path, wanted: str | None) -> str:
     task = str(past["Args"].downstream)
     if wanted is not None and task != wanted:
         raise MIError(
-            f"{checkpoint} is an experiment of task {task}, not of -d {wanted}. Leave -d out, or name another "
-            "folder; to use its layer weights: config keys downstream_expert.layers=weighted and .featurizer."
+            f"{checkpoint} is an experiment of task {task}, not of -d {wanted}. Leave -d out, or name "
+            "another folder; to measure with its layer weights, set config keys downstream_expert.layers to "
+            "weighted and .featurizer to this file."
         )
     return task
 
