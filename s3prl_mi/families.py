@@ -4,7 +4,7 @@ One `Family` is one declarative entry. It is found by the folder of s3prl that d
 (`s3prl/upstream/hubert` serves `hubert`, `hubert_large_ll60k`, `hubert_local`, ...), or by a `-u` name that a
 user registered with `register_family`. Nothing here imports torch; models are only looked at by attribute.
 
-Source: s3prl 0.4.18; the mask sites were compared with each model's own masking (tests/test_hidden_states.py).
+Source: s3prl 0.4.18; tests/test_hidden_states.py compares each mask site with the model's own masking.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ class Family:
         mask_site: path, from the s3prl expert, of the module whose first argument, of shape (batch, n_frames,
             dim), is masked in pre-training; None if there is none.
         mask_embedding: path of the learned mask embedding, shape (dim,).
-        geometry: fixed geometry; `"conv"`: from the layers of `conv_stack`; `"kaldi"`: from the expert's frame
-            length and shift; None: unknown, then s3prl's downsample rate is used.
-        padding: `"safe"`: padding an utterance in a batch changes nothing; `"conv_norm"`: the same but for the
-            conv stack, which normalises over time and so runs utterance by utterance; `"alone"`: utterances
-            cannot share a batch at all.
+        geometry: fixed geometry; `"conv"`: from the layers of `conv_stack`; `"kaldi"`: from the expert's
+            frame length and shift; None: unknown, then s3prl's downsample rate is used.
+        padding: `"safe"`: padding an utterance in a batch changes nothing; `"conv_norm"`: the same but for
+            the conv stack, which normalises over time and so runs utterance by utterance; `"alone"`:
+            utterances cannot share a batch at all.
         conv_stack: path of the convolutional front end.
         cuts_silent_tail: whether the front end takes digital silence at the end for padding and cuts it off.
     """
@@ -247,9 +247,9 @@ def geometry_of(expert: Any, family: Family) -> Geometry:
         stride = int(expert.get_downsample_rates("hidden_states"))
     except (AttributeError, NotImplementedError) as error:
         raise MIError(
-            f"upstream of unknown family {family.name!r}: its expert has no get_downsample_rates, so the time of "
-            "its frames is unknown. Register it: s3prl_mi.families.register_family(name, Family(..., geometry="
-            "Geometry(stride, first_centre)))."
+            f"upstream of unknown family {family.name!r}: its expert has no get_downsample_rates, so the "
+            "time of its frames is unknown. Register it: s3prl_mi.families.register_family(name, Family(..., "
+            "geometry=Geometry(stride, first_centre)))."
         ) from error
     return Geometry(stride, (stride - 1) / 2)
 
@@ -258,8 +258,8 @@ def _conv_geometry(stack: Any) -> Geometry:
     """Stride and receptive field of a stack of 1-d convolutions, from the layers themselves."""
     if not hasattr(stack, "modules"):
         raise MIError(
-            'Family(geometry="conv"): conv_stack does not name a module of this upstream; give the path from the '
-            "s3prl expert, such as model.feature_extractor, or a Geometry(stride, first_centre)."
+            'Family(geometry="conv"): conv_stack does not name a module of this upstream; give the path from '
+            "the s3prl expert, such as model.feature_extractor, or a Geometry(stride, first_centre)."
         )
     stride, reach, start = 1, 0, 0
     for layer in stack.modules():

@@ -37,12 +37,12 @@ def extract(upstream: Upstream, waveforms: Sequence[Tensor], view: View | None =
     Args:
         upstream: the upstream; the entry `upstream.feature_selection` of its output is read.
         waveforms: float32 tensors of shape (n_samples,), 16 kHz.
-        view: a mask view masks the input; None, `plain` and `shift` leave it as it is (a shift pairs rows later,
-            `views.shifted_rows`).
+        view: a mask view masks the input; None, `plain` and `shift` leave it as it is (a shift pairs rows
+            later, `views.shifted_rows`).
 
     Returns:
-        For each utterance, for each layer, a float32 tensor of shape (n_frames, dim) on the upstream's device:
-        real frames only, none repeated.
+        For each utterance, for each layer, a float32 tensor of shape (n_frames, dim) on the upstream's
+        device: real frames only, none repeated.
 
     Raises:
         MIError: an utterance shorter than one frame; no such entry in the upstream's output; a mask embedding
@@ -93,8 +93,9 @@ def _check_length(upstream: Upstream, index: int, waveform: Tensor) -> None:
         needs = max(needs + upstream.geometry.stride, _SHORTEST_SPECTRAL)
     if len(waveform) < needs:
         raise MIError(
-            f"utterance {index} of the batch has {len(waveform)} samples ({1000 * len(waveform) / SAMPLE_RATE:.1f} "
-            f"ms), but upstream {upstream.name!r} needs at least {needs} ({1000 * needs / SAMPLE_RATE:.1f} ms). "
+            f"utterance {index} of the batch has {len(waveform)} samples "
+            f"({1000 * len(waveform) / SAMPLE_RATE:.1f} ms), "
+            f"but upstream {upstream.name!r} needs at least {needs} ({1000 * needs / SAMPLE_RATE:.1f} ms). "
             "Leave it out."
         )
 
@@ -116,8 +117,8 @@ def _forward(upstream: Upstream, batch: list[Tensor], view: View) -> list[list[T
 def _call(upstream: Upstream, batch: list[Tensor]) -> dict[str, Any]:
     """The expert's output, with one meaning of the last entry in every version of transformers.
 
-    From transformers 5 on, the last of `hidden_states` lacks the encoder's final layer norm in models that have
-    one there; `last_hidden_state` has it in every version.
+    From transformers 5 on, the last of `hidden_states` lacks the encoder's final layer norm in models that
+    have one there; `last_hidden_state` has it in every version.
     """
     encoder = resolve(upstream.expert, "model.encoder")
     module = type(resolve(upstream.expert, "model")).__module__ or ""
@@ -155,13 +156,13 @@ def _real_frames(upstream: Upstream, entry: Tensor, row: int, expected: int | No
     found = entry.shape[1]
     if expected is not None and found < expected:
         raise RuntimeError(
-            f"upstream {upstream.name!r} returned {found} frames where its audio has {expected}; the geometry of "
-            f"family {upstream.family.name!r} is wrong for it"
+            f"upstream {upstream.name!r} returned {found} frames where its audio has {expected}; the "
+            f"geometry of family {upstream.family.name!r} is wrong for it"
         )
     return entry[row, : found if expected is None else expected].float()
 
 
-# --- masks ---------------------------------------------------------------------------------------------------
+# --- masks -------------------------------------------------------------------------------------------
 
 
 def _silence_masked(upstream: Upstream, waveform: Tensor, view: View) -> Tensor:
@@ -236,8 +237,8 @@ def _at_mask_site(upstream: Upstream, n_frames: Sequence[int | None], view: View
         handle.remove()
     if len(calls) != 1:
         raise RuntimeError(
-            f"mask site {upstream.family.mask_site!r} of upstream {upstream.name!r} was called {len(calls)} times in "
-            "one forward pass, not once: its views would be wrong"
+            f"mask site {upstream.family.mask_site!r} of upstream {upstream.name!r} was called {len(calls)} "
+            "times in one forward pass, not once: its views would be wrong"
         )
 
 

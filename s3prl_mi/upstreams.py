@@ -1,7 +1,7 @@
 """Load an s3prl upstream by name: fast, quietly, and with one clear message when it cannot be.
 
-`s3prl.hub` imports all 35 upstream folders (10 s). Here the folder that defines a name is found by reading the
-source of `s3prl/hub.py` and of the hubconfs, and only that hubconf is imported.
+`s3prl.hub` imports all 35 upstream folders (10 s). Here the folder that defines a name is found by reading
+the source of `s3prl/hub.py` and of the hubconfs, and only that hubconf is imported.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ class Upstream:
         return self.geometry.stride
 
 
-# --- names ---------------------------------------------------------------------------------------------------
+# --- names -----------------------------------------------------------------------------------------
 
 
 @functools.cache
 def _stock_names() -> dict[str, tuple[str, str]]:
-    """Each name of s3prl.hub -> (module, attribute), by reading the sources; later imports win, as in Python."""
+    """Each name of s3prl.hub -> (module, attribute), read from the sources; later imports win."""
     names: dict[str, tuple[str, str]] = {}
     package = _s3prl_folder()
     for node in ast.parse((package / "hub.py").read_text(encoding="utf-8")).body:
@@ -145,7 +145,8 @@ def _find(name: str) -> Callable[..., Any]:
         instead = f" Use {_INSTEAD[name]!r}." if name in _INSTEAD else nearest(name, upstream_names())
         raise MIError(f"unknown upstream -u {name!r}.{instead} `s3prl-mi upstreams` lists all names.")
     try:
-        return getattr(importlib.import_module(place[0]), place[1])
+        with _quiet():
+            return getattr(importlib.import_module(place[0]), place[1])
     except ImportError as error:
         raise _missing_package(name, error) from error
 
@@ -156,7 +157,7 @@ def _missing_package(name: str, error: ImportError) -> MIError:
     return MIError(f"upstream {name!r} needs a package that is not there ({error}). {way_out}.")
 
 
-# --- loading -------------------------------------------------------------------------------------------------
+# --- loading ---------------------------------------------------------------------------------------
 
 
 def load_upstream(
@@ -188,7 +189,7 @@ def load_upstream(
     _check_arguments(name, entry, ckpt, model_config)
     downloads: list[tuple[str, Path]] = []
     try:
-        with _quiet(), _recorded_downloads(downloads):
+        with _recorded_downloads(downloads), _quiet():
             expert = entry(ckpt=ckpt, model_config=model_config, refresh=refresh)
     except MIError:
         raise
@@ -240,8 +241,8 @@ def _check_arguments(
         raise MIError(f"upstream {name!r} needs a checkpoint: -k CHECKPOINT.")
     if not takes_file and ckpt is not None:
         raise MIError(
-            f"upstream {name!r} has its own weights and would ignore -k {ckpt!r}. To open that file use a name "
-            f"ending in _local or _custom.{_file_advice(ckpt)}"
+            f"upstream {name!r} has its own weights and would ignore -k {ckpt!r}. To open that file use a "
+            f"name ending in _local or _custom.{_file_advice(ckpt)}"
         )
     if ckpt is not None and takes_file:
         _check_file(name, ckpt)
@@ -279,8 +280,8 @@ def _check_hugging_face_folder(name: str, path: Path) -> None:
     wanted = name.split("_")[1]
     if found != wanted:
         raise MIError(
-            f"upstream {name!r}: folder {str(path)!r} holds a model of type {found!r}, not {wanted!r}; s3prl would "
-            f"load it as {wanted} with wrong states.{_file_advice(path)}"
+            f"upstream {name!r}: folder {str(path)!r} holds a model of type {found!r}, not {wanted!r}; s3prl "
+            f"would load it as {wanted} with wrong states.{_file_advice(path)}"
         )
 
 
@@ -314,7 +315,7 @@ def _recorded_downloads(downloads: list[tuple[str, Path]]) -> Iterator[None]:
     """Note each (URL, cache file) that s3prl asks for, and show the progress bar of a real download."""
     from s3prl.util import download as module
 
-    original, screen = module._download, sys.__stderr__
+    original, screen = module._download, sys.stderr
 
     def noted(filepath: Path, url: str, refresh: bool, **options: Any) -> None:
         downloads.append((url, Path(filepath)))
@@ -334,8 +335,8 @@ def _explain(name: str, ckpt: str | None, downloads: list[tuple[str, Path]], err
     if downloads and not downloads[-1][1].is_file():
         url, path = downloads[-1]
         return MIError(
-            f"upstream {name!r}: downloading {url} failed ({cause}). Without a network, put the file there yourself: "
-            f"{path}"
+            f"upstream {name!r}: downloading {url} failed ({cause}). Without a network, put the file there "
+            f"yourself: {path}"
         )
     if isinstance(error, ImportError):
         return _missing_package(name, error)
@@ -362,7 +363,7 @@ def _one_line(error: BaseException, limit: int = 160) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-# --- what a checkpoint looks like ----------------------------------------------------------------------------
+# --- what a checkpoint looks like ------------------------------------------------------------------
 
 
 def describe_checkpoint(path: Path) -> tuple[str, str | None]:
@@ -445,12 +446,12 @@ def _describe_cfg(config: Any) -> tuple[str, str | None]:
             return "a WavLM file", "wavlm_local"
         return "a UniSpeech-SAT file", "unispeech_sat_local"
     return (
-        "a raw fairseq file; convert it first (python -m s3prl.upstream.hubert.convert and the like, with fairseq "
-        "installed)"
+        "a raw fairseq file; convert it first (python -m s3prl.upstream.hubert.convert and the like, with "
+        "fairseq installed)"
     ), None
 
 
-# --- identity ------------------------------------------------------------------------------------------------
+# --- identity --------------------------------------------------------------------------------------
 
 
 def sha256_of(path: Path) -> str:
@@ -469,8 +470,8 @@ def sha256_of(path: Path) -> str:
 def _fingerprint(expert: Any, name: str, feature_selection: str, checkpoint_sha256: str | None) -> str:
     """sha256 (hex) over all that determines an upstream's hidden states.
 
-    Weights and buffers as float32 bytes with names and shapes; settings that no weight shows (number of heads,
-    normalisation, front end); the checkpoint's hash, s3prl's version, the upstream's name and `-s`.
+    Weights and buffers as float32 bytes with names and shapes; settings that no weight shows (number of
+    heads, normalisation, front end); the checkpoint's hash, s3prl's version, the upstream's name and `-s`.
     """
     digest = hashlib.sha256()
     version = importlib.metadata.version("s3prl")

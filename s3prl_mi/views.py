@@ -85,8 +85,8 @@ def shift_frames(shift_ms: float, stride: int, sample_rate: int = SAMPLE_RATE) -
     whole = max(1, round(frames))
     if abs(frames - whole) > 1e-6:
         raise MIError(
-            f"config key downstream_expert.views.shift_ms: {shift_ms:g} ms is not a whole number of frames of "
-            f"{frame_ms:g} ms; the nearest shift is {whole * frame_ms:g} ms."
+            f"config key downstream_expert.views.shift_ms: {shift_ms:g} ms is not a whole number of frames "
+            f"of {frame_ms:g} ms; the nearest shift is {whole * frame_ms:g} ms."
         )
     return whole
 

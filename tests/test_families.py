@@ -99,7 +99,8 @@ def test_second_owner_of_a_name_is_refused(own_names, name):
 
 def test_plugins_variable_imports_modules(own_names, monkeypatch, tmp_path):
     (tmp_path / "my_mi_families.py").write_text(
-        "from s3prl_mi.families import Family, register_family\nregister_family('mine', Family('mine', view='mask'))\n"
+        "from s3prl_mi.families import Family, register_family\n"
+        "register_family('mine', Family('mine', view='mask'))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_mi_families", raising=False)

@@ -51,7 +51,7 @@ def test_loading_imports_one_hubconf_only():
     )
     folder = Path(__file__).resolve().parents[1]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], cwd=folder, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
