@@ -1,0 +1,151 @@
+"""The codebook of mi_views: k-means fitted on frames of the fit split, for several seeds at a time.
+
+Lloyd's algorithm from k-means++ seeding (Arthur and Vassilvitskii 2007), on the hidden states as they are (not
+standardised), as in the paper. All seeds share each read of the frames and one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import MIError
+from .frames import Frames
+
+SEEDING_FRAMES = 20_000
+"""k-means++ draws its first centroids from at most so many frames; Lloyd's steps see all of them."""
+
+CACHE_BYTES = 1 << 30
+"""Frames are kept in memory below this size, and read again block by block above."""
+
+ROWS = 1024
+"""Rows scored at a time: their scores stay in the processor's cache."""
+
+
+class _Raw:
+    """Frames as float32 blocks on a device, unmapped; kept in memory while small enough."""
+
+    def __init__(self, frames: Frames, device: torch.device | str) -> None:
+        self.frames, self.device = frames, device
+        small = len(frames) * frames.dim * 4 <= CACHE_BYTES
+        self._cache = torch.from_numpy(frames.read(0, len(frames))).to(device) if small else None
+
+    def blocks(self) -> list[tuple[int, int]]:
+        return list(self.frames.blocks(ROWS))
+
+    def block(self, start: int, stop: int) -> Tensor:
+        if self._cache is not None:
+            return self._cache[start:stop]
+        return torch.from_numpy(self.frames.read(start, stop)).to(self.device)
+
+
+def fit_codebooks(
+    frames: Frames,
+    clusters: int,
+    seeds: Sequence[int],
+    iterations: int = 100,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[], object] = lambda: None,
+) -> Tensor:
+    """Fit one codebook a seed.
+
+    Args:
+        frames: the frames of view b in the fit split.
+        clusters: size of each codebook.
+        seeds: what k-means++ draws with; a codebook depends on its own seed only.
+        iterations: the most steps of Lloyd's algorithm; it stops before when no centroid moves any more.
+        device: where to compute.
+        on_step: called after each step, for a progress bar.
+
+    Returns:
+        Centroids, shape (n_seeds, clusters, dim), float32, on `device`.
+
+    Raises:
+        MIError: fewer frames than clusters.
+    """
+    if len(frames) < clusters:
+        raise MIError(
+            f"{clusters} clusters need at least as many frames in the fit split, which has {len(frames)}: "
+            "lower downstream_expert.clusters or take more speech."
+        )
+    data = _Raw(frames, device)
+    books = torch.stack([_seed_codebook(frames, clusters, seed).to(device) for seed in seeds])
+    moving = torch.ones(len(seeds), dtype=torch.bool)
+    for _ in range(iterations):
+        index = moving.nonzero()[:, 0].to(device)
+        updated = _lloyd_step(data, books[index])
+        change = (updated - books[index]).square().sum((1, 2)) / updated.square().sum((1, 2)).clamp_min(1e-30)
+        books[index] = updated
+        moving[index.cpu()] = (change > 1e-10).cpu()
+        on_step()
+        if not bool(moving.any()):
+            break
+    return books
+
+
+def assign(frames: Frames, codebooks: Tensor) -> Tensor:
+    """Ids of the nearest centroids.
+
+    Args:
+        frames: n_frames of them.
+        codebooks: centroids, shape (n_seeds, clusters, dim).
+
+    Returns:
+        Cluster ids, shape (n_frames, n_seeds), int64, on the codebooks' device.
+    """
+    out = torch.empty(len(frames), len(codebooks), dtype=torch.long, device=codebooks.device)
+    for start, stop in frames.blocks():
+        out[start:stop] = _nearest(torch.from_numpy(frames.read(start, stop)).to(codebooks.device), codebooks)
+    return out
+
+
+def _nearest(x: Tensor, books: Tensor) -> Tensor:
+    """Nearest centroid of each codebook by squared distance (|x|^2 is the same for all), (n_frames, n_seeds)."""
+    seeds, clusters, dim = books.shape
+    centre = books.mean((0, 1))  # small numbers in the product: float32 keeps its digits far from the origin
+    moved = (books - centre).reshape(-1, dim)
+    scores = torch.addmm(moved.square().sum(1)[None], x - centre, moved.T, alpha=-2.0)
+    return scores.view(-1, seeds, clusters).argmin(2)
+
+
+def _lloyd_step(data: _Raw, books: Tensor) -> Tensor:
+    """Move each centroid to the mean of its frames; one without frames stays where it is."""
+    seeds, clusters, dim = books.shape
+    sums = torch.zeros(seeds * clusters, dim, device=books.device)
+    counts = torch.zeros(seeds * clusters, device=books.device)
+    offsets = torch.arange(seeds, device=books.device) * clusters
+    for start, stop in data.blocks():
+        x = data.block(start, stop)
+        flat = _nearest(x, books) + offsets
+        for s in range(seeds):
+            sums.index_add_(0, flat[:, s], x)
+        counts += torch.bincount(flat.reshape(-1), minlength=len(counts))
+    means = sums / counts.clamp_min(1)[:, None]
+    return torch.where((counts > 0)[:, None], means, books.reshape(-1, dim)).view(seeds, clusters, dim)
+
+
+def _seed_codebook(frames: Frames, clusters: int, seed: int) -> Tensor:
+    """k-means++ on a sample, on the CPU so that every device draws the same frames."""
+    generator = torch.Generator().manual_seed(seed)
+    size = min(len(frames), max(SEEDING_FRAMES, clusters))
+    chosen = torch.randperm(len(frames), generator=generator)[:size].sort().values
+    x = torch.from_numpy(frames.select(chosen.numpy()).read(0, size))
+    x = x - x.mean(0)  # keeps the products below exact far from the origin
+    norms = x.square().sum(1)
+    first = int(torch.randint(size, (1,), generator=generator))
+    picked = [first]
+    distance = (norms + norms[first] - 2 * (x @ x[first])).clamp_min(0)
+    for _ in range(clusters - 1):
+        if float(distance.sum()) <= 0:  # fewer different frames than clusters: repeat one
+            picked.append(first)
+            continue
+        # the best of a few draws, as scikit-learn does
+        drawn = torch.multinomial(distance, 4, replacement=True, generator=generator)
+        to_drawn = norms[:, None] + norms[drawn] - 2 * (x @ x[drawn].T)
+        trials = torch.minimum(distance[:, None], to_drawn.clamp_min(0))
+        best = int(trials.sum(0).argmin())
+        distance = trials[:, best].contiguous()
+        picked.append(int(drawn[best]))
+    return torch.from_numpy(frames.select(chosen.numpy()[sorted(picked)]).read(0, clusters))
