@@ -5,16 +5,14 @@ The installed file `s3prl_mi.pth` holds one line that Python runs at every start
 Spelt out, that line is:
 
     class S3prlMIStart:
-        done = False
-        @classmethod
-        def find_spec(cls, name, path=None, target=None):
-            if name == "s3prl" and not cls.done:
-                cls.done = True
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "s3prl":                  # the lines below are compiled only then
                 try:
                     if not os.environ.get("S3PRL_MI_NO_HOOK"):
                         from s3prl_mi import _hook
                         _hook.start()
-                except Exception as error:                      # s3prl must start without us, too
+                except Exception as error:                           # s3prl must start without us, too
                     if getattr(error, "name", None) != "s3prl_mi":   # silent where the package is gone
                         print(f"s3prl_mi is not active: {error!r}", file=sys.stderr)
     sys.meta_path.insert(0, S3prlMIStart)
