@@ -15,6 +15,7 @@ s3prl, some upstreams   `torch.load` without `map_location`: a file saved on a G
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import sys
@@ -80,6 +81,18 @@ def version_tuple(version: str) -> tuple[int, ...]:
             break
         numbers.append(int(digits))
     return tuple(numbers)
+
+
+def s3prl_folder() -> Path:
+    """Where s3prl is installed, without importing it.
+
+    Raises:
+        MIError: it is not installed.
+    """
+    spec = importlib.util.find_spec("s3prl")
+    if spec is None or not spec.submodule_search_locations:
+        raise MIError("s3prl is not installed. Install it: pip install s3prl==0.4.18")
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 # --- Patches after import -------------------------------------------------------------------------------
@@ -234,7 +247,7 @@ def _patch_torchaudio(torchaudio: ModuleType) -> None:
     torchaudio.__dict__["set_audio_backend"] = set_audio_backend
     if version_tuple(torchaudio.__version__) < (2, 9):
         return
-    # torchaudio's own functions need TorchCodec and FFmpeg; they remain the way out for other formats.
+    # From 2.9 on, torchaudio's own functions need TorchCodec and FFmpeg; they remain the way out for other formats.
     torchaudio.__dict__["load"] = _soundfile_load(torchaudio.load)
     torchaudio.__dict__["save"] = _soundfile_save
     torchaudio.__dict__["info"] = _soundfile_info
@@ -248,6 +261,30 @@ def _patch_torchaudio(torchaudio: ModuleType) -> None:
     )
     sys.modules[effects.__name__] = effects
     torchaudio.__dict__["sox_effects"] = effects
+
+
+def _patch_sox_effects(effects: ModuleType) -> None:
+    """torchaudio 2.8 has the effects, but not the library behind them: libsox is the system's, if at all."""
+    for name, stand_in in (
+        ("apply_effects_tensor", apply_effects_tensor),
+        ("apply_effects_file", apply_effects_file),
+    ):
+        effects.__dict__[name] = _unless_libsox_is_missing(getattr(effects, name), stand_in)
+
+
+def _unless_libsox_is_missing(
+    original: Callable[..., Any], stand_in: Callable[..., Any]
+) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def effects(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(*args, **kwargs)
+        except OSError as error:
+            if "libsox" not in str(error):
+                raise
+            return stand_in(*args, **kwargs)
+
+    return effects
 
 
 _INTEGER_DTYPES = {"PCM_U8": "int16", "PCM_16": "int16", "PCM_24": "int32", "PCM_32": "int32"}
@@ -370,7 +407,7 @@ def apply_effects_tensor(
             raise MIError(
                 f"SoX effect {' '.join([name, *options])!r}: torchaudio has no sox_effects since 2.9, and "
                 "s3prl_mi stands in only for channels 1, rate, gain, norm and reverse. For this task install "
-                'older libraries: pip install "torch==2.8.*" "torchaudio==2.8.*"'
+                'libsox and older libraries: pip install "torch==2.8.*" "torchaudio==2.8.*"'
             )
     return (samples if channels_first else samples.t()), sample_rate
 
@@ -506,6 +543,7 @@ def _drop_espnet_line(record: logging.LogRecord) -> bool:
 _PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "torch": _patch_torch,
     "torchaudio": _patch_torchaudio,
+    "torchaudio.sox_effects": _patch_sox_effects,
     "huggingface_hub": _patch_huggingface_hub,
     **{
         f"s3prl.upstream.{name}": _patch_loads_on_cpu

@@ -11,7 +11,6 @@ import argparse
 import ast
 import errno
 import importlib
-import importlib.util
 import os
 import random
 import shlex
@@ -210,15 +209,8 @@ def _underscored(word: str) -> str:
 
 def stock_tasks() -> list[str]:
     """The downstream tasks of the installed s3prl, without importing it."""
-    found = _s3prl_folder() / "downstream"
+    found = compat.s3prl_folder() / "downstream"
     return sorted(path.parent.name for path in found.glob("*/expert.py"))
-
-
-def _s3prl_folder() -> Path:
-    spec = importlib.util.find_spec("s3prl")
-    if spec is None or not spec.submodule_search_locations:
-        raise MIError("s3prl is not installed. pip install s3prl==0.4.18")
-    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _check_task(task: str | None) -> None:
@@ -260,7 +252,7 @@ def _stock_config(task: str) -> list[str]:
     """s3prl looks for ./downstream/<task>/config.yaml; else take that of its own folder (a checkout)."""
     if Path("downstream", task, "config.yaml").is_file():
         return []
-    own = _s3prl_folder() / "downstream" / task / "config.yaml"
+    own = compat.s3prl_folder() / "downstream" / task / "config.yaml"
     if own.is_file():
         return ["-c", str(own)]
     raise MIError(

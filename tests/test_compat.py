@@ -181,6 +181,18 @@ def test_other_sox_effects_say_what_to_install(torch):
         compat.apply_effects_tensor(torch.zeros(1, 10), 16000, [["vad", "-T", "0.25"]])
 
 
+def test_sox_effects_without_libsox_fall_back_and_other_errors_do_not():
+    def missing(*args):
+        raise OSError("libsox.so: cannot open shared object file")
+
+    def other(*args):
+        raise OSError("a.wav: no such file")
+
+    assert compat._unless_libsox_is_missing(missing, lambda *args: args)(1, 2) == (1, 2)
+    with pytest.raises(OSError, match=r"a\.wav"):
+        compat._unless_libsox_is_missing(other, lambda *args: args)(1, 2)
+
+
 # --- messages ------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,424 @@
+"""`s3prl-mi doctor`: what of the installation works, and how to mend what does not.
+
+Every check yields findings; one that fails unexpectedly becomes a FAIL of its own, so that the others are
+still made. s3prl's needs are tested by doing what s3prl does, not by reading version numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from . import compat, upstreams
+from .errors import MIError, nearest
+
+State = Literal["ok", "warn", "FAIL"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    state: State
+    what: str
+    found: str
+    mend: str = ""
+    """How to mend it; empty if there is nothing to do."""
+
+    def __str__(self) -> str:
+        mend = f"\n{'':7}-> {self.mend}" if self.mend else ""
+        return f"{self.state:<6} {self.what}: {self.found}{mend}"
+
+
+Check = Callable[[], Iterator[Finding]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `s3prl-mi doctor`, named as in s3prl."""
+    parser.add_argument("-u", "--upstream", help="also look for this upstream's checkpoint")
+    parser.add_argument("-k", "--upstream_ckpt", metavar="PATH", help="also look at this checkpoint file")
+    parser.add_argument("--quick", action="store_true", help="leave out the import of all upstreams (10 s)")
+
+
+def doctor(upstream: str | None = None, ckpt: str | None = None, quick: bool = False) -> int:
+    """Check the installation and print one line a finding.
+
+    Args:
+        upstream: also check this upstream's name and whether its checkpoint is already downloaded.
+        ckpt: also check this checkpoint file.
+        quick: leave out the import of every upstream of s3prl, which takes about ten seconds.
+
+    Returns:
+        The exit status: 1 if anything is FAIL, else 0.
+    """
+    checks: list[Check] = [
+        _python,
+        _versions,
+        _libraries,
+        _s3prl_needs,
+        _gpu,
+        _audio,
+        _espeak,
+        _cache,
+        _store,
+    ]
+    if upstream is not None:
+        checks.append(lambda: _upstream(upstream, ckpt))
+    if ckpt is not None:
+        checks.append(lambda: _checkpoint(ckpt))
+    if not quick:
+        checks.append(_all_upstreams)
+    counts = dict.fromkeys(("ok", "warn", "FAIL"), 0)
+    for finding in _findings(checks):
+        counts[finding.state] += 1
+        print(finding, flush=True)
+    print(f"\n{counts['ok']} ok, {counts['warn']} warnings, {counts['FAIL']} failures")
+    return 1 if counts["FAIL"] else 0
+
+
+def _findings(checks: list[Check]) -> Iterator[Finding]:
+    for check in checks:
+        try:
+            yield from check()
+        except MIError as error:
+            yield Finding("FAIL", _title(check), str(error))
+        except Exception as error:  # a check must not hide the ones after it
+            yield Finding("FAIL", _title(check), f"{type(error).__name__}: {error}")
+
+
+def _title(check: Check) -> str:
+    return check.__name__.strip("_").replace("_", " ").replace("<lambda>", "upstream")
+
+
+# --- versions -------------------------------------------------------------------------------------------
+
+
+def _python() -> Iterator[Finding]:
+    version, good = platform.python_version(), sys.version_info >= (3, 10)
+    mend = "" if good else "use Python 3.10 or newer"
+    yield Finding("ok" if good else "FAIL", "Python", f"{version} ({sys.executable})", mend)
+
+
+def _versions() -> Iterator[Finding]:
+    for name, (first, last) in compat.SUPPORTED.items():
+        yield version_finding(name, first, last)
+
+
+def version_finding(name: str, first: str, last: str) -> Finding:
+    """Whether an installed package's version lies in first <= version < last."""
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("FAIL", name, "not installed", f'pip install "{name}>={first},<{last}"')
+    if compat.version_tuple(first) <= compat.version_tuple(version) < compat.version_tuple(last):
+        return Finding("ok", name, version)
+    mend = f'tested with {first} <= version < {last}: pip install "{name}>={first},<{last}"'
+    return Finding("warn", name, version, mend)
+
+
+def _libraries() -> Iterator[Finding]:
+    """Import what s3prl and the plugin need; a library that is there may still not load."""
+    compat.apply()
+    for name in ("torch", "torchaudio", "soundfile", "soxr", "sklearn", "matplotlib", "tensorboardX", "yaml"):
+        try:
+            importlib.import_module(name)
+        except compat.BrokenInstallation as error:
+            yield Finding("FAIL", f"import {name}", str(error))
+        except (ImportError, OSError) as error:
+            yield Finding("FAIL", f"import {name}", str(error), f"install it again: pip install {name}")
+        else:
+            yield Finding("ok", f"import {name}", "works")
+
+
+# --- s3prl on these libraries ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """Something s3prl 0.4.18 asks of another library."""
+
+    name: str
+    package: str
+    gone_since: str
+    """First version of `package` without it."""
+    use: Callable[[], object]
+    """Does what s3prl does."""
+
+
+def _s3prl_needs() -> Iterator[Finding]:
+    """Which of s3prl's imports would break without `compat`, and whether they work with it."""
+    compat.apply()
+    for need in _NEEDS:
+        version = platform.python_version() if need.package == "Python" else _version(need.package)
+        gone = compat.version_tuple(version) >= compat.version_tuple(need.gone_since)
+        without = f"missing in {need.package} {version}, s3prl alone breaks" if gone else "there"
+        try:
+            need.use()
+        except Exception as error:  # whatever it is, s3prl would meet it too
+            mend = f"install a supported {need.package}" if need.package in compat.SUPPORTED else ""
+            yield Finding("FAIL", f"s3prl needs {need.name}", f"{type(error).__name__}: {error}", mend)
+        else:
+            yield Finding("ok", f"s3prl needs {need.name}", f"{without}; stand-in works" if gone else without)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
+
+
+def _use_backend() -> None:
+    import torchaudio
+
+    torchaudio.set_audio_backend("sox_io")
+
+
+def _use_effects() -> None:
+    import torch
+    from torchaudio.sox_effects import apply_effects_tensor
+
+    apply_effects_tensor(torch.zeros(1, 160), 16000, [["channels", "1"], ["gain", "-3.0"]])
+
+
+def _use_load() -> None:
+    import numpy as np
+    import soundfile
+    import torchaudio
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.flac"
+        soundfile.write(path, np.zeros(160, np.float32), 16000)
+        wave, rate = torchaudio.load(str(path))
+        if tuple(wave.shape) != (1, 160) or rate != 16000:
+            raise RuntimeError(f"read shape {tuple(wave.shape)} at {rate} Hz")
+
+
+def _use_hub() -> None:
+    hub = importlib.import_module("huggingface_hub")
+    for name in ("HfApi", "HfFolder", "Repository"):
+        getattr(hub, name)
+
+
+def _use_checkpoint() -> None:
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "states-1.ckpt"
+        torch.save({"Args": argparse.Namespace(seed=1)}, path)
+        torch.load(path, map_location="cpu")
+
+
+def _use_distutils() -> None:
+    importlib.import_module("distutils.util").strtobool("true")
+
+
+_NEEDS = (
+    _Need("torchaudio.set_audio_backend", "torchaudio", "2.9", _use_backend),
+    _Need("torchaudio.sox_effects", "torchaudio", "2.9", _use_effects),
+    _Need("torchaudio.load without TorchCodec", "torchaudio", "2.9", _use_load),
+    _Need("huggingface_hub.HfFolder, Repository", "huggingface_hub", "1.0", _use_hub),
+    _Need("torch.load of its checkpoints", "torch", "2.6", _use_checkpoint),
+    _Need("distutils", "Python", "3.12", _use_distutils),
+)
+
+
+def _plugin() -> Iterator[Finding]:
+    """Whether stock s3prl, too, knows our tasks: the line of s3prl_mi.pth ran when this Python started."""
+    what = "-d mi_views in stock s3prl"
+    if any(getattr(finder, "__name__", "") == "S3prlMIStart" for finder in sys.meta_path):
+        yield Finding("ok", what, "known, by s3prl_mi.pth")
+    else:
+        mend = (
+            "run_downstream.py works all the same; for `python -m s3prl.run_downstream`: pip install s3prl_mi"
+        )
+        yield Finding("warn", what, "unknown: s3prl_mi.pth is not in this Python's site-packages", mend)
+
+
+def _all_upstreams() -> Iterator[Finding]:
+    """Import s3prl's own script, which imports every upstream."""
+    begin = time.perf_counter()
+    importlib.import_module("s3prl.run_downstream")
+    yield Finding("ok", "import s3prl.run_downstream", f"works ({time.perf_counter() - begin:.0f} s)")
+
+
+# --- machine --------------------------------------------------------------------------------------------
+
+
+def _gpu() -> Iterator[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        yield Finding("ok", "GPU", ", ".join(names))
+        return
+    built = torch.version.cuda
+    found = (
+        f"none usable (torch built for CUDA {built})" if built else "none usable (torch built for the CPU)"
+    )
+    yield Finding("ok", "GPU", f"{found}; --device cuda falls back to the CPU, {os.cpu_count()} cores")
+
+
+def _audio() -> Iterator[Finding]:
+    import numpy as np
+    import soundfile
+
+    wave = np.sin(np.arange(1600) / 20).astype(np.float32) / 2
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("wav", "flac"):
+            path = Path(folder) / f"a.{kind}"
+            soundfile.write(path, wave, 16000)
+            again, rate = soundfile.read(path, dtype="float32")
+            error = float(np.abs(again - wave).max())
+            good = rate == 16000 and error < 1e-4
+            mend = "" if good else "pip install --force-reinstall soundfile"
+            yield Finding(
+                "ok" if good else "FAIL", f"audio {kind}", f"write and read, error {error:.1e}", mend
+            )
+
+
+def _espeak() -> Iterator[Finding]:
+    """The demo corpus needs eSpeak NG's library and voices; measuring real speech does not."""
+    mend = "only `s3prl-mi demo` needs it: pip install --force-reinstall espeakng-loader"
+    try:
+        import ctypes
+
+        import espeakng_loader
+
+        library, data = espeakng_loader.get_library_path(), Path(espeakng_loader.get_data_path())
+        ctypes.CDLL(library)
+    except (ImportError, OSError, RuntimeError) as error:
+        yield Finding("warn", "eSpeak NG", str(error), mend)
+        return
+    voices = sum(1 for p in (data / "voices").rglob("*") if p.is_file()) if data.is_dir() else 0
+    if voices == 0:
+        yield Finding("warn", "eSpeak NG", f"{library}: no voices in {data}", mend)
+    else:
+        yield Finding("ok", "eSpeak NG", f"{library}, {voices} voices")
+
+
+# --- folders --------------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """Where s3prl keeps downloaded checkpoints, as <sha256 of the URL>.<file name>."""
+    module = sys.modules.get("s3prl.util.download")
+    return Path(module._download_dir) if module is not None else Path.home() / ".cache" / "s3prl" / "download"
+
+
+def _cache() -> Iterator[Finding]:
+    folder = cache_folder()
+    files = [p for p in folder.glob("*") if p.is_file() and p.suffix != ".lock"] if folder.is_dir() else []
+    size = sum(p.stat().st_size for p in files) / 1e9
+    yield _folder_finding("s3prl's downloads", folder, f"{len(files)} files, {size:.2f} GB", 2)
+
+
+def _store() -> Iterator[Finding]:
+    root = os.environ.get("S3PRL_MI_STORE") or str(Path.home() / ".cache" / "s3prl_mi" / "store")
+    yield _folder_finding(
+        "store of hidden states", Path(root), "there" if Path(root).is_dir() else "not yet made", 10
+    )
+
+
+def _folder_finding(what: str, folder: Path, found: str, wanted_gb: float) -> Finding:
+    """A folder's state: writable (or its nearest parent is), and with room."""
+    parent = folder
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    free = shutil.disk_usage(parent).free / 1e9
+    text = f"{folder} ({found}; {free:.0f} GB free)"
+    other = "set S3PRL_MI_STORE or config key downstream_expert.store.root to another folder"
+    mend = other if "store" in what else "mend its permissions, or make room"
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        return Finding("FAIL", what, f"{text}: {parent} cannot be written to", mend)
+    if free < wanted_gb:
+        return Finding("warn", what, f"{text}: less than {wanted_gb:g} GB", mend)
+    return Finding("ok", what, text)
+
+
+# --- upstream and checkpoint ----------------------------------------------------------------------------
+
+
+def _upstream(name: str, ckpt: str | None) -> Iterator[Finding]:
+    names = upstreams.upstream_names()
+    if name not in names:
+        yield Finding(
+            "FAIL", f"upstream {name}", f"unknown.{nearest(name, names)}", "s3prl-mi upstreams lists all"
+        )
+        return
+    urls = checkpoint_urls(name)
+    if not urls:
+        needs = name.endswith(("_local", "_custom", "_url", "_gdriveid"))
+        if needs and ckpt is None:
+            yield Finding("warn", f"upstream {name}", "takes a checkpoint of yours", "name it with -k")
+        else:
+            yield Finding(
+                "ok", f"upstream {name}", "known; downloads nothing by itself that is named in s3prl"
+            )
+        return
+    for url in urls:
+        path = cached_file(url)
+        if path.is_file() and path.stat().st_size > 0:
+            yield Finding("ok", f"upstream {name}", f"{path} ({path.stat().st_size / 1e6:.0f} MB)")
+        else:
+            mend = f"it is downloaded at first use; offline: download {url} and save it as {path}"
+            yield Finding("warn", f"upstream {name}", "checkpoint not downloaded yet", mend)
+
+
+def cached_file(url: str) -> Path:
+    """Where s3prl keeps the download of a URL."""
+    return cache_folder() / f"{hashlib.sha256(url.encode()).hexdigest()}.{Path(url).name}"
+
+
+def checkpoint_urls(name: str) -> list[str]:
+    """The URLs that an upstream downloads, read from s3prl's sources (nothing is imported).
+
+    A name that only calls another one (hubert -> hubert_base) is followed. Where s3prl has an old and a
+    converted file for one name, the converted one is meant, as s3prl takes that by default.
+    """
+    for source in sorted(compat.s3prl_folder().glob("*/*/hubconf.py")):
+        functions = {
+            node.name: node
+            for node in ast.parse(source.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.FunctionDef)
+        }
+        if name in functions:
+            urls = _urls_in(functions, name, set())
+            return [u for u in urls if "converted" in u] or urls
+    return []
+
+
+def _urls_in(functions: dict[str, ast.FunctionDef], name: str, seen: set[str]) -> list[str]:
+    seen.add(name)
+    urls: list[str] = []
+    for node in ast.walk(functions[name]):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            is_url = node.value.startswith(("http://", "https://")) and " " not in node.value
+            urls += [node.value] if is_url and "/" in node.value[8:] else []
+        elif isinstance(node, ast.Name) and node.id in functions and node.id not in seen:
+            urls += _urls_in(functions, node.id, seen)
+    return list(dict.fromkeys(urls))
+
+
+def _checkpoint(ckpt: str) -> Iterator[Finding]:
+    path = Path(ckpt)
+    if not path.exists():
+        yield Finding("FAIL", f"checkpoint {ckpt}", "no such file or folder", "check the path given by -k")
+        return
+    description, reader = upstreams.describe_checkpoint(path)
+    state: State = "ok" if reader else "warn"
+    mend = f"read it with -u {reader}" if reader else "name the upstream that wrote it with -u"
+    yield Finding(state, f"checkpoint {ckpt}", description, mend)

@@ -1,0 +1,131 @@
+"""doctor: each check finds what is wrong and says how to mend it."""
+
+import argparse
+import hashlib
+
+import pytest
+
+from s3prl_mi import compat, doctor
+from s3prl_mi.errors import MIError
+
+
+def one(findings):
+    (finding,) = findings
+    return finding
+
+
+@pytest.fixture
+def home(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "cache_folder", lambda: tmp_path / "download")
+    monkeypatch.setenv("S3PRL_MI_STORE", str(tmp_path / "store"))
+    return tmp_path
+
+
+def test_this_installation_is_healthy(home, capsys):
+    assert doctor.doctor(quick=True) == 0
+    out = capsys.readouterr().out
+    assert "FAIL  " not in out
+    for line in (
+        "ok     import torchaudio: works",
+        "ok     audio flac",
+        "s3prl needs torch.load of its checkpoints",
+    ):
+        assert line in out
+    assert out.splitlines()[-1].endswith("0 failures")
+
+
+def test_a_need_that_is_not_met_fails_the_command(home, capsys, monkeypatch):
+    import torchaudio
+
+    monkeypatch.setattr(
+        torchaudio, "load", lambda path: (_ for _ in ()).throw(ImportError("TorchCodec is required"))
+    )
+    monkeypatch.setattr(doctor, "_libraries", lambda: iter(()))
+    assert doctor.doctor(quick=True) == 1
+    out = capsys.readouterr().out
+    assert "FAIL   s3prl needs torchaudio.load without TorchCodec: ImportError: TorchCodec is required" in out
+    assert "-> install a supported torchaudio" in out
+    assert "ok     audio wav" in out  # the checks after it are still made
+
+
+@pytest.mark.parametrize("error", [MIError("no library"), ValueError("odd")])
+def test_a_check_that_breaks_is_a_failure_of_its_own(error):
+    def _gpu():
+        raise error
+        yield
+
+    found = list(doctor._findings([_gpu, doctor._python]))
+    assert [(f.state, f.what) for f in found] == [("FAIL", "gpu"), ("ok", "Python")]
+    assert str(error) in found[0].found
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "state"), [("1.0", "99", "ok"), ("0.1", "0.2", "warn"), ("98", "99", "warn")]
+)
+def test_version_ranges(first, last, state):
+    assert doctor.version_finding("pytest", first, last).state == state
+
+
+def test_missing_package_names_the_command():
+    found = doctor.version_finding("no-such-package-here", "1.0", "2")
+    assert (found.state, found.mend) == ("FAIL", 'pip install "no-such-package-here>=1.0,<2"')
+
+
+def test_supported_range_is_that_of_pyproject():
+    from pathlib import Path
+
+    text = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text()
+    for name, (first, last) in compat.SUPPORTED.items():
+        wanted = f'"{name}=={first}"' if name == "s3prl" else f'"{name}>={first},<{last}"'
+        assert wanted in text
+
+
+def test_checkpoint_of_a_named_upstream(home):
+    url = "https://huggingface.co/s3prl/converted_ckpts/resolve/main/hubert_base_ls960.pt"
+    assert doctor.checkpoint_urls("hubert") == [url]
+    before = one(doctor._upstream("hubert", None))
+    path = home / "download" / f"{hashlib.sha256(url.encode()).hexdigest()}.hubert_base_ls960.pt"
+    assert before.state == "warn"
+    assert url in before.mend
+    assert str(path) in before.mend
+    path.parent.mkdir()
+    path.write_bytes(b"x")
+    assert one(doctor._upstream("hubert", None)).state == "ok"
+
+
+def test_upstreams_without_a_download(home):
+    assert one(doctor._upstream("fbank", None)).state == "ok"
+    assert one(doctor._upstream("hubert_local", None)).mend == "name it with -k"
+    assert one(doctor._upstream("hubert_local", "x.pt")).state == "ok"
+    unknown = one(doctor._upstream("hubrt", None))
+    assert unknown.state == "FAIL"
+    assert "'hubert'" in unknown.found
+
+
+def test_missing_checkpoint_file():
+    assert one(doctor._checkpoint("nowhere.pt")).state == "FAIL"
+
+
+def test_folders(tmp_path, monkeypatch):
+    assert doctor._folder_finding("store", tmp_path / "a" / "b", "not yet made", 0).state == "ok"
+    assert doctor._folder_finding("store", tmp_path, "there", 1e9).state == "warn"
+    (tmp_path / "file").touch()
+    blocked = doctor._folder_finding("store", tmp_path / "file" / "b", "not yet made", 0)
+    assert blocked.state == "FAIL"
+    assert "S3PRL_MI_STORE" in blocked.mend
+
+
+def test_missing_espeak_is_a_warning_only(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    found = one(doctor._espeak())
+    assert found.state == "warn"
+    assert "espeakng-loader" in found.mend
+
+
+def test_options():
+    parser = argparse.ArgumentParser()
+    doctor.add_arguments(parser)
+    args = parser.parse_args(["-u", "hubert", "--quick"])
+    assert (args.upstream, args.upstream_ckpt, args.quick) == ("hubert", None, True)
