@@ -247,7 +247,7 @@ def _patch_torchaudio(torchaudio: ModuleType) -> None:
     torchaudio.__dict__["set_audio_backend"] = set_audio_backend
     if version_tuple(torchaudio.__version__) < (2, 9):
         return
-    # From 2.9 on, torchaudio's own functions need TorchCodec and FFmpeg; they remain the way out for other formats.
+    # torchaudio's own functions need TorchCodec and FFmpeg now; they remain the way out for other formats.
     torchaudio.__dict__["load"] = _soundfile_load(torchaudio.load)
     torchaudio.__dict__["save"] = _soundfile_save
     torchaudio.__dict__["info"] = _soundfile_info
@@ -264,7 +264,7 @@ def _patch_torchaudio(torchaudio: ModuleType) -> None:
 
 
 def _patch_sox_effects(effects: ModuleType) -> None:
-    """torchaudio 2.8 has the effects, but not the library behind them: libsox is the system's, if at all."""
+    """In torchaudio 2.8, which has the effects not the library behind them (the system's libsox)."""
     for name, stand_in in (
         ("apply_effects_tensor", apply_effects_tensor),
         ("apply_effects_file", apply_effects_file),

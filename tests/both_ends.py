@@ -1,0 +1,95 @@
+"""Run the tests at both ends of the supported range: `python -m tests.both_ends [pytest arguments]`.
+
+Makes two environments under .cache/both_ends (kept, and reused while pyproject.toml stays as it is): `lowest`
+with the first supported version of each library, `newest` with the last. Needs uv, or else pip. Takes some
+GB of disk. Ends with one line for each environment, and exits with 1 if the tests failed in one of them.
+"""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from s3prl_mi.compat import SUPPORTED
+
+REPO = Path(__file__).resolve().parents[1]
+ROOT = REPO / ".cache" / "both_ends"
+
+LOWEST = {
+    # The first supported releases, as far as they go together.
+    "torch": "==2.8.*",
+    "torchaudio": "==2.8.*",
+    "transformers": "==4.50.*",
+    "huggingface_hub": "==0.30.*",
+    "numpy": "==1.26.*",
+}
+NEWEST: dict[str, str] = {}  # what pip takes by itself within the ranges of pyproject.toml
+
+_VERSIONS = """
+import json, platform, sys
+from importlib.metadata import version
+print(json.dumps({"Python": platform.python_version(), **{n: version(n) for n in sys.argv[1:]}}))
+"""
+
+
+def main(pytest_arguments: list[str]) -> int:
+    results = {
+        name: test(name, pins, pytest_arguments) for name, pins in (("lowest", LOWEST), ("newest", NEWEST))
+    }
+    print()
+    for name, (status, summary) in results.items():
+        print(f"{name} ({'ok' if status == 0 else 'FAILED'}): {summary}")
+    return int(any(status for status, _ in results.values()))
+
+
+def test(name: str, pins: dict[str, str], pytest_arguments: list[str]) -> tuple[int, str]:
+    """Make the environment if need be, and run pytest in it: its exit status, and a summary."""
+    print(f"== {name}", flush=True)
+    python = environment(name, pins)
+    if python is None:
+        return 1, "the installation failed"
+    asked = [str(python), "-c", _VERSIONS, *SUPPORTED]
+    found = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
+    versions = ", ".join(f"{package} {version}" for package, version in found.items())
+    run = subprocess.Popen(
+        [str(python), "-m", "pytest", *pytest_arguments], cwd=REPO, stdout=subprocess.PIPE, text=True
+    )
+    last = ""
+    assert run.stdout is not None
+    for line in run.stdout:
+        print(line, end="", flush=True)
+        last = line.strip(" =\n") or last
+    return run.wait(), f"{last}; {versions}"
+
+
+def environment(name: str, pins: dict[str, str]) -> Path | None:
+    folder = ROOT / name
+    python = folder / "bin" / "python"
+    stamp = folder / ".s3prl_mi"
+    content = (REPO / "pyproject.toml").read_bytes() + json.dumps(pins, sort_keys=True).encode()
+    wanted = hashlib.sha256(content).hexdigest()
+    if stamp.is_file() and stamp.read_text() == wanted and python.exists():
+        return python
+    shutil.rmtree(folder, ignore_errors=True)
+    ROOT.mkdir(parents=True, exist_ok=True)
+    packages = ["-e", f"{REPO}[test]", *(f"{package}{version}" for package, version in pins.items())]
+    if shutil.which("uv"):
+        make = ["uv", "venv", "--quiet", "--python", sys.executable, str(folder)]
+        fill = ["uv", "pip", "install", "--quiet", "--python", str(python), *packages]
+    else:
+        make = [sys.executable, "-m", "venv", str(folder)]
+        fill = [str(python), "-m", "pip", "install", "--quiet", *packages]
+    for command in (make, fill):
+        if subprocess.run(command, check=False).returncode != 0:
+            return None
+    stamp.write_text(wanted)
+    return python
+
+
+test.__test__ = False  # type: ignore[attr-defined]  # a name that pytest would collect
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
