@@ -522,6 +522,7 @@ _WARNINGS: tuple[tuple[str, type[Warning], str], ...] = (
     (r"Support for mismatched (src_)?key_padding_mask and (attn_)?mask is deprecated", UserWarning, ""),
     (r"pkg_resources is deprecated", Warning, ""),
     (r".*`torch\.cuda\.amp\.", FutureWarning, ""),
+    (r"`torch\.jit\..* is deprecated", Warning, ""),  # torchaudio 2.11 beside torch 2.14
     # "\s" in plain strings of s3prl; since 3.12 every first import says so. The module is the file's name.
     ("", SyntaxWarning, r".*[/\\.]s3prl[/\\.]"),
     ("", DeprecationWarning, r"(.*[/\\])?s3prl[/\\.]"),

@@ -118,7 +118,8 @@ def test_start_survives_a_broken_package_and_says_so(with_package, broken):
     done = python(with_package, "-c", "import s3prl; print('ok')")
     assert (done.stdout, done.returncode) == ("ok\n", 0)
     assert done.stderr.startswith("s3prl_mi is not active: ")
-    assert done.stderr.count("\n") == 1
+    # As often as the line is read: where the package is installed, by the interpreter's own site folder too.
+    assert len(set(done.stderr.splitlines())) == 1
 
 
 def test_start_imports_nothing(with_package):
