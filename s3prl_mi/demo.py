@@ -1,9 +1,9 @@
 """A small speech corpus with exact phone alignments, made by eSpeak NG: no download, a few seconds.
 
-PyPI's `espeakng-loader` carries the library and its voices. Its C interface (`speak_lib.h`) reports where each
-phoneme starts in the audio it makes, so the alignment is known rather than estimated. A speaker is one voice
-variant with an accent, a rate, a pitch, a room, a channel and a noise level of its own: enough variation that
-spectral frames do not give the phone away. Layout and text files are LibriSpeech's, TextGrids as MFA writes
+PyPI's `espeakng-loader` carries the library and its voices. Its C interface (`speak_lib.h`) reports where
+each phoneme starts in the audio it makes, so the alignment is known rather than estimated. A speaker is one
+voice variant with an accent, a rate, a pitch, a room, a channel and a noise level of its own: enough variation
+that spectral frames do not give the phone away. Layout and text files are LibriSpeech's, TextGrids as MFA writes
 them, phone names ARPAbet without stress.
 
     python -m s3prl_mi.demo --out demo_corpus
@@ -53,28 +53,33 @@ ACCENTS = (
     "gmw/en-GB-x-gbcwmd",
 )
 
+# eSpeak's voice variants that sound like speech (no robots, no whispers).
+# fmt: off
 MALE = (
-    "m3 m7 Gene Andy m1 Michael Diogo adam m2 paul Marco Mario m4 rob Nguyen edward m6 antonio ed max Alex m8 "
-    "miguel robert caleb pablo quincy victor pedro Reed Mike benjamin norbert m5"
-).split()
-FEMALE = "f2 linda Annie f4 steph Andrea f1 belinda grandma f3 anika Alicia f5 aunty steph2 steph3".split()
-"""eSpeak's voice variants that sound like speech (no robots, no whispers)."""
+    "m3", "m7", "Gene", "Andy", "m1", "Michael", "Diogo", "adam", "m2", "paul", "Marco", "Mario", "m4",
+    "rob", "Nguyen", "edward", "m6", "antonio", "ed", "max", "Alex", "m8", "miguel", "robert", "caleb",
+    "pablo", "quincy", "victor", "pedro", "Reed", "Mike", "benjamin", "norbert", "m5",
+)
+FEMALE = (
+    "f2", "linda", "Annie", "f4", "steph", "Andrea", "f1", "belinda", "grandma", "f3", "anika",
+    "Alicia", "f5", "aunty", "steph2", "steph3",
+)
+# fmt: on
 
 # eSpeak's phoneme mnemonics (stress marks and variant numbers removed) -> ARPAbet. What the table lacks keeps
 # eSpeak's own name, so an accent that is added later costs classes rather than an error.
-PHONES: Mapping[str, tuple[str, ...]] = {
-    key: tuple(value.split("+"))
-    for key, value in (
-        item.split("=")
-        for item in (
-            "p=P b=B t=T d=D k=K g=G m=M n=N N=NG f=F v=V T=TH D=DH s=S z=Z S=SH Z=ZH h=HH l=L r=R w=W j=Y "
-            "tS=CH dZ=JH t[=TH t#=T w#=W r-=R n-=N ?=T "
-            "I=IH I#=IH E=EH a=AE aa=AE A:=AA A@=AA 0=AA O:=AO O@=AO o@=AO O=AO V=AH @=AH a#=AH @-=AH @L=L 3=ER "
-            "3:=ER @5=UH U=UH U@=UH u:=UW u=UW i=IY i:=IY i@=IH eI=EY e@=EH aI=AY aI@=AY aU=AW aU@=AW OI=OY "
-            "oU=OW IR=ER VR=ER"
-        ).split()
-    )
+# fmt: off
+PHONES: Mapping[str, str] = {
+    "p": "P", "b": "B", "t": "T", "d": "D", "k": "K", "g": "G", "m": "M", "n": "N", "N": "NG", "f": "F",
+    "v": "V", "T": "TH", "D": "DH", "s": "S", "z": "Z", "S": "SH", "Z": "ZH", "h": "HH", "l": "L",
+    "r": "R", "w": "W", "j": "Y", "tS": "CH", "dZ": "JH", "t[": "TH", "t#": "T", "w#": "W", "r-": "R",
+    "n-": "N", "?": "T", "I": "IH", "I#": "IH", "E": "EH", "a": "AE", "aa": "AE", "A:": "AA",
+    "A@": "AA", "0": "AA", "O:": "AO", "O@": "AO", "o@": "AO", "O": "AO", "V": "AH", "@": "AH",
+    "a#": "AH", "@-": "AH", "@L": "L", "3": "ER", "3:": "ER", "@5": "UH", "U": "UH", "U@": "UH",
+    "u:": "UW", "u": "UW", "i": "IY", "i:": "IY", "i@": "IH", "eI": "EY", "e@": "EH", "aI": "AY",
+    "aI@": "AY", "aU": "AW", "aU@": "AW", "OI": "OY", "oU": "OW", "IR": "ER", "VR": "ER",
 }
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +178,14 @@ class Espeak:
             ) from error
         # The library exits the whole process if its data is missing, so look first.
         if not Path(data, "phontab").is_file():
-            raise MIError(f"eSpeak NG's voices are not in {data}: pip install --force-reinstall espeakng-loader")
+            raise MIError(
+                f"eSpeak NG's voices are not in {data}: pip install --force-reinstall espeakng-loader"
+            )
         self.rate = int(self._lib.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), _PHONEME_EVENTS))
         if self.rate <= 0:
-            raise MIError(f"eSpeak NG did not start with the voices in {data} (espeak_Initialize: {self.rate}).")
+            raise MIError(
+                f"eSpeak NG did not start with the voices in {data} (espeak_Initialize: {self.rate})."
+            )
         # Some voices add breath from a generator that is otherwise seeded by the clock.
         self._lib.espeak_ng_SetRandSeed(ctypes.c_long(1))
         self._audio: list[bytes] = []
@@ -217,7 +226,9 @@ class Espeak:
         """
         self._audio, self._phones, self._words = [], [], []
         if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise MIError(f"eSpeak NG has no voice {voice!r}; the installed espeakng-loader may be another version.")
+            raise MIError(
+                f"eSpeak NG has no voice {voice!r}; the installed espeakng-loader may be another version."
+            )
         self._lib.espeak_SetParameter(_RATE, rate, 0)
         self._lib.espeak_SetParameter(_PITCH, pitch, 0)
         raw = text.encode() + b"\0"
@@ -256,7 +267,7 @@ def phone_name(mnemonic: str) -> str:
         return ""
     for name in (bare, re.sub(r"\d+$", "", bare)):  # aI2, @2, i@3: numbered variants of one phoneme
         if name in PHONES:
-            return PHONES[name][0]
+            return PHONES[name]
     return bare
 
 
@@ -289,11 +300,13 @@ def phone_intervals(spoken: Spoken, duration: Seconds) -> list[tuple[Interval, i
     return [(Interval(s, e, label), p) for (s, label, p), e in zip(marks, ends, strict=True)]
 
 
-def word_intervals(phones: list[tuple[Interval, int]], text: str, words: tuple[tuple[int, int], ...]) -> list[Interval]:
+def word_intervals(
+    phones: list[tuple[Interval, int]], text: str, words: tuple[tuple[int, int], ...]
+) -> list[Interval]:
     """Words of an utterance as contiguous intervals; silence is the empty label, as MFA writes it.
 
-    eSpeak runs some words together ("of the") and then reports one start for both. Their phones are shared out
-    by the words' letters, so such an inner boundary is near, not exact.
+    eSpeak runs some words together ("of the") and then reports one start for both. Their phones are
+    shared out by the words' letters, so such an inner boundary is near, not exact.
     """
     starts = sorted({position for position, _ in words})
     found: list[Interval] = []
@@ -333,7 +346,13 @@ def textgrid(tiers: Mapping[str, list[Interval]], duration: Seconds) -> str:
     Returns:
         The file's text.
     """
-    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {duration:.6f}"]
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0",
+        f"xmax = {duration:.6f}",
+    ]
     lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
     for number, (name, intervals) in enumerate(tiers.items(), 1):
         lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"']
@@ -361,7 +380,9 @@ def impulse_response(rng: np.random.Generator) -> Waveform:
     gain_db = np.interp(np.linspace(0, 1, 65) ** 0.6, bands, rng.uniform(-8, 8, bands.size))
     colour = np.roll(np.fft.irfft(10 ** (gain_db / 20)), 64) * np.hanning(128)
     decay_s = rng.uniform(0.02, 0.06)
-    tail = rng.standard_normal(int(0.25 * SAMPLE_RATE)) * np.exp(-np.arange(int(0.25 * SAMPLE_RATE)) / SAMPLE_RATE / decay_s)
+    tail = rng.standard_normal(int(0.25 * SAMPLE_RATE)) * np.exp(
+        -np.arange(int(0.25 * SAMPLE_RATE)) / SAMPLE_RATE / decay_s
+    )
     tail *= 10 ** (-rng.uniform(4, 10) / 20) / np.sqrt((tail**2).sum())
     tail[0] = 1.0
     return np.convolve(colour, tail).astype(np.float32)
@@ -415,7 +436,9 @@ def plan(splits: Mapping[str, int], seed: int) -> list[Speaker]:
     voices = _voices()
     if sum(counts.values()) > len(voices) or len(splits) > len(sentences):
         most = UTTERANCES_PER_SPEAKER * len(voices)
-        raise MIError(f"demo corpus: at most {most} utterances ({len(voices)} voices), found {sum(splits.values())}.")
+        raise MIError(
+            f"demo corpus: at most {most} utterances ({len(voices)} voices), found {sum(splits.values())}."
+        )
     shares = np.cumsum([0, *splits.values()]) / sum(splits.values())
     cuts = np.maximum(np.round(shares * len(sentences)).astype(int), np.arange(len(splits) + 1))
     speakers: list[Speaker] = []
@@ -444,7 +467,10 @@ def plan(splits: Mapping[str, int], seed: int) -> list[Speaker]:
 def _voices() -> list[tuple[str, str]]:
     """(sex, variant), two men to one woman so that every split has both."""
     men, women = list(MALE), list(FEMALE)
-    return [("F", women.pop(0)) if i % 3 == 1 and women else ("M", men.pop(0)) for i in range(len(men) + len(women))]
+    return [
+        ("F", women.pop(0)) if i % 3 == 1 and women else ("M", men.pop(0))
+        for i in range(len(men) + len(women))
+    ]
 
 
 def make_corpus(
@@ -452,8 +478,8 @@ def make_corpus(
 ) -> Path:
     """Make the demo corpus, or find it made.
 
-    It is built beside `root` and renamed at the end, so what stands at `root` is whole. A second call with the
-    same recipe returns at once; another recipe replaces it.
+    It is built beside `root` and renamed at the end, so what stands at `root` is whole. A second call with
+    the same recipe returns at once; another recipe replaces it.
 
     Args:
         root: folder to make: `<split>/<speaker>/<chapter>/*.flac`, `alignments/<split>/...`, `SPEAKERS.TXT`.
@@ -474,7 +500,9 @@ def make_corpus(
         if _made(root) == recipe:
             return root
         if not _made(root) and any(root.iterdir()):
-            raise MIError(f"demo corpus: {root} is not empty and was not made by this tool; name another folder.")
+            raise MIError(
+                f"demo corpus: {root} is not empty and was not made by this tool; name another folder."
+            )
     partial = root.with_name(root.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -525,8 +553,12 @@ def _speak_all(root: Path, speakers: list[Speaker], seed: int, progress: bool) -
     with tqdm(total=total, desc="demo corpus", unit="utt", disable=not progress) as bar:
 
         def work(split: str) -> None:
-            job = json.dumps({"root": str(root), "seed": seed, "speakers": [asdict(s) for s in by_split[split]]})
-            path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
+            job = json.dumps(
+                {"root": str(root), "seed": seed, "speakers": [asdict(s) for s in by_split[split]]}
+            )
+            path = os.pathsep.join(
+                [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+            )
             worker = subprocess.Popen(
                 [sys.executable, "-m", "s3prl_mi.demo", "--worker"],
                 stdin=subprocess.PIPE,
@@ -535,7 +567,8 @@ def _speak_all(root: Path, speakers: list[Speaker], seed: int, progress: bool) -
                 env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)},
             )
             with worker:
-                assert worker.stdin is not None and worker.stdout is not None
+                assert worker.stdin is not None
+                assert worker.stdout is not None
                 worker.stdin.write(job)
                 worker.stdin.close()
                 message = ""
@@ -545,7 +578,9 @@ def _speak_all(root: Path, speakers: list[Speaker], seed: int, progress: bool) -
                     else:
                         message = line.strip()
             if worker.returncode != 0:
-                raise MIError(message or f"demo corpus: speaking split {split} failed (exit {worker.returncode}).")
+                raise MIError(
+                    message or f"demo corpus: speaking split {split} failed (exit {worker.returncode})."
+                )
 
         with ThreadPoolExecutor(max_workers=2) as pool:
             for _ in pool.map(work, by_split):
@@ -597,7 +632,9 @@ def speak(root: Path, speaker: Speaker, seed: int) -> Iterator[Path]:
         wave = record(np.pad(clean, (lead, 0)), response, rng.uniform(8, 25), rng)
         duration = wave.size / SAMPLE_RATE
         shift_ms = 1000 * lead // SAMPLE_RATE
-        late = Spoken(spoken.wave, spoken.rate, tuple((t + shift_ms, m, p) for t, m, p in spoken.phones), spoken.words)
+        late = Spoken(
+            spoken.wave, spoken.rate, tuple((t + shift_ms, m, p) for t, m, p in spoken.phones), spoken.words
+        )
         phones = phone_intervals(late, duration)
         tiers = {"words": word_intervals(phones, sentence, spoken.words), "phones": [p for p, _ in phones]}
         (aligned / f"{name}.TextGrid").write_text(textgrid(tiers, duration), encoding="utf-8")
@@ -605,7 +642,9 @@ def speak(root: Path, speaker: Speaker, seed: int) -> Iterator[Path]:
         path = folder / f"{name}.flac"
         soundfile.write(path, wave, SAMPLE_RATE, subtype="PCM_16")
         yield path
-    (folder / f"{chapter.replace('/', '-')}.trans.txt").write_text("\n".join(transcript) + "\n", encoding="utf-8")
+    (folder / f"{chapter.replace('/', '-')}.trans.txt").write_text(
+        "\n".join(transcript) + "\n", encoding="utf-8"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -614,17 +653,25 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         Exit status.
     """
-    parser = argparse.ArgumentParser(prog="python -m s3prl_mi.demo", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("demo_corpus"), help="folder to make (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m s3prl_mi.demo", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo_corpus"), help="folder to make (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     for split, count in DEFAULT_SPLITS.items():
-        parser.add_argument(f"--{split}", type=int, default=count, help=f"utterances of split {split} (default: {count})")
+        parser.add_argument(
+            f"--{split}", type=int, default=count, help=f"utterances of split {split} (default: {count})"
+        )
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.worker:
         return _worker()
     try:
-        root = make_corpus(args.out, {split: getattr(args, split) for split in DEFAULT_SPLITS}, seed=args.seed)
+        root = make_corpus(
+            args.out, {split: getattr(args, split) for split in DEFAULT_SPLITS}, seed=args.seed
+        )
     except MIError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -2,7 +2,8 @@
 
 The models are s3prl's own classes and the files are read by s3prl's own `hubert_local` and `apc_local`. They
 are weak, but they really learn from speech: enough to show what a trained model holds beyond its untrained
-self. Each run writes the model at step 0 and at the end. Same audio, steps, seed and thread count: same files.
+self. Each run writes the model at step 0 and at the end. The same audio,
+steps, seed and number of threads give the same files.
 
     python -m s3prl_mi.pretrain --audio demo_corpus/train --out checkpoints --model hubert --model apc
 
@@ -175,9 +176,13 @@ def cluster_units(features: Sequence[FloatMatrix], units: int, seed: int) -> lis
 
     together = np.concatenate(features)
     if len(together) < units:
-        raise MIError(f"pre-training: {len(together)} frames of audio are too few for {units} units; give more audio.")
+        raise MIError(
+            f"pre-training: {len(together)} frames of audio are too few for {units} units; give more audio."
+        )
     sample = np.random.default_rng(seed).permutation(len(together))[:MOST_FRAMES_FOR_UNITS]
-    kmeans = MiniBatchKMeans(units, batch_size=2048, n_init=1, max_iter=15, random_state=seed).fit(together[sample])
+    kmeans = MiniBatchKMeans(units, batch_size=2048, n_init=1, max_iter=15, random_state=seed).fit(
+        together[sample]
+    )
     labels = kmeans.predict(together).astype(np.int64)
     return np.split(labels, np.cumsum([len(f) for f in features])[:-1])
 
@@ -205,7 +210,7 @@ def span_mask(rows: int, frames: int, share: float, length: int, rng: np.random.
 
 
 def hubert_config(recipe: HubertRecipe) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`task_cfg` and `model_cfg` of the checkpoint: layer-normed extractor and waveform, pre-LN transformer."""
+    """`task_cfg` and `model_cfg` of the checkpoint: normalised waveform, pre-LN transformer."""
     from s3prl.upstream.hubert.hubert_model import HubertConfig, HubertPretrainingConfig
 
     task = HubertPretrainingConfig(label_rate=50.0, normalize=True)
@@ -237,7 +242,7 @@ def _plain(value: Any) -> Any:
 def hubert_loss(
     model: Any, source: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, unmasked_weight: float
 ) -> torch.Tensor:
-    """Cross-entropy of the units, as `HubertModel.forward` defines it, without its list of candidates a frame.
+    """Cross-entropy of the units, as `HubertModel.forward` defines it, without listing candidates.
 
     Args:
         model: s3prl's HubertModel.
@@ -308,7 +313,9 @@ def pretrain_hubert(
             targets = torch.from_numpy(np.stack([units[i][a:b] for i, a, b in places]))
             shape = targets.shape
             mask = span_mask(shape[0], shape[1], recipe.mask_prob, recipe.mask_length, rng)
-            return hubert_loss(model, torch.from_numpy(source), targets, torch.from_numpy(mask), recipe.unmasked_weight)
+            return hubert_loss(
+                model, torch.from_numpy(source), targets, torch.from_numpy(mask), recipe.unmasked_weight
+            )
 
         def save(step: int) -> Path:
             content = {
@@ -320,7 +327,9 @@ def pretrain_hubert(
             }
             return _save(content, out_dir / f"hubert-{step:06d}.pt")
 
-        return _train(model, loss, save, steps, recipe.learning_rate, recipe.warmup, "hubert" if progress else None)
+        return _train(
+            model, loss, save, steps, recipe.learning_rate, recipe.warmup, "hubert" if progress else None
+        )
 
 
 def _normalised(wave: Waveform) -> Waveform:
@@ -375,8 +384,15 @@ def pretrain_apc(
     from s3prl.upstream.apc.audio import create_transform
 
     recipe = recipe or APCRecipe()
-    config = {
-        "model": {"paras": {"num_layers": recipe.layers, "hidden_size": recipe.dim, "dropout": 0.0, "residual": True}},
+    config: dict[str, Any] = {
+        "model": {
+            "paras": {
+                "num_layers": recipe.layers,
+                "hidden_size": recipe.dim,
+                "dropout": 0.0,
+                "residual": True,
+            }
+        },
         "task": {"n_future": recipe.n_future},
         "data": {
             "audio": {
@@ -397,7 +413,9 @@ def pretrain_apc(
         model = APC(dim, **config["model"]["paras"])
 
         def loss() -> torch.Tensor:
-            places = _crops(np.array([len(f) for f in features]), recipe.batch, recipe.crop_frames + ahead, rng)
+            places = _crops(
+                np.array([len(f) for f in features]), recipe.batch, recipe.crop_frames + ahead, rng
+            )
             crop = torch.stack([features[i][a:b] for i, a, b in places])
             frames = crop.shape[1] - ahead
             predicted, _ = model(crop[:, :-ahead], torch.full((len(crop),), frames), testing=False)
@@ -407,7 +425,9 @@ def pretrain_apc(
             content = {"config": config, "model": model.state_dict(), "Step": step}
             return _save(content, out_dir / f"apc-{step:06d}.ckpt")
 
-        return _train(model, loss, save, steps, recipe.learning_rate, recipe.warmup, "apc" if progress else None)
+        return _train(
+            model, loss, save, steps, recipe.learning_rate, recipe.warmup, "apc" if progress else None
+        )
 
 
 # ------------------------------------------------------------------------------------------------ shared
@@ -422,7 +442,7 @@ def _train(
     warmup: float,
     title: str | None,
 ) -> dict[int, Path]:
-    """Adam with a rising, then linearly falling learning rate; saves before the first and after the last step."""
+    """Adam with a rising, then linearly falling learning rate; saves before and after."""
     import torch
     from tqdm import tqdm
 
@@ -444,7 +464,9 @@ def _train(
             if step % 20 == 0:
                 bar.set_postfix(loss=f"{value.item():.3f}", refresh=False)
     if not np.isfinite(value.item()):
-        raise MIError(f"pre-training: the loss is {value.item()} after {steps} steps; lower the learning rate.")
+        raise MIError(
+            f"pre-training: the loss is {value.item()} after {steps} steps; lower the learning rate."
+        )
     model.eval()
     saved[steps] = save(steps)
     return saved
@@ -484,11 +506,18 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--audio", type=Path, required=True, help="folder; all .flac and .wav files below it")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
-    parser.add_argument("--model", choices=("hubert", "apc"), action="append", help="may be repeated (default: both)")
-    parser.add_argument("--steps", type=int, help=f"updates (default: hubert {HUBERT_STEPS}, apc {APC_STEPS})")
+    parser.add_argument(
+        "--model", choices=("hubert", "apc"), action="append", help="may be repeated (default: both)"
+    )
+    parser.add_argument(
+        "--steps", type=int, help=f"updates (default: hubert {HUBERT_STEPS}, apc {APC_STEPS})"
+    )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     args = parser.parse_args(argv)
-    trainers = {"hubert": (pretrain_hubert, HUBERT_STEPS), "apc": (pretrain_apc, APC_STEPS)}
+    trainers: dict[str, tuple[Callable[..., dict[int, Path]], int]] = {
+        "hubert": (pretrain_hubert, HUBERT_STEPS),
+        "apc": (pretrain_apc, APC_STEPS),
+    }
     try:
         files = find_audio(args.audio)
         for name in dict.fromkeys(args.model or trainers):
