@@ -1,0 +1,171 @@
+"""I(Z;Y) >= H(Y) - E[-log2 q(y|z)]: information that hidden states hold about frame labels.
+
+Source: Liu, Yeh and Glass (ICASSP 2024), eq. 4. q is fitted and chosen on the fit split and scored once on the
+eval split; H(Y) is the entropy of the labels of the very frames scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._types import Bits, IntVector
+from ..errors import MIError
+from .bounds import entropy_bits, lower_bound_bits
+from .frames import Frames
+from .probe import PROTOCOLS, FittedProbe, Score, fit_probes, score
+
+MAX_UNSEEN = 0.05
+"""Refuse to score if a larger share of the eval frames has labels that never occur in the fit split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A lower bound of mutual information in bits, and what it was made from.
+
+    `unseen_frames`: eval frames left out, from entropy and cross-entropy alike, because their label never
+    occurs in the fit split (the bound then is of the information about the other labels).
+    `settings`: what was chosen within the fit split.
+    """
+
+    mi_lower_bound_bits: Bits
+    entropy_bits: Bits
+    cross_entropy_bits: Bits
+    accuracy: float
+    fit_frames: int
+    eval_frames: int
+    labels: int
+    unseen_frames: int
+    probe: str
+    protocol: str
+    seed: int
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The labels of the fit split, sorted: class id = position. Fixed before fitting."""
+
+    labels: tuple[Hashable, ...]
+
+    @staticmethod
+    def of(labels: Sequence[Hashable] | np.ndarray) -> Vocabulary:
+        """The labels that occur."""
+        return Vocabulary(tuple(sorted(set(_plain(labels)), key=lambda v: (str(type(v)), v))))
+
+    def ids(self, labels: Sequence[Hashable] | np.ndarray) -> IntVector:
+        """Class ids, shape (n_frames,); -1 for labels unseen in the fit split."""
+        index = {label: i for i, label in enumerate(self.labels)}
+        return np.array([index.get(label, -1) for label in _plain(labels)], dtype=np.int64)
+
+
+def _plain(labels: Sequence[Hashable] | np.ndarray) -> list[Any]:
+    return labels.tolist() if hasattr(labels, "tolist") else list(labels)
+
+
+def estimates_of(
+    probe: FittedProbe,
+    scores: Sequence[Score],
+    entropies: Sequence[Bits],
+    seeds: Sequence[int],
+    protocol: str,
+    counts: dict[str, int],
+) -> list[Estimate]:
+    """Put scores of one probe together, seed by seed.
+
+    Args:
+        probe: the fitted probe.
+        scores: one a seed.
+        entropies: entropy of the targets scored, one a seed.
+        seeds: the seeds.
+        protocol: name in the config.
+        counts: `fit_frames`, `eval_frames`, `labels`, `unseen_frames`.
+    """
+    return [
+        Estimate(
+            mi_lower_bound_bits=lower_bound_bits(h, s.cross_entropy_bits),
+            entropy_bits=h,
+            cross_entropy_bits=s.cross_entropy_bits,
+            accuracy=s.accuracy,
+            probe=probe.kind,
+            protocol=PROTOCOLS[protocol],
+            seed=seed,
+            settings=settings,
+            **counts,
+        )
+        for s, h, seed, settings in zip(scores, entropies, seeds, probe.settings, strict=True)
+    ]
+
+
+def fit_supervised(
+    frames: Frames,
+    ids: IntVector,
+    classes: int,
+    groups: IntVector,
+    seeds: Sequence[int],
+    kinds: Sequence[str],
+    protocol: str,
+    device: torch.device | str,
+) -> list[FittedProbe]:
+    """Fit probes of labels on one layer; all seeds share the targets.
+
+    Args:
+        frames: labelled fit frames of one layer.
+        ids: their class ids, shape (n_frames,).
+        classes: size of the vocabulary.
+        groups: speaker or utterance of each frame.
+        seeds: seeds of the MLP probe.
+        kinds: probes.
+        protocol: `default` or `paper`.
+        device: where to compute.
+    """
+    return fit_probes(frames, _column(ids), classes, groups, seeds, kinds, protocol, device)
+
+
+def score_supervised(
+    probes: Sequence[FittedProbe],
+    frames: Frames,
+    ids: IntVector,
+    classes: int,
+    seeds: Sequence[int],
+    protocol: str,
+    fit_frames: int,
+) -> list[list[Estimate]]:
+    """Score fitted probes on eval frames: for each probe one estimate a seed.
+
+    Args:
+        probes: from `fit_supervised`.
+        frames: labelled eval frames of one layer.
+        ids: their class ids, shape (n_frames,); -1 for a label unseen in the fit split.
+        classes: size of the vocabulary.
+        seeds: as fitted.
+        protocol: as fitted.
+        fit_frames: frames the probes were fitted on.
+
+    Raises:
+        MIError: no frame left to score, or too many with unseen labels.
+    """
+    known = ids >= 0
+    unseen = int((~known).sum())
+    if not known.any() or unseen > MAX_UNSEEN * len(ids):
+        raise MIError(
+            f"{unseen} of {len(ids)} eval frames have labels that never occur in the fit split (at most "
+            f"{MAX_UNSEEN:.0%} are left out): are both splits labelled with the same inventory?"
+        )
+    frames, ids = frames.select(known), ids[known]
+    entropy = entropy_bits(np.bincount(ids, minlength=classes))
+    counts = {"fit_frames": fit_frames, "eval_frames": len(ids), "labels": classes, "unseen_frames": unseen}
+    scores = score(probes, frames, _column(ids))
+    return [
+        estimates_of(p, s, [entropy] * len(seeds), seeds, protocol, counts)
+        for p, s in zip(probes, scores, strict=True)
+    ]
+
+
+def _column(ids: IntVector) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(ids))[:, None]

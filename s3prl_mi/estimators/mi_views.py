@@ -1,0 +1,99 @@
+"""I(Za;Zb) >= I(Za;c(Zb)) >= H(c(Zb)) - E[-log2 q(c(zb)|za)]: information that two views share, without labels.
+
+Source: Liu, Yeh and Glass (ICASSP 2024), eq. 6 to 8. c is k-means fitted on all frames of view b of the fit split;
+q is fitted and chosen on the scored frames of the fit split; entropy and expectation are over the eval split.
+The first inequality holds for any c (data processing), the second for any q.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._types import IntVector
+from .bounds import entropy_bits
+from .frames import Frames
+from .kmeans import assign, fit_codebooks
+from .mi_supervised import Estimate, estimates_of
+from .probe import FittedProbe, fit_probes, score
+
+
+def fit_codebooks_of_view(
+    frames_b: Frames,
+    clusters: int,
+    seeds: Sequence[int],
+    iterations: int = 100,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[], object] = lambda: None,
+) -> Tensor:
+    """The codebooks c: k-means on view b of the fit split, one a seed; (n_seeds, clusters, dim).
+
+    Args:
+        frames_b: all frames of view b in the fit split, scored or not.
+        clusters: size of a codebook.
+        seeds: seeds of k-means++.
+        iterations: most steps of Lloyd's algorithm.
+        device: where to compute.
+        on_step: called after each step.
+
+    Raises:
+        MIError: fewer frames than clusters.
+    """
+    return fit_codebooks(frames_b, clusters, seeds, iterations, device, on_step)
+
+
+def fit_views(
+    frames_a: Frames,
+    frames_b: Frames,
+    codebooks: Tensor,
+    groups: IntVector,
+    seeds: Sequence[int],
+    kinds: Sequence[str],
+    protocol: str,
+) -> list[FittedProbe]:
+    """Fit probes that predict the cluster of view b from view a; frame i of both is the same pair.
+
+    Args:
+        frames_a: scored fit frames of view a.
+        frames_b: their partners of view b.
+        codebooks: from `fit_codebooks_of_view`; their device is used.
+        groups: speaker or utterance of each pair.
+        seeds: as for the codebooks.
+        kinds: probes.
+        protocol: `default` or `paper`.
+    """
+    targets = assign(frames_b, codebooks)
+    return fit_probes(frames_a, targets, codebooks.shape[1], groups, seeds, kinds, protocol, codebooks.device)
+
+
+def score_views(
+    probes: Sequence[FittedProbe],
+    codebooks: Tensor,
+    frames_a: Frames,
+    frames_b: Frames,
+    seeds: Sequence[int],
+    protocol: str,
+    fit_frames: int,
+) -> list[list[Estimate]]:
+    """Score fitted probes on eval pairs: for each probe one estimate a seed.
+
+    Args:
+        probes: from `fit_views`.
+        codebooks: as fitted.
+        frames_a: scored eval frames of view a.
+        frames_b: their partners of view b.
+        seeds: as fitted.
+        protocol: as fitted.
+        fit_frames: pairs the probes were fitted on.
+    """
+    targets = assign(frames_b, codebooks)
+    clusters = codebooks.shape[1]
+    entropies = [entropy_bits(np.bincount(t, minlength=clusters)) for t in targets.T.cpu().numpy()]
+    counts = {"fit_frames": fit_frames, "eval_frames": len(frames_a), "labels": clusters, "unseen_frames": 0}
+    scores = score(probes, frames_a, targets)
+    return [
+        estimates_of(p, s, entropies, seeds, protocol, counts) for p, s in zip(probes, scores, strict=True)
+    ]

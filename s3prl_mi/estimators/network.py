@@ -1,0 +1,155 @@
+"""The MLP probe: three layers with ReLU and dropout, many seeds at a time.
+
+Each seed has its own weights; all seeds share the mini-batches, so that a batch is read once and every layer is
+one batched product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .frames import Inputs
+
+BATCH_ORDER_SEED = 0
+"""Mini-batches are the same for all seeds: a seed decides on initial weights and dropout."""
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Shape and training of a network.
+
+    `hidden` has the width of each hidden layer (none: a linear probe), `decay` is AdamW's weight decay, and
+    `average` the decay of the running mean of the weights, which is what is scored (0: the last weights).
+    """
+
+    hidden: tuple[int, ...]
+    dropout: float
+    batch: int
+    rate: float
+    optimiser: Literal["adamw", "sgd"]
+    decay: float = 0.0
+    average: float = 0.0
+
+
+@dataclass
+class Network:
+    """Weights (n_seeds, n_in, n_out) and biases (n_seeds, 1, n_out) of n_seeds networks, layer by layer."""
+
+    weights: list[Tensor]
+    biases: list[Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits (n_frames, n_seeds, n_classes) of frames x (n_frames, dim), without dropout."""
+        return self.forward(x, lambda h: h).transpose(0, 1)
+
+    def forward(self, x: Tensor, drop: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits (n_seeds, n_frames, n_classes), with `drop` applied to each hidden layer."""
+        h = x.expand(len(self.weights[0]), *x.shape)
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            h = drop(torch.relu(torch.baddbmm(bias, h, weight)))
+        return torch.baddbmm(self.biases[-1], h, self.weights[-1])
+
+
+def new_network(
+    dim: int, classes: int, seeds: Sequence[int], settings: NetworkSettings, device: torch.device
+) -> Network:
+    """Initial networks (He et al. 2015); a network without hidden layers starts at zero.
+
+    Weights are drawn on the CPU, one generator a seed, so that every device and every set of seeds agree.
+    """
+    sizes = [dim, *settings.hidden, classes]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    weights, biases = [], []
+    for number, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        last = number == len(settings.hidden)
+        gain = (1.0 if settings.hidden else 0.0) if last else 2.0
+        drawn = [torch.randn(fan_in, fan_out, generator=g) * math.sqrt(gain / fan_in) for g in generators]
+        weights.append(torch.stack(drawn).to(device))
+        biases.append(torch.zeros(len(seeds), 1, fan_out, device=device))
+    return Network(weights, biases)
+
+
+def train(
+    inputs: Inputs,
+    targets: Tensor,
+    positions: Tensor,
+    classes: int,
+    seeds: Sequence[int],
+    settings: NetworkSettings,
+    steps: int,
+    check_every: int = 0,
+    check: Callable[[int, Network], bool] = lambda _step, _network: True,
+) -> Network:
+    """Train one network a seed on some of the frames.
+
+    Args:
+        inputs: mapped frames.
+        targets: class ids, shape (n_frames, n_seeds).
+        positions: the frames to train on, shape (n_train,).
+        classes: number of classes.
+        seeds: what initial weights and dropout are drawn with.
+        settings: shape and training.
+        steps: the most mini-batches.
+        check_every: call `check` after so many steps (0: never).
+        check: takes the number of steps done and the networks so far; False ends the training.
+
+    Returns:
+        The networks, with averaged weights where the settings say so.
+    """
+    device = inputs.device
+    start = new_network(inputs.dim, classes, seeds, settings, device)
+    depth = len(start.weights)
+    parameters = [p.requires_grad_() for p in start.weights + start.biases]
+    averaged = [p.detach().clone() for p in parameters]
+    live, mean = Network(parameters[:depth], parameters[depth:]), Network(averaged[:depth], averaged[depth:])
+    if settings.optimiser == "adamw":
+        optimiser: torch.optim.Optimizer = torch.optim.AdamW(
+            parameters, lr=settings.rate, weight_decay=settings.decay, foreach=True
+        )
+    else:
+        optimiser = torch.optim.SGD(parameters, lr=settings.rate, momentum=0.9, foreach=True)
+    drop = _dropout(settings.dropout, [torch.Generator(device=device).manual_seed(seed) for seed in seeds])
+    for done, chosen in enumerate(_batches(positions, settings.batch, steps), start=1):
+        target = targets[chosen.to(targets.device)].T.reshape(-1)
+        with torch.enable_grad():
+            logits = live.forward(inputs.take(chosen), drop)
+            # the sum over seeds of mean losses: each network has the gradient of its own mean loss
+            loss = functional.cross_entropy(logits.reshape(len(target), -1), target) * len(seeds)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+        optimiser.step()
+        # the running mean starts as a plain mean, so that it is not dominated by the start
+        torch._foreach_lerp_(averaged, [p.detach() for p in parameters], max(1 - settings.average, 1 / done))
+        if check_every and done % check_every == 0 and not check(done, mean):
+            break
+    return mean
+
+
+def _batches(positions: Tensor, size: int, count: int) -> Iterator[Tensor]:
+    """`count` mini-batches of frames, from one random order of all `positions` after another."""
+    order = torch.Generator().manual_seed(BATCH_ORDER_SEED)
+    size = min(size, len(positions))
+    whole = len(positions) // size * size  # what does not fill a batch waits for the next order
+    while count > 0:
+        for chosen in positions[torch.randperm(len(positions), generator=order)[:whole]].split(size)[:count]:
+            yield chosen
+            count -= 1
+
+
+def _dropout(share: float, noise: list[torch.Generator]) -> Callable[[Tensor], Tensor]:
+    """Dropout with one generator a seed: a network's noise does not depend on which others are trained."""
+
+    def drop(h: Tensor) -> Tensor:
+        keep = torch.empty_like(h)
+        for layer, generator in zip(keep, noise, strict=True):
+            layer.bernoulli_(1 - share, generator=generator)
+        return h * keep.mul_(1 / (1 - share))
+
+    return drop if share > 0 else (lambda h: h)

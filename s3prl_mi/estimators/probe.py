@@ -1,0 +1,350 @@
+"""Protocols: how a probe is fitted and chosen on the fit split, and how it is scored once on the eval split.
+
+`default` (version in its name): the logistic probe is fitted to convergence, its L2 strength chosen by
+cross-validation over held-out speakers of the fit split, then fitted on all of it. The MLP probe's length of
+training is chosen on held-out speakers; its prediction is ``softmax(share * MLP logits + (1 - share) * logistic
+logits)`` with the share chosen there too, so that it falls back to the logistic probe where it adds nothing.
+
+`paper`: what Liu, Yeh and Glass (ICASSP 2024, section 3) state: learning rate 0.1, 10 epochs, MLP of 3 layers
+with ReLU and dropout. Not stated, and chosen here: SGD with momentum 0.9, batches of 256 frames, width 512,
+dropout 0.1, standardised input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._types import Bits, IntVector
+from ..errors import MIError
+from .bounds import NATS_TO_BITS
+from .folds import assign_folds
+from .frames import AffineMap, Frames, Inputs, fit_affine
+from .logistic import Linear, Problems, minimise
+from .network import Network, NetworkSettings, train
+
+PROTOCOLS = {"default": "default-1", "paper": "paper-1"}
+"""Name in the config -> name and version in records. A change of any number below needs a new version."""
+
+L2_PATH = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
+"""L2 strengths tried, strongest first, relative to the mean loss in nats (scikit-learn's 1 / (C n_frames))."""
+
+SELECTION_FRAMES = 50_000
+"""Choices are made on at most so many fit frames, evenly spaced: neighbours in time say much the same."""
+
+MLP_DEFAULT = NetworkSettings((256, 256), 0.3, 1024, 3e-3, "adamw", decay=0.1, average=0.97)
+MLP_PAPER = NetworkSettings((512, 512), 0.1, 256, 0.1, "sgd")
+LOGISTIC_PAPER = NetworkSettings((), 0.0, 256, 0.1, "sgd")
+PAPER_EPOCHS = 10
+
+MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the MLP tried in its mix with the logistic probe."""
+
+ROUNDS, PATIENCE = 40, 3
+"""The MLP is scored on held-out speakers after every round of training; it stops after so many without gain."""
+
+ROUND_STEPS = 20
+"""Mini-batches in a round, or a quarter of an epoch if that is more."""
+
+CHOICE_SEED = 0
+"""The MLP whose length of training is chosen, where all seeds share their targets: a seed of its own."""
+
+
+@dataclass
+class FittedProbe:
+    """One kind of probe, fitted for n_seeds seeds.
+
+    `linear` and `network` hold n_seeds problems (either may be None); logits are ``(1 - share) * linear + share
+    * network``. `settings` says, seed by seed, what was chosen within the fit split.
+    """
+
+    kind: str
+    affine: AffineMap
+    linear: Linear | None
+    network: Network | None
+    share: Tensor
+    settings: list[dict[str, Any]]
+
+    def log_probabilities(self, x: Tensor) -> Tensor:
+        """ln q for mapped frames x (n_frames, dim): (n_frames, n_seeds, n_classes), float64."""
+        return torch.log_softmax(self._logits(x).double(), dim=2)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        if self.network is None:
+            assert self.linear is not None
+            return self.linear(x)
+        if self.linear is None:
+            return self.network(x)
+        share = self.share[:, None]
+        return share * self.network(x) + (1 - share) * self.linear(x)
+
+    def state(self) -> dict[str, Any]:
+        """Plain dict of CPU tensors, for torch.save."""
+        return {
+            "kind": self.kind,
+            "affine": [t.cpu() for t in (self.affine.mean, self.affine.matrix, self.affine.variance)],
+            "linear": None if self.linear is None else [self.linear.weight.cpu(), self.linear.bias.cpu()],
+            "network": None
+            if self.network is None
+            else [[w.cpu() for w in self.network.weights], [b.cpu() for b in self.network.biases]],
+            "share": self.share.cpu(),
+            "settings": self.settings,
+        }
+
+    @staticmethod
+    def from_state(state: dict[str, Any], device: torch.device | str) -> FittedProbe:
+        """The probe that `state()` described, on `device`."""
+        linear, network = state["linear"], state["network"]
+        return FittedProbe(
+            state["kind"],
+            AffineMap(*state["affine"]).to(device),
+            None if linear is None else Linear(linear[0].to(device), linear[1].to(device)),
+            None if network is None else Network([w.to(device) for w in network[0]], [b.to(device) for b in network[1]]),
+            state["share"].to(device),
+            state["settings"],
+        )
+
+
+@dataclass(frozen=True)
+class Score:
+    """One seed's result on the eval split: cross-entropy in bits, accuracy 0..1."""
+
+    cross_entropy_bits: Bits
+    accuracy: float
+
+
+def score(probes: Sequence[FittedProbe], frames: Frames, targets: Tensor) -> list[list[Score]]:
+    """Score probes of one layer on eval frames, read once.
+
+    Args:
+        probes: probes that share their affine map.
+        frames: eval frames, n_frames of them.
+        targets: class ids, shape (n_frames, n_seeds) or (n_frames, 1) where all seeds share them.
+
+    Returns:
+        For each probe, for each seed, its score.
+    """
+    affine = probes[0].affine
+    device = affine.mean.device
+    loss = [torch.zeros(len(p.settings), dtype=torch.float64, device=device) for p in probes]
+    right = [torch.zeros_like(x) for x in loss]
+    for start, stop in frames.blocks(2048):
+        x = affine(torch.from_numpy(frames.read(start, stop)).to(device))
+        block = targets[start:stop].to(device)
+        for number, probe in enumerate(probes):
+            log_q = probe.log_probabilities(x)
+            target = block.expand(-1, log_q.shape[1])
+            loss[number] -= log_q.gather(2, target[:, :, None])[:, :, 0].sum(0)
+            right[number] += (log_q.argmax(2) == target).sum(0)
+    n = len(frames)
+    return [
+        [Score(float(a) / n * NATS_TO_BITS, float(b) / n) for a, b in zip(ls, rs, strict=True)]
+        for ls, rs in zip(loss, right, strict=True)
+    ]
+
+
+def fit_probes(
+    frames: Frames,
+    targets: Tensor,
+    classes: int,
+    groups: IntVector,
+    seeds: Sequence[int],
+    kinds: Sequence[str],
+    protocol: str = "default",
+    device: torch.device | str = "cpu",
+) -> list[FittedProbe]:
+    """Fit probes of one layer on the fit split; all kinds and seeds share its frames.
+
+    Args:
+        frames: the fit split, n_frames of them.
+        targets: class ids, shape (n_frames, n_seeds), or (n_frames, 1) where all seeds share them.
+        classes: number of classes.
+        groups: speaker (or utterance) of each frame, shape (n_frames,); choices are made on held-out groups.
+        seeds: of the MLP's initial weights and dropout; the logistic probe is convex and needs none.
+        kinds: `logistic`, `mlp`.
+        protocol: `default` or `paper`.
+        device: where to compute.
+
+    Returns:
+        One fitted probe for each kind, in the order of `kinds`.
+
+    Raises:
+        MIError: unknown protocol or kind, or fewer than two classes or frames.
+    """
+    _check_request(frames, classes, kinds, protocol)
+    affine = fit_affine(frames, device)
+    inputs = Inputs(frames, affine)
+    targets = targets.to(device)
+    fitting = _Fitting(inputs, targets, classes, groups, tuple(seeds))
+    fit = {
+        ("default", "logistic"): fitting.logistic,
+        ("default", "mlp"): fitting.mlp,
+        ("paper", "logistic"): lambda: fitting.by_sgd("logistic", LOGISTIC_PAPER),
+        ("paper", "mlp"): lambda: fitting.by_sgd("mlp", MLP_PAPER),
+    }
+    return [fit[protocol, kind]() for kind in kinds]
+
+
+def _check_request(frames: Frames, classes: int, kinds: Sequence[str], protocol: str) -> None:
+    if protocol not in PROTOCOLS:
+        raise MIError(f"unknown protocol {protocol!r}: expected {' or '.join(PROTOCOLS)}.")
+    for kind in kinds:
+        if kind not in ("logistic", "mlp"):
+            raise MIError(f"unknown probe {kind!r}: expected logistic or mlp.")
+    if classes < 2:
+        raise MIError("the fit split has one single class: there is nothing to be informed about.")
+    if len(frames) < 2:
+        raise MIError(f"a probe needs at least 2 frames in the fit split, found {len(frames)}.")
+
+
+class _Fitting:
+    """The default protocol on one layer; what its two probes share is computed once."""
+
+    def __init__(
+        self, inputs: Inputs, targets: Tensor, classes: int, groups: IntVector, seeds: tuple[int, ...]
+    ) -> None:
+        self.inputs, self.targets, self.classes, self.seeds = inputs, targets, classes, seeds
+        self.shared = targets.shape[1] == 1
+        self.device = inputs.device
+        stride = max(1, -(-len(inputs) // SELECTION_FRAMES))
+        rows = np.arange(0, len(inputs), stride)
+        self.sample = inputs if stride == 1 else Inputs(inputs.frames.select(rows), inputs.affine)
+        self.sample_targets = targets[torch.from_numpy(rows).to(self.device)]
+        folds = assign_folds(groups[rows])
+        self.n_folds = int(folds.max()) + 1
+        self.folds = torch.from_numpy(folds).to(self.device)
+        self._logistic: tuple[Linear, Tensor] | None = None
+
+    def logistic(self) -> FittedProbe:
+        """Converged logistic regression, its L2 strength chosen on held-out speakers."""
+        linear, l2 = self._fit_logistic()
+        index = [0] * len(self.seeds) if self.shared else list(range(len(self.seeds)))
+        settings = [{"l2": float(l2[i])} for i in index]
+        share = torch.zeros(len(self.seeds), device=self.device)
+        return FittedProbe("logistic", self.inputs.affine, linear.problem(index), None, share, settings)
+
+    def _fit_logistic(self) -> tuple[Linear, Tensor]:
+        if self._logistic is None:
+            l2 = torch.tensor(
+                [self._choose_l2(self.sample_targets[:, [t]]) for t in range(self.targets.shape[1])],
+                device=self.device,
+            )
+            problems = Problems(self.targets, None, self.classes, l2)
+            self._logistic = (minimise(self.inputs, problems, tolerance=2e-5)[0], l2)
+        return self._logistic
+
+    def _choose_l2(self, target: Tensor) -> float:
+        """Follow the path from strong to weak, each step starting from the last, until held-out loss rises."""
+        held_out = self.folds[:, None] == torch.arange(self.n_folds, device=self.device)
+        weight = held_out.double().mean(0)
+        start: Linear | None = None
+        tried: list[tuple[float, float]] = []
+        for l2 in L2_PATH:
+            strengths = torch.full((self.n_folds,), l2, device=self.device)
+            problems = Problems(target.expand(-1, self.n_folds), held_out, self.classes, strengths)
+            start, loss = minimise(self.sample, problems, start, tolerance=1e-3)
+            tried.append((l2, float((loss * weight).sum())))
+            best = min(v for _, v in tried)
+            if len(tried) > 2 and tried[-1][1] > best and tried[-2][1] > best:
+                break
+        return _lowest_point(tried)
+
+    def mlp(self) -> FittedProbe:
+        """Three-layer MLP mixed with the logistic probe; rounds and share chosen on held-out speakers."""
+        linear, l2 = self._fit_logistic()
+        round_steps = max(ROUND_STEPS, len(self.inputs) // MLP_DEFAULT.batch // 4)
+        choices = [
+            self._choose_rounds(self.sample_targets[:, [t]], float(l2[t]), self._choice_seed(t), round_steps)
+            for t in range(self.targets.shape[1])
+        ]
+        index = [0] * len(self.seeds) if self.shared else list(range(len(self.seeds)))
+        rounds, share = [choices[i][0] for i in index], [choices[i][1] for i in index]
+        network = self._train_rounds([r * round_steps for r in rounds])
+        settings = [
+            {"l2": float(l2[i]), "steps": r * round_steps, "share": s, "hidden": list(MLP_DEFAULT.hidden)}
+            for i, r, s in zip(index, rounds, share, strict=True)
+        ]
+        shares = torch.tensor(share, device=self.device)
+        return FittedProbe("mlp", self.inputs.affine, linear.problem(index), network, shares, settings)
+
+    def _choice_seed(self, target: int) -> int:
+        return CHOICE_SEED if self.shared else self.seeds[target]
+
+    def _choose_rounds(self, target: Tensor, l2: float, seed: int, round_steps: int) -> tuple[int, float]:
+        """Rounds of training and share of the MLP that do best on the first fold's speakers."""
+        out = self.folds == 0
+        strength = torch.tensor([l2], device=self.device)
+        linear, _ = minimise(self.sample, Problems(target, out[:, None], self.classes, strength), tolerance=1e-4)
+        left = out.nonzero()[:, 0].cpu()
+        x, y = self.sample.take(left), target[out]
+        base = linear(x)
+        best, chosen, waited = float("inf"), (1, 0.0), 0
+
+        def check(step: int, network: Network) -> bool:
+            nonlocal best, chosen, waited
+            own = network(x)
+            improved = False
+            for share in MIXES:
+                loss = _mean_loss(share * own + (1 - share) * base, y)
+                if loss < best - 1e-4:
+                    best, chosen, improved = loss, (step // round_steps, share), True
+            waited = 0 if improved else waited + 1
+            return waited < PATIENCE
+
+        kept = (~out).nonzero()[:, 0].cpu()
+        train(self.sample, target, kept, self.classes, [seed], MLP_DEFAULT, ROUNDS * round_steps, round_steps, check)
+        return chosen
+
+    def _train_rounds(self, steps: list[int]) -> Network:
+        """Train all seeds together, and take each one's weights after its own number of steps."""
+        targets = self.targets.expand(-1, len(self.seeds))
+        taken: dict[int, Network] = {}
+        every = int(np.gcd.reduce(steps))
+
+        def check(step: int, network: Network) -> bool:
+            for seed, wanted in enumerate(steps):
+                if wanted == step:
+                    taken[seed] = Network(
+                        [w[seed].clone() for w in network.weights], [b[seed].clone() for b in network.biases]
+                    )
+            return True
+
+        everything = torch.arange(len(self.inputs))
+        train(self.inputs, targets, everything, self.classes, self.seeds, MLP_DEFAULT, max(steps), every, check)
+        networks = [taken[s] for s in range(len(steps))]
+        depth = range(len(networks[0].weights))
+        return Network(
+            [torch.stack([n.weights[i] for n in networks]) for i in depth],
+            [torch.stack([n.biases[i] for n in networks]) for i in depth],
+        )
+
+    def by_sgd(self, kind: str, settings: NetworkSettings) -> FittedProbe:
+        """The paper's protocol: a fixed number of epochs of SGD, nothing chosen."""
+        n = len(self.inputs)
+        steps = PAPER_EPOCHS * max(1, n // min(settings.batch, n))
+        targets = self.targets.expand(-1, len(self.seeds))
+        network = train(self.inputs, targets, torch.arange(n), self.classes, self.seeds, settings, steps)
+        chosen: list[dict[str, Any]] = [{"epochs": PAPER_EPOCHS, "rate": settings.rate} for _ in self.seeds]
+        share = torch.ones(len(self.seeds), device=self.device)
+        return FittedProbe(kind, self.inputs.affine, None, network, share, chosen)
+
+
+def _mean_loss(logits: Tensor, target: Tensor) -> float:
+    """Mean -ln q of (n_frames, 1, n_classes) logits for targets (n_frames, 1)."""
+    return float(-torch.log_softmax(logits.double(), 2).gather(2, target[:, :, None]).mean())
+
+
+def _lowest_point(tried: list[tuple[float, float]]) -> float:
+    """Where the parabola through the best strength and its neighbours, over log L2, is lowest."""
+    best = min(range(len(tried)), key=lambda i: tried[i][1])
+    if not 0 < best < len(tried) - 1:
+        return tried[best][0]
+    x = np.log([tried[i][0] for i in (best - 1, best, best + 1)])
+    y = np.array([tried[i][1] for i in (best - 1, best, best + 1)])
+    a, b, _ = np.polyfit(x - x[1], y, 2)
+    return float(np.exp(np.clip(x[1] - b / (2 * a), x.min(), x.max()))) if a > 0 else tried[best][0]

@@ -1,0 +1,426 @@
+"""Hidden states on disk: one file a layer, found again by everything that determines them.
+
+Layout: ``<root>/<key>/<layers>/`` holds ``layer_<i>.bin`` (frames of all utterances end to end, float16 or
+float32), ``scales.npz`` (what float16 values are multiplied by and added to) and ``manifest.json``, which is
+written last: a folder without it is not whole. While it is being filled the folder is called
+``<layers>.partial`` and holds a journal, from which a killed run goes on.
+
+float16 holds ``(x - offset) / scale`` with offset and scale per dimension, so its 11 bits cover where each
+dimension really varies; the error is measured over all frames, and float32 is used where it is too large.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._types import FloatMatrix
+from .errors import MIError
+
+FORMAT = 1
+"""Goes into every key: states written by another version of this file are not found."""
+
+LARGEST_ERROR = 1e-3
+"""Root mean square error of float16 storage, in standard deviations of its dimension, above which float32 is used."""
+
+JOURNAL = "journal.jsonl"
+MANIFEST = "manifest.json"
+
+
+def default_root() -> Path:
+    """$S3PRL_MI_STORE, else ~/.cache/s3prl_mi/store (below $XDG_CACHE_HOME where that is set)."""
+    if "S3PRL_MI_STORE" in os.environ:
+        return Path(os.environ["S3PRL_MI_STORE"])
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "s3prl_mi" / "store"
+
+
+def key_of(determinants: Mapping[str, Any]) -> str:
+    """Name of an entry: a hash of everything that determines its hidden states.
+
+    Args:
+        determinants: upstream's fingerprint, view, utterances with the hashes of their audio, and so on; JSON.
+    """
+    text = json.dumps({"format": FORMAT, **determinants}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class StoredLayer:
+    """One layer of one entry: reads like an array of shape (n_frames, dim), rows come as float32."""
+
+    def __init__(self, path: Path, dim: int, dtype: str, offset: FloatMatrix, scale: FloatMatrix) -> None:
+        rows = path.stat().st_size // (dim * np.dtype(dtype).itemsize)
+        self.shape = (rows, dim)
+        self._data: NDArray[np.floating] = (
+            np.memmap(path, dtype=dtype, mode="r", shape=self.shape) if rows else np.zeros((0, dim), dtype)
+        )
+        self._plain = dtype == "float32"
+        self._offset, self._scale = offset, scale
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | NDArray[np.integer]) -> FloatMatrix:
+        picked = np.asarray(self._data[rows], dtype=np.float32)
+        return picked if self._plain else picked * self._scale + self._offset
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A whole entry of the store: hidden states of one split under one view.
+
+    Attributes:
+        path: its folder.
+        utterances: ids, in the order of their frames.
+        n_frames: frames of each utterance.
+        layers: the layers it holds.
+        dims: dimensions of each layer.
+        dtype: `float16` or `float32`.
+        skipped: utterances left out, with the reason.
+    """
+
+    path: Path
+    utterances: list[str]
+    n_frames: list[int]
+    layers: list[int]
+    dims: list[int]
+    dtype: str
+    skipped: list[tuple[str, str]]
+
+    def layer(self, index: int) -> StoredLayer:
+        """Frames of one layer, of all utterances end to end."""
+        with np.load(self.path / "scales.npz") as scales:
+            offset, scale = scales[f"offset_{index}"], scales[f"scale_{index}"]
+        dim = self.dims[self.layers.index(index)]
+        return StoredLayer(self.path / f"layer_{index}.bin", dim, self.dtype, offset, scale)
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk."""
+        return sum(f.stat().st_size for f in self.path.iterdir())
+
+
+class Store:
+    """A folder of entries, bounded in size.
+
+    Args:
+        root: the folder; made when first written to.
+        max_bytes: entries are removed, least recently used first, to stay below this.
+    """
+
+    def __init__(self, root: Path, max_bytes: int) -> None:
+        self.root = root
+        self.max_bytes = max_bytes
+
+    def find(self, key: str, layers: Sequence[int]) -> Entry | None:
+        """The entry under `key` that holds at least these layers, or None."""
+        for folder in sorted((self.root / key).glob("*/")):
+            entry = read_entry(folder)
+            if entry is not None and set(layers) <= set(entry.layers):
+                os.utime(folder / MANIFEST)
+                return entry
+        return None
+
+    def entries(self) -> list[tuple[Entry, dict[str, Any]]]:
+        """All whole entries with their manifests, least recently used first."""
+        folders = [p.parent for p in self.root.glob(f"*/*/{MANIFEST}")]
+        folders.sort(key=lambda f: (f / MANIFEST).stat().st_mtime)
+        found = [(read_entry(f), json.loads((f / MANIFEST).read_text())) for f in folders]
+        return [(entry, manifest) for entry, manifest in found if entry is not None]
+
+    def partial_folders(self) -> list[Path]:
+        """Folders that a run began to fill and did not finish."""
+        return sorted(self.root.glob("*/*.partial"))
+
+    def remove(self, folder: Path) -> None:
+        """Remove one entry or partial folder; the manifest goes first, so that a half-removed entry is not found."""
+        (folder / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()
+
+    def make_room(self, needed: int, in_use: Sequence[Path]) -> None:
+        """Remove least recently used entries until `needed` more bytes fit below the limit.
+
+        Args:
+            needed: bytes about to be written.
+            in_use: folders of entries that this run reads.
+
+        Raises:
+            MIError: more is needed than the limit or the disk allows.
+        """
+        kept = sum(e.bytes for e, _ in self.entries() if e.path in in_use)
+        if needed + kept > self.max_bytes:
+            raise MIError(
+                f"the hidden states of this run need {(needed + kept) / 1e9:.2f} GB on disk, but "
+                f"downstream_expert.store.max_gb is {self.max_bytes / 1e9:g}. Raise it, or take fewer layers "
+                "(downstream_expert.layers), or less speech (downstream_expert.datarc.max_utterances)."
+            )
+        held = [(e, e.bytes) for e, _ in self.entries()]
+        total = sum(size for _, size in held)
+        for entry, size in held:
+            if total + needed <= self.max_bytes:
+                break
+            if entry.path not in in_use:
+                self.remove(entry.path)
+                total -= size
+        self.root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.root).free
+        if needed > free:
+            raise MIError(
+                f"the hidden states of this run need {needed / 1e9:.2f} GB, but the disk of {self.root} has "
+                f"{free / 1e9:.2f} GB left. Free some, set downstream_expert.store.root to a larger disk, or "
+                "take fewer layers (downstream_expert.layers)."
+            )
+
+    def writer(self, key: str, determinants: Mapping[str, Any], layers: Sequence[int], dtype: str) -> Writer:
+        """Begin, or go on with, an entry. Use as a context manager."""
+        return Writer(self.root / key, dict(determinants), list(layers), dtype)
+
+
+def read_entry(folder: Path) -> Entry | None:
+    """The entry in a folder, or None if the folder is not a whole entry."""
+    try:
+        m = json.loads((folder / MANIFEST).read_text())
+        entry = Entry(
+            folder, m["utterances"], m["n_frames"], m["layers"], m["dims"], m["dtype"], [tuple(s) for s in m["skipped"]]
+        )
+        item, rows = np.dtype(entry.dtype).itemsize, sum(entry.n_frames)
+        sizes = [(folder / f"layer_{i}.bin").stat().st_size for i in entry.layers]
+    except (OSError, json.JSONDecodeError, KeyError):
+        return None
+    whole = all(s == rows * d * item for s, d in zip(sizes, entry.dims, strict=True))
+    return entry if whole else None
+
+
+class TooCoarse(Exception):
+    """float16 is not exact enough for these hidden states: write them again as float32."""
+
+
+@dataclass
+class _Error:
+    """Running sums over frames, per dimension, from which the error of float16 is judged."""
+
+    count: int
+    total: NDArray[np.float64]
+    square: NDArray[np.float64]
+    error: NDArray[np.float64]
+
+    def worst(self) -> float:
+        """Largest root mean square error of a dimension, in its standard deviations."""
+        variance = self.square / self.count - (self.total / self.count) ** 2
+        varies = variance > 1e-12 * max(float(variance.max()), 1e-30)
+        if not varies.any():
+            return 0.0
+        return float(np.sqrt(self.error[varies] / self.count / variance[varies]).max())
+
+
+@dataclass
+class Writer:
+    """Fills one entry, utterance by utterance; survives being killed.
+
+    A lock keeps two runs from filling the same entry; the second waits.
+    """
+
+    parent: Path
+    determinants: dict[str, Any]
+    layers: list[int]
+    dtype: str
+    written: dict[str, int] = field(default_factory=dict)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        name = hashlib.sha256(json.dumps([self.layers, self.dtype]).encode()).hexdigest()[:16]
+        self.final = self.parent / name
+        self.folder = self.parent / f"{name}.partial"
+        self._files: list[IO[bytes]] = []
+        self._scales: dict[str, FloatMatrix] = {}
+        self._errors: dict[int, _Error] = {}
+        self._dims: list[int] = []
+
+    def __enter__(self) -> Writer:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.parent / f"{self.folder.name}.lock", "w")
+        _lock(self._lock)
+        # the run that held the lock may have finished the entry and moved the folder away
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for file in self._files:
+            file.close()
+        self._lock.close()
+        if kind is TooCoarse:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _resume(self) -> None:
+        """Take up what a killed run left: cut every layer back to the last utterance that all of them hold."""
+        try:
+            lines = (self.folder / JOURNAL).read_bytes().split(b"\n")[:-1]
+            notes = [json.loads(line) for line in lines]
+            with np.load(self.folder / "scales.npz") as scales:
+                self._scales = {name: scales[name] for name in scales.files}
+        except (OSError, json.JSONDecodeError, ValueError):
+            notes = []
+        if not notes:
+            shutil.rmtree(self.folder)
+            self.folder.mkdir()
+            self._scales = {}
+            return
+        item = np.dtype(self.dtype).itemsize
+        self._dims = [len(self._scales[f"offset_{i}"]) for i in self.layers]
+        sizes = [_size(self.folder / f"layer_{i}.bin") // (d * item) for i, d in zip(self.layers, self._dims, strict=True)]
+        rows, kept = 0, []
+        for note in notes:
+            if rows + note.get("frames", 0) > min(sizes):
+                break
+            rows += note.get("frames", 0)
+            kept.append(note)
+        for index, dim in zip(self.layers, self._dims, strict=True):
+            with open(self.folder / f"layer_{index}.bin", "ab") as file:
+                file.truncate(rows * dim * item)
+        self._restore_errors(rows)
+        (self.folder / JOURNAL).write_text("".join(json.dumps(n) + "\n" for n in kept))
+        for note in kept:
+            if "why" in note:
+                self.skipped.append((note["id"], note["why"]))
+            else:
+                self.written[note["id"]] = note["frames"]
+        self._open_files()
+
+    def _restore_errors(self, rows: int) -> None:
+        """Judge the error of a resumed entry by the frames still to come; what is on disk was judged when written."""
+        for index, dim in zip(self.layers, self._dims, strict=True):
+            del rows
+            rows = 0
+            self._errors[index] = _Error(0, np.zeros(dim), np.zeros(dim), np.zeros(dim))
+
+    def _open_files(self) -> None:
+        self._files = [open(self.folder / f"layer_{i}.bin", "ab") for i in self.layers]
+        self._files.append(open(self.folder / JOURNAL, "ab"))
+
+    def _begin(self, hidden: Sequence[FloatMatrix]) -> None:
+        """Fix offset and scale of each layer by its first utterance."""
+        self._dims = [h.shape[1] for h in hidden]
+        for index, h in zip(self.layers, hidden, strict=True):
+            spread = h.std(0)
+            self._scales[f"offset_{index}"] = h.mean(0)
+            self._scales[f"scale_{index}"] = np.where(spread > 0, spread, 1.0).astype(np.float32)
+            self._errors[index] = _Error(0, np.zeros(h.shape[1]), np.zeros(h.shape[1]), np.zeros(h.shape[1]))
+        np.savez(self.folder / "scales.npz", **self._scales)  # type: ignore[arg-type]
+        self._open_files()
+
+    def append(self, utterance: str, hidden: Sequence[FloatMatrix]) -> None:
+        """Add the hidden states of one utterance.
+
+        Args:
+            utterance: its id.
+            hidden: for each layer of this entry, float32 of shape (n_frames, dim).
+
+        Raises:
+            TooCoarse: float16 does not hold these values.
+            MIError: NaN or infinite hidden states (layer and utterance named).
+        """
+        if not self._scales:
+            self._begin(hidden)
+        for file, index, h in zip(self._files, self.layers, hidden, strict=False):
+            if not np.isfinite(h).all():
+                raise MIError(
+                    f"layer {index} of utterance {utterance} has NaN or infinite hidden states. The checkpoint or "
+                    "this recording is at fault; compare another checkpoint, or leave the recording out."
+                )
+            file.write((h if self.dtype == "float32" else self._narrow(index, h)).tobytes())
+        self.written[utterance] = len(hidden[0])
+        self._note({"id": utterance, "frames": len(hidden[0])})
+
+    def _narrow(self, index: int, h: FloatMatrix) -> NDArray[np.float16]:
+        offset, scale = self._scales[f"offset_{index}"], self._scales[f"scale_{index}"]
+        with np.errstate(over="ignore"):
+            narrow = ((h - offset) / scale).astype(np.float16)
+        if not np.isfinite(narrow).all():
+            raise TooCoarse(index)
+        sums = self._errors[index]
+        centred = (h - offset).astype(np.float64)
+        sums.count += len(h)
+        sums.total += centred.sum(0)
+        sums.square += (centred**2).sum(0)
+        sums.error += ((narrow.astype(np.float32) * scale - centred) ** 2).sum(0)
+        return narrow
+
+    def skip(self, utterance: str, why: str) -> None:
+        """Note an utterance that cannot be read."""
+        if not self._files:
+            self.skipped.append((utterance, why))
+            return
+        self.skipped.append((utterance, why))
+        self._note({"id": utterance, "why": why})
+
+    def _note(self, note: dict[str, Any]) -> None:
+        """Put one line into the journal once the layers' frames are with the operating system."""
+        for file in self._files[:-1]:
+            file.flush()
+        self._files[-1].write((json.dumps(note) + "\n").encode())
+        self._files[-1].flush()
+
+    def finish(self) -> Entry:
+        """Write the manifest and give the folder its final name.
+
+        Raises:
+            TooCoarse: float16 turned out to be too coarse.
+        """
+        if self.dtype == "float16" and any(e.count and e.worst() > LARGEST_ERROR for e in self._errors.values()):
+            raise TooCoarse
+        for file in self._files:
+            file.flush()
+            os.fsync(file.fileno())
+        manifest = {
+            "utterances": list(self.written),
+            "n_frames": list(self.written.values()),
+            "layers": self.layers,
+            "dims": self._dims,
+            "dtype": self.dtype,
+            "skipped": self.skipped,
+            "determinants": self.determinants,
+            "created": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+        temporary = self.folder / "manifest.tmp"
+        temporary.write_text(json.dumps(manifest))
+        os.replace(temporary, self.folder / MANIFEST)
+        (self.folder / JOURNAL).unlink()
+        shutil.rmtree(self.final, ignore_errors=True)
+        os.replace(self.folder, self.final)
+        entry = read_entry(self.final)
+        assert entry is not None
+        return entry
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _lock(file: IO[str]) -> None:
+    """Wait until no other process holds the lock; it is freed when the file is closed or the process dies."""
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system: two runs at once are the user's affair
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def iterate(entries: Sequence[Entry]) -> Iterator[tuple[str, int]]:
+    """(utterance id, number of frames) over entries laid end to end."""
+    for entry in entries:
+        yield from zip(entry.utterances, entry.n_frames, strict=True)
