@@ -84,13 +84,19 @@ def layer_names(upstream: Upstream) -> list[str]:
     return [key] if count == 1 and key != "hidden_states" else [f"{key}[{i}]" for i in range(count)]
 
 
-def _check_length(upstream: Upstream, index: int, waveform: Tensor) -> None:
-    if waveform.dim() != 1:
-        raise ValueError(f"waveform {index} must have the shape (n_samples,), found {tuple(waveform.shape)}")
+def shortest_samples(upstream: Upstream) -> int:
+    """Length of the shortest waveform that `extract` takes, in samples."""
     needs = upstream.geometry.first_needs or 0
     if upstream.family.conv_stack is None:
         # Spectral front ends divide by a deviation over frames (one frame gives NaN) and pad by reflection.
         needs = max(needs + upstream.geometry.stride, _SHORTEST_SPECTRAL)
+    return needs
+
+
+def _check_length(upstream: Upstream, index: int, waveform: Tensor) -> None:
+    if waveform.dim() != 1:
+        raise ValueError(f"waveform {index} must have the shape (n_samples,), found {tuple(waveform.shape)}")
+    needs = shortest_samples(upstream)
     if len(waveform) < needs:
         raise MIError(
             f"utterance {index} of the batch has {len(waveform)} samples "

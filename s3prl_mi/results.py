@@ -87,8 +87,8 @@ class Record:
     """Versions of s3prl_mi, s3prl, torch, transformers, Python; `started`: when the run began."""
 
     def identity(self) -> tuple[Any, ...]:
-        """What tells this estimate from the others of one experiment."""
-        return (self.layer, self.probe, self.frames, self.clusters, self.seed, tuple(self.eval_splits))
+        """What tells this estimate from the others of one experiment, whose other settings are all the same."""
+        return (self.layer, self.probe, self.frames, self.seed)
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:
@@ -96,7 +96,7 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
 
     A last line without a newline, left by a kill, is cut off first.
     """
-    text = "".join(json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in records)
+    text = "".join(json.dumps(dataclasses.asdict(r), default=str) + "\n" for r in records)
     with open(path, "ab+") as file:
         _cut_partial_line(file)
         file.write(text.encode())
