@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,9 @@ def _s3prl_needs() -> Iterator[Finding]:
         gone = compat.version_tuple(version) >= compat.version_tuple(need.gone_since)
         without = f"missing in {need.package} {version}, s3prl alone breaks" if gone else "there"
         try:
-            need.use()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # libraries announce the end of what is still there
+                need.use()
         except Exception as error:  # whatever it is, s3prl would meet it too
             mend = f"install a supported {need.package}" if need.package in compat.SUPPORTED else ""
             yield Finding("FAIL", f"s3prl needs {need.name}", f"{type(error).__name__}: {error}", mend)
