@@ -1,0 +1,9 @@
+"""`-d mi_supervised` for s3prl's own runner; what it does stands in s3prl_mi/experiment.py."""
+
+from ..runner_adapter import RunnerAdapter
+
+
+class DownstreamExpert(RunnerAdapter):
+    """The task mi_supervised."""
+
+    task = "mi_supervised"

@@ -1,0 +1,1 @@
+"""The task as s3prl finds it: `-d mi_views`."""

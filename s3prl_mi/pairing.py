@@ -1,0 +1,130 @@
+"""Which rows of the stored hidden states are scored: labelled frames, or pairs of frames of two views.
+
+Rows count through the utterances of one or several entries laid end to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._types import IntVector
+from .alignments import SILENCE, Alignments, check_duration, frame_labels
+from .audio import SAMPLE_RATE, Utterance
+from .families import Geometry
+from .store import Entry
+from .views import View, shift_frames, shifted_rows
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Frames with a label.
+
+    `rows` and `labels` have shape (n_frames,); `unlabelled` counts frames left out because the alignment has a
+    gap there, or because silence is dropped.
+    """
+
+    rows: IntVector
+    labels: NDArray[np.object_]
+    unlabelled: int
+    utterances: int
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Row of view a and row of view b of each pair, both of shape (n_pairs,)."""
+
+    rows_a: IntVector
+    rows_b: IntVector
+
+
+def utterance_rows(entries: Sequence[Entry]) -> Iterator[tuple[str, int, int]]:
+    """(utterance id, first row, number of frames) in the order of the rows."""
+    start = 0
+    for entry in entries:
+        for utterance, count in zip(entry.utterances, entry.n_frames, strict=True):
+            yield utterance, start, count
+            start += count
+
+
+def held_out_groups(entries: Sequence[Entry], utterances: Mapping[str, Utterance]) -> IntVector:
+    """The group of each row that is held out as a whole when a choice is made, shape (n_rows,).
+
+    Speakers, where at least two are known and none is unknown; else utterances.
+    """
+    rows = list(utterance_rows(entries))
+    speakers = [utterances[u].speaker for u, _, _ in rows]
+    known = None not in speakers and len(set(speakers)) > 1
+    names = speakers if known else [u for u, _, _ in rows]
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.repeat([number[name] for name in names], [count for _, _, count in rows]).astype(np.int64)
+
+
+def labelled_frames(
+    entries: Sequence[Entry],
+    utterances: Mapping[str, Utterance],
+    n_samples: Mapping[str, int],
+    alignments: Alignments,
+    geometry: Geometry,
+    drop_silence: bool,
+) -> Labelled:
+    """Label each row by the interval that holds the centre of its receptive field.
+
+    Args:
+        entries: hidden states; utterances without an alignment are left out.
+        utterances: by id.
+        n_samples: length of each utterance at 16 kHz.
+        alignments: where intervals come from.
+        geometry: of the upstream's frames.
+        drop_silence: leave silent frames out.
+
+    Raises:
+        MIError: a malformed alignment, or one of another recording.
+    """
+    rows: list[IntVector] = []
+    labels: list[NDArray[np.object_]] = []
+    unlabelled = used = 0
+    for utterance, start, count in utterance_rows(entries):
+        intervals = alignments.intervals(utterances[utterance])
+        if intervals is None:
+            continue
+        check_duration(intervals, n_samples[utterance] / SAMPLE_RATE, utterance)
+        found = frame_labels(intervals, geometry.centres_seconds(count), utterance)
+        keep = np.array([v is not None and not (drop_silence and v == SILENCE) for v in found], dtype=np.bool_)
+        rows.append(start + np.flatnonzero(keep))
+        labels.append(found[keep])
+        unlabelled += int((~keep).sum())
+        used += 1
+    if not rows:
+        return Labelled(np.zeros(0, np.int64), np.zeros(0, object), unlabelled, used)
+    return Labelled(np.concatenate(rows), np.concatenate(labels), unlabelled, used)
+
+
+def paired_frames(entries: Sequence[Entry], view: View, frames: str, geometry: Geometry) -> Pairs:
+    """Pairs of rows, one of each view.
+
+    Args:
+        entries: hidden states of view b (those of view a have the same rows).
+        view: mask: row t of both views; shift: rows t and t + shift of one sequence.
+        frames: `masked`, `unmasked` or `all`: the rows of a mask view that are scored.
+        geometry: of the upstream's frames.
+
+    Raises:
+        MIError: a shift that is not a whole number of frames.
+    """
+    a: list[IntVector] = [np.zeros(0, np.int64)]
+    b: list[IntVector] = [np.zeros(0, np.int64)]
+    shift = shift_frames(view.shift_ms or 0.0, geometry.stride) if view.kind == "shift" else 0
+    for _, start, count in utterance_rows(entries):
+        if view.kind == "shift":
+            first, second = shifted_rows(count, shift)
+        else:
+            masked = view.pattern(count)
+            scored = {"masked": masked, "unmasked": ~masked, "all": np.ones(count, dtype=np.bool_)}[frames]
+            first = second = np.flatnonzero(scored)
+        a.append(start + first)
+        b.append(start + second)
+    return Pairs(np.concatenate(a), np.concatenate(b))
