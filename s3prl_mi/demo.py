@@ -2,9 +2,9 @@
 
 PyPI's `espeakng-loader` carries the library and its voices. Its C interface (`speak_lib.h`) reports where
 each phoneme starts in the audio it makes, so the alignment is known rather than estimated. A speaker is one
-voice variant with an accent, a rate, a pitch, a room, a channel and a noise level of its own: enough variation
-that spectral frames do not give the phone away. Layout and text files are LibriSpeech's, TextGrids as MFA writes
-them, phone names ARPAbet without stress.
+voice variant with an accent, a rate, a pitch, a room, a channel and a noise level of its own: enough
+variation that spectral frames do not give the phone away. Layout and text files are LibriSpeech's, TextGrids
+as MFA writes them, phone names ARPAbet without stress.
 
     python -m s3prl_mi.demo --out demo_corpus
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -26,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +35,11 @@ from numpy.typing import NDArray
 from ._types import Seconds, Waveform
 from .errors import MIError
 
+T = TypeVar("T")
 SAMPLE_RATE = 16000
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 MARKER = "demo_corpus.json"
-DEFAULT_SPLITS: Mapping[str, int] = {"train": 300, "fit": 120, "eval": 80}
+DEFAULT_SPLITS: Mapping[str, int] = {"train": 500, "fit": 120, "eval": 80}
 UTTERANCES_PER_SPEAKER = 10
 SENTENCES = Path(__file__).with_name("demo_sentences.txt")
 SILENCE = "sil"
@@ -90,7 +92,8 @@ class Speaker:
         id: LibriSpeech-like number.
         sex: `M` or `F`.
         accent: eSpeak's voice file, such as `gmw/en-US`.
-        variant: eSpeak's voice variant, such as `f2`; no other speaker has it.
+        variant: eSpeak's voice variant, such as `f2`; no speaker of another split has it.
+        size: formants are so many times higher than the variant's own (a shorter or longer vocal tract).
         rate: words a minute.
         pitch: eSpeak's 0 to 100.
         split: the split that holds all utterances of this speaker.
@@ -101,6 +104,7 @@ class Speaker:
     sex: str
     accent: str
     variant: str
+    size: float
     rate: int
     pitch: int
     split: str
@@ -129,7 +133,7 @@ class Spoken:
 
     wave: NDArray[np.int16]
     rate: int
-    phones: tuple[tuple[int, str, int], ...]
+    phones: tuple[tuple[float, str, int], ...]
     words: tuple[tuple[int, int], ...]
 
 
@@ -425,28 +429,23 @@ def plan(splits: Mapping[str, int], seed: int) -> list[Speaker]:
         Speakers, split by split. No speaker, voice variant or sentence is in two splits.
 
     Raises:
-        MIError: no split, a split without utterances, or more speakers than eSpeak has voices for.
+        MIError: no split, a split without utterances, or too many splits.
     """
     if not splits or min(splits.values()) < 1:
         raise MIError(f"demo corpus: every split needs at least one utterance, found {dict(splits)}.")
     rng = np.random.default_rng([seed, 0])
     sentences = [s for s in SENTENCES.read_text(encoding="utf-8").splitlines() if s.strip()]
     rng.shuffle(sentences)
-    counts = {name: -(-count // UTTERANCES_PER_SPEAKER) for name, count in splits.items()}
     voices = _voices()
-    if sum(counts.values()) > len(voices) or len(splits) > len(sentences):
-        most = UTTERANCES_PER_SPEAKER * len(voices)
-        raise MIError(
-            f"demo corpus: at most {most} utterances ({len(voices)} voices), found {sum(splits.values())}."
-        )
-    shares = np.cumsum([0, *splits.values()]) / sum(splits.values())
-    cuts = np.maximum(np.round(shares * len(sentences)).astype(int), np.arange(len(splits) + 1))
+    if len(splits) > len(voices) // 2:
+        raise MIError(f"demo corpus: at most {len(voices) // 2} splits, found {len(splits)}.")
+    pools = _deal(sentences, splits, 1)
+    voice_pools = _deal(voices, splits, 2)
     speakers: list[Speaker] = []
-    for number, (split, count) in enumerate(splits.items()):
-        pool = sentences[cuts[number] : max(cuts[number + 1], cuts[number] + 1)]
+    for (split, count), pool, own in zip(splits.items(), pools, voice_pools, strict=True):
         said = 0
-        for _ in range(counts[split]):
-            sex, variant = voices[len(speakers)]
+        for place in range(-(-count // UTTERANCES_PER_SPEAKER)):
+            sex, variant = own[place % len(own)]
             share = min(UTTERANCES_PER_SPEAKER, count - said)
             speakers.append(
                 Speaker(
@@ -454,6 +453,7 @@ def plan(splits: Mapping[str, int], seed: int) -> list[Speaker]:
                     sex=sex,
                     accent=ACCENTS[len(speakers) % len(ACCENTS)],
                     variant=variant,
+                    size=round(float(rng.uniform(0.88, 1.14)), 3),
                     rate=int(rng.integers(140, 200)),
                     pitch=int(rng.integers(30, 70)),
                     split=split,
@@ -462,6 +462,14 @@ def plan(splits: Mapping[str, int], seed: int) -> list[Speaker]:
             )
             said += share
     return speakers
+
+
+def _deal(items: list[T], splits: Mapping[str, int], least: int) -> list[list[T]]:
+    """Share items out to splits by their size, at least so many each; no item goes to two."""
+    spare = len(items) - least * len(splits)
+    ends = np.cumsum([least + count / sum(splits.values()) * spare for count in splits.values()])
+    cuts = [0, *np.round(ends).astype(int)]
+    return [items[a:b] for a, b in itertools.pairwise(cuts)]
 
 
 def _voices() -> list[tuple[str, str]]:
@@ -483,7 +491,7 @@ def make_corpus(
 
     Args:
         root: folder to make: `<split>/<speaker>/<chapter>/*.flac`, `alignments/<split>/...`, `SPEAKERS.TXT`.
-        splits: name -> number of utterances (about 3 s each); default 300 `train`, 120 `fit`, 80 `eval`.
+        splits: name -> number of utterances (about 3 s each); default 500 `train`, 120 `fit`, 80 `eval`.
         seed: of everything that is random.
         progress: show a bar.
 
@@ -625,16 +633,15 @@ def speak(root: Path, speaker: Speaker, seed: int) -> Iterator[Path]:
     transcript: list[str] = []
     for number, sentence in enumerate(speaker.sentences):
         name = f"{chapter.replace('/', '-')}-{number:04d}"
-        rate = int(speaker.rate * rng.uniform(0.92, 1.08))
+        rate = int(speaker.rate / speaker.size * rng.uniform(0.92, 1.08))
         spoken = espeak().say(sentence, f"{speaker.accent}+{speaker.variant}", rate, speaker.pitch)
         lead = int(rng.uniform(0.05, 0.25) * SAMPLE_RATE)
-        clean = soxr.resample(spoken.wave.astype(np.float32) / 32768, spoken.rate, SAMPLE_RATE)
-        wave = record(np.pad(clean, (lead, 0)), response, rng.uniform(8, 25), rng)
+        clean = soxr.resample(spoken.wave.astype(np.float32) / 32768, spoken.rate * speaker.size, SAMPLE_RATE)
+        wave = record(np.pad(clean, (lead, 0)), response, rng.uniform(5, 20), rng)
         duration = wave.size / SAMPLE_RATE
-        shift_ms = 1000 * lead // SAMPLE_RATE
-        late = Spoken(
-            spoken.wave, spoken.rate, tuple((t + shift_ms, m, p) for t, m, p in spoken.phones), spoken.words
-        )
+        shift_ms = 1000 * lead / SAMPLE_RATE
+        times = tuple((t / speaker.size + shift_ms, m, p) for t, m, p in spoken.phones)
+        late = Spoken(spoken.wave, spoken.rate, times, spoken.words)
         phones = phone_intervals(late, duration)
         tiers = {"words": word_intervals(phones, sentence, spoken.words), "phones": [p for p, _ in phones]}
         (aligned / f"{name}.TextGrid").write_text(textgrid(tiers, duration), encoding="utf-8")
