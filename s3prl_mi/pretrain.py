@@ -41,22 +41,22 @@ class HubertRecipe:
 
     units: int = 100
     """k-means clusters of MFCC: the classes that are predicted."""
-    context: int = 2
+    context: int = 3
     """MFCC frames (10 ms) on each side that a unit sees."""
-    conv_layers: str = "[(96,20,10)] + [(96,7,4)] + [(128,5,4)] + [(128,2,2)]"
+    conv_layers: str = "[(64,20,10)] + [(96,7,4)] + [(128,5,4)] + [(128,2,2)]"
     """(channels, kernel, stride): 400 samples wide, a frame every 320, as HuBERT's own, in fewer steps."""
     extractor: Literal["default", "layer_norm"] = "default"
     """`default`: one GroupNorm over time after the first convolution, as in HuBERT base."""
-    layers: int = 4
-    dim: int = 128
+    layers: int = 3
+    dim: int = 192
     ffn_dim: int = 384
     heads: int = 4
-    mask_prob: float = 0.4
-    """Share of frames where a masked span starts, times `mask_length`; spans may overlap."""
+    mask_prob: float = 0.35
+    """Share of frames that masked spans would cover if none overlapped."""
     mask_length: int = 10
-    unmasked_weight: float = 0.5
+    unmasked_weight: float = 1.0
     """Weight of the loss at unmasked frames; 1 at masked ones."""
-    batch: int = 12
+    batch: int = 4
     crop_frames: int = 125
     """20 ms frames in a training crop."""
     learning_rate: float = 2e-3
@@ -73,15 +73,15 @@ class APCRecipe:
     dim: int = 192
     n_future: int = 5
     """Frames (10 ms) ahead that are predicted."""
-    batch: int = 16
-    crop_frames: int = 160
+    batch: int = 32
+    crop_frames: int = 120
     """10 ms frames in a training crop."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     warmup: float = 0.1
 
 
-HUBERT_STEPS = 600
-APC_STEPS = 600
+HUBERT_STEPS = 900
+APC_STEPS = 120
 MOST_FRAMES_FOR_UNITS = 20000
 """k-means looks at no more frames than these, drawn at random; every frame gets a unit."""
 
@@ -513,7 +513,17 @@ def main(argv: list[str] | None = None) -> int:
         "--steps", type=int, help=f"updates (default: hubert {HUBERT_STEPS}, apc {APC_STEPS})"
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="of torch (default: %(default)s; better start one process a model)",
+    )
     args = parser.parse_args(argv)
+    compat.apply()
+    import torch
+
+    torch.set_num_threads(max(1, args.threads))
     trainers: dict[str, tuple[Callable[..., dict[int, Path]], int]] = {
         "hubert": (pretrain_hubert, HUBERT_STEPS),
         "apc": (pretrain_apc, APC_STEPS),
