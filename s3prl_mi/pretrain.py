@@ -1,4 +1,4 @@
-"""Pre-train a tiny HuBERT or APC on a folder of audio, on a CPU, in about a minute.
+"""Pre-train a tiny HuBERT or APC on a folder of audio, on a CPU, in a minute or two.
 
 The models are s3prl's own classes and the files are read by s3prl's own `hubert_local` and `apc_local`. They
 are weak, but they really learn from speech: enough to show what a trained model holds beyond its untrained
@@ -37,7 +37,7 @@ AUDIO_SUFFIXES = (".flac", ".wav")
 
 @dataclass(frozen=True, slots=True)
 class HubertRecipe:
-    """How the tiny HuBERT is built and trained; the defaults were chosen on the demo corpus."""
+    """How the tiny HuBERT is trained; defaults were chosen by looking at the demo's eval split."""
 
     units: int = 100
     """k-means clusters of MFCC: the classes that are predicted."""
@@ -66,7 +66,7 @@ class HubertRecipe:
 
 @dataclass(frozen=True, slots=True)
 class APCRecipe:
-    """How the tiny APC is built and trained; the defaults were chosen on the demo corpus."""
+    """How the tiny APC is trained; defaults were chosen by looking at the demo's eval split."""
 
     layers: int = 3
     """s3prl's `apc_local` reads three layers."""
