@@ -143,13 +143,25 @@ def _batches(positions: Tensor, size: int, count: int) -> Iterator[Tensor]:
             count -= 1
 
 
+NOISE_POOL = 1 << 20
+"""Dropout masks are runs, from random places, of this many draws: drawing anew each time would cost more than
+the products."""
+
+
 def _dropout(share: float, noise: list[torch.Generator]) -> Callable[[Tensor], Tensor]:
     """Dropout with one generator a seed: a network's noise does not depend on which others are trained."""
+    if share <= 0:
+        return lambda h: h
+    device = noise[0].device
+    pools = [torch.empty(NOISE_POOL, device=device).bernoulli_(1 - share, generator=g) / (1 - share) for g in noise]
+    places = [torch.Generator().manual_seed(g.initial_seed()) for g in noise]
 
     def drop(h: Tensor) -> Tensor:
+        size = h[0].numel()
         keep = torch.empty_like(h)
-        for layer, generator in zip(keep, noise, strict=True):
-            layer.bernoulli_(1 - share, generator=generator)
-        return h * keep.mul_(1 / (1 - share))
+        for own, pool, place in zip(keep, pools, places, strict=True):
+            start = int(torch.randint(len(pool) - size + 1, (1,), generator=place))
+            own.copy_(pool[start : start + size].view_as(own))
+        return h * keep
 
-    return drop if share > 0 else (lambda h: h)
+    return drop

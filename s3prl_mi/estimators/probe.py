@@ -258,10 +258,7 @@ class _Fitting:
         """Three-layer MLP mixed with the logistic probe; rounds and share chosen on held-out speakers."""
         linear, l2 = self._fit_logistic()
         round_steps = max(ROUND_STEPS, len(self.inputs) // MLP_DEFAULT.batch // 4)
-        choices = [
-            self._choose_rounds(self.sample_targets[:, [t]], float(l2[t]), self._choice_seed(t), round_steps)
-            for t in range(self.targets.shape[1])
-        ]
+        choices = self._choose_rounds(l2, round_steps)
         index = [0] * len(self.seeds) if self.shared else list(range(len(self.seeds)))
         rounds, share = [choices[i][0] for i in index], [choices[i][1] for i in index]
         network = self._train_rounds([r * round_steps for r in rounds])
@@ -272,32 +269,29 @@ class _Fitting:
         shares = torch.tensor(share, device=self.device)
         return FittedProbe("mlp", self.inputs.affine, linear.problem(index), network, shares, settings)
 
-    def _choice_seed(self, target: int) -> int:
-        return CHOICE_SEED if self.shared else self.seeds[target]
-
-    def _choose_rounds(self, target: Tensor, l2: float, seed: int, round_steps: int) -> tuple[int, float]:
-        """Rounds of training and share of the MLP that do best on the first fold's speakers."""
+    def _choose_rounds(self, l2: Tensor, round_steps: int) -> list[tuple[int, float]]:
+        """For each target: rounds of training and share of the MLP that do best on the first fold's speakers."""
         out = self.folds == 0
-        strength = torch.tensor([l2], device=self.device)
-        linear, _ = minimise(self.sample, Problems(target, out[:, None], self.classes, strength), tolerance=1e-4)
-        left = out.nonzero()[:, 0].cpu()
-        x, y = self.sample.take(left), target[out]
+        problems = Problems(self.sample_targets, out[:, None].expand_as(self.sample_targets), self.classes, l2)
+        linear, _ = minimise(self.sample, problems, tolerance=1e-4)
+        x, y = self.sample.take(out.nonzero()[:, 0].cpu()), self.sample_targets[out]
         base = linear(x)
-        best, chosen, waited = float("inf"), (1, 0.0), 0
+        count = y.shape[1]
+        best, chosen, waited = [float("inf")] * count, [(1, 0.0)] * count, [0] * count
 
         def check(step: int, network: Network) -> bool:
-            nonlocal best, chosen, waited
             own = network(x)
-            improved = False
-            for share in MIXES:
-                loss = _mean_loss(share * own + (1 - share) * base, y)
-                if loss < best - 1e-4:
-                    best, chosen, improved = loss, (step // round_steps, share), True
-            waited = 0 if improved else waited + 1
-            return waited < PATIENCE
+            losses = torch.stack([_mean_losses(share * own + (1 - share) * base, y) for share in MIXES])
+            for t, (loss, at) in enumerate(zip(*(v.tolist() for v in losses.min(0)), strict=True)):
+                waited[t] += 1
+                if loss < best[t] - 1e-4 and waited[t] <= PATIENCE:
+                    best[t], chosen[t], waited[t] = loss, (step // round_steps, MIXES[at]), 0
+            return min(waited) < PATIENCE
 
         kept = (~out).nonzero()[:, 0].cpu()
-        train(self.sample, target, kept, self.classes, [seed], MLP_DEFAULT, ROUNDS * round_steps, round_steps, check)
+        seeds = [CHOICE_SEED] if self.shared else self.seeds
+        steps = ROUNDS * round_steps
+        train(self.sample, self.sample_targets, kept, self.classes, seeds, MLP_DEFAULT, steps, round_steps, check)
         return chosen
 
     def _train_rounds(self, steps: list[int]) -> Network:
@@ -334,9 +328,9 @@ class _Fitting:
         return FittedProbe(kind, self.inputs.affine, None, network, share, chosen)
 
 
-def _mean_loss(logits: Tensor, target: Tensor) -> float:
-    """Mean -ln q of (n_frames, 1, n_classes) logits for targets (n_frames, 1)."""
-    return float(-torch.log_softmax(logits.double(), 2).gather(2, target[:, :, None]).mean())
+def _mean_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean -ln q of (n_frames, n_targets, n_classes) logits for targets (n_frames, n_targets): (n_targets,)."""
+    return -torch.log_softmax(logits, 2).gather(2, targets[:, :, None])[:, :, 0].mean(0, dtype=torch.float64)
 
 
 def _lowest_point(tried: list[tuple[float, float]]) -> float:
