@@ -182,6 +182,12 @@ def load_plugins() -> None:
             ) from error
 
 
+def family_named(name: str, folder: str) -> Family:
+    """The family of an upstream that is not loaded, by its `-u` name and its folder of s3prl/upstream."""
+    load_plugins()
+    return _BY_NAME.get(name) or _TABLE.get(folder) or _BY_NAME.get(folder) or Family(folder or name)
+
+
 def family_of(expert: Any, name: str) -> Family:
     """The family of a loaded upstream.
 
@@ -193,13 +199,12 @@ def family_of(expert: Any, name: str) -> Family:
         The family registered for the name, else that of the folder which the expert's class comes from, else
         one with `view=None` that knows nothing (every utterance alone, waveform-level masks only).
     """
-    load_plugins()
-    if name in _BY_NAME:
-        return _BY_NAME[name]
     folder = upstream_folder(type(expert).__module__)
     if folder == "baseline" and "kaldi" not in getattr(expert, "config", {"kaldi": None}):
         folder = "baseline_stft"
-    family = _TABLE.get(folder) or _BY_NAME.get(folder) or Family(folder or name)
+    family = family_named(name, folder)
+    if name in _BY_NAME:
+        return family
     if family.padding == "conv_norm" and _mixes_padding(expert):
         family = replace(family, padding="alone")
     return family

@@ -17,7 +17,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -71,21 +71,37 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0, 1 after a mistake that the user can mend (one line on stderr), 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    again = words if {"-a", "--auto_resume"} & set(words) else [*words, "-a"]
+    return report_errors(lambda: _run(words), f"{PROG} {shlex.join(again)}")
+
+
+def report_errors(action: Callable[[], int], again: str) -> int:
+    """Run a command; what the user can mend becomes one line on stderr.
+
+    Args:
+        action: the command; returns its exit status.
+        again: the command line that goes on after an interruption.
+
+    Returns:
+        The exit status: 0, 1 after a mistake that the user can mend, 130 after Ctrl-C.
+    """
+    # Threads that wait by spinning make every other process on a busy machine, and themselves, many times
+    # slower. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        return _run(words)
+        return action()
     except MIError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        again = words if {"-a", "--auto_resume"} & set(words) else [*words, "-a"]
-        print(f"\ninterrupted; to continue: {PROG} {shlex.join(again)}", file=sys.stderr)
+        print(f"\ninterrupted; to continue: {again}", file=sys.stderr)
         return 130
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         if not _is_full_disk(error):
             raise
         where = getattr(error, "filename", None) or "the disk of the experiment or of the store"
         print(
-            f"error: no space left: {where}. Free some space and run the same command with -a; "
+            f"error: no space left: {where}. Free some space and run again: {again}; "
             "other places: -p for the experiment, config key downstream_expert.store.root for hidden states.",
             file=sys.stderr,
         )

@@ -12,7 +12,6 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import io
 import json
 import logging
@@ -26,7 +25,7 @@ from typing import Any
 
 from . import compat
 from .errors import MIError, nearest
-from .families import Family, Geometry, family_of, geometry_of, load_plugins
+from .families import Family, Geometry, family_named, family_of, geometry_of, load_plugins, upstream_folder
 
 FILE_SUFFIXES = ("_local", "_custom", "_url", "_gdriveid")
 """Endings of the names that take a checkpoint from the user."""
@@ -79,7 +78,7 @@ class Upstream:
 def _stock_names() -> dict[str, tuple[str, str]]:
     """Each name of s3prl.hub -> (module, attribute), read from the sources; later imports win."""
     names: dict[str, tuple[str, str]] = {}
-    package = _s3prl_folder()
+    package = compat.s3prl_folder()
     for node in ast.parse((package / "hub.py").read_text(encoding="utf-8")).body:
         if not isinstance(node, ast.ImportFrom) or node.module is None:
             continue
@@ -88,14 +87,6 @@ def _stock_names() -> dict[str, tuple[str, str]]:
         else:
             names.update({a.asname or a.name: (node.module, a.name) for a in node.names})
     return names
-
-
-def _s3prl_folder() -> Path:
-    """Where s3prl is installed, without importing it."""
-    spec = importlib.util.find_spec("s3prl")
-    if spec is None or not spec.submodule_search_locations:
-        raise MIError("s3prl is not installed. Install it: pip install s3prl==0.4.18")
-    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _defined_names(package: Path, module: str) -> dict[str, tuple[str, str]]:
@@ -121,6 +112,12 @@ def upstream_names() -> list[str]:
             n for n, v in vars(hub).items() if callable(v) and not isinstance(v, type) and _is_entry(n, v)
         }
     return sorted(names)
+
+
+def family_of_name(name: str) -> Family:
+    """The family of the upstream `-u name`, without loading it."""
+    module = _stock_names().get(name, ("", ""))[0]
+    return family_named(name, upstream_folder(module))
 
 
 def _is_entry(name: str, value: Any) -> bool:

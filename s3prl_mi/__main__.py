@@ -1,0 +1,7 @@
+"""`python -m s3prl_mi` is the command `s3prl-mi`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,132 @@
+"""The command `s3prl-mi`: what is not a measurement. Heavy imports stand inside each command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import __version__, doctor
+from ._hook import TASKS, default_config
+from .errors import MIError
+from .run_downstream import report_errors
+
+EPILOG = """\
+examples:
+  s3prl-mi demo                      everything on speech made here: no download, a few minutes
+  s3prl-mi doctor -u hubert          does it run here, and is HuBERT's checkpoint there?
+  s3prl-mi upstreams hubert          names for -u that contain 'hubert'
+  s3prl-mi config mi_views           where the default config is, to copy
+  s3prl-mi store list                hidden states on disk
+
+Measuring is done by run_downstream.py -d mi_views | mi_supervised (see run_downstream.py -h).
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; parsing it imports nothing heavy."""
+    parser = argparse.ArgumentParser(
+        prog="s3prl-mi",
+        description="Mutual information in speech representations: tools around the tasks mi_supervised and mi_views.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"s3prl_mi {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="make a corpus, train two tiny models, measure both with both tasks",
+        description="The main job without any download. Other arguments go to each run_downstream.py, e.g. --seed 7.",
+    )
+    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything (default: %(default)s)")
+
+    check = commands.add_parser("doctor", help="check the installation and say how to mend it")
+    doctor.add_arguments(check)
+
+    upstreams = commands.add_parser("upstreams", help="list upstreams by name, with family, view and frame rate")
+    upstreams.add_argument("name", nargs="?", default="", help="only names that contain this")
+
+    config = commands.add_parser("config", help="print the path of a task's default config")
+    config.add_argument("task", choices=TASKS)
+
+    store = commands.add_parser("store", help="list or remove hidden states on disk")
+    store.add_argument("action", choices=["list", "clear"], help="clear: remove all, or those that --upstream names")
+    store.add_argument("--root", type=Path, help="the store (default: $S3PRL_MI_STORE or ~/.cache/s3prl_mi/store)")
+    store.add_argument("--upstream", help="only hidden states of this upstream")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: the words after the program's name; default: those of the process.
+
+    Returns:
+        The exit status: 0, 1 after a mistake that the user can mend, 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    args, extra = build_parser().parse_known_args(words)
+    if extra and args.command != "demo":
+        build_parser().error(f"unrecognized arguments: {' '.join(extra)}")
+    actions: dict[str, Callable[[], int]] = {
+        "demo": lambda: _demo(args.out, extra),
+        "doctor": lambda: doctor.doctor(args.upstream, args.upstream_ckpt, args.quick),
+        "upstreams": lambda: _upstreams(args.name),
+        "config": lambda: _config(args.task),
+        "store": lambda: _store(args.action, args.root, args.upstream),
+    }
+    return report_errors(actions[args.command], f"s3prl-mi {' '.join(words)}")
+
+
+def _demo(out: Path, extra: Sequence[str]) -> int:
+    from .demo_run import run
+
+    return run(out, extra)
+
+
+def _config(task: str) -> int:
+    print(default_config(task))
+    return 0
+
+
+def _upstreams(part: str) -> int:
+    from .upstreams import family_of_name, upstream_names
+
+    names = [n for n in upstream_names() if part in n]
+    if not names:
+        raise MIError(f"no upstream's name contains {part!r}. `s3prl-mi upstreams` lists all.")
+    print(f"{'-u':40} {'family':16} {'view':8} masks")
+    for name in names:
+        family = family_of_name(name)
+        masks = "its own mask embedding" if family.can_mask_latents else ""
+        print(f"{name:40} {family.name:16} {family.view or 'choose':8} {masks}".rstrip())
+    return 0
+
+
+def _store(action: str, root: Path | None, upstream: str | None) -> int:
+    from .store import Store, default_root
+
+    store = Store(root or default_root(), 0)
+    chosen = [(e, m) for e, m in store.entries() if upstream in (None, m["determinants"].get("upstream"))]
+    total = sum(e.bytes for e, _ in chosen)
+    if action == "clear":
+        for entry, _ in chosen:
+            store.remove(entry.path)
+        partial = [] if upstream else store.partial_folders()
+        for folder in partial:
+            store.remove(folder)
+        print(f"removed {len(chosen)} entries ({total / 1e9:.2f} GB) and {len(partial)} unfinished from {store.root}")
+        return 0
+    for entry, manifest in chosen:
+        about = manifest["determinants"]
+        where = os.path.relpath(entry.path, store.root)
+        print(
+            f"{entry.bytes / 1e6:9.1f} MB  {about.get('upstream')}  {about.get('split')}  {about.get('view')}  "
+            f"{len(entry.layers)} layers  {entry.dtype}  {manifest['created']}  {where}"
+        )
+    print(f"{total / 1e9:.2f} GB in {len(chosen)} entries, {len(store.partial_folders())} unfinished, in {store.root}")
+    return 0

@@ -1,0 +1,136 @@
+"""`s3prl-mi demo`: the main job without any download, from audio to a picture.
+
+It makes a corpus (`demo`), trains a tiny HuBERT and a tiny APC from scratch on it (`pretrain`), and measures both
+models, their untrained selves and fbank with both tasks, through the very command line that a user types.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from . import report, run_downstream
+from .config import TASKS
+from .demo import make_corpus
+from .errors import MIError
+from .results import RESULTS_FILE, Record, read_records
+
+PICTURE = "demo.png"
+
+MODELS = {"hubert": ("hubert_local", "hubert-*.pt"), "apc": ("apc_local", "apc-*.ckpt")}
+"""Model of `pretrain` -> upstream that reads its checkpoints, and their names."""
+
+
+def run(out: Path, extra: Sequence[str]) -> int:
+    """Run the demo.
+
+    Args:
+        out: folder for corpus, models, hidden states, experiments and the picture. What is there already is
+            not made again.
+        extra: further arguments for each `run_downstream.py`.
+
+    Returns:
+        The exit status.
+    """
+    began = time.time()
+    print(f"1/3  a small speech corpus with exact phone alignments, by text-to-speech -> {out / 'corpus'}", flush=True)
+    corpus = make_corpus(out / "corpus")
+    print(f"2/3  a tiny HuBERT and a tiny APC, trained from scratch on it (about 2 min) -> {out / 'models'}", flush=True)
+    checkpoints = _pretrain(corpus / "train", out / "models")
+    print("3/3  mi_supervised and mi_views on fbank, on the untrained and on the trained models", flush=True)
+    systems: list[tuple[str, str, Path | None]] = [("fbank", "fbank", None)]
+    for model, (upstream, _) in MODELS.items():
+        untrained, trained = checkpoints[model]
+        systems += [(f"{model} untrained", upstream, untrained), (f"{model} trained", upstream, trained)]
+    labelled: list[tuple[str, list[Record]]] = []
+    for label, upstream, checkpoint in systems:
+        records: list[Record] = []
+        for task in TASKS:
+            expdir = out / "experiments" / f"{task}-{label.replace(' ', '-')}"
+            status = run_downstream.main(_command(task, upstream, checkpoint, corpus, expdir, out, extra))
+            if status:
+                return status
+            records += read_records(expdir / RESULTS_FILE)
+        labelled.append((label, records))
+    report.draw_comparison(out / PICTURE, labelled)
+    print(f"\n{report.comparison_table(labelled)}")
+    print(
+        "\nBits are lower bounds on speech of speakers that no probe has heard; compare rows of one column only.\n"
+        f"Picture: {out / PICTURE}. Every experiment: {out / 'experiments'}. {time.time() - began:.0f} s."
+    )
+    return 0
+
+
+def _command(
+    task: str, upstream: str, checkpoint: Path | None, corpus: Path, expdir: Path, out: Path, extra: Sequence[str]
+) -> list[str]:
+    """The command line of one experiment; -a, so that a second demo repeats nothing."""
+    key = "config.downstream_expert"
+    settings = {
+        "datarc.libri_root": str(corpus),
+        "datarc.fit_splits": ["fit"],
+        "datarc.eval_splits": ["eval"],
+        "datarc.alignments.path": str(corpus / "alignments"),
+        "store.root": str(out / "store"),
+        "probes": ["logistic"],
+        "seeds": 3,
+    }
+    override = ",,".join(f"{key}.{name}={value!r}" for name, value in settings.items())
+    source = ["-k", str(checkpoint)] if checkpoint else []
+    return ["-m", "train", "-d", task, "-u", upstream, *source, "-p", str(expdir), "-a", "-o", override, *extra]
+
+
+def _pretrain(audio: Path, out: Path) -> dict[str, tuple[Path, Path]]:
+    """Train both models side by side, one processor core each, unless they are there.
+
+    Returns:
+        For each model its untrained and its trained checkpoint.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    for model in MODELS:
+        if not (out / f"{model}.done").exists():
+            log = open(out / f"{model}.log", "wb")
+            command = [sys.executable, "-m", "s3prl_mi.pretrain", "--audio", str(audio), "--out", str(out), "--model", model]
+            # more threads are slower on models as small as these
+            running[model] = subprocess.Popen(command, stderr=log, stdout=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        _wait(running, out)
+    finally:
+        for process in running.values():
+            process.kill()
+    found = {}
+    for model, (_, pattern) in MODELS.items():
+        (out / f"{model}.done").touch()
+        files = sorted(out.glob(pattern))
+        found[model] = (files[0], files[-1])
+    return found
+
+
+def _wait(running: dict[str, subprocess.Popen[bytes]], out: Path) -> None:
+    """Show how far the slower one is, from its log, until both have ended."""
+    if not running:
+        return
+    with tqdm(total=100, desc=" + ".join(running), unit="%", dynamic_ncols=True) as bar:
+        while any(p.poll() is None for p in running.values()):
+            time.sleep(0.5)
+            bar.n = min(_percent(out / f"{model}.log") for model in running)
+            bar.refresh()
+            for model, process in running.items():
+                if process.poll():
+                    raise MIError(f"training {model} failed; its messages are in {out / f'{model}.log'}.")
+        bar.n = 100
+        bar.refresh()
+
+
+def _percent(log: Path) -> int:
+    """The last percentage in a progress bar's log."""
+    found = re.findall(rb"(\d+)%", log.read_bytes()[-4096:])
+    return int(found[-1]) if found else 0
