@@ -41,20 +41,28 @@ def build_parser() -> argparse.ArgumentParser:
         help="make a corpus, train two tiny models, measure both with both tasks",
         description="The main job without any download. Other arguments go to each run_downstream.py, e.g. --seed 7.",
     )
-    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything (default: %(default)s)")
+    demo.add_argument(
+        "--out", type=Path, default=Path("demo"), help="folder for everything (default: %(default)s)"
+    )
 
     check = commands.add_parser("doctor", help="check the installation and say how to mend it")
     doctor.add_arguments(check)
 
-    upstreams = commands.add_parser("upstreams", help="list upstreams by name, with family, view and frame rate")
+    upstreams = commands.add_parser(
+        "upstreams", help="list upstreams by name, with family, view and frame rate"
+    )
     upstreams.add_argument("name", nargs="?", default="", help="only names that contain this")
 
     config = commands.add_parser("config", help="print the path of a task's default config")
     config.add_argument("task", choices=TASKS)
 
     store = commands.add_parser("store", help="list or remove hidden states on disk")
-    store.add_argument("action", choices=["list", "clear"], help="clear: remove all, or those that --upstream names")
-    store.add_argument("--root", type=Path, help="the store (default: $S3PRL_MI_STORE or ~/.cache/s3prl_mi/store)")
+    store.add_argument(
+        "action", choices=["list", "clear"], help="clear: remove all, or those that --upstream names"
+    )
+    store.add_argument(
+        "--root", type=Path, help="the store (default: $S3PRL_MI_STORE or ~/.cache/s3prl_mi/store)"
+    )
     store.add_argument("--upstream", help="only hidden states of this upstream")
     return parser
 
@@ -119,7 +127,9 @@ def _store(action: str, root: Path | None, upstream: str | None) -> int:
         partial = [] if upstream else store.partial_folders()
         for folder in partial:
             store.remove(folder)
-        print(f"removed {len(chosen)} entries ({total / 1e9:.2f} GB) and {len(partial)} unfinished from {store.root}")
+        print(
+            f"removed {len(chosen)} entries ({total / 1e9:.2f} GB) and {len(partial)} unfinished from {store.root}"
+        )
         return 0
     for entry, manifest in chosen:
         about = manifest["determinants"]
@@ -128,5 +138,7 @@ def _store(action: str, root: Path | None, upstream: str | None) -> int:
             f"{entry.bytes / 1e6:9.1f} MB  {about.get('upstream')}  {about.get('split')}  {about.get('view')}  "
             f"{len(entry.layers)} layers  {entry.dtype}  {manifest['created']}  {where}"
         )
-    print(f"{total / 1e9:.2f} GB in {len(chosen)} entries, {len(store.partial_folders())} unfinished, in {store.root}")
+    print(
+        f"{total / 1e9:.2f} GB in {len(chosen)} entries, {len(store.partial_folders())} unfinished, in {store.root}"
+    )
     return 0

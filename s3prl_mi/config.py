@@ -187,7 +187,9 @@ def _describe(option: Any) -> str:
         return "one of " + ", ".join(typing.get_args(option))
     if origin is tuple:
         return f"a list of {typing.get_args(option)[0].__name__}"
-    return {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}[option.__name__]
+    return {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}[
+        option.__name__
+    ]
 
 
 def load(section: Mapping[str, Any] | None, task: Task) -> MIConfig:
@@ -201,53 +203,70 @@ def load(section: Mapping[str, Any] | None, task: Task) -> MIConfig:
     return config
 
 
+_KEY = "downstream_expert"
+
+
 def _check(config: MIConfig, task: Task) -> None:
-    data, views = config.datarc, config.views
-    key = "downstream_expert"
+    """Refuse values that fit their type but not each other or their range."""
+    _check_data(config.datarc, task)
+    views = config.views
+    layers = config.layers if isinstance(config.layers, str) else "all"
+    shares = {"datarc.max_unreadable": config.datarc.max_unreadable}
+    shares["datarc.alignments.max_missing"] = config.datarc.alignments.max_missing
+    rules: list[tuple[bool, str, object, str]] = [
+        (
+            layers in ("all", "last", "weighted"),
+            "layers",
+            layers,
+            "all, last, weighted or a list of layer numbers",
+        ),
+        (views.mask_period > 1, "views.mask_period", views.mask_period, "at least 2 frames"),
+        (
+            0 < views.mask_keep < views.mask_period,
+            "views.mask_keep",
+            views.mask_keep,
+            f"1 to mask_period - 1 = {views.mask_period - 1} frames",
+        ),
+        (views.shift_ms > 0, "views.shift_ms", views.shift_ms, "a positive number of ms"),
+        (config.protocol in ("default", "paper"), "protocol", config.protocol, "default or paper"),
+        (not isinstance(config.seeds, int) or config.seeds > 0, "seeds", config.seeds, "at least one seed"),
+        (config.clusters > 1, "clusters", config.clusters, "at least 2 clusters"),
+        (config.kmeans_iterations > 0, "kmeans_iterations", config.kmeans_iterations, "at least 1 iteration"),
+        (config.batch_size >= 0, "batch_size", config.batch_size, "0 (automatic) or more utterances"),
+        (config.store.max_gb > 0, "store.max_gb", config.store.max_gb, "a positive size in GB"),
+        *((p in ("logistic", "mlp"), "probes", p, "logistic or mlp") for p in config.probes),
+        *(
+            (f in ("auto", "masked", "unmasked", "all"), "frames", f, "auto, masked, unmasked or all")
+            for f in config.frames
+        ),
+        *((0 <= share <= 1, name, share, "a share from 0 to 1") for name, share in shares.items()),
+    ]
+    for holds, name, value, wanted in rules:
+        if not holds:
+            raise MIError(f"config key {_KEY}.{name}: expected {wanted}, found {value!r}.")
 
-    def refuse(name: str, value: object, wanted: str) -> None:
-        raise MIError(f"config key {key}.{name}: {wanted}, found {value!r}.")
 
+def _check_data(data: DataConfig, task: Task) -> None:
     if (data.libri_root is None) == (data.manifest is None):
         found = "neither is set" if data.libri_root is None else "both are set"
         raise MIError(
-            f"config keys {key}.datarc.libri_root and {key}.datarc.manifest: exactly one must say where the "
-            f"audio is, but {found}. For LibriSpeech: -o \"config.{key}.datarc.libri_root='/path/to/LibriSpeech'\""
+            f"config keys {_KEY}.datarc.libri_root and {_KEY}.datarc.manifest: exactly one must say where the audio "
+            f"is, but {found}. For LibriSpeech: -o \"config.{_KEY}.datarc.libri_root='/path/to/LibriSpeech'\""
         )
-    for name in ("libri_root", "manifest"):
-        value = getattr(data, name)
+    for name, value in (("libri_root", data.libri_root), ("manifest", data.manifest)):
         if value is not None and not Path(value).exists():
-            refuse(f"datarc.{name}", value, "no such file or folder")
-    overlap = set(data.fit_splits) & set(data.eval_splits)
-    if overlap:
-        refuse("datarc.eval_splits", sorted(overlap), "a split that is fitted on cannot be scored (the bound needs unseen data)")
+            raise MIError(f"config key {_KEY}.datarc.{name}: no such file or folder: {value!r}.")
+    both = sorted(set(data.fit_splits) & set(data.eval_splits))
+    if both:
+        raise MIError(
+            f"config key {_KEY}.datarc.eval_splits: {', '.join(both)} is fitted on too (fit_splits); a bound needs "
+            "unseen speech."
+        )
     if task == "mi_supervised" and data.alignments.path is None and data.manifest is None:
         raise MIError(
-            f"config key {key}.datarc.alignments.path: mi_supervised needs alignments. "
-            f"-o \"config.{key}.datarc.alignments.path='/path/to/alignments'\", or use -d mi_views, which needs no labels."
+            f"config key {_KEY}.datarc.alignments.path: mi_supervised needs alignments. Give them with "
+            f"-o \"config.{_KEY}.datarc.alignments.path='/path/to/alignments'\", or use -d mi_views, which needs none."
         )
-    if isinstance(config.layers, str) and config.layers not in ("all", "last", "weighted"):
-        refuse("layers", config.layers, "expected all, last, weighted or a list of layer numbers")
-    if not 0 < views.mask_keep < views.mask_period:
-        refuse("views.mask_keep", views.mask_keep, f"must lie between 1 and mask_period - 1 = {views.mask_period - 1}")
-    if views.shift_ms <= 0:
-        refuse("views.shift_ms", views.shift_ms, "must be positive")
-    for probe in config.probes:
-        if probe not in ("logistic", "mlp"):
-            refuse("probes", probe, f"expected logistic or mlp;{nearest(probe, ['logistic', 'mlp'])}")
-    for frames in config.frames:
-        if frames not in ("auto", "masked", "unmasked", "all"):
-            refuse("frames", frames, "expected auto, masked, unmasked or all")
-    if config.protocol not in ("default", "paper"):
-        refuse("protocol", config.protocol, "expected default or paper")
-    if isinstance(config.seeds, int) and config.seeds < 1:
-        refuse("seeds", config.seeds, "at least one seed is needed")
-    if config.clusters < 2:
-        refuse("clusters", config.clusters, "at least two clusters are needed")
-    if config.kmeans_iterations < 1:
-        refuse("kmeans_iterations", config.kmeans_iterations, "must be at least 1")
-    if config.batch_size < 0:
-        refuse("batch_size", config.batch_size, "must be 0 (automatic) or more")
 
 
 def seed_list(seeds: int | tuple[int, ...], first: int) -> tuple[int, ...]:

@@ -40,9 +40,15 @@ def run(out: Path, extra: Sequence[str]) -> int:
         The exit status.
     """
     began = time.time()
-    print(f"1/3  a small speech corpus with exact phone alignments, by text-to-speech -> {out / 'corpus'}", flush=True)
+    print(
+        f"1/3  a small speech corpus with exact phone alignments, by text-to-speech -> {out / 'corpus'}",
+        flush=True,
+    )
     corpus = make_corpus(out / "corpus")
-    print(f"2/3  a tiny HuBERT and a tiny APC, trained from scratch on it (about 2 min) -> {out / 'models'}", flush=True)
+    print(
+        f"2/3  a tiny HuBERT and a tiny APC, trained from scratch on it (about 2 min) -> {out / 'models'}",
+        flush=True,
+    )
     checkpoints = _pretrain(corpus / "train", out / "models")
     print("3/3  mi_supervised and mi_views on fbank, on the untrained and on the trained models", flush=True)
     systems: list[tuple[str, str, Path | None]] = [("fbank", "fbank", None)]
@@ -69,7 +75,13 @@ def run(out: Path, extra: Sequence[str]) -> int:
 
 
 def _command(
-    task: str, upstream: str, checkpoint: Path | None, corpus: Path, expdir: Path, out: Path, extra: Sequence[str]
+    task: str,
+    upstream: str,
+    checkpoint: Path | None,
+    corpus: Path,
+    expdir: Path,
+    out: Path,
+    extra: Sequence[str],
 ) -> list[str]:
     """The command line of one experiment; -a, so that a second demo repeats nothing."""
     key = "config.downstream_expert"
@@ -84,7 +96,21 @@ def _command(
     }
     override = ",,".join(f"{key}.{name}={value!r}" for name, value in settings.items())
     source = ["-k", str(checkpoint)] if checkpoint else []
-    return ["-m", "train", "-d", task, "-u", upstream, *source, "-p", str(expdir), "-a", "-o", override, *extra]
+    return [
+        "-m",
+        "train",
+        "-d",
+        task,
+        "-u",
+        upstream,
+        *source,
+        "-p",
+        str(expdir),
+        "-a",
+        "-o",
+        override,
+        *extra,
+    ]
 
 
 def _pretrain(audio: Path, out: Path) -> dict[str, tuple[Path, Path]]:
@@ -98,9 +124,21 @@ def _pretrain(audio: Path, out: Path) -> dict[str, tuple[Path, Path]]:
     for model in MODELS:
         if not (out / f"{model}.done").exists():
             log = open(out / f"{model}.log", "wb")
-            command = [sys.executable, "-m", "s3prl_mi.pretrain", "--audio", str(audio), "--out", str(out), "--model", model]
+            command = [
+                sys.executable,
+                "-m",
+                "s3prl_mi.pretrain",
+                "--audio",
+                str(audio),
+                "--out",
+                str(out),
+                "--model",
+                model,
+            ]
             # more threads are slower on models as small as these
-            running[model] = subprocess.Popen(command, stderr=log, stdout=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            running[model] = subprocess.Popen(
+                command, stderr=log, stdout=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            )
     try:
         _wait(running, out)
     finally:

@@ -41,7 +41,7 @@ from .hidden_states import extract, layer_names
 from .pairing import Labelled, Pairs, held_out_groups, labelled_frames, paired_frames
 from .results import RESULTS_FILE, Record, append_records, read_records
 from .store import Entry, Store, default_root
-from .upstreams import Upstream, load_upstream
+from .upstreams import load_upstream
 from .views import PLAIN, View, resolve_view
 
 logger = logging.getLogger(__name__)
@@ -224,7 +224,13 @@ class Experiment:
             entries = {
                 v: [
                     hidden_states(
-                        self.store, self.upstream, s, v, self._kept_layers, self.config.store.dtype, self.config.batch_size
+                        self.store,
+                        self.upstream,
+                        s,
+                        v,
+                        self._kept_layers,
+                        self.config.store.dtype,
+                        self.config.batch_size,
                     )
                     for s in splits
                 ]
@@ -240,10 +246,18 @@ class Experiment:
         hidden = extract(self.upstream, [noise])[0]
         dims = [hidden[n].shape[1] for n in self._kept_layers]
         if self.layers == ["weighted"] and len(set(dims)) > 1:
-            raise MIError(f"layers: weighted needs layers of one dimension, but {self.upstream.name} has {sorted(set(dims))}.")
+            raise MIError(
+                f"layers: weighted needs layers of one dimension, but {self.upstream.name} has {sorted(set(dims))}."
+            )
         item = 4 if self.config.store.dtype == "float32" else 2
         needed = views * stored_bytes(self.upstream, splits, dims, item)
-        logger.info("hidden states: %d layers x %d views, about %.2f GB in %s", len(dims), views, needed / 1e9, self.store.root)
+        logger.info(
+            "hidden states: %d layers x %d views, about %.2f GB in %s",
+            len(dims),
+            views,
+            needed / 1e9,
+            self.store.root,
+        )
         self.store.make_room(needed, [])
 
     # --- train ------------------------------------------------------------------------------------------
@@ -252,14 +266,29 @@ class Experiment:
         """Fit on the fit splits, score on the eval splits, write and show the results."""
         self.expdir.mkdir(parents=True, exist_ok=True)
         finished = {r.identity() for r in self._begin()}
-        fit_splits, eval_splits = self._side(self.config.datarc.fit_splits), self._side(self.config.datarc.eval_splits)
+        fit_splits, eval_splits = (
+            self._side(self.config.datarc.fit_splits),
+            self._side(self.config.datarc.eval_splits),
+        )
         self._warn_of_shared_speakers(fit_splits, eval_splits)
-        wanted = [(la, f, p, s) for la in self.layers for f in self.frames for p in self.config.probes for s in self.seeds]
+        wanted = [
+            (la, f, p, s)
+            for la in self.layers
+            for f in self.frames
+            for p in self.config.probes
+            for s in self.seeds
+        ]
         missing = [w for w in wanted if (w[0], w[2], w[1], w[3]) not in finished]
         if missing:
             fit, scored = self._extract(fit_splits, eval_splits)
             measure = self._supervised if self.task == "mi_supervised" else self._views
-            bar = tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="estimate", desc=self.task, dynamic_ncols=True)
+            bar = tqdm(
+                total=len(wanted),
+                initial=len(wanted) - len(missing),
+                unit="estimate",
+                desc=self.task,
+                dynamic_ncols=True,
+            )
             with bar:
                 for records in measure(fit, scored, missing, bar):
                     append_records(self.expdir / RESULTS_FILE, records)
@@ -277,7 +306,11 @@ class Experiment:
             stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(results.stat().st_mtime))
             aside = results.with_name(f"mi_results.{stamp}.jsonl")
             os.replace(results, aside)
-            logger.warning("%s held results already: moved to %s (-a would have continued them).", self.expdir, aside.name)
+            logger.warning(
+                "%s held results already: moved to %s (-a would have continued them).",
+                self.expdir,
+                aside.name,
+            )
         elif results.exists() and settings.exists():
             before = json.loads(settings.read_text())
             changed = [k for k in sorted(set(before) | set(now)) if before.get(k) != now.get(k)]
@@ -313,11 +346,29 @@ class Experiment:
             for kinds in self._groups_of(missing, layer, "all"):
                 bar.set_postfix_str(f"layer {layer}, {' + '.join(kinds)}")
                 began = time.time()
-                probes = self._named(layer, fit_supervised, x, fit_ids, classes, groups, self.seeds, kinds, self.config.protocol, self.device)
+                probes = self._named(
+                    layer,
+                    fit_supervised,
+                    x,
+                    fit_ids,
+                    classes,
+                    groups,
+                    self.seeds,
+                    kinds,
+                    self.config.protocol,
+                    self.device,
+                )
                 for probe in probes:
-                    about = {"seeds": list(self.seeds), "fit_frames": len(x), "vocabulary": list(vocabulary.labels), "weights": _plain(weights)}
+                    about = {
+                        "seeds": list(self.seeds),
+                        "fit_frames": len(x),
+                        "vocabulary": list(vocabulary.labels),
+                        "weights": _plain(weights),
+                    }
                     save_fitted(path_of(self.expdir, layer, "all", probe.kind), probe, about)
-                scores = score_supervised(probes, z, eval_ids, classes, self.seeds, self.config.protocol, len(x))
+                scores = score_supervised(
+                    probes, z, eval_ids, classes, self.seeds, self.config.protocol, len(x)
+                )
                 counts = self._counts(fit, scored, fit_labels, eval_labels)
                 unlabelled = fit_labels.unlabelled + eval_labels.unlabelled
                 yield self._records(missing, layer, "all", scores, x.dim, weights, counts, unlabelled, began)
@@ -333,7 +384,13 @@ class Experiment:
             fit_b = self._layer(layer, fit.plain, weights)
             bar.set_postfix_str(f"layer {layer}, k-means")
             codebooks = self._named(
-                layer, fit_codebooks_of_view, fit_b, self.config.clusters, self.seeds, self.config.kmeans_iterations, self.device
+                layer,
+                fit_codebooks_of_view,
+                fit_b,
+                self.config.clusters,
+                self.seeds,
+                self.config.kmeans_iterations,
+                self.device,
             )
             for frames in dict.fromkeys(m[1] for m in missing if m[0] == layer):
                 fit_pairs = paired_frames(fit.plain, self.view, frames, geometry)
@@ -344,21 +401,44 @@ class Experiment:
                 for kinds in self._groups_of(missing, layer, frames):
                     bar.set_postfix_str(f"layer {layer}, {' + '.join(kinds)}, {frames} frames")
                     began = time.time()
-                    probes = self._named(layer, fit_views, a, b, codebooks, groups[fit_pairs.rows_a], self.seeds, kinds, self.config.protocol)
+                    probes = self._named(
+                        layer,
+                        fit_views,
+                        a,
+                        b,
+                        codebooks,
+                        groups[fit_pairs.rows_a],
+                        self.seeds,
+                        kinds,
+                        self.config.protocol,
+                    )
                     self._save_views(probes, layer, frames, codebooks, len(a), weights)
                     scores = score_views(probes, codebooks, za, zb, self.seeds, self.config.protocol, len(a))
                     counts = self._counts(fit, scored)
                     yield self._records(missing, layer, frames, scores, a.dim, weights, counts, 0, began)
 
     def _save_views(
-        self, probes: Sequence[FittedProbe], layer: int | str, frames: str, codebooks: Tensor, fit_frames: int, weights: LayerWeights | None
+        self,
+        probes: Sequence[FittedProbe],
+        layer: int | str,
+        frames: str,
+        codebooks: Tensor,
+        fit_frames: int,
+        weights: LayerWeights | None,
     ) -> None:
-        about = {"seeds": list(self.seeds), "fit_frames": fit_frames, "codebooks": codebooks.cpu(), "weights": _plain(weights)}
+        about = {
+            "seeds": list(self.seeds),
+            "fit_frames": fit_frames,
+            "codebooks": codebooks.cpu(),
+            "weights": _plain(weights),
+        }
         for probe in probes:
             save_fitted(path_of(self.expdir, layer, frames, probe.kind), probe, about)
 
     @staticmethod
-    def _groups_of(missing: list[tuple[int | str, str, str, int]], layer: int | str, frames: str) -> Iterator[list[str]]:
+    def _groups_of(
+        missing: list[tuple[int | str, str, str, int]], layer: int | str, frames: str
+    ) -> Iterator[list[str]]:
         """Kinds of probes still to be fitted, cheapest first, each a group whose records are written at once.
 
         A group is always fitted for all seeds, so that an interrupted run ends with the same numbers.
@@ -380,7 +460,9 @@ class Experiment:
             return Frames([e.layer(int(layer)) for e in entries])  # type: ignore[misc]
         return Frames([WeightedLayer([e.layer(n) for n in self._kept_layers], weights) for e in entries])  # type: ignore[misc]
 
-    def _pair(self, layer: int | str, side: Side, pairs: Pairs, weights: LayerWeights | None) -> tuple[Frames, Frames]:
+    def _pair(
+        self, layer: int | str, side: Side, pairs: Pairs, weights: LayerWeights | None
+    ) -> tuple[Frames, Frames]:
         a = self._layer(layer, side.masked, weights).select(pairs.rows_a)
         return a, self._layer(layer, side.plain, weights).select(pairs.rows_b)
 
@@ -412,10 +494,15 @@ class Experiment:
             if without:
                 logger.warning(
                     "%s: %d utterances without an alignment left out: %s%s",
-                    split.name, len(without), ", ".join(without[:5]), " ..." if len(without) > 5 else "",
+                    split.name,
+                    len(without),
+                    ", ".join(without[:5]),
+                    " ..." if len(without) > 5 else "",
                 )
         drop = config.silence == "drop"
-        labels = labelled_frames(side.plain, side.utterances, side.n_samples, alignments, self.upstream.geometry, drop)
+        labels = labelled_frames(
+            side.plain, side.utterances, side.n_samples, alignments, self.upstream.geometry, drop
+        )
         if not len(labels.rows):
             raise MIError(
                 f"no frame of {', '.join(s.name for s in side.splits)} has a label: check "
@@ -426,15 +513,21 @@ class Experiment:
     @staticmethod
     def _check_pairs(*pairs: Pairs) -> None:
         if any(len(p.rows_a) == 0 for p in pairs):
-            raise MIError("no pair of frames to score: the utterances are shorter than one mask period or the shift.")
+            raise MIError(
+                "no pair of frames to score: the utterances are shorter than one mask period or the shift."
+            )
 
     @staticmethod
-    def _counts(fit: Side, scored: Side, fit_labels: Labelled | None = None, eval_labels: Labelled | None = None) -> dict[str, int]:
+    def _counts(
+        fit: Side, scored: Side, fit_labels: Labelled | None = None, eval_labels: Labelled | None = None
+    ) -> dict[str, int]:
         used = [
             sum(len(e.utterances) for e in side.plain) if labels is None else labels.utterances
             for side, labels in ((fit, fit_labels), (scored, eval_labels))
         ]
-        total = sum(len(s.utterances) + len(s.checked.unreadable) for side in (fit, scored) for s in side.splits)
+        total = sum(
+            len(s.utterances) + len(s.checked.unreadable) for side in (fit, scored) for s in side.splits
+        )
         return {"fit": used[0], "eval": used[1], "skipped": total - sum(used)}
 
     # --- results ----------------------------------------------------------------------------------------
@@ -455,7 +548,11 @@ class Experiment:
         """Records of a group of estimates, without those that are there already."""
         flat = [e for group in estimates for e in group]
         seconds = round((time.time() - began) / max(1, len(flat)), 3)
-        name = self.layer_names[layer] if isinstance(layer, int) else (weights.describe() if weights else "weighted")
+        name = (
+            self.layer_names[layer]
+            if isinstance(layer, int)
+            else (weights.describe() if weights else "weighted")
+        )
         return [
             Record(
                 task=self.task,
@@ -507,7 +604,13 @@ class Experiment:
         return f"{a.tier}, {stress}, {silence}" if a.tier == "phones" else f"{a.tier}, {silence}"
 
     def _finish(self, folder: Path, records: list[Record]) -> None:
-        wanted = {(la, p, f, s) for la in self.layers for f in self.frames for p in self.config.probes for s in self.seeds}
+        wanted = {
+            (la, p, f, s)
+            for la in self.layers
+            for f in self.frames
+            for p in self.config.probes
+            for s in self.seeds
+        }
         records = [r for r in records if r.identity() in wanted]
         report.write_all(folder, records)
         tqdm.write(report.screen_table(records, folder), file=sys.stdout)
@@ -520,10 +623,14 @@ class Experiment:
         Args:
             split: names of splits, separated by commas; `test` (s3prl's default) stands for the config's eval_splits.
         """
-        names = list(self.config.datarc.eval_splits) if split == "test" else [n.strip() for n in split.split(",")]
+        names = (
+            list(self.config.datarc.eval_splits) if split == "test" else [n.strip() for n in split.split(",")]
+        )
         both = set(names) & set(self.config.datarc.fit_splits)
         if both:
-            raise MIError(f"-t {split}: {', '.join(sorted(both))} was fitted on; the bound needs unseen speech.")
+            raise MIError(
+                f"-t {split}: {', '.join(sorted(both))} was fitted on; the bound needs unseen speech."
+            )
         (scored,) = self._extract(self._side(names))
         folder = self.expdir / "evaluate" / "+".join(names)
         folder.mkdir(parents=True, exist_ok=True)
@@ -535,13 +642,26 @@ class Experiment:
                 began = time.time()
                 path = path_of(self.expdir, layer, frames, kind)
                 probe, about = load_fitted(path, self.device)
-                weights = None if about["weights"] is None else LayerWeights(np.array(about["weights"][0]), *about["weights"][1:])
+                weights = (
+                    None
+                    if about["weights"] is None
+                    else LayerWeights(np.array(about["weights"][0]), *about["weights"][1:])
+                )
                 estimates = self._score_fitted(probe, about, scored, labels, layer, frames, weights)
                 everything = [(layer, frames, kind, s) for s in about["seeds"]]
                 counts = self._counts(Side([], [], []), scored, None, labels)
                 unlabelled = labels.unlabelled if labels else 0
                 records = self._records(
-                    everything, layer, frames, [estimates], len(probe.affine.mean), weights, counts, unlabelled, began, names
+                    everything,
+                    layer,
+                    frames,
+                    [estimates],
+                    len(probe.affine.mean),
+                    weights,
+                    counts,
+                    unlabelled,
+                    began,
+                    names,
                 )
                 append_records(folder / RESULTS_FILE, records)
         records = read_records(folder / RESULTS_FILE)
@@ -549,7 +669,14 @@ class Experiment:
         tqdm.write(report.screen_table(records, folder), file=sys.stdout)
 
     def _score_fitted(
-        self, probe: FittedProbe, about: dict[str, Any], side: Side, labels: Labelled | None, layer: int | str, frames: str, weights: LayerWeights | None
+        self,
+        probe: FittedProbe,
+        about: dict[str, Any],
+        side: Side,
+        labels: Labelled | None,
+        layer: int | str,
+        frames: str,
+        weights: LayerWeights | None,
     ) -> list[Estimate]:
         protocol, fit_frames, seeds = self.config.protocol, about["fit_frames"], about["seeds"]
         if labels is not None:

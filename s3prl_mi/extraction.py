@@ -168,8 +168,8 @@ def _extract(
         found = store.find(key, layers)
         if found is not None:
             return found
-        for utterance, why in writer.skipped:
-            skips.skip(utterance, why)
+        for name, why in writer.skipped:
+            skips.skip(name, why)
         done = set(writer.written) | {u for u, _ in writer.skipped}
         title = f"{upstream.name} {split.name} {view.describe()}"
         hours = tqdm(total=round(split.seconds), desc=title, unit="s", dynamic_ncols=True, leave=False)
@@ -211,5 +211,3 @@ def _batches(utterances: Sequence[Utterance], split: Split, size: int) -> Iterat
         batch.append(utterance)
     if batch:
         yield batch
-
-

@@ -123,7 +123,9 @@ def learn_weights(
 
     def read(rows: Tensor) -> Tensor:
         picked = rows.sort().values.numpy()
-        stack = torch.stack([torch.from_numpy(f.select(picked).read(0, len(picked))) for f in layers]).to(device)
+        stack = torch.stack([torch.from_numpy(f.select(picked).read(0, len(picked))) for f in layers]).to(
+            device
+        )
         return functional.layer_norm(stack, (dim,)) if normalize else stack
 
     first = read(torch.randperm(count, generator=generator)[: min(count, 8192)])
@@ -133,7 +135,9 @@ def learn_weights(
     linear = torch.nn.Linear(dim, classes).to(device)
     torch.nn.init.zeros_(linear.weight)
     torch.nn.init.zeros_(linear.bias)
-    optimiser = torch.optim.Adam([{"params": [raw], "lr": 10 * LEARNING_RATE}, {"params": linear.parameters()}], lr=LEARNING_RATE)
+    optimiser = torch.optim.Adam(linear.parameters(), lr=LEARNING_RATE)
+    # a few numbers above a large layer: they need larger steps to get anywhere in the same time
+    optimiser.add_param_group({"params": [raw], "lr": 10 * LEARNING_RATE})
     steps = min(LEARNING_STEPS, 10 * max(1, count // LEARNING_BATCH))
     with torch.enable_grad():
         for _ in range(steps):

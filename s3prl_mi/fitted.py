@@ -47,4 +47,6 @@ def load_fitted(path: Path, device: torch.device | str) -> tuple[FittedProbe, di
             f"no fitted probes {path}: finish the experiment first (the training command with -a)."
         ) from None
     except (RuntimeError, KeyError, EOFError) as error:
-        raise MIError(f"{path} cannot be read ({type(error).__name__}): train the experiment again.") from None
+        raise MIError(
+            f"{path} cannot be read ({type(error).__name__}): train the experiment again."
+        ) from None

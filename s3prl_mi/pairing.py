@@ -93,7 +93,9 @@ def labelled_frames(
             continue
         check_duration(intervals, n_samples[utterance] / SAMPLE_RATE, utterance)
         found = frame_labels(intervals, geometry.centres_seconds(count), utterance)
-        keep = np.array([v is not None and not (drop_silence and v == SILENCE) for v in found], dtype=np.bool_)
+        keep = np.array(
+            [v is not None and not (drop_silence and v == SILENCE) for v in found], dtype=np.bool_
+        )
         rows.append(start + np.flatnonzero(keep))
         labels.append(found[keep])
         unlabelled += int((~keep).sum())

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -195,7 +195,13 @@ def read_entry(folder: Path) -> Entry | None:
     try:
         m = json.loads((folder / MANIFEST).read_text())
         entry = Entry(
-            folder, m["utterances"], m["n_frames"], m["layers"], m["dims"], m["dtype"], [tuple(s) for s in m["skipped"]]
+            folder,
+            m["utterances"],
+            m["n_frames"],
+            m["layers"],
+            m["dims"],
+            m["dtype"],
+            [tuple(s) for s in m["skipped"]],
         )
         item, rows = np.dtype(entry.dtype).itemsize, sum(entry.n_frames)
         sizes = [(folder / f"layer_{i}.bin").stat().st_size for i in entry.layers]
@@ -217,6 +223,11 @@ class _Error:
     total: NDArray[np.float64]
     square: NDArray[np.float64]
     error: NDArray[np.float64]
+
+    @staticmethod
+    def zero(dim: int) -> _Error:
+        """No frame yet."""
+        return _Error(0, np.zeros(dim), np.zeros(dim), np.zeros(dim))
 
     def worst(self) -> float:
         """Largest root mean square error of a dimension, in its standard deviations."""
@@ -259,7 +270,9 @@ class Writer:
         self._resume()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for file in self._files:
             file.close()
         self._lock.close()
@@ -282,7 +295,10 @@ class Writer:
             return
         item = np.dtype(self.dtype).itemsize
         self._dims = [len(self._scales[f"offset_{i}"]) for i in self.layers]
-        sizes = [_size(self.folder / f"layer_{i}.bin") // (d * item) for i, d in zip(self.layers, self._dims, strict=True)]
+        sizes = [
+            _size(self.folder / f"layer_{i}.bin") // (d * item)
+            for i, d in zip(self.layers, self._dims, strict=True)
+        ]
         rows, kept = 0, []
         for note in notes:
             if rows + note.get("frames", 0) > min(sizes):
@@ -292,7 +308,8 @@ class Writer:
         for index, dim in zip(self.layers, self._dims, strict=True):
             with open(self.folder / f"layer_{index}.bin", "ab") as file:
                 file.truncate(rows * dim * item)
-        self._restore_errors(rows)
+        # what is on disk was judged when it was written: errors are summed anew over the frames to come
+        self._errors = {i: _Error.zero(d) for i, d in zip(self.layers, self._dims, strict=True)}
         (self.folder / JOURNAL).write_text("".join(json.dumps(n) + "\n" for n in kept))
         for note in kept:
             if "why" in note:
@@ -300,13 +317,6 @@ class Writer:
             else:
                 self.written[note["id"]] = note["frames"]
         self._open_files()
-
-    def _restore_errors(self, rows: int) -> None:
-        """Judge the error of a resumed entry by the frames still to come; what is on disk was judged when written."""
-        for index, dim in zip(self.layers, self._dims, strict=True):
-            del rows
-            rows = 0
-            self._errors[index] = _Error(0, np.zeros(dim), np.zeros(dim), np.zeros(dim))
 
     def _open_files(self) -> None:
         self._files = [open(self.folder / f"layer_{i}.bin", "ab") for i in self.layers]
@@ -319,7 +329,7 @@ class Writer:
             spread = h.std(0)
             self._scales[f"offset_{index}"] = h.mean(0)
             self._scales[f"scale_{index}"] = np.where(spread > 0, spread, 1.0).astype(np.float32)
-            self._errors[index] = _Error(0, np.zeros(h.shape[1]), np.zeros(h.shape[1]), np.zeros(h.shape[1]))
+            self._errors[index] = _Error.zero(h.shape[1])
         np.savez(self.folder / "scales.npz", **self._scales)  # type: ignore[arg-type]
         self._open_files()
 
@@ -362,11 +372,9 @@ class Writer:
 
     def skip(self, utterance: str, why: str) -> None:
         """Note an utterance that cannot be read."""
-        if not self._files:
-            self.skipped.append((utterance, why))
-            return
         self.skipped.append((utterance, why))
-        self._note({"id": utterance, "why": why})
+        if self._files:  # a run killed before its first utterance simply begins again
+            self._note({"id": utterance, "why": why})
 
     def _note(self, note: dict[str, Any]) -> None:
         """Put one line into the journal once the layers' frames are with the operating system."""
@@ -381,7 +389,9 @@ class Writer:
         Raises:
             TooCoarse: float16 turned out to be too coarse.
         """
-        if self.dtype == "float16" and any(e.count and e.worst() > LARGEST_ERROR for e in self._errors.values()):
+        if self.dtype == "float16" and any(
+            e.count and e.worst() > LARGEST_ERROR for e in self._errors.values()
+        ):
             raise TooCoarse
         for file in self._files:
             file.flush()
@@ -418,9 +428,3 @@ def _lock(file: IO[str]) -> None:
     except ImportError:  # not a POSIX system: two runs at once are the user's affair
         return
     fcntl.flock(file, fcntl.LOCK_EX)
-
-
-def iterate(entries: Sequence[Entry]) -> Iterator[tuple[str, int]]:
-    """(utterance id, number of frames) over entries laid end to end."""
-    for entry in entries:
-        yield from zip(entry.utterances, entry.n_frames, strict=True)

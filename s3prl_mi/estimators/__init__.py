@@ -65,7 +65,10 @@ def estimate_supervised_mi(
     fit_frames, eval_frames = _frames(fit_z, "fit_z"), _frames(eval_z, "eval_z")
     _same_width(fit_frames, eval_frames, "fit_z", "eval_z")
     vocabulary = Vocabulary.of(_labels(fit_y, len(fit_frames), "fit_y"))
-    fit_ids, eval_ids = vocabulary.ids(_host(fit_y)), vocabulary.ids(_labels(eval_y, len(eval_frames), "eval_y"))
+    fit_ids, eval_ids = (
+        vocabulary.ids(_host(fit_y)),
+        vocabulary.ids(_labels(eval_y, len(eval_frames), "eval_y")),
+    )
     classes = len(vocabulary.labels)
     probes = fit_supervised(
         fit_frames, fit_ids, classes, _groups(groups, len(fit_frames)), [seed], [probe], protocol, device
@@ -119,7 +122,9 @@ def estimate_view_mi(
     _same_width(fit_b, eval_b, "fit_zb", "eval_zb")
     for a, b, which in ((fit_a, fit_b, "fit"), (eval_a, eval_b, "eval")):
         if len(a) != len(b):
-            raise MIError(f"{which}_za has {len(a)} frames and {which}_zb {len(b)}: row i of both must be one pair.")
+            raise MIError(
+                f"{which}_za has {len(a)} frames and {which}_zb {len(b)}: row i of both must be one pair."
+            )
     codebooks = fit_codebooks_of_view(fit_b, clusters, [seed], iterations, device)
     probes = fit_views(fit_a, fit_b, codebooks, _groups(groups, len(fit_a)), [seed], [probe], protocol)
     return score_views(probes, codebooks, eval_a, eval_b, [seed], protocol, len(fit_a))[0][0]

@@ -1,5 +1,6 @@
 """Which fit frames are held out while a choice is made: whole speakers, so that a choice favours what carries
-over to speakers the probe has not heard (utterances where speakers are unknown)."""
+over to speakers the probe has not heard (utterances where speakers are unknown).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ def assign_folds(groups: IntVector, folds: int = FOLDS) -> IntVector:
     """
     names, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(names) < 2:
-        return assign_folds(time_blocks(len(groups)), folds) if len(groups) > 1 else np.zeros(1, dtype=np.int64)
+        return (
+            assign_folds(time_blocks(len(groups)), folds) if len(groups) > 1 else np.zeros(1, dtype=np.int64)
+        )
     load = np.zeros(min(folds, len(names)))
     fold_of = np.empty(len(names), dtype=np.int64)
     for group in np.argsort(-sizes, kind="stable"):

@@ -86,6 +86,7 @@ class AffineMap:
         return AffineMap(self.mean.to(device), self.matrix.to(device), self.variance.to(device))
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Map frames x of shape (n_frames, dim)."""
         return (x - self.mean) @ self.matrix
 
 
@@ -170,7 +171,9 @@ class Inputs:
         order = torch.argsort(positions)
         picked = self.frames.select(positions[order].cpu().numpy())
         out = torch.empty(len(positions), self.dim, device=self.device)
-        out[order.to(self.device)] = self.affine(torch.from_numpy(picked.read(0, len(picked))).to(self.device))
+        out[order.to(self.device)] = self.affine(
+            torch.from_numpy(picked.read(0, len(picked))).to(self.device)
+        )
         return out
 
     def blocks(self, size: int = BLOCK_ROWS) -> Iterator[tuple[int, int, Tensor]]:

@@ -124,7 +124,9 @@ def _evaluate(inputs: Inputs, problems: Problems, at: Linear, anchor: Tensor) ->
 
 def _dot(a: Linear, b: Linear) -> Tensor:
     """Inner product problem by problem, shape (n_problems,)."""
-    return (a.weight * b.weight).sum((0, 2), dtype=torch.float64) + (a.bias * b.bias).sum(1, dtype=torch.float64)
+    return (a.weight * b.weight).sum((0, 2), dtype=torch.float64) + (a.bias * b.bias).sum(
+        1, dtype=torch.float64
+    )
 
 
 def _step(a: Linear, b: Linear, size: Tensor) -> Linear:
@@ -206,7 +208,9 @@ def _direction(gradient: Linear, history: list[tuple[Linear, Linear, Tensor]], i
         curved = _dot(y, Linear(y.weight * inverse.weight, y.bias * inverse.bias))
         fresh = (sy > 0) & (scale == 1.0)
         scale = torch.where(fresh, sy / curved.clamp_min(1e-300), scale)
-    r = Linear(q.weight * inverse.weight * scale[:, None].float(), q.bias * inverse.bias * scale[:, None].float())
+    r = Linear(
+        q.weight * inverse.weight * scale[:, None].float(), q.bias * inverse.bias * scale[:, None].float()
+    )
     for (s, y, sy), alpha in zip(history, reversed(alphas), strict=True):
         beta = torch.where(sy > 0, _dot(y, r) / sy, 0.0)
         r = _step(r, s, alpha - beta)

@@ -6,6 +6,7 @@ one batched product.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ def new_network(
     sizes = [dim, *settings.hidden, classes]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     weights, biases = [], []
-    for number, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for number, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         last = number == len(settings.hidden)
         gain = (1.0 if settings.hidden else 0.0) if last else 2.0
         drawn = [torch.randn(fan_in, fan_out, generator=g) * math.sqrt(gain / fan_in) for g in generators]
@@ -153,7 +154,9 @@ def _dropout(share: float, noise: list[torch.Generator]) -> Callable[[Tensor], T
     if share <= 0:
         return lambda h: h
     device = noise[0].device
-    pools = [torch.empty(NOISE_POOL, device=device).bernoulli_(1 - share, generator=g) / (1 - share) for g in noise]
+    pools = [
+        torch.empty(NOISE_POOL, device=device).bernoulli_(1 - share, generator=g) / (1 - share) for g in noise
+    ]
     places = [torch.Generator().manual_seed(g.initial_seed()) for g in noise]
 
     def drop(h: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class FittedProbe:
     settings: list[dict[str, Any]]
 
     def log_probabilities(self, x: Tensor) -> Tensor:
-        """ln q for mapped frames x (n_frames, dim): (n_frames, n_seeds, n_classes), float64."""
+        """Ln q for mapped frames x (n_frames, dim): (n_frames, n_seeds, n_classes), float64."""
         return torch.log_softmax(self._logits(x).double(), dim=2)
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -104,7 +104,9 @@ class FittedProbe:
             state["kind"],
             AffineMap(*state["affine"]).to(device),
             None if linear is None else Linear(linear[0].to(device), linear[1].to(device)),
-            None if network is None else Network([w.to(device) for w in network[0]], [b.to(device) for b in network[1]]),
+            None
+            if network is None
+            else Network([w.to(device) for w in network[0]], [b.to(device) for b in network[1]]),
             state["share"].to(device),
             state["settings"],
         )
@@ -272,7 +274,9 @@ class _Fitting:
     def _choose_rounds(self, l2: Tensor, round_steps: int) -> list[tuple[int, float]]:
         """For each target: rounds of training and share of the MLP that do best on the first fold's speakers."""
         out = self.folds == 0
-        problems = Problems(self.sample_targets, out[:, None].expand_as(self.sample_targets), self.classes, l2)
+        problems = Problems(
+            self.sample_targets, out[:, None].expand_as(self.sample_targets), self.classes, l2
+        )
         linear, _ = minimise(self.sample, problems, tolerance=1e-4)
         x, y = self.sample.take(out.nonzero()[:, 0].cpu()), self.sample_targets[out]
         base = linear(x)
@@ -291,7 +295,17 @@ class _Fitting:
         kept = (~out).nonzero()[:, 0].cpu()
         seeds = [CHOICE_SEED] if self.shared else self.seeds
         steps = ROUNDS * round_steps
-        train(self.sample, self.sample_targets, kept, self.classes, seeds, MLP_DEFAULT, steps, round_steps, check)
+        train(
+            self.sample,
+            self.sample_targets,
+            kept,
+            self.classes,
+            seeds,
+            MLP_DEFAULT,
+            steps,
+            round_steps,
+            check,
+        )
         return chosen
 
     def _train_rounds(self, steps: list[int]) -> Network:
@@ -309,7 +323,9 @@ class _Fitting:
             return True
 
         everything = torch.arange(len(self.inputs))
-        train(self.inputs, targets, everything, self.classes, self.seeds, MLP_DEFAULT, max(steps), every, check)
+        train(
+            self.inputs, targets, everything, self.classes, self.seeds, MLP_DEFAULT, max(steps), every, check
+        )
         networks = [taken[s] for s in range(len(steps))]
         depth = range(len(networks[0].weights))
         return Network(
