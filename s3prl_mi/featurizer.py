@@ -45,7 +45,7 @@ class WeightedLayer:
 
     def __init__(self, layers: Sequence[StoredLayer], weights: LayerWeights) -> None:
         self.layers, self.weights = layers, weights
-        self.shape = layers[0].shape
+        self.shape: tuple[int, ...] = layers[0].shape
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -11,6 +11,7 @@ import argparse
 import ast
 import errno
 import importlib
+import logging
 import os
 import random
 import shlex
@@ -326,6 +327,7 @@ def _run_ours(
         import torch
 
         torch.hub.set_dir(args.cache_dir)
+    _log_to_screen()
     _save_command(args, config)
     _seed_everything(args.seed, args.disable_cudnn)
     importlib.import_module("s3prl_mi.experiment").run(args, config)
@@ -524,6 +526,17 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return _WORDS.get(text, text)
+
+
+def _log_to_screen() -> None:
+    """Show what the package has to say, as bare lines on stderr."""
+    ours = logging.getLogger("s3prl_mi")
+    if not ours.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        ours.addHandler(handler)
+        ours.setLevel(logging.INFO)
+        ours.propagate = False
 
 
 def _save_command(args: argparse.Namespace, config: dict[str, Any]) -> None:

@@ -62,7 +62,7 @@ class StoredLayer:
 
     def __init__(self, path: Path, dim: int, dtype: str, offset: FloatMatrix, scale: FloatMatrix) -> None:
         rows = path.stat().st_size // (dim * np.dtype(dtype).itemsize)
-        self.shape = (rows, dim)
+        self.shape: tuple[int, ...] = (rows, dim)
         self._data: NDArray[np.floating] = (
             np.memmap(path, dtype=dtype, mode="r", shape=self.shape) if rows else np.zeros((0, dim), dtype)
         )

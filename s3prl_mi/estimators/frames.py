@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,17 @@ CACHE_BYTES = 1 << 30
 """Standardised frames of a layer are kept in memory below this size, and read again block by block above."""
 
 
+class Array2D(Protocol):
+    """What frames are read from: an array of shape (n_frames, dim), or what reads like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> NDArray[np.floating]: ...
+
+
 class Frames:
     """Selected rows of arrays that lie end to end, read in blocks.
 
@@ -33,7 +45,7 @@ class Frames:
         rows: the rows that count, in ascending order, shape (n_frames,); None for all.
     """
 
-    def __init__(self, parts: Sequence[NDArray[np.floating]], rows: IntVector | None = None) -> None:
+    def __init__(self, parts: Sequence[Array2D], rows: IntVector | None = None) -> None:
         if not parts:
             raise ValueError("at least one array of frames is needed")
         self.parts = list(parts)
@@ -80,6 +92,11 @@ class AffineMap:
     mean: Tensor
     matrix: Tensor
     variance: Tensor
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of the frames it maps."""
+        return len(self.mean)
 
     def to(self, device: torch.device | str) -> AffineMap:
         """A copy on `device`."""

@@ -1,0 +1,222 @@
+"""The two tasks on stored hidden states: fit on one side, score on another.
+
+A task is asked for one layer and one kind of frames at a time. What `fit` returns can be saved, loaded and scored
+on any other side (`-m evaluate`).
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .alignments import match_utterances, open_alignments
+from .config import MIConfig
+from .errors import MIError
+from .estimators.mi_supervised import Estimate, Vocabulary, fit_supervised, score_supervised
+from .estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
+from .estimators.probe import FittedProbe
+from .families import Geometry
+from .featurizer import LayerWeights, learn_weights, read_weights, uniform
+from .pairing import Labelled, Pairs, held_out_groups, labelled_frames, paired_frames
+from .sides import Layer, Side, frames_of
+from .views import View
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Fitted:
+    """Probes of one layer, and what is needed to score them.
+
+    `targets` is the vocabulary (a list of labels) or the codebooks (a tensor).
+    """
+
+    probes: list[FittedProbe]
+    seeds: list[int]
+    fit_frames: int
+    weights: LayerWeights | None
+    targets: Any
+
+
+@dataclass(frozen=True)
+class Context:
+    """What both tasks must know of the experiment."""
+
+    config: MIConfig
+    upstream: str
+    n_layers: int
+    geometry: Geometry
+    view: View
+    seeds: tuple[int, ...]
+    normalize: bool
+    device: str
+
+
+class MITask(ABC):
+    """One of the two tasks."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    @abstractmethod
+    def fit(self, side: Side, layer: Layer, frames: str, kinds: Sequence[str]) -> Fitted:
+        """Fit probes of one layer.
+
+        Args:
+            side: the fit side.
+            layer: index, or `weighted`.
+            frames: which frames are scored.
+            kinds: probes.
+        """
+
+    @abstractmethod
+    def score(self, fitted: Fitted, side: Side, layer: Layer, frames: str) -> list[list[Estimate]]:
+        """Score fitted probes: for each probe one estimate a seed."""
+
+    def usage(self, side: Side) -> tuple[int, int]:
+        """Utterances used of a side, and frames left out for want of a label."""
+        return sum(len(e.utterances) for e in side.plain), 0
+
+    def _given_weights(self) -> LayerWeights | None:
+        """The weights that the config names for `layers: weighted`; None: to be learned."""
+        c = self.context
+        if c.config.featurizer == "learned":
+            return None
+        if c.config.featurizer == "uniform":
+            return uniform(c.n_layers, c.normalize)
+        return read_weights(Path(c.config.featurizer), c.n_layers, c.upstream)
+
+
+class SupervisedTask(MITask):
+    """`mi_supervised`: I(Z;Y) with frame labels Y."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._labels: dict[Side, Labelled] = {}
+
+    def labels(self, side: Side) -> Labelled:
+        """Labels of a side's frames, read once.
+
+        Raises:
+            MIError: too many utterances without an alignment, or no frame with a label.
+        """
+        if side not in self._labels:
+            config = self.context.config.datarc.alignments
+            alignments = open_alignments(config)
+            for split in side.splits:
+                _, absent = match_utterances(alignments, split.utterances, config.max_missing)
+                if absent:
+                    some = ", ".join(absent[:5]) + (" ..." if len(absent) > 5 else "")
+                    logger.warning(
+                        "%s: %d utterances without an alignment left out: %s", split.name, len(absent), some
+                    )
+            drop = config.silence == "drop"
+            labels = labelled_frames(
+                side.plain, side.utterances, side.n_samples, alignments, self.context.geometry, drop
+            )
+            if not len(labels.rows):
+                raise MIError(
+                    f"no frame of {side.name} has a label: check downstream_expert.datarc.alignments (path, tier, "
+                    "silence)."
+                )
+            self._labels[side] = labels
+        return self._labels[side]
+
+    def usage(self, side: Side) -> tuple[int, int]:
+        """Utterances used of a side, and frames left out for want of a label."""
+        labels = self.labels(side)
+        return labels.utterances, labels.unlabelled
+
+    def fit(self, side: Side, layer: Layer, frames: str, kinds: Sequence[str]) -> Fitted:
+        """Fit probes of the labels."""
+        c, labels = self.context, self.labels(side)
+        vocabulary = Vocabulary.of(labels.labels)
+        classes, ids = len(vocabulary.labels), vocabulary.ids(labels.labels)
+        if classes < 2:
+            raise MIError(
+                f"the fit split has one single label ({vocabulary.labels[0]}): nothing to be informed about. Check "
+                "downstream_expert.datarc.alignments (tier, silence)."
+            )
+        weights = None
+        if layer == "weighted":
+            weights = self._given_weights()
+            if weights is None:
+                every = [frames_of(side.plain, n, None).select(labels.rows) for n in range(c.n_layers)]
+                weights = learn_weights(every, ids, classes, c.normalize, c.device)
+        z = frames_of(side.plain, layer, weights).select(labels.rows)
+        groups = held_out_groups(side.plain, side.utterances)[labels.rows]
+        probes = fit_supervised(z, ids, classes, groups, c.seeds, kinds, c.config.protocol, c.device)
+        return Fitted(probes, list(c.seeds), len(z), weights, list(vocabulary.labels))
+
+    def score(self, fitted: Fitted, side: Side, layer: Layer, frames: str) -> list[list[Estimate]]:
+        """Score probes of the labels."""
+        labels, vocabulary = self.labels(side), Vocabulary(tuple(fitted.targets))
+        z = frames_of(side.plain, layer, fitted.weights).select(labels.rows)
+        return score_supervised(
+            fitted.probes,
+            z,
+            vocabulary.ids(labels.labels),
+            len(vocabulary.labels),
+            fitted.seeds,
+            self.context.config.protocol,
+            fitted.fit_frames,
+        )
+
+
+class ViewsTask(MITask):
+    """`mi_views`: I(Za;Zb) between two views."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._codebooks: tuple[Layer, torch.Tensor] | None = None
+
+    def fit(self, side: Side, layer: Layer, frames: str, kinds: Sequence[str]) -> Fitted:
+        """Fit codebooks of view b and probes from view a; a layer's codebooks serve all kinds of frames."""
+        c = self.context
+        weights = None
+        if layer == "weighted":
+            weights = self._given_weights()
+            if weights is None:
+                raise MIError(
+                    "config key downstream_expert.featurizer: learned needs labels, which mi_views has not. Set it to "
+                    "uniform, or to the states-*.ckpt of a run of s3prl that learned weights."
+                )
+        b = frames_of(side.plain, layer, weights)
+        if self._codebooks is None or self._codebooks[0] != layer:
+            iterations = c.config.kmeans_iterations
+            self._codebooks = (
+                layer,
+                fit_codebooks_of_view(b, c.config.clusters, c.seeds, iterations, c.device),
+            )
+        codebooks = self._codebooks[1]
+        pairs = self._pairs(side, frames)
+        a = frames_of(side.masked, layer, weights).select(pairs.rows_a)
+        groups = held_out_groups(side.plain, side.utterances)[pairs.rows_a]
+        probes = fit_views(a, b.select(pairs.rows_b), codebooks, groups, c.seeds, kinds, c.config.protocol)
+        return Fitted(probes, list(c.seeds), len(a), weights, codebooks.cpu())
+
+    def score(self, fitted: Fitted, side: Side, layer: Layer, frames: str) -> list[list[Estimate]]:
+        """Score probes of the clusters."""
+        c, pairs = self.context, self._pairs(side, frames)
+        a = frames_of(side.masked, layer, fitted.weights).select(pairs.rows_a)
+        b = frames_of(side.plain, layer, fitted.weights).select(pairs.rows_b)
+        codebooks = fitted.targets.to(c.device)
+        return score_views(fitted.probes, codebooks, a, b, fitted.seeds, c.config.protocol, fitted.fit_frames)
+
+    def _pairs(self, side: Side, frames: str) -> Pairs:
+        pairs = paired_frames(side.plain, self.context.view, frames, self.context.geometry)
+        if not len(pairs.rows_a):
+            raise MIError(
+                f"{side.name}: no {frames} frame to score; its utterances are shorter than what the view "
+                f"{self.context.view.describe()} needs."
+            )
+        return pairs
+
+
+TASKS: dict[str, type[MITask]] = {"mi_supervised": SupervisedTask, "mi_views": ViewsTask}
