@@ -273,11 +273,14 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in self._files:
-            file.close()
-        self._lock.close()
-        if kind is TooCoarse:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            for file in self._files:
+                file.close()
+        finally:
+            # before the lock is freed: the next run may begin to fill the folder at once
+            if kind is TooCoarse or not self.written:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self._lock.close()
 
     def _resume(self) -> None:
         """Take up what a killed run left: cut every layer back to the last utterance that all of them hold."""
@@ -344,14 +347,15 @@ class Writer:
             TooCoarse: float16 does not hold these values.
             MIError: NaN or infinite hidden states (layer and utterance named).
         """
-        if not self._scales:
-            self._begin(hidden)
-        for file, index, h in zip(self._files, self.layers, hidden, strict=False):
+        for index, h in zip(self.layers, hidden, strict=True):
             if not np.isfinite(h).all():
                 raise MIError(
                     f"layer {index} of utterance {utterance} has NaN or infinite hidden states. The checkpoint or "
                     "this recording is at fault; compare another checkpoint, or leave the recording out."
                 )
+        if not self._scales:
+            self._begin(hidden)
+        for file, index, h in zip(self._files, self.layers, hidden, strict=False):
             file.write((h if self.dtype == "float32" else self._narrow(index, h)).tobytes())
         self.written[utterance] = len(hidden[0])
         self._note({"id": utterance, "frames": len(hidden[0])})
