@@ -27,7 +27,7 @@ from .config import MIConfig, as_dict, load, seed_list
 from .errors import MIError
 from .estimators.mi_supervised import Estimate
 from .estimators.probe import PROTOCOLS
-from .extraction import Split, hidden_states, read_split, stored_bytes
+from .extraction import Request, Split, hidden_states, read_split
 from .featurizer import LayerWeights
 from .fitted import load_fitted, save_fitted
 from .hidden_states import extract, layer_names
@@ -198,28 +198,23 @@ class Experiment:
     def _extract(self, *sides: list[Split]) -> list[Side]:
         """Hidden states of every split, of both views where two forward passes are needed."""
         views = [PLAIN, self.view] if self.view.kind == "mask" else [PLAIN]
-        self._check_room([s for side in sides for s in side], len(views))
-        done: list[Side] = []
-        for splits in sides:
-            entries = {
-                v: [
-                    hidden_states(
-                        self.store,
-                        self.upstream,
-                        s,
-                        v,
-                        self._kept_layers,
-                        self.config.store.dtype,
-                        self.config.batch_size,
-                    )
-                    for s in splits
-                ]
-                for v in views
-            }
-            done.append(Side(splits, entries[PLAIN], entries[views[-1]]))
-        return done
+        layers, dtype = tuple(self._kept_layers), self.config.store.dtype
+        requests = {
+            (split.name, view): Request(self.upstream, split, view, layers, dtype)
+            for splits in sides
+            for split in splits
+            for view in views
+        }
+        self._make_room(list(requests.values()))
+        entries = {at: hidden_states(self.store, r, self.config.batch_size) for at, r in requests.items()}
+        return [
+            Side(
+                splits, [entries[s.name, PLAIN] for s in splits], [entries[s.name, views[-1]] for s in splits]
+            )
+            for splits in sides
+        ]
 
-    def _check_room(self, splits: Sequence[Split], views: int) -> None:
+    def _make_room(self, requests: Sequence[Request]) -> None:
         """Say what the hidden states take on disk, and make room, before anything is extracted."""
         noise = torch.randn(16000, generator=torch.Generator().manual_seed(0))
         hidden = extract(self.upstream, [noise])[0]
@@ -228,16 +223,11 @@ class Experiment:
             raise MIError(
                 f"layers: weighted needs layers of one dimension, but {self.upstream.name} has {sorted(set(dims))}."
             )
-        item = 4 if self.config.store.dtype == "float32" else 2
-        needed = views * stored_bytes(self.upstream, splits, dims, item)
-        logger.info(
-            "hidden states: %d layers x %d views, about %.2f GB in %s",
-            len(dims),
-            views,
-            needed / 1e9,
-            self.store.root,
-        )
-        self.store.make_room(needed, [])
+        found = [(r, self.store.find(r.key, r.layers)) for r in requests]
+        needed = sum(r.bytes(dims) for r, entry in found if entry is None)
+        if needed:
+            logger.info("hidden states: about %.2f GB to extract into %s", needed / 1e9, self.store.root)
+        self.store.make_room(needed, [entry.path for _, entry in found if entry is not None])
 
     # --- train ------------------------------------------------------------------------------------------
 

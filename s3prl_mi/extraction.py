@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -21,6 +23,7 @@ from .audio import (
     read_waveform,
 )
 from .config import DataConfig
+from .errors import MIError
 from .store import Entry, Store, TooCoarse, key_of
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
     from .upstreams import Upstream
     from .views import View
+
+logger = logging.getLogger(__name__)
 
 CPU_BATCH, GPU_BATCH = 4, 16
 """Utterances a forward pass where the config leaves it open."""
@@ -77,117 +82,112 @@ def read_split(data: DataConfig, name: str) -> Split:
     return Split(name, checked.kept, checked, data.max_unreadable)
 
 
-def stored_bytes(upstream: Upstream, splits: Sequence[Split], dims: Sequence[int], item: int) -> int:
-    """Bytes that the hidden states of some splits take, one view, given each layer's dimensions.
+@dataclass(frozen=True)
+class Request:
+    """Hidden states of one split under one view.
 
-    Args:
-        upstream: the upstream.
-        splits: what is to be extracted.
-        dims: dimensions of each layer that is kept.
-        item: bytes a number.
+    `layers` are kept of the upstream's hidden states; `dtype` is `auto`, `float16` or `float32`.
     """
-    samples = sum(sum(s.checked.n_samples.values()) for s in splits)
-    return int(samples / upstream.stride) * sum(dims) * item
+
+    upstream: Upstream
+    split: Split
+    view: View
+    layers: tuple[int, ...]
+    dtype: str
+
+    @functools.cached_property
+    def ordered(self) -> list[Utterance]:
+        """The utterances from long to short: the order of the stored frames, whatever the batch size."""
+        return sorted(self.split.utterances, key=lambda u: (-self.split.checked.n_samples[u.id], u.id))
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Names the hidden states by everything that determines them."""
+        audio = [[u.id, content_hash(u.path)] for u in self.ordered]
+        exact = self.dtype == "float32"
+        determinants = {"upstream": self.upstream.name, "fingerprint": self.upstream.fingerprint}
+        return key_of({**determinants, "view": self.view.describe(), "audio": audio, "exact": exact})
+
+    def about(self) -> dict[str, Any]:
+        """For a person who lists the store."""
+        return {
+            "upstream": self.upstream.name,
+            "checkpoint": self.upstream.checkpoint_name,
+            "fingerprint": self.upstream.fingerprint,
+            "view": self.view.describe(),
+            "split": self.split.name,
+            "utterances": len(self.ordered),
+            "seconds": round(self.split.seconds, 1),
+        }
+
+    def bytes(self, dims: Sequence[int]) -> int:
+        """What they take on disk, given the dimensions of the layers kept."""
+        frames = sum(self.split.checked.n_samples.values()) // self.upstream.stride
+        return frames * sum(dims) * (4 if self.dtype == "float32" else 2)
 
 
-def hidden_states(
-    store: Store,
-    upstream: Upstream,
-    split: Split,
-    view: View,
-    layers: Sequence[int],
-    dtype: str,
-    batch_size: int,
-) -> Entry:
-    """Find one split's hidden states in the store, or extract them into it.
+def hidden_states(store: Store, request: Request, batch_size: int = 0) -> Entry:
+    """Find hidden states in the store, or extract them into it.
 
     Args:
         store: the store.
-        upstream: the upstream.
-        split: the utterances.
-        view: `PLAIN` or a mask view.
-        layers: what to keep of the upstream's hidden states.
-        dtype: `auto`, `float16` or `float32`.
+        request: what is wanted.
         batch_size: utterances a forward pass; 0: by device. It changes hidden states by rounding errors only.
 
-    Returns:
-        The entry; its utterances are ordered from long to short.
-
     Raises:
-        MIError: too many unreadable files, or NaN or infinite hidden states.
+        MIError: too many unreadable files, NaN or infinite hidden states, or float16 asked for where it is too
+            coarse.
     """
-    ordered = sorted(split.utterances, key=lambda u: (-split.checked.n_samples[u.id], u.id))
-    determinants = {
-        "upstream": upstream.name,
-        "fingerprint": upstream.fingerprint,
-        "view": view.describe(),
-        "split": split.name,
-        "audio": [[u.id, content_hash(u.path)] for u in ordered],
-        "exact": dtype == "float32",
-    }
-    key = key_of({k: v for k, v in determinants.items() if k != "split"})
-    found = store.find(key, layers)
+    found = store.find(request.key, request.layers)
     if found is not None:
         return found
-    about = {k: v for k, v in determinants.items() if k != "audio"}
-    about["utterances"], about["seconds"] = len(ordered), round(split.seconds, 1)
     try:
-        narrow = "float32" if dtype == "float32" else "float16"
-        return _extract(store, key, about, upstream, split, ordered, view, layers, narrow, batch_size)
+        return _extract(store, request, "float32" if request.dtype == "float32" else "float16", batch_size)
     except TooCoarse:
-        if dtype == "float16":
-            from .errors import MIError
-
+        if request.dtype == "float16":
             raise MIError(
-                f"hidden states of {upstream.name} lose too much as float16. Set config key "
+                f"hidden states of {request.upstream.name} lose too much as float16. Set config key "
                 "downstream_expert.store.dtype to auto or float32."
             ) from None
-        return _extract(store, key, about, upstream, split, ordered, view, layers, "float32", batch_size)
+        logger.info("float16 is too coarse for %s: extracting again as float32.", request.upstream.name)
+        return _extract(store, request, "float32", batch_size)
 
 
-def _extract(
-    store: Store,
-    key: str,
-    about: dict[str, object],
-    upstream: Upstream,
-    split: Split,
-    ordered: Sequence[Utterance],
-    view: View,
-    layers: Sequence[int],
-    dtype: str,
-    batch_size: int,
-) -> Entry:
+def _extract(store: Store, request: Request, dtype: str, batch_size: int) -> Entry:
     """Run the upstream over a split, from where a killed run left off."""
     from .hidden_states import extract, shortest_samples
 
+    upstream, split = request.upstream, request.split
     total = len(split.utterances) + len(split.checked.unreadable)
     skips = SkipCounter(total, split.max_unreadable, split.name, list(split.checked.unreadable))
     size = batch_size or (CPU_BATCH if upstream.device == "cpu" else GPU_BATCH)
-    with store.writer(key, about, layers, dtype) as writer:
+    with store.writer(request.key, request.about(), request.layers, dtype) as writer:
         # another run may have finished the very same states while this one waited for the lock
-        found = store.find(key, layers)
+        found = store.find(request.key, request.layers)
         if found is not None:
             return found
         for name, why in writer.skipped:
             skips.skip(name, why)
         done = set(writer.written) | {u for u, _ in writer.skipped}
-        title = f"{upstream.name} {split.name} {view.describe()}"
-        hours = tqdm(total=round(split.seconds), desc=title, unit="s", dynamic_ncols=True, leave=False)
-        hours.update(round(sum(split.checked.n_samples[u] for u in done) / SAMPLE_RATE))
-        for batch in _batches([u for u in ordered if u.id not in done], split, size):
-            waveforms: list[Tensor] = []
-            kept: list[Utterance] = []
-            for utterance in batch:
-                try:
-                    waveforms.append(_waveform(utterance, shortest_samples(upstream)))
-                    kept.append(utterance)
-                except AudioError as error:
-                    skips.skip(utterance.id, str(error))
-                    writer.skip(utterance.id, str(error))
-            for utterance, hidden in zip(kept, extract(upstream, waveforms, view), strict=True):
-                writer.append(utterance.id, [hidden[layer].cpu().numpy() for layer in layers])
-            hours.update(round(sum(split.checked.n_samples[u.id] for u in batch) / SAMPLE_RATE))
-        hours.close()
+        seconds = {u: n / SAMPLE_RATE for u, n in split.checked.n_samples.items()}
+        title = f"{upstream.name} {split.name} {request.view.describe()}"
+        with tqdm(total=round(split.seconds), desc=title, unit="s", dynamic_ncols=True, leave=False) as bar:
+            bar.update(round(sum(seconds[u] for u in done)))
+            for batch in _batches([u for u in request.ordered if u.id not in done], split, size):
+                waveforms: list[Tensor] = []
+                kept: list[Utterance] = []
+                for utterance in batch:
+                    try:
+                        waveforms.append(_waveform(utterance, shortest_samples(upstream)))
+                        kept.append(utterance)
+                    except AudioError as error:
+                        skips.skip(utterance.id, str(error))
+                        writer.skip(utterance.id, str(error))
+                for utterance, hidden in zip(kept, extract(upstream, waveforms, request.view), strict=True):
+                    writer.append(utterance.id, [hidden[layer].cpu().numpy() for layer in request.layers])
+                bar.update(round(sum(seconds[u.id] for u in batch)))
+        for name, why in writer.skipped:
+            logger.warning("%s: skipped %s (%s)", split.name, name, why)
         return writer.finish()
 
 

@@ -55,7 +55,9 @@ class WeightedLayer:
         for layer, weight in zip(self.layers, self.weights.weights, strict=True):
             part = layer[rows]
             if self.weights.normalize:
-                part = functional.layer_norm(torch.from_numpy(part), part.shape[-1:]).numpy()
+                # rows of a float32 store come as a view of its file, which torch takes only as a copy
+                writable = torch.from_numpy(np.require(part, requirements="W"))
+                part = functional.layer_norm(writable, part.shape[-1:]).numpy()
             total = part * np.float32(weight) if total is None else total + part * np.float32(weight)
         assert total is not None
         return total
