@@ -107,7 +107,7 @@ def test_spread_much_smaller_than_the_first_utterances_offset_is_too_coarse(stor
     rng = np.random.default_rng(0)
     first = rng.standard_normal((50, 2)).astype(np.float32)
     rest = 500 + 0.1 * rng.standard_normal((100_000, 2)).astype(np.float32)
-    with (
+    with (  # noqa: PT012 - whenever it shows
         pytest.raises(TooCoarse),
         store.writer(key_of(ABOUT), ABOUT, [0], "float16") as writer,
     ):
@@ -253,7 +253,7 @@ def test_an_utterance_refused_for_nan_leaves_nothing_behind(store):
     """Layer 0 of the refused utterance was whole, but the journal has no line for it."""
     hidden = states("middle")
     hidden[1][3, 1] = np.nan
-    with (
+    with (  # noqa: PT012 - the second `append` is refused
         pytest.raises(MIError),
         store.writer(key_of(ABOUT), ABOUT, [0, 2], "float32") as writer,
     ):

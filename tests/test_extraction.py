@@ -1,0 +1,244 @@
+"""Splits into the store: the same whatever the batch, bad files counted, nothing extracted twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import RATE
+
+from s3prl_mi import extraction
+from s3prl_mi import hidden_states as forward
+from s3prl_mi.config import DataConfig
+from s3prl_mi.errors import MIError
+from s3prl_mi.extraction import Request, read_split
+from s3prl_mi.store import Entry, Store
+from s3prl_mi.upstreams import load_upstream
+from s3prl_mi.views import PLAIN, View
+
+MASK = View("mask", "latent", 10, 4)
+
+
+@pytest.fixture(scope="module")
+def hubert(checkpoint):
+    name, path = checkpoint("hubert-base")
+    return load_upstream(name, str(path))
+
+
+@pytest.fixture(scope="module")
+def fbank():
+    return load_upstream("fbank")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store", 10**9)
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Numbers of utterances of each forward pass."""
+    seen: list[int] = []
+    original = forward.extract
+
+    def counted(upstream, waveforms, view=None):
+        seen.append(len(waveforms))
+        return original(upstream, waveforms, view)
+
+    monkeypatch.setattr(forward, "extract", counted)
+    return seen
+
+
+def split_of(root: Path, name: str = "fit-a", **more):
+    return read_split(DataConfig(libri_root=str(root), **more), name)
+
+
+def hidden_states(store: Store, upstream, split, view: View, layers, dtype: str, size: int) -> Entry:
+    return extraction.hidden_states(store, Request(upstream, split, view, tuple(layers), dtype), size)
+
+
+def spoil(path: Path) -> None:
+    """A header that says all is well, and a body that is not."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3 :] = bytes(len(content) - len(content) // 3)
+    path.write_bytes(content)
+
+
+def test_a_split_says_what_is_in_it(corpus):
+    split = split_of(corpus.root)
+    assert [u.id for u in split.utterances] == corpus.of("fit-a")
+    assert split.speakers == {"11", "12"}
+    seconds = sum(corpus.spans[u][-1][1] for u in corpus.of("fit-a"))
+    assert split.seconds == pytest.approx(seconds)
+    assert split.describe() == f"fit-a: 6 utterances, {seconds / 60:.1f} min, 2 speakers"
+
+
+@pytest.mark.parametrize("view", [PLAIN, MASK], ids=["plain", "mask"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_batch_size_does_not_change_states(corpus, hubert, store, view, size):
+    split = split_of(corpus.root)
+    entry = hidden_states(store, hubert, split, view, [0, 1, 2], "float32", size)
+    assert entry.utterances == sorted(entry.utterances, key=lambda u: (-split.checked.n_samples[u], u))
+    assert sorted(entry.utterances) == corpus.of("fit-a")
+    for layer in (0, 1, 2):
+        stored, start = entry.layer(layer)[:], 0
+        for name, count in zip(entry.utterances, entry.n_frames, strict=True):
+            audio, _ = soundfile.read(corpus.audio[name], dtype="float32")
+            alone = forward.extract(hubert, [torch.from_numpy(audio)], view)[0][layer].numpy()
+            assert alone.shape == (count, entry.dims[layer])
+            np.testing.assert_allclose(stored[start : start + count], alone, atol=2e-5)
+            start += count
+        assert start == len(stored)
+
+
+def test_nothing_is_extracted_twice(corpus, hubert, store, passes):
+    first = hidden_states(store, hubert, split_of(corpus.root), PLAIN, [0, 1, 2], "auto", 2)
+    assert sum(passes) == 6
+    assert first.dtype == "float16"
+    passes.clear()
+    assert hidden_states(store, hubert, split_of(corpus.root), PLAIN, [1], "auto", 1) == first
+    assert passes == []
+    hidden_states(store, hubert, split_of(corpus.root), MASK, [1], "auto", 6)
+    assert passes == [6]
+
+
+def test_float32_is_not_served_from_float16(corpus, fbank, store, passes):
+    hidden_states(store, fbank, split_of(corpus.root), PLAIN, [0], "float16", 2)
+    passes.clear()
+    assert hidden_states(store, fbank, split_of(corpus.root), PLAIN, [0], "float32", 2).dtype == "float32"
+    assert sum(passes) == 6
+
+
+def test_changed_audio_under_the_same_name_is_extracted_again(corpus, fbank, store, tmp_path, passes):
+    mine = corpus.copy(tmp_path)
+    hidden_states(store, fbank, split_of(mine.root), PLAIN, [0], "auto", 2)
+    passes.clear()
+    name = mine.of("fit-a")[0]
+    soundfile.write(mine.audio[name], np.random.default_rng(0).standard_normal(RATE) * 0.1, RATE)
+    hidden_states(store, fbank, split_of(mine.root), PLAIN, [0], "auto", 2)
+    assert sum(passes) == 6
+
+
+def test_the_same_audio_elsewhere_is_found(corpus, fbank, store, tmp_path, passes):
+    hidden_states(store, fbank, split_of(corpus.root), PLAIN, [0], "auto", 2)
+    passes.clear()
+    hidden_states(store, fbank, split_of(corpus.copy(tmp_path).root), PLAIN, [0], "auto", 2)
+    assert passes == []
+
+
+def test_a_killed_run_goes_on_with_the_utterances_that_lack(corpus, fbank, store, monkeypatch, passes):
+    split = split_of(corpus.root)
+    counted = forward.extract
+
+    def killed(upstream, waveforms, view=None):
+        if len(passes) == 4:
+            raise KeyboardInterrupt
+        return counted(upstream, waveforms, view)
+
+    monkeypatch.setattr(forward, "extract", killed)
+    with pytest.raises(KeyboardInterrupt):
+        hidden_states(store, fbank, split, PLAIN, [0], "auto", 1)
+    assert len(store.partial_folders()) == 1
+    passes.clear()
+    monkeypatch.setattr(forward, "extract", counted)
+    entry = hidden_states(store, fbank, split, PLAIN, [0], "auto", 1)
+    assert len(passes) == 2
+    whole = hidden_states(Store(store.root / "other", 10**9), fbank, split, PLAIN, [0], "auto", 1)
+    assert (entry.utterances, entry.n_frames) == (whole.utterances, whole.n_frames)
+    np.testing.assert_array_equal(entry.layer(0)[:], whole.layer(0)[:])
+
+
+def test_states_too_coarse_for_float16_are_kept_as_float32_or_refused(corpus, fbank, store, monkeypatch):
+    """One dimension has its like in nothing before: 1e7 times its first utterance's spread."""
+
+    def far(upstream, waveforms, view=None):
+        original = forward_extract(upstream, waveforms, view)
+        for utterance in original:
+            if len(seen) and len(seen) % 2:
+                utterance[0][0, 0] += 1e7
+            seen.append(1)
+        return original
+
+    seen: list[int] = []
+    forward_extract = forward.extract
+    monkeypatch.setattr(forward, "extract", far)
+    entry = hidden_states(store, fbank, split_of(corpus.root), PLAIN, [0], "auto", 1)
+    assert entry.dtype == "float32"
+    assert store.partial_folders() == []
+    seen.clear()
+    with pytest.raises(MIError, match=r"store\.dtype to auto or float32"):
+        hidden_states(
+            Store(store.root / "other", 10**9), fbank, split_of(corpus.root), PLAIN, [0], "float16", 1
+        )
+
+
+def test_a_corrupt_body_is_counted_and_skipped(corpus, fbank, store, tmp_path, passes):
+    mine = corpus.copy(tmp_path)
+    bad = mine.of("fit-a")[2]
+    spoil(mine.audio[bad])
+    split = split_of(mine.root, max_unreadable=0.2)
+    assert bad in [u.id for u in split.utterances], "the header alone must look well"
+    entry = hidden_states(store, fbank, split, PLAIN, [0], "auto", 2)
+    assert bad not in entry.utterances
+    assert len(entry.utterances) == 5
+    ((name, why),) = entry.skipped
+    assert name == bad
+    assert f"{bad}.flac" in why
+    good = hidden_states(store, fbank, split_of(corpus.root), PLAIN, [0], "auto", 2)
+    assert entry.n_frames == [n for u, n in zip(good.utterances, good.n_frames, strict=True) if u != bad]
+
+
+def test_too_large_a_share_of_corrupt_files_is_refused(corpus, fbank, store, tmp_path):
+    mine = corpus.copy(tmp_path)
+    for name in mine.of("fit-a")[:2]:
+        spoil(mine.audio[name])
+    split = split_of(mine.root, max_unreadable=0.2)
+    with pytest.raises(MIError, match="2 of 6 audio files cannot be read"):
+        hidden_states(store, fbank, split, PLAIN, [0], "auto", 1)
+    # nor does a second try get through with what the first one left
+    with pytest.raises(MIError, match="2 of 6 audio files cannot be read"):
+        hidden_states(store, fbank, split, PLAIN, [0], "auto", 1)
+
+
+def test_files_without_a_header_and_corrupt_bodies_share_one_limit(corpus, fbank, store, tmp_path):
+    mine = corpus.copy(tmp_path)
+    empty, corrupt = mine.of("fit-a")[:2]
+    mine.audio[empty].write_bytes(b"")
+    spoil(mine.audio[corrupt])
+    split = split_of(mine.root, max_unreadable=0.2)
+    assert [u for u, _ in split.checked.unreadable] == [empty]
+    with pytest.raises(MIError, match="2 of 6 audio files"):
+        hidden_states(store, fbank, split, PLAIN, [0], "auto", 1)
+
+
+def test_audio_shorter_than_a_frame_is_skipped(corpus, hubert, store, tmp_path):
+    mine = corpus.copy(tmp_path)
+    short = mine.of("fit-a")[0]
+    soundfile.write(mine.audio[short], np.full(380, 0.1), RATE)
+    entry = hidden_states(store, hubert, split_of(mine.root, max_unreadable=0.2), PLAIN, [0], "auto", 2)
+    assert len(entry.utterances) == 5
+
+
+def test_batches_are_smaller_where_utterances_are_long(corpus, monkeypatch):
+    split = split_of(corpus.root)
+    longest = max(split.checked.n_samples.values())
+    monkeypatch.setattr(extraction, "BATCH_SECONDS", longest / RATE / 2)
+    ordered = sorted(split.utterances, key=lambda u: -split.checked.n_samples[u.id])
+    batches = list(extraction._batches(ordered, split, 4))
+    assert [u for b in batches for u in b] == ordered
+    for batch in batches:
+        padded = len(batch) * split.checked.n_samples[batch[0].id]
+        assert len(batch) == 1 or padded <= 4 * longest / 2
+    assert len(batches[0]) < 4
+
+
+@pytest.mark.parametrize("item", [2, 4])
+def test_what_is_announced_is_what_is_written(corpus, hubert, store, item):
+    split = split_of(corpus.root)
+    entry = hidden_states(store, hubert, split, PLAIN, [0, 1, 2], "float32" if item == 4 else "float16", 0)
+    data = sum(f.stat().st_size for f in entry.path.glob("layer_*.bin"))
+    announced = Request(hubert, split, PLAIN, (0, 1, 2), entry.dtype).bytes(entry.dims)
+    assert data <= announced <= 1.05 * data
