@@ -1,0 +1,165 @@
+"""s3prl-mi: light to start, and the store, config and upstreams commands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from s3prl_mi import __version__, cli
+from s3prl_mi.store import Store, key_of
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("words", [["-h"], ["store", "-h"], ["config", "mi_views"], ["store", "list"]])
+def test_what_needs_no_torch_does_not_load_it(words, tmp_path):
+    code = f"""
+import sys, contextlib
+from s3prl_mi.cli import main
+with contextlib.suppress(SystemExit):
+    main({[*words, *(["--root", str(tmp_path)] if words == ["store", "list"] else [])]!r})
+heavy = {{"torch", "torchaudio", "transformers", "s3prl", "matplotlib", "sklearn"}} & set(sys.modules)
+print("heavy:", sorted(heavy))
+"""
+    assert python(code).splitlines()[-1] == "heavy: []"
+
+
+def test_help_of_run_downstream_loads_nothing_heavy_either():
+    code = """
+import sys, contextlib
+from s3prl_mi.run_downstream import main
+with contextlib.suppress(SystemExit):
+    main(["-h"])
+print("heavy:", sorted({"torch", "transformers", "matplotlib"} & set(sys.modules)))
+"""
+    assert python(code).splitlines()[-1] == "heavy: []"
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["-h"])
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    for command in ("demo", "doctor", "upstreams", "config", "store"):
+        assert f"s3prl-mi {command}" in said
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["measure"], ["config", "asr"], ["store"], ["store", "list", "--seed", "1"]]
+)
+def test_wrong_words_end_with_status_2(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(words)
+    assert stopped.value.code == 2
+    assert "usage: s3prl-mi" in capsys.readouterr().err
+
+
+def test_only_demo_passes_unknown_words_on(monkeypatch, tmp_path):
+    from s3prl_mi import demo_run
+
+    seen = []
+    monkeypatch.setattr(demo_run, "run", lambda out, extra: seen.append((out, list(extra))) or 0)
+    assert cli.main(["demo", "--out", str(tmp_path), "--seed", "7"]) == 0
+    assert seen == [(tmp_path, ["--seed", "7"])]
+
+
+@pytest.mark.parametrize("task", ["mi_views", "mi_supervised"])
+def test_config_prints_a_file_to_copy(task, capsys):
+    assert cli.main(["config", task]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert "downstream_expert" in yaml.safe_load(path.read_text())
+
+
+def test_upstreams_lists_names_with_family_and_view(capsys):
+    assert cli.main(["upstreams", "hubert"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = {line.split()[0]: line.split()[1:] for line in lines[1:]}
+    assert all("hubert" in name for name in found)
+    assert found["hubert_local"][1] == "mask"
+    assert cli.main(["upstreams", "apc_local"]) == 0
+    assert "shift" in capsys.readouterr().out
+
+
+def test_upstreams_without_a_match_is_a_mistake(capsys):
+    assert cli.main(["upstreams", "no-such-model"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert "no-such-model" in said.err
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Two entries, of fbank and of hubert, and one of fbank that was not finished."""
+    store = Store(tmp_path / "store", 10**9)
+    for name, view in (("fbank", "plain"), ("hubert", "plain"), ("fbank", "unfinished")):
+        about = {"upstream": name, "view": view, "split": "dev"}
+        with store.writer(key_of(about), about, [0, 1], "float16") as writer:
+            writer.append("u", [np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)] * 2)
+            if view != "unfinished":
+                writer.finish()
+    return store
+
+
+def names(store: Store) -> list[str]:
+    return sorted(manifest["determinants"]["upstream"] for _, manifest in store.entries())
+
+
+def test_store_list_names_what_is_there(store, capsys):
+    assert cli.main(["store", "list", "--root", str(store.root)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    for name in ("fbank", "hubert"):
+        (line,) = [x for x in lines if name in x.split()]
+        assert all(word in line for word in ("dev", "plain", "2 layers", "float16"))
+    assert "2 entries" in lines[-1]
+    assert "1 unfinished" in lines[-1]
+    assert names(store) == ["fbank", "hubert"]
+
+
+def test_store_list_of_one_upstream(store, capsys):
+    assert cli.main(["store", "list", "--root", str(store.root), "--upstream", "hubert"]) == 0
+    said = capsys.readouterr().out
+    assert "1 entries" in said
+    assert "fbank" not in said
+
+
+def test_store_clear_of_one_upstream_leaves_the_others(store, capsys):
+    assert cli.main(["store", "clear", "--root", str(store.root), "--upstream", "fbank"]) == 0
+    assert names(store) == ["hubert"]
+    assert "1 entries" in capsys.readouterr().out
+
+
+def test_store_clear_leaves_nothing(store):
+    assert cli.main(["store", "clear", "--root", str(store.root)]) == 0
+    assert store.entries() == []
+    assert store.partial_folders() == []
+    assert not list(store.root.rglob("*.bin"))
+
+
+def test_a_store_that_was_never_used_is_empty(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("S3PRL_MI_STORE", str(tmp_path / "none"))
+    assert cli.main(["store", "list"]) == 0
+    assert cli.main(["store", "clear"]) == 0
+    said = capsys.readouterr().out
+    assert "0 entries" in said
+    assert str(tmp_path / "none") in said
