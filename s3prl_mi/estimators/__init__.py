@@ -136,12 +136,14 @@ def _host(values: Any) -> Any:
 
 def _frames(z: ArrayLike, name: str) -> Frames:
     array: FloatMatrix = np.asarray(_host(z))
-    if array.ndim != 2 or not len(array):
+    if array.ndim != 2 or not array.size:
         raise MIError(f"{name}: expected frames of shape (n_frames, dim), found {array.shape}.")
     if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
         raise MIError(f"{name}: expected real numbers, found {array.dtype}.")
     if not np.isfinite(array).all():
         raise MIError(f"{name} holds NaN or infinite values.")
+    if float(np.abs(array).max()) > np.finfo(np.float32).max:
+        raise MIError(f"{name} holds values too large for float32, in which frames are computed: scale them.")
     return Frames([array])
 
 
@@ -151,6 +153,13 @@ def _labels(y: Any, count: int, name: str) -> Any:
         raise MIError(f"{name} has {len(labels)} labels for {count} frames.")
     if isinstance(labels, np.ndarray) and labels.ndim != 1:
         raise MIError(f"{name}: expected labels of shape (n_frames,), found {labels.shape}.")
+    if isinstance(labels, np.ndarray) and labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise MIError(
+            f"{name} holds NaN: give frames without a label a label of their own, or leave them out."
+        )
+    unhashable = next((v for v in labels if not isinstance(v, Hashable)), None)
+    if unhashable is not None:
+        raise MIError(f"{name}: expected hashable labels, found {unhashable!r}.")
     return labels
 
 

@@ -6,12 +6,14 @@ Source: Liu, Yeh and Glass (ICASSP 2024), eq. 4 and 8; shared by both tasks:
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._types import Bits
 
-NATS_TO_BITS = 1.0 / np.log(2.0)
+NATS_TO_BITS = 1.0 / math.log(2.0)
 
 
 def entropy_bits(counts: ArrayLike) -> Bits:

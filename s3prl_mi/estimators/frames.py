@@ -30,7 +30,9 @@ class Array2D(Protocol):
     """What frames are read from: an array of shape (n_frames, dim), or what reads like one."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """(n_frames, dim)."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -110,7 +112,7 @@ class AffineMap:
 def fit_affine(frames: Frames, device: torch.device | str = "cpu") -> AffineMap:
     """Fit the standardisation and the principal axes of the standardised frames.
 
-    Dimensions that never vary are mapped to zero.
+    Dimensions that never vary (by more than float32's rounding of their values) are mapped to zero.
 
     Args:
         frames: the fit split.
@@ -139,7 +141,9 @@ def fit_affine(frames: Frames, device: torch.device | str = "cpu") -> AffineMap:
     centre = total / n
     covariance = square / n - torch.outer(centre, centre)
     variance = covariance.diagonal().clamp_min(0)
-    scale = torch.where(variance > 1e-12 * variance.max().clamp_min(1e-30), variance, torch.inf).rsqrt()
+    # each dimension against its own rounding, not against the others: a small one may hold all the information
+    rounding = 4 * torch.finfo(torch.float32).eps * (shift.cpu().double() + centre).abs()
+    scale = torch.where(variance > rounding.square(), variance, torch.inf).rsqrt()
     correlation = covariance * torch.outer(scale, scale)
     values, axes = torch.linalg.eigh(correlation)
     matrix = scale[:, None] * axes

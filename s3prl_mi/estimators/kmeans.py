@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MIError
-from .frames import Frames
+from .frames import BLOCK_ROWS, Frames
 
 SEEDING_FRAMES = 20_000
 """k-means++ draws its first centroids from at most so many frames; Lloyd's steps see all of them."""
@@ -24,21 +24,27 @@ ROWS = 1024
 """Rows scored at a time: their scores stay in the processor's cache."""
 
 
-class _Raw:
-    """Frames as float32 blocks on a device, unmapped; kept in memory while small enough."""
+class _Centred:
+    """Frames minus one `centre` near their mean, as float32 blocks on a device; in memory while small enough.
+
+    Far from the origin the sums of frames, and the share of their length by which a centroid moves, would lose
+    the digits in which frames differ.
+    """
 
     def __init__(self, frames: Frames, device: torch.device | str) -> None:
         self.frames, self.device = frames, device
+        self.centre = torch.from_numpy(frames.read(0, BLOCK_ROWS)).mean(0).to(device)
         small = len(frames) * frames.dim * 4 <= CACHE_BYTES
-        self._cache = torch.from_numpy(frames.read(0, len(frames))).to(device) if small else None
+        self._cache = self._read(0, len(frames)) if small else None
 
     def blocks(self) -> list[tuple[int, int]]:
         return list(self.frames.blocks(ROWS))
 
     def block(self, start: int, stop: int) -> Tensor:
-        if self._cache is not None:
-            return self._cache[start:stop]
-        return torch.from_numpy(self.frames.read(start, stop)).to(self.device)
+        return self._read(start, stop) if self._cache is None else self._cache[start:stop]
+
+    def _read(self, start: int, stop: int) -> Tensor:
+        return torch.from_numpy(self.frames.read(start, stop)).to(self.device).sub_(self.centre)
 
 
 def fit_codebooks(
@@ -63,15 +69,17 @@ def fit_codebooks(
         Centroids, shape (n_seeds, clusters, dim), float32, on `device`.
 
     Raises:
-        MIError: fewer frames than clusters.
+        MIError: fewer than two clusters, or fewer frames than clusters.
     """
+    if clusters != int(clusters) or clusters < 2:
+        raise MIError(f"clusters: expected a whole number of at least 2, found {clusters}.")
     if len(frames) < clusters:
         raise MIError(
             f"{clusters} clusters need at least as many frames in the fit split, which has {len(frames)}: "
             "lower downstream_expert.clusters or take more speech."
         )
-    data = _Raw(frames, device)
-    books = torch.stack([_seed_codebook(frames, clusters, seed).to(device) for seed in seeds])
+    data = _Centred(frames, device)
+    books = torch.stack([_seed_codebook(frames, clusters, seed).to(device) for seed in seeds]) - data.centre
     moving = torch.ones(len(seeds), dtype=torch.bool)
     for _ in range(iterations):
         index = moving.nonzero()[:, 0].to(device)
@@ -82,7 +90,7 @@ def fit_codebooks(
         on_step()
         if not bool(moving.any()):
             break
-    return books
+    return books + data.centre
 
 
 def assign(frames: Frames, codebooks: Tensor) -> Tensor:
@@ -110,7 +118,7 @@ def _nearest(x: Tensor, books: Tensor) -> Tensor:
     return scores.view(-1, seeds, clusters).argmin(2)
 
 
-def _lloyd_step(data: _Raw, books: Tensor) -> Tensor:
+def _lloyd_step(data: _Centred, books: Tensor) -> Tensor:
     """Move each centroid to the mean of its frames; one without frames stays where it is."""
     seeds, clusters, dim = books.shape
     sums = torch.zeros(seeds * clusters, dim, device=books.device)

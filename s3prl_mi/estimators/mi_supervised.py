@@ -49,14 +49,21 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The labels of the fit split, sorted: class id = position. Fixed before fitting."""
+    """The labels of the fit split: class id = position. Fixed before fitting.
+
+    Sorted; in order of appearance where labels cannot be sorted (members of an Enum, mixed tuples).
+    """
 
     labels: tuple[Hashable, ...]
 
     @staticmethod
     def of(labels: Sequence[Hashable] | np.ndarray) -> Vocabulary:
         """The labels that occur."""
-        return Vocabulary(tuple(sorted(set(_plain(labels)), key=lambda v: (str(type(v)), v))))
+        occurring = dict.fromkeys(_plain(labels))
+        try:
+            return Vocabulary(tuple(sorted(occurring, key=lambda v: (str(type(v)), v))))
+        except TypeError:
+            return Vocabulary(tuple(occurring))
 
     def ids(self, labels: Sequence[Hashable] | np.ndarray) -> IntVector:
         """Class ids, shape (n_frames,); -1 for labels unseen in the fit split."""
