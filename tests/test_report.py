@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 import random
 import re
 import statistics
@@ -14,6 +15,7 @@ import pytest
 
 from s3prl_mi import report
 from s3prl_mi.errors import MIError
+from s3prl_mi.report import canvas, layers
 from s3prl_mi.results import Record, append_records, read_records
 
 
@@ -212,7 +214,7 @@ class TestSummaryFile:
         def full_disk(_):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(report.os, "fsync", full_disk)
+        monkeypatch.setattr(os, "fsync", full_disk)
         with pytest.raises(OSError, match="No space left"):
             report.write_summary(path, [make()])
         assert path.read_bytes() == before
@@ -352,9 +354,9 @@ class TestLayerPicture:
 
     def test_what_is_drawn(self):
         """Points, error bars, ring of the best layer, ceiling and units, read back from the axes."""
-        with report._Canvas(6.4, 4.2) as figure:
+        with canvas.Canvas(6.4, 4.2) as figure:
             axes = figure.subplots()
-            report._draw_task(axes, report.summarise(grid(entropy=2.0)))
+            layers._draw_task(axes, report.summarise(grid(entropy=2.0)))
             labels = axes.get_legend_handles_labels()[1]
             lines = {tuple(line.get_xdata()): tuple(line.get_ydata()) for line in axes.lines}
             texts = {text.get_text() for text in axes.texts}

@@ -1,0 +1,99 @@
+"""What s3prl's own tasks leave behind as well: lines in `log.log`, and scalars for TensorBoard."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..results import Record
+from .summary import FRAMES_ORDER, by_panel, rank_in, required
+from .wording import decimals, distinguish
+
+LOG_FILE = "log.log"
+
+_EVENTS_SUFFIX = ".s3prl_mi"
+"""Ends the names of our event files, so that a later call replaces them and leaves s3prl's own alone."""
+
+
+def final_line(records: Iterable[Record]) -> str:
+    """The closing line of `log.log`: the best layer and probe on the headline frames.
+
+    Of several eval splits, those of the last record count (records are appended, so these are the latest).
+    The form is that of s3prl's own logs, `... at step <n>: <value>`; the whole measurement is
+    one step of the runner.
+
+    Raises:
+        MIError: no record.
+    """
+    records = list(records)
+    summaries = required(records)
+    latest = [
+        s for s in summaries if s.task == records[-1].task and s.eval_splits == tuple(records[-1].eval_splits)
+    ]
+    frames = min((s.frames for s in latest), key=lambda f: rank_in(f, FRAMES_ORDER))
+    best = max((s for s in latest if s.frames == frames), key=lambda s: s.mi_lower_bound_bits)
+    value = f"{best.mi_lower_bound_bits:.{decimals([best.mi_lower_bound_bits_sd])}f}"
+    return f"{best.task} best layer {best.layer} {best.probe} {best.frames} bits at step 1: {value}"
+
+
+def write_log(path_log: Path, records: Iterable[Record]) -> None:
+    """Append to `log.log` a line per estimate (mean over seeds, not rounded) and the closing line.
+
+    Lines have the form of s3prl's tasks, `{split} ... at step {n}: {value}`. A line that the file holds
+    already is not written again.
+    """
+    records = list(records)
+    lines = [
+        f"{'+'.join(s.eval_splits)} {s.task} layer {s.layer} {s.probe} {s.frames} bits, mean of "
+        f"{s.n_seeds} at step 1: {s.mi_lower_bound_bits!r}"
+        for s in required(records)
+    ]
+    closing = final_line(records)
+    old = path_log.read_text(encoding="utf-8", errors="replace") if path_log.exists() else ""
+    held = old.splitlines()
+    new = [line for line in lines if line not in held]
+    if new or not held or held[-1] != closing:
+        new.append(closing)
+    if not new:
+        return
+    path_log.parent.mkdir(parents=True, exist_ok=True)
+    with open(path_log, "a", encoding="utf-8") as file:
+        file.write(("\n" if old and not old.endswith("\n") else "") + "\n".join(new) + "\n")
+
+
+def write_tensorboard(expdir: Path, records: Iterable[Record]) -> None:
+    """Write the scalars `<task>/<frames>-<probe>-bits`, mean over seeds, with step = layer number.
+
+    A weighted sum of layers has a tag of its own, ending in `-weighted`, at step 0. What varies besides
+    (splits, clusters, ...) goes in front of the frames. All is one event file, which takes the place of the
+    one that an earlier call left.
+    """
+    from tensorboardX import SummaryWriter
+
+    summaries = required(records)
+    tell_apart = distinguish(by_panel(summaries), leave=("task", "frames"))
+    expdir.mkdir(parents=True, exist_ok=True)
+    # The writer names its file by the second; written aside and moved, it can neither mix with an older file
+    # nor be read before it is whole.
+    with tempfile.TemporaryDirectory(dir=expdir, prefix=".mi_events_") as folder:
+        with SummaryWriter(logdir=folder, filename_suffix=_EVENTS_SUFFIX) as writer:
+            for s in summaries:
+                parts = [tell_apart[s.panel], s.frames, s.probe, "bits"]
+                tag = "-".join(_tag(p) for p in parts if p)
+                if isinstance(s.layer, int):
+                    writer.add_scalar(f"{s.task}/{tag}", s.mi_lower_bound_bits, s.layer)
+                else:
+                    writer.add_scalar(f"{s.task}/{tag}-{_tag(s.layer)}", s.mi_lower_bound_bits, 0)
+        old = list(expdir.glob(f"events.out.tfevents.*{_EVENTS_SUFFIX}"))
+        for path in Path(folder).iterdir():
+            os.replace(path, expdir / path.name)
+            old = [o for o in old if o.name != path.name]
+    for path in old:
+        path.unlink()
+
+
+def _tag(text: str) -> str:
+    """Only characters that TensorBoard leaves as they are."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in text)

@@ -1,0 +1,258 @@
+"""Records -> mean and standard deviation over the seeds: `mi_summary.csv`, at full precision."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import os
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .._types import Bits
+from ..errors import MIError
+from ..results import RESULTS_FILE, Record
+
+SUMMARY_FILE = "mi_summary.csv"
+
+FRAMES_ORDER = ("masked", "all", "unmasked")
+"""The headline first: what a mask view is about, then what a shift view is about."""
+PROBE_ORDER = ("logistic", "mlp")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Mean and standard deviation over the seeds of one estimate; the columns of `mi_summary.csv`.
+
+    A field without `_sd` is the mean over seeds; `_sd` is the sample standard deviation (ddof = 1; 0 for a
+    single seed). Everything before `layer` and `frame_shift_ms` says what was measured and is the same for
+    all records summarised.
+    """
+
+    task: str
+    upstream: str
+    checkpoint_name: str | None
+    checkpoint_sha256: str | None
+    upstream_sha256: str
+    protocol: str
+    view: str | None
+    frames: str
+    clusters: int | None
+    fit_splits: tuple[str, ...]
+    eval_splits: tuple[str, ...]
+    fit_frames: int
+    eval_frames: int
+    frame_shift_ms: float
+    layer: int | str
+    layer_name: str
+    dim: int
+    probe: str
+    seeds: tuple[int, ...]
+    n_seeds: int
+    mi_lower_bound_bits: Bits
+    mi_lower_bound_bits_sd: Bits
+    entropy_bits: Bits
+    entropy_bits_sd: Bits
+    cross_entropy_bits: Bits
+    cross_entropy_bits_sd: Bits
+    accuracy: float
+    accuracy_sd: float
+    labels: int
+    """Number of classes (the largest, should seeds differ)."""
+    label_set: str | None
+    unseen_frames: int
+    unlabelled_frames: int
+    skipped_utterances: int
+
+    @property
+    def panel(self) -> Panel:
+        """What this summary shares with those that stand in one table with it."""
+        return Panel(*(getattr(self, name) for name in Panel._fields))
+
+
+class Panel(NamedTuple):
+    """Everything that estimates of one table have in common: they differ in layer and probe only."""
+
+    task: str
+    upstream: str
+    checkpoint_name: str | None
+    checkpoint_sha256: str | None
+    upstream_sha256: str
+    protocol: str
+    view: str | None
+    frames: str
+    clusters: int | None
+    fit_splits: tuple[str, ...]
+    eval_splits: tuple[str, ...]
+    fit_frames: int
+    eval_frames: int
+    frame_shift_ms: float
+
+
+def summarise(records: Iterable[Record]) -> list[Summary]:
+    """Take mean and standard deviation over seeds.
+
+    Records are put together only if they agree in everything but seed, outcome and time: task, model, layer,
+    probe, protocol, view, frames, clusters, splits and numbers of frames. If a seed occurs twice, the later
+    record counts.
+
+    Args:
+        records: in any order.
+
+    Returns:
+        One summary per estimate, ordered by panel (in order of appearance, `masked` before `all` before
+        `unmasked`), probe (`logistic` first) and layer (`weighted` last).
+    """
+    groups: dict[tuple[Panel, str, int | str], dict[int, Record]] = {}
+    for record in records:
+        groups.setdefault((_panel(record), record.probe, record.layer), {})[record.seed] = record
+    appearance: dict[Panel, int] = {}
+    for panel, _, _ in groups:
+        appearance.setdefault(panel._replace(frames="", fit_frames=0, eval_frames=0), len(appearance))
+
+    def order(key: tuple[Panel, str, int | str]) -> tuple[Any, ...]:
+        panel, probe, layer = key
+        first = appearance[panel._replace(frames="", fit_frames=0, eval_frames=0)]
+        sizes = (panel.fit_frames, panel.eval_frames)
+        return (
+            first,
+            rank_in(panel.frames, FRAMES_ORDER),
+            sizes,
+            rank_in(probe, PROBE_ORDER),
+            layer_key(layer),
+        )
+
+    return [_summary(key[0], list(groups[key].values())) for key in sorted(groups, key=order)]
+
+
+def _panel(record: Record) -> Panel:
+    checkpoint = record.checkpoint or {}
+    return Panel(
+        task=record.task,
+        upstream=record.upstream,
+        checkpoint_name=checkpoint.get("name"),
+        checkpoint_sha256=checkpoint.get("sha256"),
+        upstream_sha256=record.upstream_sha256,
+        protocol=record.protocol,
+        view=record.view,
+        frames=record.frames,
+        clusters=record.clusters,
+        fit_splits=tuple(record.fit_splits),
+        eval_splits=tuple(record.eval_splits),
+        fit_frames=record.fit_frames,
+        eval_frames=record.eval_frames,
+        frame_shift_ms=record.frame_shift_ms,
+    )
+
+
+def _summary(panel: Panel, records: list[Record]) -> Summary:
+    records = sorted(records, key=lambda r: r.seed)
+    values: dict[str, Any] = {}
+    for name in ("mi_lower_bound_bits", "entropy_bits", "cross_entropy_bits", "accuracy"):
+        values[name], values[f"{name}_sd"] = mean_sd([getattr(r, name) for r in records])
+    last = records[-1]
+    return Summary(
+        **panel._asdict(),
+        layer=last.layer,
+        layer_name=last.layer_name,
+        dim=last.dim,
+        probe=last.probe,
+        seeds=tuple(r.seed for r in records),
+        n_seeds=len(records),
+        **values,
+        labels=max(r.labels for r in records),
+        label_set=last.label_set,
+        unseen_frames=last.unseen_frames,
+        unlabelled_frames=last.unlabelled_frames,
+        skipped_utterances=last.utterances.get("skipped", 0),
+    )
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (ddof = 1; 0 for one value).
+
+    Example:
+        >>> mean_sd([1.0, 2.0, 3.0])
+        (2.0, 1.0)
+        >>> mean_sd([1.5])
+        (1.5, 0.0)
+    """
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def best_layers(summaries: Iterable[Summary]) -> list[Summary]:
+    """The layer with the highest mean bound of each panel and probe (the lowest layer of a tie)."""
+    best: dict[tuple[Panel, str], Summary] = {}
+    for summary in summaries:
+        key = (summary.panel, summary.probe)
+        if key not in best or summary.mi_lower_bound_bits > best[key].mi_lower_bound_bits:
+            best[key] = summary
+    return list(best.values())
+
+
+def rank_in(name: str, order: Sequence[str]) -> tuple[int, str]:
+    """Sort key: names in the given order first, then all others by the alphabet."""
+    return (order.index(name) if name in order else len(order), name)
+
+
+def layer_key(layer: int | str) -> tuple[int, int, str]:
+    """Sort key: layers by number, then those with a name (`weighted`)."""
+    return (0, layer, "") if isinstance(layer, int) else (1, 0, layer)
+
+
+def by_panel(summaries: Iterable[Summary]) -> dict[Panel, list[Summary]]:
+    """The summaries of each panel, in order of appearance."""
+    panels: dict[Panel, list[Summary]] = {}
+    for summary in summaries:
+        panels.setdefault(summary.panel, []).append(summary)
+    return panels
+
+
+def required(records: Iterable[Record]) -> list[Summary]:
+    """As `summarise`, but a MIError where there is no record."""
+    summaries = summarise(records)
+    if not summaries:
+        raise MIError(
+            f"{RESULTS_FILE}: holds no finished estimate, so there is nothing to report. Run the same "
+            "command again with -a to go on."
+        )
+    return summaries
+
+
+def write_summary(path_csv: Path, records: Iterable[Record]) -> None:
+    """Write `mi_summary.csv`: one line per estimate, the fields of `Summary`, at full precision.
+
+    Splits and seeds are joined by `+`; what does not apply (`clusters` of mi_supervised) is empty.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [f.name for f in dataclasses.fields(Summary)]
+    writer.writerow(names)
+    for summary in summarise(records):
+        writer.writerow([_cell(getattr(summary, name)) for name in names])
+    replace_file(path_csv, text.getvalue().encode())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return "+".join(str(v) for v in value)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put `content` at `path` in one step, so that nobody ever reads half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
