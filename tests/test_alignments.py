@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3prl_mi import alignments as module
 from s3prl_mi.alignments import (
     Alignments,
     Interval,
@@ -22,6 +21,7 @@ from s3prl_mi.alignments import (
     read_phn,
     read_textgrid,
 )
+from s3prl_mi.alignments.text import LineFile
 from s3prl_mi.audio import Utterance, check_audio, list_utterances
 from s3prl_mi.config import AlignmentConfig, DataConfig
 from s3prl_mi.errors import MIError
@@ -504,7 +504,7 @@ class TestRealTextGrids:
 
 def test_line_file_keeps_places_only():
     """The index of a file of many utterances must not hold its labels."""
-    index = module._LineFile(FIXTURES / "kaldi.ctm")
+    index = LineFile(FIXTURES / "kaldi.ctm")
     assert "1-2-0001" in index
     assert ";;" not in index
     assert index.lines("1-2-0000")[0] == (2, "1-2-0000 1 0.00 0.10 SIL")
