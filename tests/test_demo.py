@@ -8,7 +8,10 @@ import pytest
 import soundfile
 
 from s3prl_mi import demo
+from s3prl_mi.demo_phones import phone_intervals, phone_name, word_intervals
+from s3prl_mi.demo_room import impulse_response, record
 from s3prl_mi.errors import MIError
+from s3prl_mi.espeak import Spoken, espeak
 
 SMALL = {"train": 3, "fit": 2, "eval": 2}
 
@@ -34,24 +37,24 @@ def corpus(tmp_path_factory):
     [("'oU", "OW"), ("I2", "IH"), ("t#", "T"), ("i@3", "IH"), (",aI2", "AY"), ("@L", "L"), ("3:", "ER")],
 )
 def test_phone_names_lose_stress_and_variant(mnemonic, name):
-    assert demo.phone_name(mnemonic) == name
+    assert phone_name(mnemonic) == name
 
 
 def test_pauses_are_silence_and_modifiers_are_nothing():
-    assert {demo.phone_name(m) for m in ("_", "_:", "_!", "_|")} == {"sil"}
-    assert demo.phone_name(";") == ""
+    assert {phone_name(m) for m in ("_", "_:", "_!", "_|")} == {"sil"}
+    assert phone_name(";") == ""
 
 
 def test_unknown_mnemonic_keeps_its_own_name():
-    assert demo.phone_name("'x") == "x"
+    assert phone_name("'x") == "x"
 
 
 def spoken(*phones, words=()):
-    return demo.Spoken(np.zeros(0, np.int16), 22050, phones, words)
+    return Spoken(np.zeros(0, np.int16), 22050, phones, words)
 
 
 def test_intervals_are_contiguous_and_silences_merge():
-    phones = demo.phone_intervals(spoken((100, "p", 0), (200, "'aI", 0), (300, "_:", 3), (400, "_", 3)), 0.5)
+    phones = phone_intervals(spoken((100, "p", 0), (200, "'aI", 0), (300, "_:", 3), (400, "_", 3)), 0.5)
     assert [(i.start, i.end, i.label) for i, _ in phones] == [
         (0.0, 0.1, "sil"),
         (0.1, 0.2, "P"),
@@ -63,7 +66,7 @@ def test_intervals_are_contiguous_and_silences_merge():
 def test_empty_and_overlapping_events():
     # T shares its start with D (no time of its own); AH would start before D does; S starts after the end.
     events = spoken((0, "t", 0), (0, "d", 0), (100, "a", 0), (50, "V", 0), (700, "s", 0))
-    phones = demo.phone_intervals(events, 0.5)
+    phones = phone_intervals(events, 0.5)
     assert [(i.start, i.end, i.label) for i, _ in phones] == [(0.0, 0.1, "D"), (0.1, 0.5, "AH")]
 
 
@@ -72,8 +75,8 @@ def test_words_that_run_together_share_their_phones():
     events = spoken(
         (0, "V", 0), (100, "v", 0), (200, "D", 0), (300, "@", 0), (400, "d", 7), (500, "0", 7), (600, "g", 7)
     )
-    phones = demo.phone_intervals(events, 0.8)
-    words = demo.word_intervals(phones, text, ((0, 6), (7, 3)))
+    phones = phone_intervals(events, 0.8)
+    words = word_intervals(phones, text, ((0, 6), (7, 3)))
     assert [(w.start, w.end, w.label) for w in words] == [
         (0.0, 0.2, "of"),
         (0.2, 0.4, "the"),
@@ -198,16 +201,16 @@ def test_another_folder_is_left_alone(tmp_path):
 
 def test_unknown_voice_is_named():
     with pytest.raises(MIError, match="no voice 'gmw/en-XX"):
-        demo.espeak().say("Hello.", "gmw/en-XX+m99", 170, 50)
-    assert demo.espeak() is demo.espeak()
-    assert demo.espeak().say("Hello.", "gmw/en-US+m3", 170, 50).wave.size > 5000
+        espeak().say("Hello.", "gmw/en-XX+m99", 170, 50)
+    assert espeak() is espeak()
+    assert espeak().say("Hello.", "gmw/en-US+m3", 170, 50).wave.size > 5000
 
 
 def test_record_keeps_time_and_reaches_the_noise_level():
     rng = np.random.default_rng(0)
     clean = np.zeros(16000, np.float32)
     clean[8000] = 1.0
-    heard = demo.record(clean, demo.impulse_response(rng), 60, rng)
+    heard = record(clean, impulse_response(rng), 60, rng)
     assert abs(int(np.abs(heard).argmax()) - 8000) <= 8
     assert heard.dtype == np.float32
     assert np.abs(heard).max() <= 10 ** (-3 / 20)
