@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -62,7 +63,8 @@ def sound(phone: str, n_samples: int, pitch: float, rng: np.random.Generator) ->
 def write_textgrid(path: Path, spans: list[tuple[float, float, str]]) -> None:
     """Praat's long text form, with a tier of words (each of two phones) and one of phones."""
     words = [
-        (*spans[i][:1], spans[min(i + 1, len(spans) - 1)][1], f"w{i % 4}") for i in range(0, len(spans), 2)
+        (*spans[i][:1], spans[min(i + 1, len(spans) - 1)][1], f"w{i // 2 % 4}")
+        for i in range(0, len(spans), 2)
     ]
     end = spans[-1][1]
     head = f'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0\nxmax = {end}\ntiers? <exists>\nsize = 2\n'
@@ -110,6 +112,16 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_log() -> Iterator[None]:
+    """The package's handler writes to the stderr of the moment it was made; each test has its own."""
+    ours = logging.getLogger("s3prl_mi")
+    ours.handlers.clear()
+    yield
+    ours.handlers.clear()
+    ours.propagate = True
 
 
 @pytest.fixture(scope="session")
