@@ -41,6 +41,7 @@ from .views import PLAIN, View, resolve_view
 logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "mi_settings.json"
+STATES_FILE = "states-1.ckpt"
 
 Wanted: TypeAlias = "tuple[int | str, str, str, int]"
 """One estimate: layer, probe, frames, seed, as in `Record.identity`."""
@@ -70,7 +71,7 @@ def _save_states(expdir: Path, args: argparse.Namespace, config: dict[str, Any])
     states = {"Step": 1, "Epoch": 0, "Args": args, "Config": config, "Optimizer": {}, "Downstream": {}}
     temporary = expdir / "states.tmp"
     torch.save(states, temporary)
-    os.replace(temporary, expdir / "states-1.ckpt")
+    os.replace(temporary, expdir / STATES_FILE)
 
 
 class Experiment:
@@ -268,7 +269,11 @@ class Experiment:
         """Take up the experiment's records with -a; without it, move earlier ones aside."""
         results, settings = self.expdir / RESULTS_FILE, self.expdir / SETTINGS_FILE
         now = self._determinants()
-        if results.exists() and not self.args.auto_resume:
+        resume = bool(self.args.auto_resume or self.args.past_exp)
+        if not resume:
+            # else -a would take up the experiment that was here before this one
+            (self.expdir / STATES_FILE).unlink(missing_ok=True)
+        if results.exists() and not resume:
             stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(results.stat().st_mtime))
             aside = results.with_name(f"mi_results.{stamp}.jsonl")
             os.replace(results, aside)
@@ -287,7 +292,7 @@ class Experiment:
         temporary = settings.with_suffix(".tmp")
         temporary.write_text(json.dumps(now, indent=1))
         os.replace(temporary, settings)
-        return read_records(results) if self.args.auto_resume else []
+        return read_records(results) if resume else []
 
     def _measure(self, fit: Side, scored: Side, missing: Sequence[Wanted], bar: tqdm[Any]) -> None:
         """Fit and score layer by layer; probes of a layer are fitted together, as the MLP builds on the logistic.
