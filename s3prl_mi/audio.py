@@ -1,17 +1,17 @@
-"""Utterances of a split, and their audio as 16 kHz mono waveforms.
+"""The audio of utterances as 16 kHz mono waveforms.
 
 Audio is read with soundfile and resampled with soxr: `torchaudio.load` needs another package from torchaudio
 2.9 on. A mistake in a config or manifest is an `MIError`; one bad audio file is an `AudioError`, which the
 loop over a split counts with a `SkipCounter` and skips, up to `datarc.max_unreadable`.
+
+What a split consists of is said by `corpora`, whose public names can be had here too.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -21,17 +21,32 @@ import soundfile
 import soxr
 
 from ._types import Seconds, Waveform
-from .config import DataConfig
-from .errors import MIError, nearest
+from .corpora import AUDIO_SUFFIXES, MANIFEST_COLUMNS, Utterance, list_utterances, spread
+from .errors import MIError
+
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "MANIFEST_COLUMNS",
+    "MIN_SAMPLES",
+    "SAMPLE_RATE",
+    "AudioError",
+    "AudioInfo",
+    "Checked",
+    "SkipCounter",
+    "Utterance",
+    "check_audio",
+    "content_hash",
+    "list_utterances",
+    "probe",
+    "read_waveform",
+    "spread",
+]
 
 SAMPLE_RATE = 16000
 """Samples per second that every upstream of s3prl expects."""
 
 MIN_SAMPLES = 400
 """Shortest usable audio, in samples at 16 kHz (25 ms): the receptive field of one frame."""
-
-AUDIO_SUFFIXES = (".flac", ".wav")
-MANIFEST_COLUMNS = ("split", "audio", "id", "speaker", "alignment")
 
 _UNKNOWN_LENGTH = 1 << 48
 """libsndfile reports its largest count for a FLAC stream whose header does not say how long it is."""
@@ -40,19 +55,6 @@ _BLOCK = 1 << 20
 
 class AudioError(Exception):
     """One audio file that cannot be used; the message names the file and the cause."""
-
-
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """One audio file of a split."""
-
-    id: str
-    path: Path
-    split: str
-    speaker: str | None
-    """None where the manifest does not say."""
-    alignment: Path | None
-    """The manifest's own alignment file, if it names one; wins over `datarc.alignments.path`."""
 
 
 class AudioInfo(NamedTuple):
@@ -153,281 +155,7 @@ class SkipCounter:
             )
 
 
-def list_utterances(data: DataConfig, split: str) -> list[Utterance]:
-    """The utterances of one split, sorted by id.
-
-    Args:
-        data: `libri_root` (LibriSpeech's layout) or `manifest` says where the audio is; `max_utterances`
-            limits the split to so many, spread evenly and over all speakers.
-        split: name of the split's folder, or value of the manifest's column `split`.
-
-    Returns:
-        At least one utterance. No audio file is opened.
-
-    Raises:
-        MIError: no such split, no audio in it, an id that occurs twice, or a faulty manifest.
-    """
-    if data.max_utterances is not None and data.max_utterances < 1:
-        raise MIError(
-            "config key downstream_expert.datarc.max_utterances: must be at least 1, "
-            f"found {data.max_utterances}."
-        )
-    if data.manifest is not None:
-        utterances = _list_manifest(Path(data.manifest).expanduser(), data, split)
-    elif data.libri_root is not None:
-        utterances = _list_librispeech(Path(data.libri_root).expanduser(), split)
-    else:
-        raise MIError(
-            "config keys downstream_expert.datarc.libri_root and downstream_expert.datarc.manifest: "
-            "neither is set; one must say where the audio is."
-        )
-    utterances.sort(key=lambda u: u.id)
-    if data.max_utterances is not None:
-        utterances = spread(utterances, data.max_utterances)
-    return utterances
-
-
-def spread(utterances: Sequence[Utterance], count: int) -> list[Utterance]:
-    """Take `count` utterances spread evenly over a sorted list, each speaker in proportion.
-
-    Every speaker keeps at least one utterance where `count` allows; with fewer than one utterance a speaker,
-    the speakers themselves are spread evenly. No randomness is involved.
-
-    Returns:
-        min(count, len(utterances)) utterances in their old order.
-    """
-    if count >= len(utterances):
-        return list(utterances)
-    speakers: dict[str | None, list[int]] = {}
-    for row, utterance in enumerate(utterances):
-        speakers.setdefault(utterance.speaker, []).append(row)
-    groups = list(speakers.values())
-    if count < len(groups):
-        groups = [groups[i] for i in _evenly(len(groups), count)]
-    # One utterance each; what remains of `count` is shared out by largest remainder.
-    spare, left = sum(map(len, groups)) - len(groups), count - len(groups)
-    ideal = [left * (len(g) - 1) / spare if spare else 0.0 for g in groups]
-    quota = [1 + int(x) for x in ideal]
-    by_remainder = sorted(range(len(groups)), key=lambda i: (int(ideal[i]) - ideal[i], i))
-    for i in by_remainder[: count - sum(quota)]:
-        quota[i] += 1
-    rows = [g[i] for g, n in zip(groups, quota, strict=True) for i in _evenly(len(g), n)]
-    return [utterances[row] for row in sorted(rows)]
-
-
-def _evenly(n: int, count: int) -> list[int]:
-    """`count` of the positions 0..n-1, at the middles of equal stretches."""
-    return [(2 * k + 1) * n // (2 * count) for k in range(count)]
-
-
-# LibriSpeech's folders --------------------------------------------------------------------------------------
-
-
-def _list_librispeech(root: Path, split: str) -> list[Utterance]:
-    """Every <root>/<split>/<speaker>/<chapter>/<id>.flac or .wav."""
-    folder = root / split
-    if not split or not folder.is_dir():
-        raise MIError(_missing_split(root, split))
-    found: dict[str, Path] = {}
-    utterances = []
-    for speaker in _folders(folder):
-        for chapter in _folders(folder / speaker):
-            for path in _audio_files(folder / speaker / chapter):
-                if path.stem in found:
-                    raise MIError(
-                        f"utterance id {path.stem!r} occurs twice in {folder}: {found[path.stem]} and "
-                        f"{path}. Remove one of them."
-                    )
-                found[path.stem] = path
-                utterances.append(Utterance(path.stem, path, split, speaker, None))
-    if not utterances:
-        raise MIError(_no_audio(folder))
-    return utterances
-
-
-def _folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, hidden ones left out."""
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-
-
-def _audio_files(folder: Path) -> Iterator[Path]:
-    """Audio files right in a folder; hidden ones (such as macOS's ._x.flac) left out."""
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if not e.name.startswith(".") and _is_audio(e.name) and e.is_file()]
-    yield from (folder / name for name in sorted(names))
-
-
-def _is_audio(name: str) -> bool:
-    return name.lower().endswith(AUDIO_SUFFIXES)
-
-
-def _missing_split(root: Path, split: str) -> str:
-    """The message for a split folder that is not there."""
-    there = _folders(root) if root.is_dir() else []
-    holds = (
-        f"It holds: {', '.join(there[:12])}{', ...' if len(there) > 12 else ''}" if there else "It is empty"
-    )
-    # LibriSpeech's archives unpack into a folder of their own, so the root is often one level off.
-    below = [name for name in there if (root / name / split).is_dir()] if split else []
-    hint = (
-        f" {split!r} is in {root / below[0]}: make that the libri_root." if below else nearest(split, there)
-    )
-    return (
-        f"split {split!r}: no such folder in downstream_expert.datarc.libri_root={root}. {holds}.{hint} "
-        "Set downstream_expert.datarc.fit_splits and eval_splits to folders that are there."
-    )
-
-
-def _no_audio(folder: Path) -> str:
-    """The message for a split folder without audio where LibriSpeech has it."""
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        audio = sorted(name for name in names if _is_audio(name) and not name.startswith("."))
-        if audio:
-            return (
-                f"{folder}: audio was found ({Path(parent) / audio[0]}), but not in LibriSpeech's layout "
-                "<split>/<speaker>/<chapter>/<id>.flac. List it in a manifest instead "
-                "(downstream_expert.datarc.manifest)."
-            )
-    return (
-        f"{folder}: no {' or '.join(AUDIO_SUFFIXES)} file in it. Expected LibriSpeech's layout "
-        "<split>/<speaker>/<chapter>/<id>.flac; is the download complete?"
-    )
-
-
-# Manifests --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    line: int
-    split: str | None
-    audio: Path
-    id: str
-    speaker: str | None
-    alignment: Path | None
-
-
-def _list_manifest(manifest: Path, data: DataConfig, split: str) -> list[Utterance]:
-    """The rows of one split of a manifest."""
-    rows = _read_manifest(manifest)
-    if all(row.split is None for row in rows):
-        named = sorted({*data.fit_splits, *data.eval_splits, split})
-        if len(named) > 1:
-            raise MIError(
-                f"manifest {manifest}: it has no column 'split', so its lines cannot be told apart, but "
-                f"{len(named)} splits are named ({', '.join(named)}). Add a column split with these names."
-            )
-    _check_leak(manifest, rows, data)
-    chosen = [row for row in rows if row.split in (None, split)]
-    if not chosen:
-        there = sorted({row.split for row in rows if row.split is not None})
-        raise MIError(
-            f"split {split!r}: no line of manifest {manifest} has it in column 'split'."
-            f"{nearest(split, there)} Splits there: {', '.join(there)}."
-        )
-    seen: dict[str, int] = {}
-    for row in chosen:
-        if row.id in seen:
-            raise MIError(
-                f"manifest {manifest}, line {row.line}: utterance id {row.id!r} was used in line "
-                f"{seen[row.id]} already. Give each line its own id (column id; without it, the "
-                "audio file's name)."
-            )
-        seen[row.id] = row.line
-        if not row.audio.is_file():
-            raise MIError(
-                f"manifest {manifest}, line {row.line}: no such audio file: {row.audio} "
-                "(relative paths count from the manifest's folder)."
-            )
-    return [Utterance(row.id, row.audio, split, row.speaker, row.alignment) for row in chosen]
-
-
-def _check_leak(manifest: Path, rows: Sequence[_Row], data: DataConfig) -> None:
-    """Refuse an audio file that is both fitted on and scored: that would void the bound."""
-    fitted = {row.audio: row.line for row in rows if row.split in data.fit_splits}
-    for row in rows:
-        if row.split in data.eval_splits and row.audio in fitted:
-            raise MIError(
-                f"manifest {manifest}: {row.audio} is in a fit split (line {fitted[row.audio]}) and in an "
-                f"eval split (line {row.line}); the bound needs unseen audio. Remove one of the two lines."
-            )
-
-
-def _read_manifest(manifest: Path) -> list[_Row]:
-    """All lines of a TSV or CSV file with a header; which of the two shows in the header."""
-    try:
-        # utf-8-sig: spreadsheet programs put a byte order mark before the first column's name.
-        text = manifest.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MIError(f"manifest {manifest}: cannot be read as UTF-8 text ({error}).") from error
-    lines = text.splitlines()
-    delimiter = "\t" if lines and "\t" in lines[0] else ","
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    rows: list[_Row] = []
-    header: list[str] | None = None
-    try:
-        for fields in reader:
-            fields = [f.strip() for f in fields]
-            if not any(fields):
-                continue
-            if header is None:
-                header = _check_header(manifest, fields)
-            else:
-                rows.append(_manifest_row(manifest, reader.line_num, header, fields))
-    except csv.Error as error:
-        raise MIError(f"manifest {manifest}, line {reader.line_num}: {error}.") from error
-    if not rows:
-        raise MIError(
-            f"manifest {manifest}: no utterance in it. Expected a header (columns "
-            f"{', '.join(MANIFEST_COLUMNS)}; only audio is required) and one line an utterance, "
-            "separated by tabs or commas."
-        )
-    return rows
-
-
-def _check_header(manifest: Path, fields: Sequence[str]) -> list[str]:
-    header = [f.lower() for f in fields]
-    valid = f"Valid columns: {', '.join(MANIFEST_COLUMNS)}; only audio is required."
-    for name in header:
-        if name not in MANIFEST_COLUMNS:
-            raise MIError(
-                f"manifest {manifest}: unknown column {name!r} in its first line."
-                f"{nearest(name, MANIFEST_COLUMNS)} {valid}"
-            )
-        if header.count(name) > 1:
-            raise MIError(f"manifest {manifest}: column {name!r} occurs twice in its first line.")
-    if "audio" not in header:
-        raise MIError(
-            f"manifest {manifest}: no column 'audio' in its first line ({', '.join(header)}). {valid}"
-        )
-    return header
-
-
-def _manifest_row(manifest: Path, line: int, header: Sequence[str], fields: Sequence[str]) -> _Row:
-    if len(fields) != len(header):
-        raise MIError(
-            f"manifest {manifest}, line {line}: expected {len(header)} fields ({', '.join(header)}), "
-            f"found {len(fields)}."
-        )
-    values = dict(zip(header, fields, strict=True))
-    for name in ("audio", "split"):
-        if values.get(name) == "":
-            raise MIError(f"manifest {manifest}, line {line}: column {name!r} is empty.")
-    audio = manifest.parent / Path(values["audio"]).expanduser()
-    alignment = values.get("alignment") or None
-    return _Row(
-        line=line,
-        split=values.get("split"),
-        audio=audio,
-        id=values.get("id") or audio.stem,
-        speaker=values.get("speaker") or None,
-        alignment=None if alignment is None else manifest.parent / Path(alignment).expanduser(),
-    )
-
-
-# Audio ------------------------------------------------------------------------------------------------------
+# Reading ----------------------------------------------------------------------------------------------------
 
 
 def probe(utterance: Utterance) -> AudioInfo:
@@ -523,6 +251,9 @@ def _cause(path: Path, error: BaseException) -> str:
         return f"{path}: empty (0 bytes)"
     text = str(error).replace("\n", " ").strip().rstrip(".")
     return f"{path}: not readable as audio ({text or type(error).__name__})"
+
+
+# All files of a split ---------------------------------------------------------------------------------------
 
 
 def check_audio(utterances: Sequence[Utterance], max_unreadable: float) -> Checked:

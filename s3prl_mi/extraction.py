@@ -16,13 +16,12 @@ from .audio import (
     AudioError,
     Checked,
     SkipCounter,
-    Utterance,
     check_audio,
     content_hash,
-    list_utterances,
     read_waveform,
 )
 from .config import DataConfig
+from .corpora import Utterance, list_utterances
 from .errors import MIError
 from .store import Entry, Store, TooCoarse, key_of
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ._types import IntVector
 from .alignments import SILENCE, Alignments, check_duration, frame_labels
-from .audio import SAMPLE_RATE, Utterance
+from .audio import SAMPLE_RATE
+from .corpora import Utterance
 from .families import Geometry
 from .store import Entry
 from .views import View, shift_frames, shifted_rows

@@ -27,6 +27,7 @@ import numpy as np
 
 from . import audio, compat
 from ._types import FloatMatrix, IntVector, Waveform
+from .corpora import Utterance
 from .errors import MIError
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def read_audio(files: Sequence[Path]) -> list[Waveform]:
     waves = []
     for path in files:
         try:
-            waves.append(audio.read_waveform(audio.Utterance(path.stem, path, "train", None, None)))
+            waves.append(audio.read_waveform(Utterance(path.stem, path, "train", None, None)))
         except audio.AudioError as error:
             raise MIError(f"pre-training: {error}. Remove or mend the file.") from error
     return waves

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .audio import Utterance
+from .corpora import Utterance
 from .estimators.frames import Frames
 from .extraction import Split
 from .featurizer import LayerWeights, WeightedLayer

@@ -22,8 +22,9 @@ from s3prl_mi.alignments import (
     read_textgrid,
 )
 from s3prl_mi.alignments.text import LineFile
-from s3prl_mi.audio import Utterance, check_audio, list_utterances
+from s3prl_mi.audio import check_audio
 from s3prl_mi.config import AlignmentConfig, DataConfig
+from s3prl_mi.corpora import Utterance, list_utterances
 from s3prl_mi.errors import MIError
 
 FIXTURES = Path(__file__).parent / "fixtures" / "alignments"

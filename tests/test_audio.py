@@ -10,15 +10,13 @@ from s3prl_mi.audio import (
     SAMPLE_RATE,
     AudioError,
     SkipCounter,
-    Utterance,
     check_audio,
     content_hash,
-    list_utterances,
     probe,
     read_waveform,
-    spread,
 )
 from s3prl_mi.config import DataConfig
+from s3prl_mi.corpora import Utterance, list_utterances, spread
 from s3prl_mi.errors import MIError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..audio import Utterance
 from ..config import AlignmentConfig
+from ..corpora import Utterance
 from ..errors import MIError
 from .formats import BY_LINE, CONDENSED_SUFFIX, CPC_NAME, ONE_UTTERANCE, Format, detect_format, format_of_name
 from .labels import KEY, Interval, check_intervals, normalise_label
