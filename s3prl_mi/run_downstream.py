@@ -8,7 +8,6 @@ seconds; then `s3prl_mi.experiment.run(args, config)` does the work.
 from __future__ import annotations
 
 import argparse
-import ast
 import errno
 import importlib
 import logging
@@ -18,48 +17,29 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from . import _hook, compat
 from ._hook import TASKS, default_config
-from .errors import MIError, nearest
+from .command_line import PROG, build_parser, check_task, stock_tasks, underscored
+from .errors import MIError
+from .resolving import apply_override, latest_states, load_states, past_checkpoint, read_config, resolve
 
-__all__ = ["build_parser", "default_config", "main", "stock_tasks"]
-
-PROG = "run_downstream.py"
-
-_DESCRIPTION = f"""\
-Two tasks of s3prl_mi measure a frozen upstream in bits; everything else is s3prl's own run_downstream.py.
-
-  -d mi_views       information that two views of the same speech share; needs audio only
-  -d mi_supervised  information that hidden states hold about phones or words; needs alignments
-
-Examples:
-
-  label-free, on a LibriSpeech folder with dev-other and test-other in it:
-    {PROG} -m train -d mi_views -u hubert -n hubert_views \\
-      -o "config.downstream_expert.datarc.libri_root='/data/LibriSpeech'"
-
-  with phone alignments (TextGrid, CPC, CTM, PHN or condensed), on a baseline, without a GPU:
-    {PROG} -m train -d mi_supervised -u fbank -n fbank_phones --device cpu \\
-      -o "config.downstream_expert.datarc.libri_root='/data/LibriSpeech',,\\
-    config.downstream_expert.datarc.alignments.path='/data/alignments'"
-
-  your own checkpoint, one layer, your own config:
-    {PROG} -m train -d mi_views -u hubert_local -k my_hubert.pt -l 9 -n my_views -c my.yaml
-
-  continue a run that was interrupted: the same command with -a
-    {PROG} -m train -d mi_views -u hubert_local -k my_hubert.pt -l 9 -n my_views -c my.yaml -a
-
-  score a finished experiment on another split, without fitting again:
-    {PROG} -m evaluate -d mi_views -n my_views -t test-clean
-
-The config of both tasks is optional (-c); its keys, for -o, are listed in
-  {{configs}}
-Without data: `s3prl-mi demo`. If something does not start: `s3prl-mi doctor`.
-"""
+__all__ = [
+    "PROG",
+    "apply_override",
+    "build_parser",
+    "default_config",
+    "latest_states",
+    "load_states",
+    "main",
+    "read_config",
+    "report_errors",
+    "stock_tasks",
+    "usable_device",
+]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,8 +93,12 @@ def report_errors(action: Callable[[], int], again: str) -> int:
         return 1
 
 
+def _is_full_disk(error: BaseException) -> bool:
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+
+
 def _run(argv: list[str]) -> int:
-    argv = [_underscored(word) for word in argv]
+    argv = [underscored(word) for word in argv]
     if not argv:
         raise MIError(
             f"no task given. `{PROG} -h` shows examples; tasks of s3prl_mi: -d {', -d '.join(TASKS)}."
@@ -122,13 +106,13 @@ def _run(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
     _hook.install()
     task = args.downstream
-    checkpoint = _past_checkpoint(args)
+    checkpoint = past_checkpoint(args)
     past = None
     # A checkpoint's own task counts, as in s3prl; that of a stock experiment is left to s3prl to load.
     if checkpoint is not None and (task is None or task in TASKS):
         past = load_states(checkpoint)
         task = _task_of(past, checkpoint, task)
-    _check_task(task)
+    check_task(task)
     if task in TASKS:
         _run_ours(args, task, checkpoint, past)
     else:
@@ -147,106 +131,7 @@ def _task_of(past: dict[str, Any], checkpoint: Path, wanted: str | None) -> str:
     return task
 
 
-# --- The command line -----------------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports a mistake as a MIError, instead of printing thirty options."""
-
-    def error(self, message: str) -> NoReturn:
-        prefix, _, unknown = message.partition("unrecognized arguments: ")
-        if not prefix and unknown:
-            options = [o for action in self._actions for o in action.option_strings]
-            message += "." + nearest(unknown.split()[0].partition("=")[0], options, count=1)
-        raise MIError(f"{message} (`{PROG} -h` shows all options)")
-
-
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32, width=min(110, shutil.get_terminal_size().columns))
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """A parser with exactly s3prl's options, defaults, types and choices."""
-    configs = Path(__file__).resolve().parent / "config.py"
-    parser = _Parser(
-        prog=PROG,
-        usage=f"{PROG} -m {{train,evaluate,inference}} -d TASK -u UPSTREAM -n NAME [options]",
-        description=_DESCRIPTION.format(configs=configs),
-        formatter_class=_HelpFormatter,
-    )
-    group = parser.add_argument_group("what to run").add_argument
-    group("-m", "--mode", choices=["train", "evaluate", "inference"], required=True)
-    group("-d", "--downstream", help="the task: mi_views, mi_supervised, or any of s3prl's (asr, ctc, ...)")
-    group("-v", "--downstream_variant", help="variant, for stock tasks that have some")
-    group("-c", "--config", help="YAML file of the experiment; optional for mi_views and mi_supervised")
-    group("-o", "--override", help="changes to the config, e.g. \"config.runner.seed=1,,args.device='cpu'\"")
-    group("-t", "--evaluate_split", default="test", help="split that -m evaluate scores")
-
-    group = parser.add_argument_group("upstream").add_argument
-    group("-u", "--upstream", help="name of the upstream; `s3prl-mi upstreams` lists them")
-    group(
-        "-k",
-        "--upstream_ckpt",
-        metavar="{PATH,URL,GOOGLE_DRIVE_ID}",
-        help="checkpoint of *_local, *_url, ...",
-    )
-    group(
-        "-g", "--upstream_model_config", help="config file that some upstreams need beside their checkpoint"
-    )
-    group("-r", "--upstream_refresh", action="store_true", help="download the checkpoint again")
-    group("-f", "--upstream_trainable", action="store_true", help="fine-tune (stock tasks only)")
-    group("-s", "--upstream_feature_selection", default="hidden_states", help="key of the upstream's output")
-    group("-l", "--upstream_layer_selection", type=int, help="one layer of that key, counted from 0")
-    group("--upstream_feature_normalize", action="store_true", help="layer-normalise before the weighted sum")
-    group("--hub", default="torch", choices=["torch", "huggingface"], help="where -u is looked up")
-    group("--upstream_model_name", default="model.pt", help="file name in a repository of --hub huggingface")
-    group("--upstream_revision", help="commit of a repository of --hub huggingface")
-
-    group = parser.add_argument_group("experiment folder").add_argument
-    group("-n", "--expname", help="save to result/downstream/EXPNAME")
-    group("-p", "--expdir", help="save to this folder")
-    group("-a", "--auto_resume", action="store_true", help="continue what is in the folder already")
-    group("-e", "--past_exp", metavar="{CKPT_PATH,CKPT_DIR}", help="take arguments and config from there")
-    group("-i", "--init_ckpt", metavar="CKPT_PATH", help="take weights from there (stock tasks)")
-    group("--push_to_hf_hub", default=False, help="upload the folder at the end (stock tasks)")
-    group("--hf_hub_org", help="to which organisation")
-
-    group = parser.add_argument_group("machine").add_argument
-    group("--device", default="cuda", help="cuda, cuda:1, cpu; the CPU is taken where there is no GPU")
-    group("--seed", default=1337, type=int)
-    group("--cache_dir", help="folder of torch.hub's downloads")
-    group("--verbose", action="store_true", help="print more about the model")
-    group("--disable_cudnn", action="store_true")
-    group("--backend", default="nccl", help="of torch.distributed")
-    group("--local_rank", type=int, help="set by torch.distributed's launcher; --local-rank is understood")
-    return parser
-
-
-def _underscored(word: str) -> str:
-    """Since torch 2.0 the launcher passes --local-rank, which s3prl does not know."""
-    return word.replace("--local-rank", "--local_rank", 1) if word.startswith("--local-rank") else word
-
-
-def stock_tasks() -> list[str]:
-    """The downstream tasks of the installed s3prl, without importing it."""
-    found = compat.s3prl_folder() / "downstream"
-    return sorted(path.parent.name for path in found.glob("*/expert.py"))
-
-
-def _check_task(task: str | None) -> None:
-    known = [*TASKS, *stock_tasks()]
-    if task is None:
-        raise MIError(f"-d is missing: which task? Tasks: {', '.join(known)}.")
-    if task not in known:
-        raise MIError(f"unknown task -d {task}.{nearest(task, known)} Tasks: {', '.join(known)}.")
-
-
-def _is_full_disk(error: BaseException) -> bool:
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-
-
-# --- Stock tasks ----------------------------------------------------------------------------------------
+# --- Stock tasks --------------------------------------------------------------------------------------------
 
 
 def _run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: Path | None) -> None:
@@ -305,7 +190,7 @@ def usable_device(device: str) -> str:
     return device
 
 
-# --- Our tasks ------------------------------------------------------------------------------------------
+# --- Our tasks ----------------------------------------------------------------------------------------------
 
 
 def _run_ours(
@@ -315,7 +200,7 @@ def _run_ours(
         return  # started by torch.distributed: the measurement is one process, that of rank 0
     args.downstream = task
     _refuse_unsupported(args)
-    args, config = _resolve(args, checkpoint, past)
+    args, config = resolve(args, checkpoint, past)
     _check_ours(args)
     if past is None and args.mode == "evaluate":
         raise MIError(
@@ -353,179 +238,6 @@ def _check_ours(args: argparse.Namespace) -> None:
         raise MIError(
             "-u is missing: which upstream? `s3prl-mi upstreams` lists them; a quick one is -u fbank."
         )
-
-
-def _resolve(
-    args: argparse.Namespace, checkpoint: Path | None, past: dict[str, Any] | None
-) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """Arguments and config in s3prl's order: command line and YAML, or a past experiment's; then -o."""
-    if past is None:
-        args.expdir = _expdir(args)
-        if args.expdir is None:
-            raise MIError("-n or -p is missing: where to save? -n NAME saves to result/downstream/NAME.")
-        args.config = args.config or str(default_config(args.downstream))
-        config = read_config(args.config)
-    else:
-        print(f"[Runner] - Resume from {checkpoint}", file=sys.stderr)
-        args = _with_past(args, past["Args"])
-        args.init_ckpt = str(checkpoint)
-        config = past["Config"]
-    if args.override is not None and args.override.lower() != "none":
-        apply_override(args.override, args, config)
-    return args, config
-
-
-_KEPT = ("mode", "evaluate_split", "override", "backend", "local_rank", "past_exp", "device", "auto_resume")
-"""Arguments that a past experiment does not overwrite: those of s3prl, and -a."""
-
-
-def _with_past(args: argparse.Namespace, past: argparse.Namespace) -> argparse.Namespace:
-    """Overwrite arguments by those of a past experiment.
-
-    The folder stays the one that was named, if one was: an experiment folder may have been moved.
-    """
-    named = _expdir(args)
-    merged = vars(args) | {key: value for key, value in vars(past).items() if key not in _KEPT}
-    if named is not None:
-        merged["expdir"] = named
-    elif args.past_exp and Path(args.past_exp).is_dir():
-        merged["expdir"] = args.past_exp
-    return argparse.Namespace(**merged)
-
-
-def _expdir(args: argparse.Namespace) -> str | None:
-    if args.expdir is not None:
-        return str(args.expdir)
-    return None if args.expname is None else f"result/downstream/{args.expname}"
-
-
-def _past_checkpoint(args: argparse.Namespace) -> Path | None:
-    """The checkpoint that -e, -a or -m evaluate of our tasks stands for; None: a new experiment.
-
-    Raises:
-        MIError: -e names nothing, or a folder without checkpoints.
-    """
-    if args.past_exp:
-        path = Path(args.past_exp)
-        if path.is_file():
-            return path
-        found = latest_states(path)
-        if found is None:
-            what = "holds no states-*.ckpt" if path.is_dir() else "no such file or folder"
-            raise MIError(f"-e {args.past_exp}: {what}.")
-        return found
-    folder = _expdir(args)
-    maybe_ours = args.downstream is None or args.downstream in TASKS
-    if folder is not None and (args.auto_resume or (args.mode == "evaluate" and maybe_ours)):
-        return latest_states(Path(folder))
-    return None
-
-
-def latest_states(folder: Path) -> Path | None:
-    """The states-<step>.ckpt of the highest step in a folder, or None."""
-    steps = {int(p.stem[7:]): p for p in folder.glob("states-*.ckpt") if p.stem[7:].isdecimal()}
-    return steps[max(steps)] if steps else None
-
-
-def load_states(path: Path) -> dict[str, Any]:
-    """Load a checkpoint of a downstream experiment, weights only.
-
-    Returns:
-        What s3prl's runner saves: at least `Args` (Namespace) and `Config` (dict).
-
-    Raises:
-        MIError: the file is not such a checkpoint, or is damaged.
-    """
-    compat.apply()
-    import pickle
-
-    import torch
-
-    try:
-        states = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MIError(
-            f"{path}: not a checkpoint of a downstream experiment, or damaged ({first})."
-        ) from error
-    if not isinstance(states, dict) or not {"Args", "Config"} <= set(states):
-        raise MIError(
-            f"{path}: not a checkpoint of a downstream experiment (keys Args and Config are missing)."
-        )
-    return states
-
-
-def read_config(path: str) -> dict[str, Any]:
-    """Read an experiment's YAML file.
-
-    Raises:
-        MIError: no such file, not YAML, or not a mapping.
-    """
-    import yaml
-
-    try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise MIError(f"-c {path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
-    except yaml.YAMLError as error:
-        raise MIError(f"-c {path}: not YAML ({' '.join(str(error).split())}).") from error
-    if not isinstance(config, dict):
-        raise MIError(f"-c {path}: expected keys such as downstream_expert, found {type(config).__name__}.")
-    return config
-
-
-def apply_override(text: str, args: argparse.Namespace, config: dict[str, Any]) -> None:
-    """Apply `-o "config.a.b=1,,args.device='cpu'"` in place, as s3prl does, but evaluating literals only.
-
-    A value is a Python literal (1e-3, 'text', [1, 2], None), one of true, false, null, or else plain text.
-
-    Raises:
-        MIError: an item without `=`, or one that starts neither with `config.` nor with `args.`, or that
-            goes below a key which holds no mapping.
-    """
-    for item in text.split(",,"):
-        key, equals, value_text = (part.strip() for part in item.partition("="))
-        first, *fields = key.split(".")
-        if not equals or first not in ("args", "config") or not all(fields) or not fields:
-            raise MIError(
-                f"-o {item.strip()!r}: expected config.<key>.<key>=<value> or args.<name>=<value>, "
-                "with ,, between several."
-            )
-        value = _literal(value_text)
-        if first == "args":
-            _override_args(args, fields, value, item)
-        else:
-            _override_config(config, fields, value, item)
-        print(f"[Override] - {key} = {value}", file=sys.stderr)
-
-
-def _override_args(args: argparse.Namespace, fields: Sequence[str], value: Any, item: str) -> None:
-    if len(fields) != 1 or not hasattr(args, fields[0]):
-        raise MIError(f"-o {item.strip()!r}: no such argument.{nearest('.'.join(fields), vars(args))}")
-    setattr(args, fields[0], value)
-
-
-def _override_config(config: dict[str, Any], fields: Sequence[str], value: Any, item: str) -> None:
-    target = config
-    for depth, field in enumerate(fields[:-1], start=1):
-        if target.get(field) is None:
-            target[field] = {}
-        target = target[field]
-        if not isinstance(target, dict):
-            raise MIError(
-                f"-o {item.strip()!r}: config.{'.'.join(fields[:depth])} is a value, not a section."
-            )
-    target[fields[-1]] = value
-
-
-_WORDS = {"true": True, "false": False, "null": None}
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return _WORDS.get(text, text)
 
 
 def _log_to_screen() -> None:

@@ -1,0 +1,192 @@
+"""Arguments and config of a run: command line and YAML, or those of a past experiment; then `-o`."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import compat
+from ._hook import TASKS, default_config
+from .errors import MIError, nearest
+
+
+def resolve(
+    args: argparse.Namespace, checkpoint: Path | None, past: dict[str, Any] | None
+) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Arguments and config in s3prl's order: command line and YAML, or a past experiment's; then -o."""
+    if past is None:
+        args.expdir = _expdir(args)
+        if args.expdir is None:
+            raise MIError("-n or -p is missing: where to save? -n NAME saves to result/downstream/NAME.")
+        args.config = args.config or str(default_config(args.downstream))
+        config = read_config(args.config)
+    else:
+        print(f"[Runner] - Resume from {checkpoint}", file=sys.stderr)
+        args = _with_past(args, past["Args"])
+        args.init_ckpt = str(checkpoint)
+        config = past["Config"]
+    if args.override is not None and args.override.lower() != "none":
+        apply_override(args.override, args, config)
+    return args, config
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Read an experiment's YAML file.
+
+    Raises:
+        MIError: no such file, not YAML, or not a mapping.
+    """
+    import yaml
+
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise MIError(f"-c {path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+    except yaml.YAMLError as error:
+        raise MIError(f"-c {path}: not YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(config, dict):
+        raise MIError(f"-c {path}: expected keys such as downstream_expert, found {type(config).__name__}.")
+    return config
+
+
+# --- A past experiment --------------------------------------------------------------------------------------
+
+_KEPT = ("mode", "evaluate_split", "override", "backend", "local_rank", "past_exp", "device", "auto_resume")
+"""Arguments that a past experiment does not overwrite: those of s3prl, and -a."""
+
+
+def _with_past(args: argparse.Namespace, past: argparse.Namespace) -> argparse.Namespace:
+    """Overwrite arguments by those of a past experiment.
+
+    The folder stays the one that was named, if one was: an experiment folder may have been moved.
+    """
+    named = _expdir(args)
+    merged = vars(args) | {key: value for key, value in vars(past).items() if key not in _KEPT}
+    if named is not None:
+        merged["expdir"] = named
+    elif args.past_exp and Path(args.past_exp).is_dir():
+        merged["expdir"] = args.past_exp
+    return argparse.Namespace(**merged)
+
+
+def _expdir(args: argparse.Namespace) -> str | None:
+    if args.expdir is not None:
+        return str(args.expdir)
+    return None if args.expname is None else f"result/downstream/{args.expname}"
+
+
+def past_checkpoint(args: argparse.Namespace) -> Path | None:
+    """The checkpoint that -e, -a or -m evaluate of our tasks stands for; None: a new experiment.
+
+    Raises:
+        MIError: -e names nothing, or a folder without checkpoints.
+    """
+    if args.past_exp:
+        path = Path(args.past_exp)
+        if path.is_file():
+            return path
+        found = latest_states(path)
+        if found is None:
+            what = "holds no states-*.ckpt" if path.is_dir() else "no such file or folder"
+            raise MIError(f"-e {args.past_exp}: {what}.")
+        return found
+    folder = _expdir(args)
+    maybe_ours = args.downstream is None or args.downstream in TASKS
+    if folder is not None and (args.auto_resume or (args.mode == "evaluate" and maybe_ours)):
+        return latest_states(Path(folder))
+    return None
+
+
+def latest_states(folder: Path) -> Path | None:
+    """The states-<step>.ckpt of the highest step in a folder, or None."""
+    steps = {int(p.stem[7:]): p for p in folder.glob("states-*.ckpt") if p.stem[7:].isdecimal()}
+    return steps[max(steps)] if steps else None
+
+
+def load_states(path: Path) -> dict[str, Any]:
+    """Load a checkpoint of a downstream experiment, weights only.
+
+    Returns:
+        What s3prl's runner saves: at least `Args` (Namespace) and `Config` (dict).
+
+    Raises:
+        MIError: the file is not such a checkpoint, or is damaged.
+    """
+    compat.apply()
+    import pickle
+
+    import torch
+
+    try:
+        states = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MIError(
+            f"{path}: not a checkpoint of a downstream experiment, or damaged ({first})."
+        ) from error
+    if not isinstance(states, dict) or not {"Args", "Config"} <= set(states):
+        raise MIError(
+            f"{path}: not a checkpoint of a downstream experiment (keys Args and Config are missing)."
+        )
+    return states
+
+
+# --- -o -----------------------------------------------------------------------------------------------------
+
+
+def apply_override(text: str, args: argparse.Namespace, config: dict[str, Any]) -> None:
+    """Apply `-o "config.a.b=1,,args.device='cpu'"` in place, as s3prl does, but evaluating literals only.
+
+    A value is a Python literal (1e-3, 'text', [1, 2], None), one of true, false, null, or else plain text.
+
+    Raises:
+        MIError: an item without `=`, or one that starts neither with `config.` nor with `args.`, or that
+            goes below a key which holds no mapping.
+    """
+    for item in text.split(",,"):
+        key, equals, value_text = (part.strip() for part in item.partition("="))
+        first, *fields = key.split(".")
+        if not equals or first not in ("args", "config") or not all(fields) or not fields:
+            raise MIError(
+                f"-o {item.strip()!r}: expected config.<key>.<key>=<value> or args.<name>=<value>, "
+                "with ,, between several."
+            )
+        value = _literal(value_text)
+        if first == "args":
+            _override_args(args, fields, value, item)
+        else:
+            _override_config(config, fields, value, item)
+        print(f"[Override] - {key} = {value}", file=sys.stderr)
+
+
+def _override_args(args: argparse.Namespace, fields: Sequence[str], value: Any, item: str) -> None:
+    if len(fields) != 1 or not hasattr(args, fields[0]):
+        raise MIError(f"-o {item.strip()!r}: no such argument.{nearest('.'.join(fields), vars(args))}")
+    setattr(args, fields[0], value)
+
+
+def _override_config(config: dict[str, Any], fields: Sequence[str], value: Any, item: str) -> None:
+    target = config
+    for depth, field in enumerate(fields[:-1], start=1):
+        if target.get(field) is None:
+            target[field] = {}
+        target = target[field]
+        if not isinstance(target, dict):
+            raise MIError(
+                f"-o {item.strip()!r}: config.{'.'.join(fields[:depth])} is a value, not a section."
+            )
+    target[fields[-1]] = value
+
+
+_WORDS = {"true": True, "false": False, "null": None}
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return _WORDS.get(text, text)
