@@ -94,7 +94,14 @@ def _command(
         "probes": ["logistic"],
         "seeds": 3,
     }
-    override = ",,".join(f"{key}.{name}={value!r}" for name, value in settings.items())
+    overrides = [f"{key}.{name}={value!r}" for name, value in settings.items()]
+    words = list(extra)
+    for flag in ("-o", "--override"):
+        # a second -o would replace ours
+        while flag in words:
+            at = words.index(flag)
+            overrides += words[at + 1 : at + 2]
+            del words[at : at + 2]
     source = ["-k", str(checkpoint)] if checkpoint else []
     return [
         "-m",
@@ -108,8 +115,8 @@ def _command(
         str(expdir),
         "-a",
         "-o",
-        override,
-        *extra,
+        ",,".join(overrides),
+        *words,
     ]
 
 
@@ -123,7 +130,6 @@ def _pretrain(audio: Path, out: Path) -> dict[str, tuple[Path, Path]]:
     running: dict[str, subprocess.Popen[bytes]] = {}
     for model in MODELS:
         if not (out / f"{model}.done").exists():
-            log = open(out / f"{model}.log", "wb")
             command = [
                 sys.executable,
                 "-m",
@@ -135,15 +141,17 @@ def _pretrain(audio: Path, out: Path) -> dict[str, tuple[Path, Path]]:
                 "--model",
                 model,
             ]
-            # more threads are slower on models as small as these
-            running[model] = subprocess.Popen(
-                command, stderr=log, stdout=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
-            )
+            with open(out / f"{model}.log", "wb") as log:
+                # more threads are slower on models as small as these
+                running[model] = subprocess.Popen(
+                    command, stderr=log, stdout=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
+                )
     try:
         _wait(running, out)
     finally:
         for process in running.values():
             process.kill()
+            process.wait()
     found = {}
     for model, (_, pattern) in MODELS.items():
         (out / f"{model}.done").touch()
