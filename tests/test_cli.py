@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from s3prl_mi import __version__, cli
+from s3prl_mi import __version__, cli, demo_run
+from s3prl_mi.config import load
+from s3prl_mi.run_downstream import apply_override, build_parser
 from s3prl_mi.store import Store, key_of
 
 REPO = Path(__file__).resolve().parents[1]
@@ -74,12 +76,77 @@ def test_wrong_words_end_with_status_2(words, capsys):
 
 
 def test_only_demo_passes_unknown_words_on(monkeypatch, tmp_path):
-    from s3prl_mi import demo_run
-
     seen = []
     monkeypatch.setattr(demo_run, "run", lambda out, extra: seen.append((out, list(extra))) or 0)
     assert cli.main(["demo", "--out", str(tmp_path), "--seed", "7"]) == 0
     assert seen == [(tmp_path, ["--seed", "7"])]
+
+
+@pytest.fixture
+def demo(monkeypatch, tmp_path):
+    """The demo without its corpus, its training and its measurements: the commands it would run."""
+    commands = []
+
+    def measure(words):
+        commands.append(words)
+        return 0 if len(commands) < 4 else 1
+
+    monkeypatch.setattr(demo_run, "make_corpus", lambda folder: folder)
+    models = {m: (tmp_path / f"{m}-0", tmp_path / f"{m}-9") for m in demo_run.MODELS}
+    monkeypatch.setattr(demo_run, "_pretrain", lambda audio, out: models)
+    monkeypatch.setattr(demo_run.run_downstream, "main", measure)
+    monkeypatch.setattr(demo_run, "read_records", lambda path: [])
+    return commands
+
+
+def test_demo_measures_both_tasks_on_every_model_until_one_fails(demo, tmp_path):
+    """Commands as a user would type them: s3prl_mi's own parser and overrides take them."""
+    assert cli.main(["demo", "--out", str(tmp_path), "--seed", "7"]) == 1
+    assert len(demo) == 4, "it must stop at the command that failed"
+    seen = []
+    for words in demo:
+        args, config = build_parser().parse_args(words), {}
+        apply_override(args.override, args, config)
+        seen.append((args.downstream, args.upstream, args.upstream_ckpt))
+        expert = config["downstream_expert"]
+        assert (args.seed, args.auto_resume) == (7, True)
+        assert expert["datarc"]["libri_root"] == str(tmp_path / "corpus")
+        assert load({**expert, "datarc": {**expert["datarc"], "libri_root": str(tmp_path)}}, args.downstream)
+    untrained = str(tmp_path / "hubert-0")
+    assert seen == [
+        (task, upstream, source)
+        for upstream, source in (("fbank", None), ("hubert_local", untrained))
+        for task in ("mi_supervised", "mi_views")
+    ]
+
+
+def test_overrides_of_the_user_come_on_top_of_the_demos_own(demo, tmp_path):
+    words = ["-o", "config.downstream_expert.seeds=1", "--override", "config.downstream_expert.clusters=8"]
+    cli.main(["demo", "--out", str(tmp_path), *words])
+    args, config = build_parser().parse_args(demo[0]), {}
+    apply_override(args.override, args, config)
+    expert = config["downstream_expert"]
+    assert (expert["seeds"], expert["clusters"]) == (1, 8)
+    assert expert["datarc"]["libri_root"] == str(tmp_path / "corpus")
+
+
+def test_demo_says_where_the_messages_of_a_failed_training_are(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(demo_run, "make_corpus", lambda folder: folder)
+    monkeypatch.setattr(demo_run, "MODELS", {"no-such-model": ("hubert_local", "x-*.pt")})
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 1
+    log = tmp_path / "models" / "no-such-model.log"
+    assert f"error: training no-such-model failed; its messages are in {log}" in capsys.readouterr().err
+    assert "no-such-model" in log.read_text()
+    assert not (tmp_path / "models" / "no-such-model.done").exists()
+
+
+def test_progress_of_training_is_the_last_percentage_of_its_log(tmp_path):
+    log = tmp_path / "log"
+    log.write_bytes(b"")
+    assert demo_run._percent(log) == 0
+    log.write_bytes(b"\r  9%|#   |\r 41%|##  | 3/7, loss 12.5")
+    assert demo_run._percent(log) == 41
 
 
 @pytest.mark.parametrize("task", ["mi_views", "mi_supervised"])
