@@ -254,7 +254,8 @@ class _Fitting:
             best = min(v for _, v in tried)
             if len(tried) > 2 and tried[-1][1] > best and tried[-2][1] > best:
                 break
-        return _lowest_point(tried)
+        # A penalty weighs against the sum of losses, and the final fit has one fold more of them.
+        return _lowest_point(tried) * (1 - 1 / self.n_folds)
 
     def mlp(self) -> FittedProbe:
         """Three-layer MLP mixed with the logistic probe; rounds and share chosen on held-out speakers."""
