@@ -142,7 +142,7 @@ def _frames(z: ArrayLike, name: str) -> Frames:
         raise MIError(f"{name}: expected real numbers, found {array.dtype}.")
     if not np.isfinite(array).all():
         raise MIError(f"{name} holds NaN or infinite values.")
-    if float(np.abs(array).max()) > np.finfo(np.float32).max:
+    if float(np.abs(array).max()) > float(np.finfo(np.float32).max):
         raise MIError(f"{name} holds values too large for float32, in which frames are computed: scale them.")
     return Frames([array])
 

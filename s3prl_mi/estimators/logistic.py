@@ -22,6 +22,9 @@ BIAS_L2 = 1e-5
 MEMORY = 8
 """Pairs of steps and gradient changes that L-BFGS remembers."""
 
+SMALLEST_LOSS = 0.05
+"""Nats: below it the tolerance of a fit does not shrink any more, as float32 would not follow."""
+
 
 @dataclass
 class Linear:
@@ -144,7 +147,8 @@ def minimise(
         inputs: the frames, n_frames of them.
         problems: targets, held-out frames and L2 strengths.
         start: where to begin; by default all weights zero and biases at the log class frequencies.
-        tolerance: stop a problem when its loss is estimated to be within this many nats of the minimum.
+        tolerance: stop a problem when its loss is estimated to be within this many nats of the minimum (within
+            this share of the loss where that is below one nat).
         steps: the most passes over the frames.
 
     Returns:
@@ -165,7 +169,8 @@ def minimise(
     slope = _dot(point.gradient, direction)
     size = torch.ones_like(point.loss)
     for _ in range(steps):
-        active = -0.5 * slope > tolerance
+        # a share of small losses: a tolerance above what is left to gain would end a warm start where it began
+        active = -0.5 * slope > tolerance * point.loss.clamp(SMALLEST_LOSS, 1.0)
         if not bool(active.any()):
             break
         size = torch.where(active, size, 0.0)
