@@ -331,15 +331,18 @@ def test_remove_leaves_neither_entry_nor_partial_folder(store):
 # --- several runs at once --------------------------------------------------------------------------------
 
 
-def _slow_writer(root: str, began, log: str) -> None:
+def _writer(root: str, arrives, holds, waits_for, log: str) -> None:
     store = Store(Path(root), 10**9)
+    arrives.set()
     with store.writer(key_of(ABOUT), ABOUT, [0, 2], "float32") as writer:
-        began.set()
+        holds.set()
+        found = store.find(key_of(ABOUT), [0])
         with open(log, "a") as file:
-            file.write(f"{json.dumps(list(writer.written))} {store.find(key_of(ABOUT), [0]) is not None}\n")
-        if store.find(key_of(ABOUT), [0]) is None:
+            file.write(f"{json.dumps(list(writer.written))} {found is not None}\n")
+        if found is None:
+            assert waits_for.wait(60)
+            time.sleep(0.5)  # time in which the other would go on if nothing held it
             for utterance in COUNTS:
-                time.sleep(0.1)
                 writer.append(utterance, states(utterance))
             writer.finish()
 
@@ -347,11 +350,13 @@ def _slow_writer(root: str, began, log: str) -> None:
 def test_a_second_writer_waits_until_the_first_has_finished(store, tmp_path):
     context = multiprocessing.get_context("spawn")
     log = tmp_path / "log"
-    first_began, second_began = context.Event(), context.Event()
-    first = context.Process(target=_slow_writer, args=(str(store.root), first_began, str(log)))
-    second = context.Process(target=_slow_writer, args=(str(store.root), second_began, str(log)))
+    arrived, held = [[context.Event() for _ in range(2)] for _ in range(2)]
+    first, second = (
+        context.Process(target=_writer, args=(str(store.root), arrived[i], held[i], arrived[1], str(log)))
+        for i in range(2)
+    )
     first.start()
-    assert first_began.wait(60)
+    assert held[0].wait(60)
     second.start()
     first.join(60)
     second.join(60)
