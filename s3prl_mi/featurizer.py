@@ -6,6 +6,7 @@ so that the very representation behind a PER or WER can be measured.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from ._types import FloatMatrix, IntVector
 from .errors import MIError
 from .estimators.frames import Frames
 from .store import StoredLayer
+
+logger = logging.getLogger(__name__)
 
 LEARNING_STEPS, LEARNING_BATCH, LEARNING_RATE = 1000, 512, 3e-3
 LEARNING_SEED = 0
@@ -74,10 +77,10 @@ def read_weights(path: Path, n_layers: int, upstream: str) -> LayerWeights:
     Args:
         path: its `states-*.ckpt` or `*-best.ckpt`.
         n_layers: entries in the upstream's hidden states.
-        upstream: its name, which the experiment must share.
+        upstream: its name; another one in the experiment is warned of.
 
     Raises:
-        MIError: no such file, no such weights in it, or those of another upstream.
+        MIError: no such file, no such weights in it, or not as many.
     """
     key = "config key downstream_expert.featurizer"
     try:
@@ -87,7 +90,8 @@ def read_weights(path: Path, n_layers: int, upstream: str) -> LayerWeights:
     except Exception as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise MIError(f"{key}: {path} cannot be read as a checkpoint of s3prl ({reason}).") from None
-    raw = content.get("Featurizer", {}).get("weights") if isinstance(content, dict) else None
+    featurizer = content.get("Featurizer") if isinstance(content, dict) else None
+    raw = featurizer.get("weights") if isinstance(featurizer, dict) else None
     if raw is None:
         raise MIError(
             f"{key}: {path} holds no layer weights (Featurizer.weights). A run with -l, or of an upstream with "
@@ -99,6 +103,8 @@ def read_weights(path: Path, n_layers: int, upstream: str) -> LayerWeights:
         raise MIError(
             f"{key}: {path} holds weights of {len(raw)} layers (upstream {trained_on}), but {upstream} has {n_layers}."
         )
+    if trained_on not in (None, upstream):
+        logger.warning("%s learned its weights on upstream %s; they are used on %s.", path, trained_on, upstream)
     normalize = bool(getattr(args, "upstream_feature_normalize", False))
     source = f"{path.name} of {getattr(args, 'downstream', 's3prl')} on {trained_on or 'unknown upstream'}"
     return LayerWeights(torch.softmax(raw.double(), 0).numpy(), normalize, source)
@@ -140,7 +146,9 @@ def learn_weights(
     optimiser = torch.optim.Adam(linear.parameters(), lr=LEARNING_RATE)
     # a few numbers above a large layer: they need larger steps to get anywhere in the same time
     optimiser.add_param_group({"params": [raw], "lr": 10 * LEARNING_RATE})
-    steps = min(LEARNING_STEPS, 10 * max(1, count // LEARNING_BATCH))
+    steps = min(logger = logging.getLogger(__name__)
+
+LEARNING_STEPS, 10 * max(1, count // LEARNING_BATCH))
     with torch.enable_grad():
         for _ in range(steps):
             rows = torch.randint(count, (min(LEARNING_BATCH, count),), generator=generator).unique()

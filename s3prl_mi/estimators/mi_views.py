@@ -18,7 +18,7 @@ from .bounds import entropy_bits
 from .frames import Frames
 from .kmeans import assign, fit_codebooks
 from .mi_supervised import Estimate, estimates_of
-from .probe import FittedProbe, fit_probes, score
+from .probe import CHOICE_SEED, FittedProbe, fit_probes, score
 
 
 def fit_codebooks_of_view(
@@ -29,7 +29,7 @@ def fit_codebooks_of_view(
     device: torch.device | str = "cpu",
     on_step: Callable[[], object] = lambda: None,
 ) -> Tensor:
-    """The codebooks c: k-means on view b of the fit split, one a seed; (n_seeds, clusters, dim).
+    """The codebooks c: k-means on view b of the fit split, one a seed, and last that of `CHOICE_SEED`.
 
     Args:
         frames_b: all frames of view b in the fit split, scored or not.
@@ -39,10 +39,13 @@ def fit_codebooks_of_view(
         device: where to compute.
         on_step: called after each step.
 
+    Returns:
+        Centroids, shape (n_seeds + 1, clusters, dim).
+
     Raises:
         MIError: fewer frames than clusters.
     """
-    return fit_codebooks(frames_b, clusters, seeds, iterations, device, on_step)
+    return fit_codebooks(frames_b, clusters, [*seeds, CHOICE_SEED], iterations, device, on_step)
 
 
 def fit_views(
@@ -66,7 +69,9 @@ def fit_views(
         protocol: `default` or `paper`.
     """
     targets = assign(frames_b, codebooks)
-    return fit_probes(frames_a, targets, codebooks.shape[1], groups, seeds, kinds, protocol, codebooks.device)
+    clusters, device = codebooks.shape[1], codebooks.device
+    own, choice = targets[:, :-1], targets[:, -1:]
+    return fit_probes(frames_a, own, clusters, groups, seeds, kinds, protocol, device, choice)
 
 
 def score_views(
@@ -89,7 +94,7 @@ def score_views(
         protocol: as fitted.
         fit_frames: pairs the probes were fitted on.
     """
-    targets = assign(frames_b, codebooks)
+    targets = assign(frames_b, codebooks[:-1])
     clusters = codebooks.shape[1]
     entropies = [entropy_bits(np.bincount(t, minlength=clusters)) for t in targets.T.cpu().numpy()]
     counts = {"fit_frames": fit_frames, "eval_frames": len(frames_a), "labels": clusters, "unseen_frames": 0}

@@ -52,7 +52,8 @@ ROUND_STEPS = 20
 """Mini-batches in a round, or a quarter of an epoch if that is more."""
 
 CHOICE_SEED = 0
-"""The MLP whose length of training is chosen, where all seeds share their targets: a seed of its own."""
+"""Choices are made once for all seeds, with a codebook and an MLP of this seed: they do not depend on which
+seeds are asked for."""
 
 
 @dataclass
@@ -159,6 +160,7 @@ def fit_probes(
     kinds: Sequence[str],
     protocol: str = "default",
     device: torch.device | str = "cpu",
+    choice: Tensor | None = None,
 ) -> list[FittedProbe]:
     """Fit probes of one layer on the fit split; all kinds and seeds share its frames.
 
@@ -171,6 +173,8 @@ def fit_probes(
         kinds: `logistic`, `mlp`.
         protocol: `default` or `paper`.
         device: where to compute.
+        choice: targets that choices are made with, shape (n_frames, 1), where each seed has targets of its own
+            (those of `CHOICE_SEED`); None: the shared targets.
 
     Returns:
         One fitted probe for each kind, in the order of `kinds`.
@@ -182,7 +186,8 @@ def fit_probes(
     affine = fit_affine(frames, device)
     inputs = Inputs(frames, affine)
     targets = targets.to(device)
-    fitting = _Fitting(inputs, targets, classes, groups, tuple(seeds))
+    choice = targets[:, :1] if choice is None else choice.to(device)
+    fitting = _Fitting(inputs, targets, choice, classes, groups, tuple(seeds))
     fit = {
         ("default", "logistic"): fitting.logistic,
         ("default", "mlp"): fitting.mlp,
@@ -208,39 +213,46 @@ class _Fitting:
     """The default protocol on one layer; what its two probes share is computed once."""
 
     def __init__(
-        self, inputs: Inputs, targets: Tensor, classes: int, groups: IntVector, seeds: tuple[int, ...]
+        self,
+        inputs: Inputs,
+        targets: Tensor,
+        choice: Tensor,
+        classes: int,
+        groups: IntVector,
+        seeds: tuple[int, ...],
     ) -> None:
         self.inputs, self.targets, self.classes, self.seeds = inputs, targets, classes, seeds
-        self.shared = targets.shape[1] == 1
         self.device = inputs.device
         stride = max(1, -(-len(inputs) // SELECTION_FRAMES))
         rows = np.arange(0, len(inputs), stride)
         self.sample = inputs if stride == 1 else Inputs(inputs.frames.select(rows), inputs.affine)
-        self.sample_targets = targets[torch.from_numpy(rows).to(self.device)]
+        self.choice = choice[torch.from_numpy(rows).to(self.device)]
         folds = assign_folds(groups[rows])
         self.n_folds = int(folds.max()) + 1
         self.folds = torch.from_numpy(folds).to(self.device)
-        self._logistic: tuple[Linear, Tensor] | None = None
+        self._logistic: tuple[Linear, float] | None = None
 
     def logistic(self) -> FittedProbe:
         """Converged logistic regression, its L2 strength chosen on held-out speakers."""
         linear, l2 = self._fit_logistic()
-        index = [0] * len(self.seeds) if self.shared else list(range(len(self.seeds)))
-        settings = [{"l2": float(l2[i])} for i in index]
         share = torch.zeros(len(self.seeds), device=self.device)
-        return FittedProbe("logistic", self.inputs.affine, linear.problem(index), None, share, settings)
+        return FittedProbe(
+            "logistic", self.inputs.affine, linear, None, share, [{"l2": l2} for _ in self.seeds]
+        )
 
-    def _fit_logistic(self) -> tuple[Linear, Tensor]:
+    def _fit_logistic(self) -> tuple[Linear, float]:
+        """The converged probes, one a seed, and their L2 strength; shared targets are fitted once."""
         if self._logistic is None:
-            l2 = torch.tensor(
-                [self._choose_l2(self.sample_targets[:, [t]]) for t in range(self.targets.shape[1])],
-                device=self.device,
-            )
-            problems = Problems(self.targets, None, self.classes, l2)
-            self._logistic = (minimise(self.inputs, problems, tolerance=2e-5)[0], l2)
+            l2 = self._choose_l2()
+            strengths = torch.full((self.targets.shape[1],), l2, device=self.device)
+            problems = Problems(self.targets, None, self.classes, strengths)
+            linear, _ = minimise(self.inputs, problems, tolerance=2e-5)
+            if self.targets.shape[1] == 1:
+                linear = linear.problem([0] * len(self.seeds))
+            self._logistic = (linear, l2)
         return self._logistic
 
-    def _choose_l2(self, target: Tensor) -> float:
+    def _choose_l2(self) -> float:
         """Follow the path from strong to weak, each step starting from the last, until held-out loss rises."""
         held_out = self.folds[:, None] == torch.arange(self.n_folds, device=self.device)
         weight = held_out.double().mean(0)
@@ -248,7 +260,7 @@ class _Fitting:
         tried: list[tuple[float, float]] = []
         for l2 in L2_PATH:
             strengths = torch.full((self.n_folds,), l2, device=self.device)
-            problems = Problems(target.expand(-1, self.n_folds), held_out, self.classes, strengths)
+            problems = Problems(self.choice.expand(-1, self.n_folds), held_out, self.classes, strengths)
             start, loss = minimise(self.sample, problems, start, tolerance=1e-3)
             tried.append((l2, float((loss * weight).sum())))
             best = min(v for _, v in tried)
@@ -261,78 +273,39 @@ class _Fitting:
         """Three-layer MLP mixed with the logistic probe; rounds and share chosen on held-out speakers."""
         linear, l2 = self._fit_logistic()
         round_steps = max(ROUND_STEPS, len(self.inputs) // MLP_DEFAULT.batch // 4)
-        choices = self._choose_rounds(l2, round_steps)
-        index = [0] * len(self.seeds) if self.shared else list(range(len(self.seeds)))
-        rounds, share = [choices[i][0] for i in index], [choices[i][1] for i in index]
-        network = self._train_rounds([r * round_steps for r in rounds])
-        settings = [
-            {"l2": float(l2[i]), "steps": r * round_steps, "share": s, "hidden": list(MLP_DEFAULT.hidden)}
-            for i, r, s in zip(index, rounds, share, strict=True)
-        ]
-        shares = torch.tensor(share, device=self.device)
-        return FittedProbe("mlp", self.inputs.affine, linear.problem(index), network, shares, settings)
+        rounds, share = self._choose_rounds(l2, round_steps)
+        targets = self.targets.expand(-1, len(self.seeds))
+        everything, steps = torch.arange(len(self.inputs)), rounds * round_steps
+        network = train(self.inputs, targets, everything, self.classes, self.seeds, MLP_DEFAULT, steps)
+        settings = {"l2": l2, "steps": steps, "share": share, "hidden": list(MLP_DEFAULT.hidden)}
+        shares = torch.full((len(self.seeds),), share, device=self.device)
+        return FittedProbe("mlp", self.inputs.affine, linear, network, shares, [settings for _ in self.seeds])
 
-    def _choose_rounds(self, l2: Tensor, round_steps: int) -> list[tuple[int, float]]:
-        """For each target: rounds of training and share of the MLP that do best on the first fold's speakers."""
+    def _choose_rounds(self, l2: float, round_steps: int) -> tuple[int, float]:
+        """Rounds of training and share of the MLP that do best on the first fold's speakers."""
         out = self.folds == 0
-        problems = Problems(
-            self.sample_targets, out[:, None].expand_as(self.sample_targets), self.classes, l2
-        )
+        strength = torch.tensor([l2], device=self.device)
+        problems = Problems(self.choice, out[:, None], self.classes, strength)
         linear, _ = minimise(self.sample, problems, tolerance=1e-4)
-        x, y = self.sample.take(out.nonzero()[:, 0].cpu()), self.sample_targets[out]
+        x, y = self.sample.take(out.nonzero()[:, 0].cpu()), self.choice[out]
         base = linear(x)
-        count = y.shape[1]
-        best, chosen, waited = [float("inf")] * count, [(1, 0.0)] * count, [0] * count
+        best, chosen, waited = float("inf"), (1, 0.0), 0
 
         def check(step: int, network: Network) -> bool:
+            nonlocal best, chosen, waited
             own = network(x)
-            losses = torch.stack([_mean_losses(share * own + (1 - share) * base, y) for share in MIXES])
-            for t, (loss, at) in enumerate(zip(*(v.tolist() for v in losses.min(0)), strict=True)):
-                waited[t] += 1
-                if loss < best[t] - 1e-4 and waited[t] <= PATIENCE:
-                    best[t], chosen[t], waited[t] = loss, (step // round_steps, MIXES[at]), 0
-            return min(waited) < PATIENCE
+            loss, share = min((_mean_loss(share * own + (1 - share) * base, y), share) for share in MIXES)
+            waited += 1
+            if loss < best - 1e-4:
+                best, chosen, waited = loss, (step // round_steps, share), 0
+            return waited < PATIENCE
 
         kept = (~out).nonzero()[:, 0].cpu()
-        seeds = [CHOICE_SEED] if self.shared else self.seeds
-        steps = ROUNDS * round_steps
+        most = ROUNDS * round_steps
         train(
-            self.sample,
-            self.sample_targets,
-            kept,
-            self.classes,
-            seeds,
-            MLP_DEFAULT,
-            steps,
-            round_steps,
-            check,
+            self.sample, self.choice, kept, self.classes, [CHOICE_SEED], MLP_DEFAULT, most, round_steps, check
         )
         return chosen
-
-    def _train_rounds(self, steps: list[int]) -> Network:
-        """Train all seeds together, and take each one's weights after its own number of steps."""
-        targets = self.targets.expand(-1, len(self.seeds))
-        taken: dict[int, Network] = {}
-        every = int(np.gcd.reduce(steps))
-
-        def check(step: int, network: Network) -> bool:
-            for seed, wanted in enumerate(steps):
-                if wanted == step:
-                    taken[seed] = Network(
-                        [w[seed].clone() for w in network.weights], [b[seed].clone() for b in network.biases]
-                    )
-            return True
-
-        everything = torch.arange(len(self.inputs))
-        train(
-            self.inputs, targets, everything, self.classes, self.seeds, MLP_DEFAULT, max(steps), every, check
-        )
-        networks = [taken[s] for s in range(len(steps))]
-        depth = range(len(networks[0].weights))
-        return Network(
-            [torch.stack([n.weights[i] for n in networks]) for i in depth],
-            [torch.stack([n.biases[i] for n in networks]) for i in depth],
-        )
 
     def by_sgd(self, kind: str, settings: NetworkSettings) -> FittedProbe:
         """The paper's protocol: a fixed number of epochs of SGD, nothing chosen."""
@@ -345,9 +318,10 @@ class _Fitting:
         return FittedProbe(kind, self.inputs.affine, None, network, share, chosen)
 
 
-def _mean_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean -ln q of (n_frames, n_targets, n_classes) logits for targets (n_frames, n_targets): (n_targets,)."""
-    return -torch.log_softmax(logits, 2).gather(2, targets[:, :, None])[:, :, 0].mean(0, dtype=torch.float64)
+def _mean_loss(logits: Tensor, target: Tensor) -> float:
+    """Mean -ln q of (n_frames, 1, n_classes) logits for targets (n_frames, 1)."""
+    picked = torch.log_softmax(logits, 2).gather(2, target[:, :, None])
+    return float(-picked.mean(dtype=torch.float64))
 
 
 def _lowest_point(tried: list[tuple[float, float]]) -> float:
