@@ -104,7 +104,9 @@ def read_weights(path: Path, n_layers: int, upstream: str) -> LayerWeights:
             f"{key}: {path} holds weights of {len(raw)} layers (upstream {trained_on}), but {upstream} has {n_layers}."
         )
     if trained_on not in (None, upstream):
-        logger.warning("%s learned its weights on upstream %s; they are used on %s.", path, trained_on, upstream)
+        logger.warning(
+            "%s learned its weights on upstream %s; they are used on %s.", path, trained_on, upstream
+        )
     normalize = bool(getattr(args, "upstream_feature_normalize", False))
     source = f"{path.name} of {getattr(args, 'downstream', 's3prl')} on {trained_on or 'unknown upstream'}"
     return LayerWeights(torch.softmax(raw.double(), 0).numpy(), normalize, source)
@@ -146,9 +148,7 @@ def learn_weights(
     optimiser = torch.optim.Adam(linear.parameters(), lr=LEARNING_RATE)
     # a few numbers above a large layer: they need larger steps to get anywhere in the same time
     optimiser.add_param_group({"params": [raw], "lr": 10 * LEARNING_RATE})
-    steps = min(logger = logging.getLogger(__name__)
-
-LEARNING_STEPS, 10 * max(1, count // LEARNING_BATCH))
+    steps = min(LEARNING_STEPS, 10 * max(1, count // LEARNING_BATCH))
     with torch.enable_grad():
         for _ in range(steps):
             rows = torch.randint(count, (min(LEARNING_BATCH, count),), generator=generator).unique()
