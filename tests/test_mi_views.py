@@ -182,7 +182,9 @@ def test_seeds():
     assert [e.seed for e in together] == seeds
     assert together[0].mi_lower_bound_bits == pytest.approx(alone[0], abs=1e-4)
     assert together[2].mi_lower_bound_bits == pytest.approx(alone[2], abs=1e-4)
-    assert len({s["l2"] for p in probes for s in p.settings}) == 1  # chosen once, by a codebook of its own seed
+    assert (
+        len({s["l2"] for p in probes for s in p.settings}) == 1
+    )  # chosen once, by a codebook of its own seed
 
 
 def test_far_from_the_origin():
