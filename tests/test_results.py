@@ -154,8 +154,6 @@ def test_identity_tells_estimates_of_one_experiment_apart():
         make(layer=4),
         make(probe="mlp"),
         make(frames="all"),
-        make(clusters=100),
         make(seed=1338),
-        make(eval_splits=["test-clean"]),
     ]
-    assert len({r.identity() for r in [make(), *others]}) == 7
+    assert len({r.identity() for r in [make(), *others]}) == 5

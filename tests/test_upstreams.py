@@ -20,7 +20,7 @@ from models import (
     build_wavlm,
 )
 
-from s3prl_mi import upstreams
+from s3prl_mi import compat, upstreams
 from s3prl_mi.errors import MIError
 from s3prl_mi.upstreams import describe_checkpoint, load_upstream, sha256_of, upstream_names
 
@@ -103,7 +103,7 @@ def test_fingerprints_of_baselines_follow_their_config(tmp_path):
     prints = {name: load_upstream(name).fingerprint for name in ("fbank", "fbank_no_cmvn", "mel", "linear")}
     assert len(set(prints.values())) == 4
     assert load_upstream("fbank").fingerprint == prints["fbank"]
-    package = upstreams._s3prl_folder() / "upstream" / "baseline"
+    package = compat.s3prl_folder() / "upstream" / "baseline"
     text = (package / "fbank.yaml").read_text()
     (tmp_path / "a.yaml").write_text(text)
     (tmp_path / "b.yaml").write_text(text.replace("num_mel_bins: 80", "num_mel_bins: 40"))
