@@ -94,7 +94,7 @@ def _command(
         "datarc.alignments.path": str(corpus / "alignments"),
         "store.root": str(out / "store"),
         "probes": ["logistic"],
-        "seeds": 3,
+        "seeds": 2,
     }
     overrides = [f"{key}.{name}={value!r}" for name, value in settings.items()]
     words = list(extra)
