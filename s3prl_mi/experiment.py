@@ -228,7 +228,16 @@ class Experiment:
         needed = sum(r.bytes(dims) for r, entry in found if entry is None)
         if needed:
             logger.info("hidden states: about %.2f GB to extract into %s", needed / 1e9, self.store.root)
-        self.store.make_room(needed, [entry.path for _, entry in found if entry is not None])
+        in_use = [entry.path for _, entry in found if entry is not None]
+        self._found_before = set(in_use)
+        self.store.make_room(needed, in_use, [r.key for r, entry in found if entry is None])
+
+    def _tidy(self, sides: Sequence[Side]) -> None:
+        """With `store.keep: false`, remove the hidden states that this run extracted."""
+        if not self.config.store.keep:
+            extracted = {e.path for side in sides for e in side.plain + side.masked}
+            for folder in extracted - self._found_before:
+                self.store.remove(folder)
 
     # --- train ------------------------------------------------------------------------------------------
 
@@ -247,9 +256,7 @@ class Experiment:
                 total=total, initial=total - len(missing), unit="estimate", desc=self.task, dynamic_ncols=True
             ) as bar:
                 self._measure(fit, scored, missing, bar)
-            if not self.config.store.keep:
-                for entry in {e.path for side in (fit, scored) for e in side.plain + side.masked}:
-                    self.store.remove(entry)
+            self._tidy([fit, scored])
         wanted = set(self._wanted())
         self._show(
             self.expdir, [r for r in read_records(self.expdir / RESULTS_FILE) if r.identity() in wanted]
@@ -430,6 +437,7 @@ class Experiment:
             )
         (folder / RESULTS_FILE).unlink(missing_ok=True)
         append_records(folder / RESULTS_FILE, records)
+        self._tidy([scored])
         self._show(folder, records)
 
 

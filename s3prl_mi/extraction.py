@@ -102,7 +102,10 @@ class Request:
     @functools.cached_property
     def key(self) -> str:
         """Names the hidden states by everything that determines them."""
-        audio = [[u.id, content_hash(u.path)] for u in self.ordered]
+        try:
+            audio = [[u.id, content_hash(u.path)] for u in self.ordered]
+        except AudioError as error:
+            raise MIError(f"{error}. Did it disappear while this run was reading?") from None
         exact = self.dtype == "float32"
         determinants = {"upstream": self.upstream.name, "fingerprint": self.upstream.fingerprint}
         return key_of({**determinants, "view": self.view.describe(), "audio": audio, "exact": exact})

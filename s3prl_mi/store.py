@@ -151,16 +151,18 @@ class Store:
         with contextlib.suppress(OSError):
             folder.parent.rmdir()
 
-    def make_room(self, needed: int, in_use: Sequence[Path]) -> None:
+    def make_room(self, needed: int, in_use: Sequence[Path], keys: Sequence[str] = ()) -> None:
         """Remove least recently used entries until `needed` more bytes fit below the limit.
 
         Args:
             needed: bytes about to be written.
             in_use: folders of entries that this run reads.
+            keys: of entries that this run will fill, or go on filling.
 
         Raises:
             MIError: more is needed than the limit or the disk allows.
         """
+        going_on = {self.root / key for key in keys}
         kept = sum(e.bytes for e, _ in self.entries() if e.path in in_use)
         if needed + kept > self.max_bytes:
             raise MIError(
@@ -168,13 +170,16 @@ class Store:
                 f"downstream_expert.store.max_gb is {self.max_bytes / 1e9:g}. Raise it, or take fewer layers "
                 "(downstream_expert.layers), or less speech (downstream_expert.datarc.max_utterances)."
             )
-        held = [(e, e.bytes) for e, _ in self.entries()]
+        held = [(e.path, e.bytes) for e, _ in self.entries()]
+        # what dead runs left unfinished goes first; one that is being filled, or will be gone on with, stays
+        dead = [p for p in self.partial_folders() if p.parent not in going_on and not _is_locked(p)]
+        held = [(p, sum(f.stat().st_size for f in p.iterdir())) for p in dead] + held
         total = sum(size for _, size in held)
-        for entry, size in held:
+        for folder, size in held:
             if total + needed <= self.max_bytes:
                 break
-            if entry.path not in in_use:
-                self.remove(entry.path)
+            if folder not in in_use:
+                self.remove(folder)
                 total -= size
         self.root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.root).free
@@ -423,6 +428,20 @@ class Writer:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
+
+
+def _is_locked(partial: Path) -> bool:
+    """Whether a running process is filling this folder."""
+    try:
+        import fcntl
+
+        with open(partial.parent / f"{partial.name}.lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return False
+    return False
 
 
 def _lock(file: IO[str]) -> None:
