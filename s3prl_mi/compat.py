@@ -193,8 +193,10 @@ def _patch_torch(torch: ModuleType) -> None:
     import numpy as np
 
     # numpy 1.26 has a stub called _core, without what it will hold in numpy 2
-    multiarray = np._core if hasattr(getattr(np, "_core", None), "multiarray") else np.core
-    scalar, rebuild = multiarray.multiarray.scalar, multiarray.multiarray._reconstruct
+    core: Any = getattr(np, "_core", None)
+    if not hasattr(core, "multiarray"):
+        core = np.core
+    scalar, rebuild = core.multiarray.scalar, core.multiarray._reconstruct
     dtypes = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?", "U")}
     allowed: list[Any] = [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath, np.dtype, np.ndarray]
     for package in ("numpy.core", "numpy._core"):

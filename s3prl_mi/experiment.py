@@ -34,7 +34,7 @@ from .hidden_states import extract, layer_names
 from .results import RESULTS_FILE, Record, append_records, read_records
 from .sides import Layer, Side
 from .store import Store, default_root
-from .tasks import TASKS, Context
+from .tasks import TASKS, Context, MITask
 from .upstreams import load_upstream
 from .views import PLAIN, View, resolve_view
 
@@ -117,10 +117,15 @@ class Experiment:
         if self.args.upstream_layer_selection is not None:
             asked: str | Sequence[int] = [self.args.upstream_layer_selection]
             key = "-l"
+            if self.config.layers != "all":
+                logger.warning("-l %s replaces downstream_expert.layers %s.", asked[0], self.config.layers)
         else:
             asked, key = self.config.layers, "config key downstream_expert.layers"
+        if asked == "weighted" and count == 1:
+            logger.warning("%s has one layer: weighted is layer 0.", self.args.upstream)
+            return [0]
         if asked == "weighted":
-            return ["weighted"] if count > 1 else [0]
+            return ["weighted"]
         if asked == "all":
             return list(range(count))
         numbers = [count - 1] if asked == "last" else [int(n) for n in asked]
@@ -196,6 +201,15 @@ class Experiment:
                 ", ".join(sorted(shared)[:3]),
             )
 
+    @staticmethod
+    def _say_what_is_held_out(fit: Sequence[Split]) -> None:
+        speakers = set().union(*(s.speakers for s in fit))
+        if len(speakers) < 2:
+            logger.warning(
+                "fewer than two speakers are known in the fit splits: regularisation is chosen on held-out utterances, "
+                "and may be too weak for new speakers."
+            )
+
     def _extract(self, *sides: list[Split]) -> list[Side]:
         """Hidden states of every split, of both views where two forward passes are needed."""
         views = [PLAIN, self.view] if self.view.kind == "mask" else [PLAIN]
@@ -250,12 +264,15 @@ class Experiment:
         self._warn_of_shared_speakers(fit_splits, eval_splits)
         missing = [w for w in self._wanted() if w not in finished]
         if missing:
+            self._say_what_is_held_out(fit_splits)
+            task = TASKS[self.task](self.context)
+            task.check([*fit_splits, *eval_splits], self.layers)
             fit, scored = self._extract(fit_splits, eval_splits)
             total = len(self._wanted())
             with tqdm(
                 total=total, initial=total - len(missing), unit="estimate", desc=self.task, dynamic_ncols=True
             ) as bar:
-                self._measure(fit, scored, missing, bar)
+                self._measure(task, fit, scored, missing, bar)
             self._tidy([fit, scored])
         wanted = set(self._wanted())
         self._show(
@@ -301,12 +318,13 @@ class Experiment:
         os.replace(temporary, settings)
         return read_records(results) if resume else []
 
-    def _measure(self, fit: Side, scored: Side, missing: Sequence[Wanted], bar: tqdm[Any]) -> None:
+    def _measure(
+        self, task: MITask, fit: Side, scored: Side, missing: Sequence[Wanted], bar: tqdm[Any]
+    ) -> None:
         """Fit and score layer by layer; probes of a layer are fitted together, as the MLP builds on the logistic.
 
         They are always fitted for all seeds, so that an interrupted run ends with the same numbers.
         """
-        task = TASKS[self.task](self.context)
         for layer, frames in dict.fromkeys((layer, frames) for layer, _, frames, _ in missing):
             kinds = list(dict.fromkeys(p for la, p, f, _ in missing if (la, f) == (layer, frames)))
             bar.set_postfix_str(f"layer {layer}")
@@ -417,10 +435,12 @@ class Experiment:
         both = sorted(set(names) & set(data.fit_splits))
         if both:
             raise MIError(f"-t {split}: {', '.join(both)} was fitted on; the bound needs unseen speech.")
-        (scored,) = self._extract(self._read(names))
+        splits = self._read(names)
+        task = TASKS[self.task](self.context)
+        task.check(splits, self.layers)
+        (scored,) = self._extract(splits)
         folder = self.expdir / "evaluate" / "+".join(names)
         folder.mkdir(parents=True, exist_ok=True)
-        task = TASKS[self.task](self.context)
         records: list[Record] = []
         probes = list(dict.fromkeys((layer, frames, probe) for layer, probe, frames, _ in self._wanted()))
         for layer, frames, probe in tqdm(

@@ -67,8 +67,14 @@ class Split:
 
         Example: `dev-other: 50 utterances, 7.0 min, 5 speakers`.
         """
-        speakers = f", {len(self.speakers)} speakers" if self.speakers else ""
-        return f"{self.name}: {len(self.utterances)} utterances, {self.seconds / 60:.1f} min{speakers}"
+        speakers = f", {_count(len(self.speakers), 'speaker')}" if self.speakers else ""
+        return (
+            f"{self.name}: {_count(len(self.utterances), 'utterance')}, {self.seconds / 60:.1f} min{speakers}"
+        )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def read_split(data: DataConfig, name: str) -> Split:

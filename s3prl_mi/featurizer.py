@@ -103,6 +103,8 @@ def read_weights(path: Path, n_layers: int, upstream: str) -> LayerWeights:
         raise MIError(
             f"{key}: {path} holds weights of {len(raw)} layers (upstream {trained_on}), but {upstream} has {n_layers}."
         )
+    if not bool(torch.isfinite(raw).all()):
+        raise MIError(f"{key}: the layer weights in {path} are NaN or infinite: that run has diverged.")
     if trained_on not in (None, upstream):
         logger.warning(
             "%s learned its weights on upstream %s; they are used on %s.", path, trained_on, upstream

@@ -201,12 +201,12 @@ def _run_ours(
     args.downstream = task
     _refuse_unsupported(args)
     args, config = resolve(args, checkpoint, past)
-    _check_ours(args)
     if past is None and args.mode == "evaluate":
         raise MIError(
             f"-m evaluate: {args.expdir} has no states-*.ckpt, so no finished experiment to score. "
             "Run it with -m train first (the same command with -a finishes one that was interrupted)."
         )
+    _check_ours(args)
     args.device = usable_device(args.device)
     if args.cache_dir is not None:
         import torch
@@ -240,13 +240,22 @@ def _check_ours(args: argparse.Namespace) -> None:
         )
 
 
+class _ScreenHandler(logging.Handler):
+    """Shows messages above a running progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line to stderr; warnings say that they are warnings."""
+        from tqdm import tqdm
+
+        level = "warning: " if record.levelno >= logging.WARNING else ""
+        tqdm.write(level + record.getMessage(), file=sys.stderr)
+
+
 def _log_to_screen() -> None:
     """Show what the package has to say, as bare lines on stderr."""
     ours = logging.getLogger("s3prl_mi")
     if not ours.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        ours.addHandler(handler)
+        ours.addHandler(_ScreenHandler())
         ours.setLevel(logging.INFO)
         ours.propagate = False
 

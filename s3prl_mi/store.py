@@ -172,16 +172,23 @@ class Store:
             )
         held = [(e.path, e.bytes) for e, _ in self.entries()]
         # what dead runs left unfinished goes first; one that is being filled, or will be gone on with, stays
-        dead = [p for p in self.partial_folders() if p.parent not in going_on and not _is_locked(p)]
-        held = [(p, sum(f.stat().st_size for f in p.iterdir())) for p in dead] + held
-        total = sum(size for _, size in held)
+        partial = {p: sum(f.stat().st_size for f in p.iterdir()) for p in self.partial_folders()}
+        dead = [p for p in partial if p.parent not in going_on and not _is_locked(p)]
+        held = [(p, partial[p]) for p in dead] + held
+        total = sum(partial.values()) + sum(e.bytes for e, _ in self.entries())
         for folder, size in held:
             if total + needed <= self.max_bytes:
                 break
             if folder not in in_use:
                 self.remove(folder)
                 total -= size
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MIError(
+                f"the store of hidden states {self.root} cannot be made ({error.strerror}). Set config key "
+                "downstream_expert.store.root or $S3PRL_MI_STORE to a folder that can be written."
+            ) from None
         free = shutil.disk_usage(self.root).free
         if needed > free:
             raise MIError(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from .alignments import match_utterances, open_alignments
@@ -21,11 +22,12 @@ from .errors import MIError
 from .estimators.mi_supervised import Estimate, Vocabulary, fit_supervised, score_supervised
 from .estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
 from .estimators.probe import FittedProbe
+from .extraction import Split
 from .families import Geometry
 from .featurizer import LayerWeights, learn_weights, read_weights, uniform
 from .pairing import Labelled, Pairs, held_out_groups, labelled_frames, paired_frames
 from .sides import Layer, Side, frames_of
-from .views import View
+from .views import View, shift_frames
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,20 @@ class MITask(ABC):
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self._read_weights: LayerWeights | None = None
+
+    def check(self, splits: Sequence[Split], layers: Sequence[Layer]) -> None:
+        """Refuse, before anything is extracted, what would fail later.
+
+        Args:
+            splits: that will be fitted on or scored.
+            layers: that will be measured.
+
+        Raises:
+            MIError: layer weights that cannot be had; what each task adds.
+        """
+        if "weighted" in layers:
+            self._given_weights()
 
     @abstractmethod
     def fit(self, side: Side, layer: Layer, frames: str, kinds: Sequence[str]) -> Fitted:
@@ -90,7 +106,9 @@ class MITask(ABC):
             return None
         if c.config.featurizer == "uniform":
             return uniform(c.n_layers, c.normalize)
-        return read_weights(Path(c.config.featurizer), c.n_layers, c.upstream)
+        if self._read_weights is None:
+            self._read_weights = read_weights(Path(c.config.featurizer), c.n_layers, c.upstream)
+        return self._read_weights
 
 
 class SupervisedTask(MITask):
@@ -100,22 +118,28 @@ class SupervisedTask(MITask):
         super().__init__(context)
         self._labels: dict[Side, Labelled] = {}
 
+    def check(self, splits: Sequence[Split], layers: Sequence[Layer]) -> None:
+        """As in `MITask`; also: alignments that cannot be read, or are missing for too many utterances."""
+        super().check(splits, layers)
+        config = self.context.config.datarc.alignments
+        alignments = open_alignments(config)
+        for split in splits:
+            _, absent = match_utterances(alignments, split.utterances, config.max_missing)
+            if absent:
+                some = ", ".join(absent[:5]) + (" ..." if len(absent) > 5 else "")
+                logger.warning(
+                    "%s: %d utterances without an alignment left out: %s", split.name, len(absent), some
+                )
+
     def labels(self, side: Side) -> Labelled:
         """Labels of a side's frames, read once.
 
         Raises:
-            MIError: too many utterances without an alignment, or no frame with a label.
+            MIError: no frame with a label.
         """
         if side not in self._labels:
             config = self.context.config.datarc.alignments
             alignments = open_alignments(config)
-            for split in side.splits:
-                _, absent = match_utterances(alignments, split.utterances, config.max_missing)
-                if absent:
-                    some = ", ".join(absent[:5]) + (" ..." if len(absent) > 5 else "")
-                    logger.warning(
-                        "%s: %d utterances without an alignment left out: %s", split.name, len(absent), some
-                    )
             drop = config.silence == "drop"
             labels = labelled_frames(
                 side.plain, side.utterances, side.n_samples, alignments, self.context.geometry, drop
@@ -176,17 +200,24 @@ class ViewsTask(MITask):
         super().__init__(context)
         self._codebooks: tuple[Layer, torch.Tensor] | None = None
 
+    def check(self, splits: Sequence[Split], layers: Sequence[Layer]) -> None:
+        """As in `MITask`; also: a shift that is no whole number of frames, or weights that need labels."""
+        super().check(splits, layers)
+        c = self.context
+        if c.view.kind == "shift":
+            shift_frames(c.view.shift_ms or 0.0, c.geometry.stride)
+        if "weighted" in layers and c.config.featurizer == "learned":
+            raise MIError(
+                "config key downstream_expert.featurizer: learned needs labels, which mi_views has not. Set it to "
+                "uniform, or to the states-*.ckpt of a run of s3prl that learned weights."
+            )
+
     def fit(self, side: Side, layer: Layer, frames: str, kinds: Sequence[str]) -> Fitted:
         """Fit codebooks of view b and probes from view a; a layer's codebooks serve all kinds of frames."""
         c = self.context
-        weights = None
-        if layer == "weighted":
-            weights = self._given_weights()
-            if weights is None:
-                raise MIError(
-                    "config key downstream_expert.featurizer: learned needs labels, which mi_views has not. Set it to "
-                    "uniform, or to the states-*.ckpt of a run of s3prl that learned weights."
-                )
+        weights = self._given_weights() if layer == "weighted" else None
+        if c.view.kind == "mask":
+            self._refuse_unmasked(side, layer, weights)
         b = frames_of(side.plain, layer, weights)
         if self._codebooks is None or self._codebooks[0] != layer:
             iterations = c.config.kmeans_iterations
@@ -209,11 +240,23 @@ class ViewsTask(MITask):
         codebooks = fitted.targets.to(c.device)
         return score_views(fitted.probes, codebooks, a, b, fitted.seeds, c.config.protocol, fitted.fit_frames)
 
+    def _refuse_unmasked(self, side: Side, layer: Layer, weights: LayerWeights | None) -> None:
+        """Refuse a layer that is read before the mask: its two views are one, and its bound is only H(c)."""
+        rows = self._pairs(side, "masked").rows_a[:2000]
+        a, b = (
+            frames_of(e, layer, weights).select(rows).read(0, len(rows)) for e in (side.masked, side.plain)
+        )
+        if np.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.std())):
+            raise MIError(
+                "its hidden states are the same with and without masks, so it lies before the mask site and has no "
+                "two views. Leave it out with downstream_expert.layers, or use views.mask_level: waveform."
+            )
+
     def _pairs(self, side: Side, frames: str) -> Pairs:
         pairs = paired_frames(side.plain, self.context.view, frames, self.context.geometry)
         if not len(pairs.rows_a):
             raise MIError(
-                f"{side.name}: no {frames} frame to score; its utterances are shorter than what the view "
+                f"{side.name}: no frame to score ({frames}); its utterances are shorter than what the view "
                 f"{self.context.view.describe()} needs."
             )
         return pairs

@@ -19,7 +19,7 @@ import soundfile
 import torch
 from conftest import RATE, Corpus, Runner, write_textgrid
 
-from s3prl_mi import experiment, tasks
+from s3prl_mi import experiment, hidden_states, tasks
 from s3prl_mi.results import RESULTS_FILE, read_records
 from s3prl_mi.run_downstream import main
 from s3prl_mi.store import Store, Writer
@@ -484,6 +484,43 @@ def test_views_that_cannot_be(run, capsys, settings, words):
     assert all(word in said for word in words)
 
 
+def test_a_layer_that_the_mask_does_not_reach_is_refused(run, capsys, monkeypatch):
+    """Both views of such a layer are one: its bound would be H(c), and the best of all."""
+    whole = hidden_states.extract
+    monkeypatch.setattr(hidden_states, "extract", lambda upstream, waves, view=None: whole(upstream, waves))
+    said = refused(run, capsys, "mi_views", "hubert-base")
+    assert "layer 0" in said
+    assert "before the mask site" in said
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "settings", "words"),
+    [
+        ("mi_supervised", "fbank", {"datarc__alignments__path": "nowhere"}, ("alignments.path", "nowhere")),
+        ("mi_views", "fbank", {"views__shift_ms": 65}, ("views.shift_ms", "65")),
+        (
+            "mi_views",
+            "hubert-base",
+            {"layers": "weighted", "featurizer": "learned"},
+            ("featurizer", "learned"),
+        ),
+        (
+            "mi_views",
+            "hubert-base",
+            {"layers": "weighted", "featurizer": "no.ckpt"},
+            ("featurizer", "no.ckpt"),
+        ),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_extracted(run, capsys, task, model, settings, words):
+    said = refused(run, capsys, task, model, **settings)
+    assert all(word in said for word in words)
+    assert not said.startswith("layer")
+    store = Store(run.folder / "store", 10**9)
+    assert not store.entries()
+    assert not store.partial_folders()
+
+
 # --- labels ----------------------------------------------------------------------------------------------
 
 
@@ -671,6 +708,9 @@ def test_states_are_kept_or_removed(run):
     assert run("mi_views", "hubert-base", seeds=1, layers=[0], store__keep=False) == 0
     assert Store(run.folder / "store", 10**9).entries() == []
     assert run("mi_views", "hubert-base", seeds=1, layers=[0], name="kept") == 0
+    assert len(Store(run.folder / "store", 10**9).entries()) == 6
+    # what was there before a run is not its to remove
+    assert run("mi_views", "hubert-base", seeds=1, layers=[0], name="again", store__keep=False) == 0
     assert len(Store(run.folder / "store", 10**9).entries()) == 6
 
 

@@ -298,6 +298,22 @@ def test_what_this_run_reads_is_never_removed(store):
     assert {e.path for e, _ in store.entries()} == {a.path, b.path}
 
 
+def test_what_dead_runs_left_makes_room_first(store):
+    a, _, _ = three_entries(store)
+    folders = {}
+    for name in ("dead", "going_on", "alive"):
+        key = key_of({"name": name})
+        with store.writer(key, {"name": name}, [0], "float32") as writer:
+            writer.append("u", [np.ones((50, 3), np.float32)])
+        folders[name] = writer.folder
+    store.max_bytes = 4 * a.bytes + sum(f.stat().st_size for d in folders.values() for f in d.iterdir())
+    with store.writer(key_of({"name": "alive"}), {}, [0], "float32"):
+        store.make_room(a.bytes + 1, [], [key_of({"name": "going_on"})])
+    assert not folders["dead"].exists()
+    assert folders["going_on"].exists()
+    assert folders["alive"].exists()
+
+
 def test_nothing_is_removed_where_there_is_room(store):
     three_entries(store)
     store.make_room(1000, [])
