@@ -199,7 +199,7 @@ def _list_manifest(manifest: Path, data: DataConfig, split: str) -> list[Utteran
     if not chosen:
         there = sorted({row.split for row in rows if row.split is not None})
         raise MIError(
-            f"split {split!r}: no line of manifest {manifest} has it in column 'split'."
+            f"split {split!r}: no line of manifest {manifest} names it in its column 'split'."
             f"{nearest(split, there)} Splits there: {', '.join(there)}."
         )
     seen: dict[str, int] = {}

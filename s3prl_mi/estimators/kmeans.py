@@ -6,7 +6,7 @@ standardised), as in the paper. All seeds share each read of the frames and one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -53,7 +53,6 @@ def fit_codebooks(
     seeds: Sequence[int],
     iterations: int = 100,
     device: torch.device | str = "cpu",
-    on_step: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """Fit one codebook a seed.
 
@@ -63,7 +62,6 @@ def fit_codebooks(
         seeds: what k-means++ draws with; a codebook depends on its own seed only.
         iterations: the most steps of Lloyd's algorithm; it stops before when no centroid moves any more.
         device: where to compute.
-        on_step: called after each step, for a progress bar.
 
     Returns:
         Centroids, shape (n_seeds, clusters, dim), float32, on `device`.
@@ -87,7 +85,6 @@ def fit_codebooks(
         change = (updated - books[index]).square().sum((1, 2)) / updated.square().sum((1, 2)).clamp_min(1e-30)
         books[index] = updated
         moving[index.cpu()] = (change > 1e-10).cpu()
-        on_step()
         if not bool(moving.any()):
             break
     return books + data.centre

@@ -7,7 +7,7 @@ The first inequality holds for any c (data processing), the second for any q.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ def fit_codebooks_of_view(
     seeds: Sequence[int],
     iterations: int = 100,
     device: torch.device | str = "cpu",
-    on_step: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """The codebooks c: k-means on view b of the fit split, one a seed, and last that of `CHOICE_SEED`.
 
@@ -37,7 +36,6 @@ def fit_codebooks_of_view(
         seeds: seeds of k-means++.
         iterations: most steps of Lloyd's algorithm.
         device: where to compute.
-        on_step: called after each step.
 
     Returns:
         Centroids, shape (n_seeds + 1, clusters, dim).
@@ -45,7 +43,7 @@ def fit_codebooks_of_view(
     Raises:
         MIError: fewer frames than clusters.
     """
-    return fit_codebooks(frames_b, clusters, [*seeds, CHOICE_SEED], iterations, device, on_step)
+    return fit_codebooks(frames_b, clusters, [*seeds, CHOICE_SEED], iterations, device)
 
 
 def fit_views(
