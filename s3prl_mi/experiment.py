@@ -374,6 +374,7 @@ class Experiment:
                 upstream=self.upstream.name,
                 checkpoint=self._checkpoint(),
                 upstream_sha256=self.upstream.fingerprint,
+                step=self.upstream.step,
                 layer=layer,
                 layer_name=self.layer_names[layer]
                 if isinstance(layer, int)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class Record:
     """`{"name": file name, "sha256": of the file}`; None where the upstream takes no `-k`."""
     upstream_sha256: str
     """Hash of the loaded weights and settings: two upstreams with the same hash are the same model."""
+    step: int | None
+    """Training step of the checkpoint, read from the file or its name; None where neither tells it."""
     layer: int | str
     """Index into the upstream's hidden states, or `weighted`."""
     layer_name: str
@@ -88,20 +90,31 @@ class Record:
 
     def identity(self) -> tuple[Any, ...]:
         """What tells this estimate from the others of one experiment, whose other settings are all the same."""
-        return (self.layer, self.probe, self.frames, self.seed)
+        return (self.layer, self.probe, self.view, self.frames, self.clusters, self.seed)
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:
-    """Append records to a JSON-lines file and force them to disk.
+    """Append records to a `mi_results.jsonl`, whole lines, forced to disk."""
+    append_lines(path, (dataclasses.asdict(r) for r in records))
+
+
+def append_lines(path: Path, objects: Iterable[dict[str, Any]]) -> None:
+    """Append objects to a JSON-lines file and force them to disk.
 
     A last line without a newline, left by a kill, is cut off first.
     """
-    text = "".join(json.dumps(dataclasses.asdict(r), default=str) + "\n" for r in records)
+    text = "".join(json.dumps(o, default=str) + "\n" for o in objects)
     with open(path, "ab+") as file:
         _cut_partial_line(file)
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Every whole line of a JSON-lines file with its number, counted from 1; none where there is no file."""
+    if path.exists():
+        yield from enumerate(path.read_bytes().split(b"\n")[:-1], start=1)
 
 
 def _cut_partial_line(file: Any) -> None:
@@ -118,10 +131,8 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         MIError: a whole line that is not a record of this version (named by number).
     """
-    if not path.exists():
-        return []
     records: list[Record] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    for number, line in read_lines(path):
         try:
             records.append(Record(**json.loads(line)))
         except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:

@@ -53,6 +53,7 @@ class Upstream:
         fingerprint: sha256 (hex) over everything that determines the hidden states; keys the store.
         checkpoint_name: file or folder name of the checkpoint, or None.
         checkpoint_sha256: sha256 (hex) of that file, of a folder's files, or None.
+        step: training step of the checkpoint, where the file or its name tells it.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Upstream:
     fingerprint: str
     checkpoint_name: str | None = None
     checkpoint_sha256: str | None = None
+    step: int | None = None
 
     @property
     def stride(self) -> int:

@@ -25,6 +25,7 @@ def make(bits=1.25, entropy=5.5, **changes):
         upstream="hubert_local",
         checkpoint={"name": "hubert-000960.ckpt", "sha256": "ab" * 32},
         upstream_sha256="cd" * 32,
+        step=None,
         layer=0,
         layer_name="encoder.layers[0]",
         layers_in_upstream=3,

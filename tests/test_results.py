@@ -20,6 +20,7 @@ def make(**changes):
         upstream="hubert_local",
         checkpoint={"name": "hubert-000960.ckpt", "sha256": "ab" * 32},
         upstream_sha256="cd" * 32,
+        step=None,
         layer=3,
         layer_name="encoder.layers[2]",
         layers_in_upstream=7,

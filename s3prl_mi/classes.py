@@ -1,0 +1,106 @@
+"""What each class adds to an estimate: `mi_classes.jsonl`, one line an estimate, beside `mi_results.jsonl`.
+
+The bound is a mean over frames, ``mean[log2 q(y|z) - log2 p(y)]``, so it is also a sum over classes: the share of
+class k is the part of that mean that comes from the frames of class k. Shares may be negative (the probe does worse
+on that class than its frequency alone would) and sum to `mi_lower_bound_bits`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ._types import Bits
+from .errors import MIError
+from .results import Record, append_lines, read_lines
+
+CLASSES_FILE = "mi_classes.jsonl"
+
+MOST_CONFUSABLE = 100
+"""With more classes than this (words, large codebooks) no confusion counts are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRecord:
+    """The classes of one estimate. The first seven fields tell which record of `mi_results.jsonl` it belongs to."""
+
+    task: str
+    layer: int | str
+    probe: str
+    view: str | None
+    frames: str
+    clusters: int | None
+    seed: int
+    labels: list[str]
+    """Name of each class: phones or words; numbers of clusters in mi_views."""
+    eval_frames: list[int]
+    """Frames of each class that were scored; in mi_views this is the use of the codebook."""
+    bits: list[Bits]
+    """Share of each class in the bound; they sum to it."""
+    confusion: list[list[int]] | None
+    """Frames by true class (row) and most probable class (column); None above `MOST_CONFUSABLE` classes, and in
+    mi_views, where a cluster's number means nothing."""
+
+    def identity(self) -> tuple[Any, ...]:
+        """As `Record.identity`."""
+        return (self.layer, self.probe, self.view, self.frames, self.clusters, self.seed)
+
+    @property
+    def bits_per_frame(self) -> list[Bits]:
+        """Mean bits that a frame of each class yields; 0 for a class that was not scored."""
+        total = sum(self.eval_frames)
+        return [b * total / n if n else 0.0 for b, n in zip(self.bits, self.eval_frames, strict=True)]
+
+
+def shares_in_bits(counts: ArrayLike, loss_bits: ArrayLike) -> list[Bits]:
+    """Share of each class in the bound.
+
+    Args:
+        counts: frames of each class that were scored, shape (n_classes,).
+        loss_bits: sum of ``-log2 q(y|z)`` over the frames of each class, shape (n_classes,).
+
+    Returns:
+        ``n_k / n * -log2(n_k / n) - loss_k / n`` for each class k; the sum is H - CE.
+
+    Example:
+        >>> shares_in_bits([1, 1], [0.0, 1.0])
+        [0.5, 0.0]
+    """
+    n = np.asarray(counts, dtype=np.float64)
+    p = n / n.sum()
+    prior = -p * np.log2(np.where(p > 0, p, 1.0))
+    return (prior - np.asarray(loss_bits, dtype=np.float64) / n.sum()).tolist()
+
+
+def append_classes(path: Path, records: Iterable[ClassRecord]) -> None:
+    """Append to a `mi_classes.jsonl`, whole lines, forced to disk."""
+    append_lines(path, (dataclasses.asdict(r) for r in records))
+
+
+def read_classes(path: Path, wanted: Sequence[Record] | None = None) -> list[ClassRecord]:
+    """Read a `mi_classes.jsonl`; an empty list where there is none. If an estimate occurs twice, the later counts.
+
+    Args:
+        path: the file.
+        wanted: only the classes of these records, if given.
+
+    Raises:
+        MIError: a whole line that is not such a record.
+    """
+    found: dict[tuple[Any, ...], ClassRecord] = {}
+    for number, line in read_lines(path):
+        try:
+            record = ClassRecord(**json.loads(line))
+        except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
+            raise MIError(f"{path}, line {number}: not a record of this version of s3prl_mi ({error}).") from None
+        found[record.identity()] = record
+    if wanted is None:
+        return list(found.values())
+    return [found[key] for key in dict.fromkeys(r.identity() for r in wanted) if key in found]
