@@ -14,18 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from ._types import Bits
 from .errors import MIError
 from .results import Record, append_lines, read_lines
 
 CLASSES_FILE = "mi_classes.jsonl"
-
-MOST_CONFUSABLE = 100
-"""With more classes than this (words, large codebooks) no confusion counts are kept."""
-
 
 @dataclass(frozen=True, slots=True)
 class ClassRecord:
@@ -45,7 +38,7 @@ class ClassRecord:
     bits: list[Bits]
     """Share of each class in the bound; they sum to it."""
     confusion: list[list[int]] | None
-    """Frames by true class (row) and most probable class (column); None above `MOST_CONFUSABLE` classes, and in
+    """Frames by true class (row) and most probable class (column); None above 100 classes, and in
     mi_views, where a cluster's number means nothing."""
 
     def identity(self) -> tuple[Any, ...]:
@@ -57,26 +50,6 @@ class ClassRecord:
         """Mean bits that a frame of each class yields; 0 for a class that was not scored."""
         total = sum(self.eval_frames)
         return [b * total / n if n else 0.0 for b, n in zip(self.bits, self.eval_frames, strict=True)]
-
-
-def shares_in_bits(counts: ArrayLike, loss_bits: ArrayLike) -> list[Bits]:
-    """Share of each class in the bound.
-
-    Args:
-        counts: frames of each class that were scored, shape (n_classes,).
-        loss_bits: sum of ``-log2 q(y|z)`` over the frames of each class, shape (n_classes,).
-
-    Returns:
-        ``n_k / n * -log2(n_k / n) - loss_k / n`` for each class k; the sum is H - CE.
-
-    Example:
-        >>> shares_in_bits([1, 1], [0.0, 1.0])
-        [0.5, 0.0]
-    """
-    n = np.asarray(counts, dtype=np.float64)
-    p = n / n.sum()
-    prior = -p * np.log2(np.where(p > 0, p, 1.0))
-    return (prior - np.asarray(loss_bits, dtype=np.float64) / n.sum()).tolist()
 
 
 def append_classes(path: Path, records: Iterable[ClassRecord]) -> None:

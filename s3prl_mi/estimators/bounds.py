@@ -72,3 +72,23 @@ def cross_entropy_bits(log_probabilities: NDArray[np.floating], targets: NDArray
 def lower_bound_bits(entropy: Bits, cross_entropy: Bits) -> Bits:
     """``H - CE`` (eq. 4). Never clipped: a negative bound says that the probe does worse than the prior."""
     return entropy - cross_entropy
+
+
+def shares_in_bits(counts: ArrayLike, loss_bits: ArrayLike) -> NDArray[np.float64]:
+    """Share of each class in the bound.
+
+    Args:
+        counts: frames of each class that were scored, shape (n_classes,).
+        loss_bits: sum of ``-log2 q(y|z)`` over the frames of each class, shape (n_classes,).
+
+    Returns:
+        Shape (n_classes,): ``n_k / n * -log2(n_k / n) - loss_k / n`` for each class k; the sum is H - CE.
+
+    Example:
+        >>> shares_in_bits([1, 1], [0.0, 1.0]).tolist()
+        [0.5, 0.0]
+    """
+    n = np.asarray(counts, dtype=np.float64)
+    p = n / n.sum()
+    prior = -p * np.log2(np.where(p > 0, p, 1.0))
+    return (prior - np.asarray(loss_bits, dtype=np.float64) / n.sum())

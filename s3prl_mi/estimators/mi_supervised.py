@@ -7,16 +7,17 @@ eval split; H(Y) is the entropy of the labels of the very frames scored.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._types import Bits, IntVector
 from ..errors import MIError
-from .bounds import entropy_bits, lower_bound_bits
+from .bounds import entropy_bits, lower_bound_bits, shares_in_bits
 from .frames import Frames
 from .probe import PROTOCOLS, FittedProbe, Score, fit_probes, score
 
@@ -31,6 +32,8 @@ class Estimate:
     `unseen_frames`: eval frames left out, from entropy and cross-entropy alike, because their label never
     occurs in the fit split (the bound then is of the information about the other labels).
     `settings`: what was chosen within the fit split.
+    `class_frames`, `class_bits`: frames of each class that were scored, and their share of the bound (they sum to it),
+    shape (labels,). `confusion`: frames by class (row) and most probable class (column), or None for many classes.
     """
 
     mi_lower_bound_bits: Bits
@@ -45,6 +48,9 @@ class Estimate:
     protocol: str
     seed: int
     settings: dict[str, Any]
+    class_frames: NDArray[np.int64] = field(repr=False, compare=False)
+    class_bits: NDArray[np.float64] = field(repr=False, compare=False)
+    confusion: NDArray[np.int64] | None = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,9 @@ def estimates_of(
             protocol=PROTOCOLS[protocol],
             seed=seed,
             settings=settings,
+            class_frames=s.class_frames,
+            class_bits=shares_in_bits(s.class_frames, s.class_loss_bits),
+            confusion=s.confusion,
             **counts,
         )
         for s, h, seed, settings in zip(scores, entropies, seeds, probe.settings, strict=True)

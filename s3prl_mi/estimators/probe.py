@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._types import Bits, IntVector
@@ -113,12 +114,65 @@ class FittedProbe:
         )
 
 
-@dataclass(frozen=True)
+MOST_CONFUSABLE = 100
+"""With more classes than this (words, large codebooks) confusions are not counted."""
+
+
+@dataclass(frozen=True, eq=False)
 class Score:
-    """One seed's result on the eval split: cross-entropy in bits, accuracy 0..1."""
+    """One seed's result on the eval split.
+
+    Attributes:
+        cross_entropy_bits: mean of -log2 q(target | frame).
+        accuracy: share of frames whose most probable class is right, 0 to 1.
+        class_frames: frames of each class, shape (n_classes,).
+        class_loss_bits: sum of -log2 q over the frames of each class, shape (n_classes,).
+        confusion: frames by class (row) and most probable class (column), shape (n_classes, n_classes); None
+            above `MOST_CONFUSABLE` classes.
+    """
 
     cross_entropy_bits: Bits
     accuracy: float
+    class_frames: NDArray[np.int64]
+    class_loss_bits: NDArray[np.float64]
+    confusion: NDArray[np.int64] | None
+
+
+class _Tally:
+    """Sums over the eval frames, for all seeds of one probe."""
+
+    def __init__(self, seeds: int, classes: int, device: torch.device) -> None:
+        self._loss = torch.zeros(seeds, classes, dtype=torch.float64, device=device)
+        self._frames = torch.zeros(seeds, classes, dtype=torch.int64, device=device)
+        self._right = torch.zeros(seeds, dtype=torch.int64, device=device)
+        cells = classes * classes if classes <= MOST_CONFUSABLE else 0
+        self._confused = torch.zeros(seeds, cells, dtype=torch.int64, device=device)
+
+    def add(self, log_q: Tensor, target: Tensor) -> None:
+        """Add ln q of shape (n_frames, n_seeds, n_classes) and class ids of shape (n_frames, n_seeds)."""
+        nats = -log_q.gather(2, target[:, :, None])[:, :, 0]
+        guess, ones = log_q.argmax(2), torch.ones_like(target)
+        self._loss.scatter_add_(1, target.T, nats.T)
+        self._frames.scatter_add_(1, target.T, ones.T)
+        self._right += (guess == target).sum(0)
+        if self._confused.shape[1]:
+            self._confused.scatter_add_(1, (target * log_q.shape[2] + guess).T, ones.T)
+
+    def scores(self) -> list[Score]:
+        """One score a seed."""
+        classes = self._loss.shape[1]
+        loss, frames = self._loss.cpu().numpy() * NATS_TO_BITS, self._frames.cpu().numpy()
+        right, confused = self._right.cpu().numpy(), self._confused.cpu().numpy()
+        return [
+            Score(
+                float(loss[s].sum() / frames[s].sum()),
+                float(right[s] / frames[s].sum()),
+                frames[s],
+                loss[s],
+                confused[s].reshape(classes, classes) if confused.shape[1] else None,
+            )
+            for s in range(len(loss))
+        ]
 
 
 def score(probes: Sequence[FittedProbe], frames: Frames, targets: Tensor) -> list[list[Score]]:
@@ -134,21 +188,16 @@ def score(probes: Sequence[FittedProbe], frames: Frames, targets: Tensor) -> lis
     """
     affine = probes[0].affine
     device = affine.mean.device
-    loss = [torch.zeros(len(p.settings), dtype=torch.float64, device=device) for p in probes]
-    right = [torch.zeros_like(x) for x in loss]
+    tallies: list[_Tally] = []
     for start, stop in frames.blocks(2048):
         x = affine(torch.from_numpy(frames.read(start, stop)).to(device))
         block = targets[start:stop].to(device)
         for number, probe in enumerate(probes):
             log_q = probe.log_probabilities(x)
-            target = block.expand(-1, log_q.shape[1])
-            loss[number] -= log_q.gather(2, target[:, :, None])[:, :, 0].sum(0)
-            right[number] += (log_q.argmax(2) == target).sum(0)
-    n = len(frames)
-    return [
-        [Score(float(a) / n * NATS_TO_BITS, float(b) / n) for a, b in zip(ls, rs, strict=True)]
-        for ls, rs in zip(loss, right, strict=True)
-    ]
+            if number == len(tallies):
+                tallies.append(_Tally(log_q.shape[1], log_q.shape[2], device))
+            tallies[number].add(log_q, block.expand(-1, log_q.shape[1]))
+    return [tally.scores() for tally in tallies]
 
 
 def fit_probes(
