@@ -268,6 +268,31 @@ class TestScreenTable:
         rows = report.screen_table([make(layer=0), make(layer=1), make(layer=0, probe="mlp")]).splitlines()
         assert [r.split() for r in rows if r.lstrip().startswith("1 ")] == [["1", "1.250", "45.7", "-", "-"]]
 
+    def test_a_sweep_has_a_table_for_each_pattern_and_number_of_clusters(self):
+        patterns = ("mask(latent, 26 of 40 frames)", "mask(latent, 30 of 40 frames)")
+        records = [r for v in patterns for c in (50, 100) for r in grid(view=v, clusters=c)]
+        text = report.screen_table(records)
+        assert text.count("mean +- sd over 3 seeds") == 4
+        assert [text.count(v) for v in patterns] == [2, 2]
+        assert text.count("(50 clusters") == text.count("(100 clusters") == 2
+        assert text.count(" * ") == 8  # best of two probes in each
+
+    @pytest.mark.parametrize(
+        ("records", "stars"),
+        [
+            ([make()], 0),
+            ([make(layer="weighted"), make(layer="weighted", probe="mlp")], 0),
+            ([make(bits=-0.2), make(bits=-0.1, layer=1)], 0),
+            ([make(bits=-0.2), make(bits=0.1, layer=1)], 1),
+        ],
+    )
+    def test_only_a_choice_above_zero_is_marked(self, records, stars):
+        rows = [
+            line for line in report.screen_table(records).splitlines() if re.match(r" +\d| +weighted", line)
+        ]
+        assert sum(" * " in row for row in rows) == stars
+        assert ("best layer" in report.screen_table(records)) == bool(stars)
+
     def test_one_seed_has_no_sd(self):
         assert "+-" not in report.screen_table([make()])
 
@@ -372,6 +397,29 @@ class TestLayerPicture:
         report.draw_layers(tmp_path / "p.png", grid() + grid(**SUPERVISED))
         assert png_size(tmp_path / "p.png") == (2560, 840)
 
+    def test_a_sweep_has_a_plot_for_each_setting_and_resolutions_have_their_own(self, tmp_path):
+        sweep = [r for c in (10, 20, 50, 100) for r in grid(clusters=c)]
+        report.draw_layers(tmp_path / "p.png", sweep)
+        assert png_size(tmp_path / "p.png") == (3 * 1280, 2 * 840)
+        report.draw_layers(tmp_path / "p.png", grid() + grid(frame_shift_ms=40.0))
+        assert png_size(tmp_path / "p.png") == (2 * 1280, 840)
+
+    def test_ceilings_of_several_kinds_of_frames_look_different(self):
+        records = grid(entropy=2.0) + grid(entropy=2.2, frames="unmasked")
+        with canvas.Canvas(6.4, 4.2) as figure:
+            axes = figure.subplots()
+            layers._draw_task(axes, report.summarise(records))
+            found = [line for line in axes.lines if str(line.get_label()).startswith("ceiling")]
+        assert len(found) == len({(line._unscaled_dash_pattern, line.get_color()) for line in found}) == 2
+
+    @pytest.mark.parametrize("bits", [(0.5,), (-0.3, -0.1)])
+    def test_no_ring_where_nothing_was_chosen(self, bits):
+        with canvas.Canvas(6.4, 4.2) as figure:
+            axes = figure.subplots()
+            layers._draw_task(axes, report.summarise([make(bits=b, layer=n) for n, b in enumerate(bits)]))
+            assert all(line.get_fillstyle() != "none" for line in axes.lines)
+            assert not any(text.get_text().startswith("layer") for text in axes.texts)
+
     def test_importing_the_module_loads_nothing_heavy(self):
         heavy = "('torch', 'matplotlib', 's3prl', 'tensorboardX')"
         code = f"import sys, s3prl_mi.report\nprint([m for m in {heavy} if m in sys.modules])"
@@ -399,6 +447,18 @@ class TestLog:
         assert report.final_line(grid() + other) == (
             "mi_views best layer weighted logistic masked bits at step 1: 0.500"
         )
+
+    def test_of_a_sweep_the_first_setting_closes(self):
+        sweep = [*grid(), make(bits=3.0, clusters=500), make(bits=4.0, frame_shift_ms=40.0)]
+        assert report.final_line(sweep) == "mi_views best layer 2 mlp masked bits at step 1: 1.510"
+
+    def test_lines_of_a_sweep_tell_their_setting(self, tmp_path):
+        report.write_log(tmp_path / "log.log", [make(), make(clusters=100)])
+        lines = (tmp_path / "log.log").read_text().splitlines()
+        assert [("50 clusters" in line, "100 clusters" in line) for line in lines[:2]] == [
+            (True, False),
+            (False, True),
+        ]
 
     def test_lines_can_be_split_as_s3prl_does(self, tmp_path):
         """Its get_best_dev.py takes the last word for the value and the one before for the step."""

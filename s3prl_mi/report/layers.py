@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import TASKS
 from ..results import Record
 from .canvas import Canvas, colours_of, plain, save
-from .summary import Panel, Summary, best_layers, by_panel, rank_in, required
+from .summary import Panel, Summary, by_panel, rank_in, required, worth_marking
 from .wording import BOUND_TEX, CEILING, decimals, distinguish, seeds_text
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ PICTURE_FILE = "mi_layers.png"
 
 _STYLES = (("o", "-"), ("s", "-."), ("^", ":"), ("D", (0, (5, 1, 1, 1))), ("v", "-"), ("P", "-."))
 
+_CEILING_DASHES = ("--", (0, (2, 2)), (0, (8, 2, 2, 2)), (0, (8, 2, 2, 2, 2, 2)))
+
 _FAR = 1.6
 """A ceiling higher than so many times the highest estimate is stated instead of drawn."""
 
@@ -28,10 +31,11 @@ def draw_layers(path_png: Path, records: Iterable[Record]) -> None:
     """Draw `mi_layers.png`: bits by layer, a line per probe and kind of frames, error bars of one sd.
 
     The best layer of each line is ringed. The ceiling H(Y) or H(c) is drawn dashed where it is near, else
-    stated in the legend. A single layer, or `weighted`, is drawn as points.
+    stated in the legend. A single layer, or `weighted`, is drawn as points. Estimates that are not on one scale
+    (mask patterns, shifts, numbers of clusters, frame rates) have plots of their own.
 
     Args:
-        path_png: where to write (1280 x 840 pixels per task).
+        path_png: where to write (1280 x 840 pixels per plot, at most three in a row).
         records: of one experiment.
 
     Raises:
@@ -39,12 +43,24 @@ def draw_layers(path_png: Path, records: Iterable[Record]) -> None:
     """
     summaries = required(records)
     tasks = sorted({s.task for s in summaries}, key=lambda t: rank_in(t, TASKS))
-    with Canvas(6.4 * len(tasks), 4.2) as figure:
-        for part, task in zip(figure.subfigures(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+    groups = [group for task in tasks for group in _scales([s for s in summaries if s.task == task])]
+    columns = min(3, len(groups))
+    rows = math.ceil(len(groups) / columns)
+    with Canvas(6.4 * columns, 4.2 * rows) as figure:
+        parts = [part for row in figure.subfigures(rows, columns, squeeze=False) for part in row]
+        for part, group in zip(parts, groups, strict=False):
             axes = part.subplots()
-            _draw_task(axes, [s for s in summaries if s.task == task])
+            _draw_task(axes, group)
             _legend(part, axes)
         save(figure, path_png)
+
+
+def _scales(summaries: list[Summary]) -> list[list[Summary]]:
+    """The estimates of one task by what must not share an axis."""
+    groups: dict[tuple[str | None, int | None, float], list[Summary]] = {}
+    for s in summaries:
+        groups.setdefault((s.view, s.clusters, s.frame_shift_ms), []).append(s)
+    return list(groups.values())
 
 
 def _legend(part: Any, axes: Axes) -> None:
@@ -148,7 +164,7 @@ def _mark_best(
     axes: Axes, summaries: list[Summary], place: dict[int | str, float], colours: dict[str, str]
 ) -> None:
     """Ring the best layer of each line and write its value: above the first, below the second."""
-    best = sorted(best_layers(summaries), key=lambda s: -s.mi_lower_bound_bits)
+    best = sorted(worth_marking(summaries), key=lambda s: -s.mi_lower_bound_bits)
     for rank, s in enumerate(best):
         spot = (place[s.layer], s.mi_lower_bound_bits)
         axes.plot(
@@ -183,7 +199,9 @@ def _draw_ceilings(
         low, high = min(v for _, v in curve), max(v for _, v in curve)
         if all(abs(low - other[2]) + abs(high - other[3]) > 0.05 for other in found):
             found.append((panel, curve, low, high))
-    for panel, curve, low, high in found:
+    for number, (panel, curve, low, high) in enumerate(found):
+        style: dict[str, Any] = {"color": ("0.45", "0.6", "0.3")[number % 3], "linewidth": 1.0}
+        style["linestyle"] = _CEILING_DASHES[number % len(_CEILING_DASHES)]
         size = f"{high:.2f}" if high - low < 0.01 else f"{low:.2f} to {high:.2f}"
         label = f"ceiling {CEILING[panel.task]} = {size} bits"
         if len(found) > 1 and names[panel]:
@@ -191,9 +209,9 @@ def _draw_ceilings(
         if high > _FAR * max(top, 0.0):
             axes.plot([], [], color="none", label=label + ", above this plot")
         elif len(curve) == 1 or high - low < 0.01:
-            axes.axhline(high, color="0.45", linestyle="--", linewidth=1.0, label=label)
+            axes.axhline(high, label=label, **style)
         else:
-            axes.plot(*zip(*curve, strict=True), color="0.45", linestyle="--", linewidth=1.0, label=label)
+            axes.plot(*zip(*curve, strict=True), label=label, **style)
 
 
 def _dress(axes: Axes, summaries: list[Summary], place: dict[int | str, float]) -> None:
@@ -226,6 +244,8 @@ def _subtitle(first: Summary, summaries: list[Summary]) -> str:
     """Two lines: what is measured; on which splits, by which protocol, over how many seeds."""
     frames = "/".join(dict.fromkeys(s.frames for s in summaries))
     what = f"{first.view}; {frames} frames" if first.view else first.label_set or f"{first.labels} labels"
+    what += f"; {first.clusters} clusters" if first.clusters else ""
+    what += f"; every {first.frame_shift_ms:g} ms"
     splits = f"fit {'+'.join(first.fit_splits)}, eval {'+'.join(first.eval_splits)}"
     how = "; ".join((splits, f"protocol {first.protocol}", seeds_text(summaries).replace("+-", "±")))
     return plain("\n".join(textwrap.shorten(line, 100, placeholder=" …") for line in (what, how)))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..results import Record
-from .summary import FRAMES_ORDER, by_panel, rank_in, required
+from .summary import FRAMES_ORDER, Summary, by_panel, rank_in, required
 from .wording import decimals, distinguish
 
 LOG_FILE = "log.log"
@@ -20,7 +20,8 @@ _EVENTS_SUFFIX = ".s3prl_mi"
 def final_line(records: Iterable[Record]) -> str:
     """The closing line of `log.log`: the best layer and probe on the headline frames.
 
-    Of several eval splits, those of the last record count (records are appended, so these are the latest).
+    Of several eval splits, those of the last record count (records are appended, so these are the latest). Of a
+    sweep (views, clusters) or of several frame rates the first counts, as bits of different ones do not compare.
     The form is that of s3prl's own logs, `... at step <n>: <value>`; the whole measurement is
     one step of the runner.
 
@@ -33,9 +34,16 @@ def final_line(records: Iterable[Record]) -> str:
         s for s in summaries if s.task == records[-1].task and s.eval_splits == tuple(records[-1].eval_splits)
     ]
     frames = min((s.frames for s in latest), key=lambda f: rank_in(f, FRAMES_ORDER))
-    best = max((s for s in latest if s.frames == frames), key=lambda s: s.mi_lower_bound_bits)
+    headline = [s for s in latest if s.frames == frames]
+    first = _setting(headline[0])
+    best = max((s for s in headline if _setting(s) == first), key=lambda s: s.mi_lower_bound_bits)
     value = f"{best.mi_lower_bound_bits:.{decimals([best.mi_lower_bound_bits_sd])}f}"
     return f"{best.task} best layer {best.layer} {best.probe} {best.frames} bits at step 1: {value}"
+
+
+def _setting(summary: Summary) -> tuple[str | None, int | None, float]:
+    """What a sweep varies, and the frame rate."""
+    return (summary.view, summary.clusters, summary.frame_shift_ms)
 
 
 def write_log(path_log: Path, records: Iterable[Record]) -> None:
@@ -45,10 +53,13 @@ def write_log(path_log: Path, records: Iterable[Record]) -> None:
     already is not written again.
     """
     records = list(records)
+    summaries = required(records)
+    tell_apart = distinguish(by_panel(summaries), leave=("task", "frames", "eval_splits"))
     lines = [
-        f"{'+'.join(s.eval_splits)} {s.task} layer {s.layer} {s.probe} {s.frames} bits, mean of "
-        f"{s.n_seeds} at step 1: {s.mi_lower_bound_bits!r}"
-        for s in required(records)
+        f"{'+'.join(s.eval_splits)} {s.task} layer {s.layer} {s.probe} {s.frames} "
+        + (f"({tell_apart[s.panel]}) " if tell_apart[s.panel] else "")
+        + f"bits, mean of {s.n_seeds} at step 1: {s.mi_lower_bound_bits!r}"
+        for s in summaries
     ]
     closing = final_line(records)
     old = path_log.read_text(encoding="utf-8", errors="replace") if path_log.exists() else ""

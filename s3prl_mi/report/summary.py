@@ -37,6 +37,7 @@ class Summary:
     checkpoint_name: str | None
     checkpoint_sha256: str | None
     upstream_sha256: str
+    step: int | None
     protocol: str
     view: str | None
     frames: str
@@ -156,6 +157,7 @@ def _summary(panel: Panel, records: list[Record]) -> Summary:
     last = records[-1]
     return Summary(
         **panel._asdict(),
+        step=last.step,
         layer=last.layer,
         layer_name=last.layer_name,
         dim=last.dim,
@@ -191,6 +193,17 @@ def best_layers(summaries: Iterable[Summary]) -> list[Summary]:
         if key not in best or summary.mi_lower_bound_bits > best[key].mi_lower_bound_bits:
             best[key] = summary
     return list(best.values())
+
+
+def worth_marking(summaries: Iterable[Summary]) -> list[Summary]:
+    """The best layers that say something: chosen among several, and above zero."""
+    summaries = list(summaries)
+    layers: dict[tuple[Panel, str], set[int | str]] = {}
+    for s in summaries:
+        layers.setdefault((s.panel, s.probe), set()).add(s.layer)
+    return [
+        s for s in best_layers(summaries) if len(layers[s.panel, s.probe]) > 1 and s.mi_lower_bound_bits > 0
+    ]
 
 
 def rank_in(name: str, order: Sequence[str]) -> tuple[int, str]:

@@ -15,11 +15,11 @@ from .summary import (
     SUMMARY_FILE,
     Panel,
     Summary,
-    best_layers,
     by_panel,
     layer_key,
     rank_in,
     required,
+    worth_marking,
 )
 from .wording import BOUND, CEILING, decimals, format_bits, seeds_text
 
@@ -35,24 +35,27 @@ def screen_table(records: Iterable[Record], expdir: Path | None = None) -> str:
 
     Returns:
         A header, a row per layer and a column per probe (bits, and accuracy in percent), for each kind of
-        frames; the best layer of each probe is marked `*`.
+        frames, mask pattern or shift, and number of clusters; the best layer of each probe is marked `*`, unless
+        there is only one or none is above zero.
 
     Raises:
         MIError: no record.
     """
     summaries = required(records)
     blocks = [_panel_table(panel, rows) for panel, rows in by_panel(summaries).items()]
-    footer = "* best layer of the probe on the frames scored"
+    footer = ["* best layer of the probe on the frames scored"] if worth_marking(summaries) else []
     if expdir is not None:
-        footer += f"\n{expdir}: {RESULTS_FILE} (every estimate), {SUMMARY_FILE}, {PICTURE_FILE}, {LOG_FILE}"
-    return "\n\n".join([*blocks, footer])
+        footer.append(
+            f"{expdir}: {RESULTS_FILE} (every estimate), {SUMMARY_FILE}, {PICTURE_FILE}, {LOG_FILE}"
+        )
+    return "\n\n".join([*blocks, "\n".join(footer)] if footer else blocks)
 
 
 def _panel_table(panel: Panel, summaries: list[Summary]) -> str:
     probes = list(dict.fromkeys(s.probe for s in summaries))
     layers = sorted({s.layer for s in summaries}, key=layer_key)
     cells = {(s.layer, s.probe): s for s in summaries}
-    best = {(s.layer, s.probe) for s in best_layers(summaries)}
+    best = {(s.layer, s.probe) for s in worth_marking(summaries)}
     places = {p: decimals(s.mi_lower_bound_bits_sd for s in summaries if s.probe == p) for p in probes}
     own_ceiling = _spread([s.entropy_bits for s in summaries]) >= 0.0005
 
