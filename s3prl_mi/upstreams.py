@@ -25,7 +25,16 @@ from typing import Any
 
 from . import compat
 from .errors import MIError, nearest
-from .families import Family, Geometry, family_named, family_of, geometry_of, load_plugins, upstream_folder
+from .families import (
+    Family,
+    Geometry,
+    family_named,
+    family_of,
+    geometry_of,
+    geometry_of_entry,
+    load_plugins,
+    upstream_folder,
+)
 
 FILE_SUFFIXES = ("_local", "_custom", "_url", "_gdriveid")
 """Endings of the names that take a checkpoint from the user."""
@@ -71,6 +80,10 @@ class Upstream:
     def stride(self) -> int:
         """Samples per frame (downsample rate)."""
         return self.geometry.stride
+
+    def geometry_of(self, layer: int) -> Geometry:
+        """Where the frames of one layer lie; upstreams of several frame rates have layers at each."""
+        return geometry_of_entry(self.expert, self.family, self.geometry, layer)
 
 
 # --- names -----------------------------------------------------------------------------------------
