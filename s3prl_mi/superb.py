@@ -152,7 +152,7 @@ def _score(row: Mapping[str, str]) -> Score:
         low_confidence=row["low_confidence"] == "yes",
         source=row["source"],
         note=row["note"],
-        **{name: _number(text) for name, text in row.items() if name not in _TEXTS},  # type: ignore[arg-type]
+        **{name: _number(text) for name, text in row.items() if name not in _TEXTS},
     )
 
 
