@@ -12,11 +12,14 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._types import Bits
 from .errors import MIError
 from .results import Record, append_lines, read_lines
+
+if TYPE_CHECKING:
+    from .estimators.mi_supervised import Estimate
 
 CLASSES_FILE = "mi_classes.jsonl"
 
@@ -50,6 +53,34 @@ class ClassRecord:
         """Mean bits that a frame of each class yields; 0 for a class that was not scored."""
         total = sum(self.eval_frames)
         return [b * total / n if n else 0.0 for b, n in zip(self.bits, self.eval_frames, strict=True)]
+
+
+def class_records(
+    records: Sequence[Record], estimates: Sequence[Estimate], names: Sequence[str]
+) -> list[ClassRecord]:
+    """The classes of some estimates.
+
+    Args:
+        records: of the estimates.
+        estimates: as many, in the same order.
+        names: of the classes.
+    """
+    return [
+        ClassRecord(
+            task=r.task,
+            layer=r.layer,
+            probe=r.probe,
+            view=r.view,
+            frames=r.frames,
+            clusters=r.clusters,
+            seed=r.seed,
+            labels=list(names),
+            eval_frames=e.class_frames.tolist(),
+            bits=e.class_bits.tolist(),
+            confusion=None if e.confusion is None or r.task == "mi_views" else e.confusion.tolist(),
+        )
+        for r, e in zip(records, estimates, strict=True)
+    ]
 
 
 def append_classes(path: Path, records: Iterable[ClassRecord]) -> None:

@@ -37,6 +37,15 @@ Examples:
   your own checkpoint, one layer, your own config:
     {PROG} -m train -d mi_views -u hubert_local -k my_hubert.pt -l 9 -n my_views -c my.yaml
 
+  several upstreams or checkpoints, both tasks, then a comparison and a report:
+    {PROG} -m train -d mi_views,mi_supervised -u fbank,hubert,wavlm -n three -c my.yaml
+    {PROG} -m train -d mi_views -u hubert_local -k 'run/ckpt_*.pt' -n curve -c my.yaml
+
+  a whole study of the paper:
+    {PROG} -m train -c downstream_configs/paper_table2_mlm.yaml -n table2 \\
+      -o "config.downstream_expert.datarc.libri_root='/data/LibriSpeech',,\\
+    config.downstream_expert.datarc.alignments.path='/data/alignments'"
+
   continue a run that was interrupted: the same command with -a
     {PROG} -m train -d mi_views -u hubert_local -k my_hubert.pt -l 9 -n my_views -c my.yaml -a
 
@@ -76,20 +85,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group = parser.add_argument_group("what to run").add_argument
     group("-m", "--mode", choices=["train", "evaluate", "inference"], required=True)
-    group("-d", "--downstream", help="the task: mi_views, mi_supervised, or any of s3prl's (asr, ctc, ...)")
+    group("-d", "--downstream", help="mi_views, mi_supervised, both (with a comma), or any task of s3prl's (ctc, asr)")
     group("-v", "--downstream_variant", help="variant, for stock tasks that have some")
     group("-c", "--config", help="YAML file of the experiment; optional for mi_views and mi_supervised")
     group("-o", "--override", help="changes to the config, e.g. \"config.runner.seed=1,,args.device='cpu'\"")
     group("-t", "--evaluate_split", default="test", help="split that -m evaluate scores")
 
     group = parser.add_argument_group("upstream").add_argument
-    group("-u", "--upstream", help="name of the upstream; `s3prl-mi upstreams` lists them")
+    group("-u", "--upstream", help="its name; `s3prl-mi upstreams` lists all. Several: -u a,b or -u a=FILE,b=FILE")
     group(
         "-k",
         "--upstream_ckpt",
         metavar="{PATH,URL,GOOGLE_DRIVE_ID}",
-        help="checkpoint of *_local, *_url, ...",
+        help="checkpoint of *_local, *_url, ...; a pattern ('run/*.pt') or folder is a series",
     )
+    group("--upstream_module", metavar="FILE.py", help="a module with upstreams of your own, for -u (see README)")
     group(
         "-g", "--upstream_model_config", help="config file that some upstreams need beside their checkpoint"
     )

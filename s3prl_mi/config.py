@@ -49,7 +49,8 @@ class DataConfig:
     """Instead of libri_root: a TSV or CSV file, one line an utterance (columns split, audio, id, speaker,
     alignment)."""
     fit_splits: tuple[str, ...] = ("dev-other",)
-    """Probes, codebooks, scaling and every choice are made on these."""
+    """Probes, codebooks, scaling and every choice are made on these. `dev-other@1/2` is the first of two parts of
+    dev-other, its speakers dealt out in turn; `dev-other@2/2` is the other."""
     eval_splits: tuple[str, ...] = ("test-other",)
     """Scored once."""
     max_utterances: int | None = None
@@ -65,14 +66,13 @@ class ViewConfig:
 
     kind: Literal["auto", "mask", "shift"] = "auto"
     """`auto`: by the upstream's family (`s3prl-mi upstreams`)."""
-    mask_period: int = 40
-    """Frames of the upstream's own rate after which the mask pattern repeats."""
-    mask_keep: int = 10
-    """The first frames of each period that stay; the rest is masked (30 of 40 = 75 %)."""
+    mask: tuple[str, ...] = ("30/40",)
+    """Mask patterns: `30/40` masks the last 30 of every 40 frames of the upstream's own rate. A list is a sweep over
+    mask ratio (26/40, 28/40, 30/40, 32/40) or span (15/20, 30/40, 60/80)."""
     mask_level: Literal["auto", "latent", "waveform"] = "auto"
     """`latent`: the model's own mask embedding where pre-training puts it; `waveform`: silence."""
-    shift_ms: float = 60.0
-    """Time from Za to Zb in ms, for the shift view."""
+    shift_ms: tuple[float, ...] = (60.0,)
+    """Time from Za to Zb in ms, for the shift view. A list is a sweep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,8 @@ class MIConfig:
     probes: tuple[str, ...] = ("logistic", "mlp")
     seeds: int | tuple[int, ...] = 5
     """A count (seeds start at --seed) or a list of seeds."""
-    clusters: int = 50
+    clusters: tuple[int, ...] = (50,)
+    """Size of the k-means codebook of view b. A list is a sweep."""
     kmeans_iterations: int = 100
     batch_size: int = 0
     """Utterances per forward pass; 0: chosen by device. Hidden states do not depend on it."""
@@ -154,7 +155,8 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         fitted = _fit(value, option)
         if fitted is not None:
             return fitted
-    wanted = " or ".join(_describe(o) for o in options if o is not type(None))
+    items = [typing.get_args(o)[0] for o in options if typing.get_origin(o) is tuple]
+    wanted = " or ".join(_describe(o) for o in options if o is not type(None) and o not in items)
     raise MIError(f"config key {where}: expected {wanted}, found {value!r}.")
 
 
@@ -186,10 +188,10 @@ def _describe(option: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(typing.get_args(option))
     if origin is tuple:
-        return f"a list of {typing.get_args(option)[0].__name__}"
-    return {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}[
-        option.__name__
-    ]
+        item = _describe(typing.get_args(option)[0])
+        return f"{item} or a list of {item.removeprefix('a ')}s".replace("of texts", "of text")
+    names = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
+    return names[option.__name__]
 
 
 def load(section: Mapping[str, Any] | None, task: Task) -> MIConfig:
@@ -220,17 +222,8 @@ def _check(config: MIConfig, task: Task) -> None:
             layers,
             "all, last, weighted or a list of layer numbers",
         ),
-        (views.mask_period > 1, "views.mask_period", views.mask_period, "at least 2 frames"),
-        (
-            0 < views.mask_keep < views.mask_period,
-            "views.mask_keep",
-            views.mask_keep,
-            f"1 to mask_period - 1 = {views.mask_period - 1} frames",
-        ),
-        (views.shift_ms > 0, "views.shift_ms", views.shift_ms, "a positive number of ms"),
         (config.protocol in ("default", "paper"), "protocol", config.protocol, "default or paper"),
         (not isinstance(config.seeds, int) or config.seeds > 0, "seeds", config.seeds, "at least one seed"),
-        (config.clusters > 1, "clusters", config.clusters, "at least 2 clusters"),
         (config.kmeans_iterations > 0, "kmeans_iterations", config.kmeans_iterations, "at least 1 iteration"),
         (config.batch_size >= 0, "batch_size", config.batch_size, "0 (automatic) or more utterances"),
         (config.store.max_gb > 0, "store.max_gb", config.store.max_gb, "a positive size in GB"),
@@ -239,11 +232,30 @@ def _check(config: MIConfig, task: Task) -> None:
             (f in ("auto", "masked", "unmasked", "all"), "frames", f, "auto, masked, unmasked or all")
             for f in config.frames
         ),
+        *((n > 1, "clusters", n, "at least 2 clusters") for n in config.clusters),
+        *((ms > 0, "views.shift_ms", ms, "a positive number of ms") for ms in views.shift_ms),
+        *(
+            (mask_span(m) is not None, "views.mask", m, "masked/period in frames, such as 30/40, masked < period")
+            for m in views.mask
+        ),
         *((0 <= share <= 1, name, share, "a share from 0 to 1") for name, share in shares.items()),
     ]
     for holds, name, value, wanted in rules:
         if not holds:
             raise MIError(f"config key {_KEY}.{name}: expected {wanted}, found {value!r}.")
+
+
+def mask_span(text: str) -> tuple[int, int] | None:
+    """Masked frames and period of a mask pattern, or None if the text is none.
+
+    Example:
+        >>> mask_span("30/40"), mask_span("40/30")
+        ((30, 40), None)
+    """
+    masked, slash, period = text.partition("/")
+    if not (slash and masked.strip().isdecimal() and period.strip().isdecimal()):
+        return None
+    return (int(masked), int(period)) if 0 < int(masked) < int(period) else None
 
 
 def _check_data(data: DataConfig, task: Task) -> None:
@@ -256,17 +268,48 @@ def _check_data(data: DataConfig, task: Task) -> None:
     for name, value in (("libri_root", data.libri_root), ("manifest", data.manifest)):
         if value is not None and not Path(value).exists():
             raise MIError(f"config key {_KEY}.datarc.{name}: no such file or folder: {value!r}.")
-    both = sorted(set(data.fit_splits) & set(data.eval_splits))
+    both = sorted(n for n in data.eval_splits if any(overlap(n, fit) for fit in data.fit_splits))
     if both:
         raise MIError(
             f"config key {_KEY}.datarc.eval_splits: {', '.join(both)} is fitted on too (fit_splits); a bound needs "
-            "unseen speech."
+            f"unseen speech. Two halves of one split, by speakers: fit_splits {both[0].partition('@')[0]}@1/2, "
+            f"eval_splits {both[0].partition('@')[0]}@2/2."
         )
     if task == "mi_supervised" and data.alignments.path is None and data.manifest is None:
         raise MIError(
             f"config key {_KEY}.datarc.alignments.path: mi_supervised needs alignments. Give them with "
             f"-o \"config.{_KEY}.datarc.alignments.path='/path/to/alignments'\", or use -d mi_views, which needs none."
         )
+
+
+def split_part(name: str) -> tuple[str, int, int]:
+    """The split, the part and the number of parts that a name of a split stands for.
+
+    Raises:
+        MIError: an `@` that is not followed by part/parts.
+
+    Example:
+        >>> split_part("dev-other"), split_part("dev-other@2/3")
+        (('dev-other', 1, 1), ('dev-other', 2, 3))
+    """
+    split, at, part = name.partition("@")
+    if not at:
+        return split, 1, 1
+    number, slash, count = part.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise MIError(f"split {name!r}: after @ expected part/parts, such as {split}@1/2; found {part!r}.")
+    return split, int(number), int(count)
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two names of splits share speech.
+
+    Example:
+        >>> overlap("dev@1/2", "dev@2/2"), overlap("dev@1/2", "dev")
+        (False, True)
+    """
+    a, b = split_part(one), split_part(other)
+    return a[0] == b[0] and (a[2] != b[2] or a[1] == b[1])
 
 
 def seed_list(seeds: int | tuple[int, ...], first: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import DataConfig
+from .config import DataConfig, split_part
 from .errors import MIError, nearest
 
 AUDIO_SUFFIXES = (".flac", ".wav")
@@ -34,7 +34,8 @@ def list_utterances(data: DataConfig, split: str) -> list[Utterance]:
     Args:
         data: `libri_root` (LibriSpeech's layout) or `manifest` says where the audio is; `max_utterances`
             limits the split to so many, spread evenly and over all speakers.
-        split: name of the split's folder, or value of the manifest's column `split`.
+        split: name of the split's folder, or value of the manifest's column `split`; `name@1/2` is the first of
+            two parts of it.
 
     Returns:
         At least one utterance. No audio file is opened.
@@ -47,19 +48,37 @@ def list_utterances(data: DataConfig, split: str) -> list[Utterance]:
             "config key downstream_expert.datarc.max_utterances: must be at least 1, "
             f"found {data.max_utterances}."
         )
+    whole, part, parts = split_part(split)
     if data.manifest is not None:
-        utterances = _list_manifest(Path(data.manifest).expanduser(), data, split)
+        utterances = _list_manifest(Path(data.manifest).expanduser(), data, whole)
     elif data.libri_root is not None:
-        utterances = _list_librispeech(Path(data.libri_root).expanduser(), split)
+        utterances = _list_librispeech(Path(data.libri_root).expanduser(), whole)
     else:
         raise MIError(
             "config keys downstream_expert.datarc.libri_root and downstream_expert.datarc.manifest: "
             "neither is set; one must say where the audio is."
         )
     utterances.sort(key=lambda u: u.id)
+    if parts > 1:
+        utterances = _deal_out(utterances, part, parts, split)
     if data.max_utterances is not None:
         utterances = spread(utterances, data.max_utterances)
     return utterances
+
+
+def _deal_out(utterances: list[Utterance], part: int, parts: int, split: str) -> list[Utterance]:
+    """One of several parts of a split: its speakers dealt out in turn; utterances where speakers are unknown.
+
+    Raises:
+        MIError: fewer speakers (or utterances) than parts.
+    """
+    speakers = sorted({u.speaker for u in utterances if u.speaker is not None})
+    known = len(speakers) > 1 and all(u.speaker is not None for u in utterances)
+    names = [u.speaker or "" for u in utterances] if known else [u.id for u in utterances]
+    turn = {name: i % parts for i, name in enumerate(dict.fromkeys(sorted(names)))}
+    if len(turn) < parts:
+        raise MIError(f"split {split!r}: {parts} parts of {len(turn)} {'speakers' if known else 'utterances'}.")
+    return [u for u, name in zip(utterances, names, strict=True) if turn[name] == part - 1]
 
 
 def spread(utterances: Sequence[Utterance], count: int) -> list[Utterance]:
@@ -188,7 +207,7 @@ def _list_manifest(manifest: Path, data: DataConfig, split: str) -> list[Utteran
     """The rows of one split of a manifest."""
     rows = _read_manifest(manifest)
     if all(row.split is None for row in rows):
-        named = sorted({*data.fit_splits, *data.eval_splits, split})
+        named = sorted({split_part(n)[0] for n in (*data.fit_splits, *data.eval_splits, split)})
         if len(named) > 1:
             raise MIError(
                 f"manifest {manifest}: it has no column 'split', so its lines cannot be told apart, but "
@@ -221,9 +240,10 @@ def _list_manifest(manifest: Path, data: DataConfig, split: str) -> list[Utteran
 
 def _check_leak(manifest: Path, rows: Sequence[_Row], data: DataConfig) -> None:
     """Refuse an audio file that is both fitted on and scored: that would void the bound."""
-    fitted = {row.audio: row.line for row in rows if row.split in data.fit_splits}
+    fit_names, eval_names = ({split_part(n)[0] for n in names} for names in (data.fit_splits, data.eval_splits))
+    fitted = {row.audio: row.line for row in rows if row.split in fit_names}
     for row in rows:
-        if row.split in data.eval_splits and row.audio in fitted:
+        if row.split in eval_names and fitted.get(row.audio, row.line) != row.line:
             raise MIError(
                 f"manifest {manifest}: {row.audio} is in a fit split (line {fitted[row.audio]}) and in an "
                 f"eval split (line {row.line}); the bound needs unseen audio. Remove one of the two lines."

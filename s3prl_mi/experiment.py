@@ -16,35 +16,36 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from . import __version__, report
+from .audio import SAMPLE_RATE
+from .classes import CLASSES_FILE, ClassRecord, append_classes, class_records
 from .config import MIConfig, as_dict, load, seed_list
 from .errors import MIError
 from .estimators.mi_supervised import Estimate
 from .estimators.probe import PROTOCOLS
 from .extraction import Request, Split, hidden_states, read_split
-from .featurizer import LayerWeights
+from .families import Geometry
 from .fitted import load_fitted, save_fitted
 from .hidden_states import extract, layer_names
+from .plan import Identity, make_plan
 from .results import RESULTS_FILE, Record, append_records, read_records
-from .sides import Layer, Side
+from .sides import Side
 from .store import Store, default_root
-from .tasks import TASKS, Context, MITask
+from .tasks import TASKS, Cell, Context, Fitted, MITask
 from .upstreams import load_upstream
-from .views import PLAIN, View, resolve_view
+from .views import PLAIN
 
 logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "mi_settings.json"
 STATES_FILE = "states-1.ckpt"
-
-Wanted: TypeAlias = "tuple[int | str, str, str, int]"
-"""One estimate: layer, probe, frames, seed, as in `Record.identity`."""
 
 
 def run(args: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -74,6 +75,18 @@ def _save_states(expdir: Path, args: argparse.Namespace, config: dict[str, Any])
     os.replace(temporary, expdir / STATES_FILE)
 
 
+@dataclass(frozen=True)
+class _About:
+    """What the records of one cell say beside the estimates."""
+
+    cell: Cell
+    fitted: Fitted
+    utterances: dict[str, int]
+    unlabelled: int
+    began: float
+    eval_splits: Sequence[str]
+
+
 class Experiment:
     """An upstream, its data and settings, and the folder where results go."""
 
@@ -82,7 +95,6 @@ class Experiment:
         self.task = args.downstream
         self.expdir = Path(args.expdir)
         self.device = str(args.device)
-        self.seeds = seed_list(config.seeds, args.seed)
         self.started = time.strftime("%Y-%m-%d %H:%M:%S")
         self.upstream = load_upstream(
             args.upstream,
@@ -93,84 +105,51 @@ class Experiment:
             feature_selection=args.upstream_feature_selection,
         )
         self.layer_names = layer_names(self.upstream)
-        self.layers = self._choose_layers()
-        self.view = self._choose_view()
-        self.frames = self._choose_frames()
+        self.plan = make_plan(
+            self.task,
+            config,
+            self.upstream,
+            len(self.layer_names),
+            seed_list(config.seeds, args.seed),
+            args.upstream_layer_selection,
+        )
         root = Path(config.store.root).expanduser() if config.store.root else default_root()
         self.store = Store(root, int(config.store.max_gb * 1e9))
         self.context = Context(
             config=config,
             upstream=self.upstream.name,
             n_layers=len(self.layer_names),
-            geometry=self.upstream.geometry,
-            view=self.view,
-            seeds=self.seeds,
+            geometry_of=self.upstream.geometry_of,
+            views=self.plan.views,
+            seeds=self.plan.seeds,
             normalize=bool(args.upstream_feature_normalize),
             device=self.device,
         )
 
     # --- what is asked for ------------------------------------------------------------------------------
 
-    def _choose_layers(self) -> list[Layer]:
-        """Layer numbers, or `weighted`; the command line's -l wins over the config."""
-        count = len(self.layer_names)
-        if self.args.upstream_layer_selection is not None:
-            asked: str | Sequence[int] = [self.args.upstream_layer_selection]
-            key = "-l"
-            if self.config.layers != "all":
-                logger.warning("-l %s replaces downstream_expert.layers %s.", asked[0], self.config.layers)
-        else:
-            asked, key = self.config.layers, "config key downstream_expert.layers"
-        if asked == "weighted" and count == 1:
-            logger.warning("%s has one layer: weighted is layer 0.", self.args.upstream)
-            return [0]
-        if asked == "weighted":
-            return ["weighted"]
-        if asked == "all":
-            return list(range(count))
-        numbers = [count - 1] if asked == "last" else [int(n) for n in asked]
-        for number in numbers:
-            if not -count <= number < count:
-                raise MIError(
-                    f"{key}: upstream {self.args.upstream} has no layer {number}; it has {count}, 0 to {count - 1}."
-                )
-        return list(dict.fromkeys(n % count for n in numbers))
-
     @property
-    def _kept_layers(self) -> list[int]:
-        """Layers that the store must hold."""
-        if self.layers == ["weighted"]:
-            return list(range(len(self.layer_names)))
-        return [n for n in self.layers if isinstance(n, int)]
-
-    def _choose_view(self) -> View:
-        if self.task == "mi_supervised":
-            return PLAIN
-        return resolve_view(self.config.views, self.args.upstream, self.upstream.family)
-
-    def _choose_frames(self) -> list[str]:
-        if self.task == "mi_supervised":
-            return ["all"]
-        auto = "masked" if self.view.kind == "mask" else "all"
-        chosen = list(dict.fromkeys(auto if f == "auto" else f for f in self.config.frames))
-        if self.view.kind == "shift" and chosen != ["all"]:
-            raise MIError(
-                f"config key downstream_expert.frames: {', '.join(chosen)} asked for, but the shift view has no "
-                "masked frames: it scores all."
-            )
-        return chosen
+    def _layer_groups(self) -> list[tuple[int, ...]]:
+        """Layers that the store must hold, those of one frame rate together."""
+        if self.plan.layers == ("weighted",):
+            kept = list(range(len(self.layer_names)))
+        else:
+            kept = [n for n in self.plan.layers if isinstance(n, int)]
+        groups: dict[Geometry, list[int]] = {}
+        for layer in kept:
+            groups.setdefault(self.upstream.geometry_of(layer), []).append(layer)
+        return [tuple(layers) for layers in groups.values()]
 
     def _determinants(self) -> dict[str, Any]:
         """Settings that every record of this experiment shares."""
         config = as_dict(self.config)
-        for free in ("layers", "seeds", "probes", "frames", "store", "batch_size"):
+        for free in ("layers", "seeds", "probes", "frames", "views", "clusters", "store", "batch_size"):
             del config[free]
         config["datarc"]["alignments"].pop("path")
         for place in ("libri_root", "manifest"):
             config["datarc"].pop(place)
         if self.task == "mi_supervised":
-            for other in ("views", "clusters", "kmeans_iterations"):
-                del config[other]
+            del config["kmeans_iterations"]
         else:
             del config["datarc"]["alignments"]
         return {
@@ -211,46 +190,46 @@ class Experiment:
             )
 
     def _extract(self, *sides: list[Split]) -> list[Side]:
-        """Hidden states of every split, of both views where two forward passes are needed."""
-        views = [PLAIN, self.view] if self.view.kind == "mask" else [PLAIN]
-        layers, dtype = tuple(self._kept_layers), self.config.store.dtype
+        """Hidden states of every split: of the unmasked input, and of each mask view."""
+        views = [PLAIN, *(v for v in self.plan.views if v.kind == "mask")]
+        dtype, groups = self.config.store.dtype, self._layer_groups
         requests = {
-            (split.name, view): Request(self.upstream, split, view, layers, dtype)
+            (split.name, view): [Request(self.upstream, split, view, layers, dtype) for layers in groups]
             for splits in sides
             for split in splits
             for view in views
         }
-        self._make_room(list(requests.values()))
+        self._make_room([r for group in requests.values() for r in group])
         entries = {at: hidden_states(self.store, r, self.config.batch_size) for at, r in requests.items()}
         return [
-            Side(
-                splits, [entries[s.name, PLAIN] for s in splits], [entries[s.name, views[-1]] for s in splits]
-            )
-            for splits in sides
+            Side(splits, {view: [entries[s.name, view] for s in splits] for view in views}) for splits in sides
         ]
 
     def _make_room(self, requests: Sequence[Request]) -> None:
         """Say what the hidden states take on disk, and make room, before anything is extracted."""
         noise = torch.randn(16000, generator=torch.Generator().manual_seed(0))
         hidden = extract(self.upstream, [noise])[0]
-        dims = [hidden[n].shape[1] for n in self._kept_layers]
-        if self.layers == ["weighted"] and len(set(dims)) > 1:
-            raise MIError(
-                f"layers: weighted needs layers of one dimension, but {self.upstream.name} has {sorted(set(dims))}."
-            )
+        if self.plan.layers == ("weighted",):
+            self._refuse_mixed_layers([h.shape[1] for h in hidden])
         found = [(r, self.store.find(r.key, r.layers)) for r in requests]
-        needed = sum(r.bytes(dims) for r, entry in found if entry is None)
+        needed = sum(r.bytes([hidden[n].shape[1] for n in r.layers]) for r, entry in found if entry is None)
         if needed:
             logger.info("hidden states: about %.2f GB to extract into %s", needed / 1e9, self.store.root)
         in_use = [entry.path for _, entry in found if entry is not None]
         self._found_before = set(in_use)
         self.store.make_room(needed, in_use, [r.key for r, entry in found if entry is None])
 
+    def _refuse_mixed_layers(self, dims: Sequence[int]) -> None:
+        rates = {1000 * self.upstream.geometry_of(n).stride / SAMPLE_RATE for n in range(len(dims))}
+        if len(set(dims)) > 1 or len(rates) > 1:
+            what, found = ("dimension", sorted(set(dims))) if len(set(dims)) > 1 else ("frame shift", sorted(rates))
+            raise MIError(f"layers: weighted needs layers of one {what}, but {self.upstream.name} has {found}.")
+
     def _tidy(self, sides: Sequence[Side]) -> None:
         """With `store.keep: false`, remove the hidden states that this run extracted."""
         if not self.config.store.keep:
-            extracted = {e.path for side in sides for e in side.plain + side.masked}
-            for folder in extracted - self._found_before:
+            of_splits = [entries for side in sides for splits in side.states.values() for entries in splits]
+            for folder in {e.path for entries in of_splits for e in entries} - self._found_before:
                 self.store.remove(folder)
 
     # --- train ------------------------------------------------------------------------------------------
@@ -262,32 +241,25 @@ class Experiment:
         data = self.config.datarc
         fit_splits, eval_splits = self._read(data.fit_splits), self._read(data.eval_splits)
         self._warn_of_shared_speakers(fit_splits, eval_splits)
-        missing = [w for w in self._wanted() if w not in finished]
+        wanted = self.plan.wanted
+        missing = [w for w in wanted if w not in finished]
+        logger.info(self.plan.describe() + (f", {len(wanted) - len(missing)} of them done" if finished else ""))
         if missing:
             self._say_what_is_held_out(fit_splits)
             task = TASKS[self.task](self.context)
-            task.check([*fit_splits, *eval_splits], self.layers)
+            task.check([*fit_splits, *eval_splits], self.plan.layers)
             fit, scored = self._extract(fit_splits, eval_splits)
-            total = len(self._wanted())
             with tqdm(
-                total=total, initial=total - len(missing), unit="estimate", desc=self.task, dynamic_ncols=True
+                total=len(wanted),
+                initial=len(wanted) - len(missing),
+                unit="estimate",
+                desc=self.task,
+                dynamic_ncols=True,
             ) as bar:
                 self._measure(task, fit, scored, missing, bar)
             self._tidy([fit, scored])
-        wanted = set(self._wanted())
-        self._show(
-            self.expdir, [r for r in read_records(self.expdir / RESULTS_FILE) if r.identity() in wanted]
-        )
-
-    def _wanted(self) -> list[Wanted]:
-        """Every estimate that is asked for, in the order of computing."""
-        return [
-            (layer, probe, frames, seed)
-            for layer in self.layers
-            for frames in self.frames
-            for probe in self.config.probes
-            for seed in self.seeds
-        ]
+        everything = read_records(self.expdir / RESULTS_FILE)
+        self._show(self.expdir, [r for r in everything if r.identity() in set(wanted)])
 
     def _begin(self) -> list[Record]:
         """Take up the experiment's records with -a; without it, move earlier ones aside."""
@@ -319,55 +291,43 @@ class Experiment:
         return read_records(results) if resume else []
 
     def _measure(
-        self, task: MITask, fit: Side, scored: Side, missing: Sequence[Wanted], bar: tqdm[Any]
+        self, task: MITask, fit: Side, scored: Side, missing: Sequence[Identity], bar: tqdm[Any]
     ) -> None:
-        """Fit and score layer by layer; probes of a layer are fitted together, as the MLP builds on the logistic.
+        """Fit and score cell by cell; probes of a cell are fitted together, as the MLP builds on the logistic.
 
         They are always fitted for all seeds, so that an interrupted run ends with the same numbers.
         """
-        for layer, frames in dict.fromkeys((layer, frames) for layer, _, frames, _ in missing):
-            kinds = list(dict.fromkeys(p for la, p, f, _ in missing if (la, f) == (layer, frames)))
-            bar.set_postfix_str(f"layer {layer}")
+        for cell in self.plan.cells:
+            identities = {p: {self.plan.identity(cell, p, s) for s in self.plan.seeds} for p in self.plan.probes}
+            kinds = [p for p in self.plan.probes if identities[p] & set(missing)]
+            if not kinds:
+                continue
+            bar.set_postfix_str(f"layer {cell.layer}")
             began = time.time()
             try:
-                fitted = task.fit(fit, layer, frames, kinds)
-                estimates = task.score(fitted, scored, layer, frames)
+                fitted = task.fit(fit, cell, kinds)
+                estimates = task.score(fitted, scored, cell)
             except MIError as error:
-                raise MIError(f"layer {layer} of {self.upstream.name}: {error}") from None
-            save_fitted(self.expdir, layer, frames, fitted)
-            used, unlabelled = zip(*(task.usage(side) for side in (fit, scored)), strict=True)
+                raise MIError(f"layer {cell.layer} of {self.upstream.name}: {error}") from None
+            save_fitted(self.expdir, cell, fitted)
+            used, unlabelled = zip(*(task.usage(side, cell.layer) for side in (fit, scored)), strict=True)
             utterances = {"fit": used[0], "eval": used[1], "skipped": fit.found + scored.found - sum(used)}
-            records = self._records(
-                layer,
-                frames,
-                estimates,
-                fitted.probes[0].affine.dim,
-                fitted.weights,
-                utterances,
-                sum(unlabelled),
-                began,
-            )
-            records = [r for r in records if r.identity() in missing]
-            append_records(self.expdir / RESULTS_FILE, records)
-            bar.update(len(records))
+            about = _About(cell, fitted, utterances, sum(unlabelled), began, self.config.datarc.eval_splits)
+            records = self._records(about, estimates)
+            wanted = [i for i, r in enumerate(records) if r.identity() in set(missing)]
+            # first the classes: an estimate in RESULTS_FILE is finished, and not computed again
+            classes = class_records(records, [e for group in estimates for e in group], task.class_names(fitted))
+            append_classes(self.expdir / CLASSES_FILE, [classes[i] for i in wanted])
+            append_records(self.expdir / RESULTS_FILE, [records[i] for i in wanted])
+            bar.update(len(wanted))
 
     # --- results ----------------------------------------------------------------------------------------
 
-    def _records(
-        self,
-        layer: Layer,
-        frames: str,
-        estimates: Sequence[Sequence[Estimate]],
-        dim: int,
-        weights: LayerWeights | None,
-        utterances: dict[str, int],
-        unlabelled: int,
-        began: float,
-        eval_splits: Sequence[str] | None = None,
-    ) -> list[Record]:
-        """Records of the estimates of one layer."""
+    def _records(self, about: _About, estimates: Sequence[Sequence[Estimate]]) -> list[Record]:
+        """Records of the estimates of one cell."""
         flat = [e for group in estimates for e in group]
-        views = self.task == "mi_views"
+        cell, weights = about.cell, about.fitted.weights
+        layer = cell.layer
         return [
             Record(
                 task=self.task,
@@ -380,16 +340,16 @@ class Experiment:
                 if isinstance(layer, int)
                 else (weights.describe() if weights else layer),
                 layers_in_upstream=len(self.layer_names),
-                dim=dim,
-                frame_shift_ms=1000 * self.upstream.stride / 16000,
+                dim=about.fitted.probes[0].affine.dim,
+                frame_shift_ms=1000 * self.context.geometry(layer).stride / SAMPLE_RATE,
                 probe=e.probe,
                 protocol=e.protocol,
-                view=self.view.describe() if views else None,
-                frames=frames,
-                clusters=self.config.clusters if views else None,
+                view=self.plan.view_text(cell.view),
+                frames=cell.frames,
+                clusters=cell.clusters,
                 seed=e.seed,
                 fit_splits=list(self.config.datarc.fit_splits),
-                eval_splits=list(eval_splits or self.config.datarc.eval_splits),
+                eval_splits=list(about.eval_splits),
                 mi_lower_bound_bits=float(e.mi_lower_bound_bits),
                 entropy_bits=float(e.entropy_bits),
                 cross_entropy_bits=float(e.cross_entropy_bits),
@@ -397,12 +357,12 @@ class Experiment:
                 fit_frames=e.fit_frames,
                 eval_frames=e.eval_frames,
                 labels=e.labels,
-                label_set=None if views else self._label_set(),
+                label_set=None if self.task == "mi_views" else self._label_set(),
                 unseen_frames=e.unseen_frames,
-                unlabelled_frames=unlabelled,
-                utterances=utterances,
+                unlabelled_frames=about.unlabelled,
+                utterances=about.utterances,
                 probe_settings=e.settings,
-                seconds=round((time.time() - began) / len(flat), 3),
+                seconds=round((time.time() - about.began) / len(flat), 3),
                 versions={**versions(), "started": self.started},
             )
             for e in flat
@@ -438,24 +398,24 @@ class Experiment:
             raise MIError(f"-t {split}: {', '.join(both)} was fitted on; the bound needs unseen speech.")
         splits = self._read(names)
         task = TASKS[self.task](self.context)
-        task.check(splits, self.layers)
+        task.check(splits, self.plan.layers)
         (scored,) = self._extract(splits)
-        folder = self.expdir / "evaluate" / "+".join(names)
+        folder = self.expdir / "evaluate" / "+".join(names).replace("/", "of")
         folder.mkdir(parents=True, exist_ok=True)
         records: list[Record] = []
-        probes = list(dict.fromkeys((layer, frames, probe) for layer, probe, frames, _ in self._wanted()))
-        for layer, frames, probe in tqdm(
-            probes, unit="probe", desc=f"evaluate {'+'.join(names)}", dynamic_ncols=True
-        ):
+        classes: list[ClassRecord] = []
+        todo = [(cell, probe) for cell in self.plan.cells for probe in self.plan.probes]
+        for cell, probe in tqdm(todo, unit="probe", desc=f"evaluate {'+'.join(names)}", dynamic_ncols=True):
             began = time.time()
-            fitted = load_fitted(self.expdir, layer, frames, probe, self.device)
-            estimates = task.score(fitted, scored, layer, frames)
-            used, unlabelled = task.usage(scored)
+            fitted = load_fitted(self.expdir, cell, probe, self.device)
+            estimates = task.score(fitted, scored, cell)
+            used, unlabelled = task.usage(scored, cell.layer)
             utterances = {"fit": 0, "eval": used, "skipped": scored.found - used}
-            dim = fitted.probes[0].affine.dim
-            records += self._records(
-                layer, frames, estimates, dim, fitted.weights, utterances, unlabelled, began, names
-            )
+            found = self._records(_About(cell, fitted, utterances, unlabelled, began, names), estimates)
+            classes += class_records(found, estimates[0], task.class_names(fitted))
+            records += found
+        (folder / CLASSES_FILE).unlink(missing_ok=True)
+        append_classes(folder / CLASSES_FILE, classes)
         (folder / RESULTS_FILE).unlink(missing_ok=True)
         append_records(folder / RESULTS_FILE, records)
         self._tidy([scored])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Iterator, Sequence
@@ -91,7 +92,8 @@ def read_split(data: DataConfig, name: str) -> Split:
 class Request:
     """Hidden states of one split under one view.
 
-    `layers` are kept of the upstream's hidden states; `dtype` is `auto`, `float16` or `float32`.
+    `layers` are kept of the upstream's hidden states, all of one frame rate; `dtype` is `auto`, `float16` or
+    `float32`.
     """
 
     upstream: Upstream
@@ -130,58 +132,75 @@ class Request:
 
     def bytes(self, dims: Sequence[int]) -> int:
         """What they take on disk, given the dimensions of the layers kept."""
-        frames = sum(self.split.checked.n_samples.values()) // self.upstream.stride
+        stride = self.upstream.geometry_of(self.layers[0]).stride
+        frames = sum(self.split.checked.n_samples.values()) // stride
         return frames * sum(dims) * (4 if self.dtype == "float32" else 2)
 
 
-def hidden_states(store: Store, request: Request, batch_size: int = 0) -> Entry:
+def hidden_states(store: Store, requests: Sequence[Request], batch_size: int = 0) -> list[Entry]:
     """Find hidden states in the store, or extract them into it.
 
     Args:
         store: the store.
-        request: what is wanted.
+        requests: what is wanted; all of one upstream, split and view (an upstream of several frame rates has a
+            request for each), so that one forward pass serves them all.
         batch_size: utterances a forward pass; 0: by device. It changes hidden states by rounding errors only.
 
     Raises:
         MIError: too many unreadable files, NaN or infinite hidden states, or float16 asked for where it is too
             coarse.
     """
-    found = store.find(request.key, request.layers)
-    if found is not None:
-        return found
-    try:
-        return _extract(store, request, "float32" if request.dtype == "float32" else "float16", batch_size)
-    except TooCoarse:
-        if request.dtype == "float16":
-            raise MIError(
-                f"hidden states of {request.upstream.name} lose too much as float16. Set config key "
-                "downstream_expert.store.dtype to auto or float32."
-            ) from None
-        logger.info("float16 is too coarse for %s: extracting again as float32.", request.upstream.name)
-        return _extract(store, request, "float32", batch_size)
+    for dtype in ("float16", "float32"):
+        missing = [r for r in requests if store.find(r.key, r.layers) is None]
+        if not missing:
+            break
+        first = missing[0]
+        if dtype == "float16" and first.dtype == "float32":
+            continue
+        try:
+            _extract(store, missing, dtype, batch_size)
+        except TooCoarse:
+            if first.dtype == "float16":
+                raise MIError(
+                    f"hidden states of {first.upstream.name} lose too much as float16. Set config key "
+                    "downstream_expert.store.dtype to auto or float32."
+                ) from None
+            logger.info("float16 is too coarse for %s: extracting again as float32.", first.upstream.name)
+    return [_still_there(store, r) for r in requests]
 
 
-def _extract(store: Store, request: Request, dtype: str, batch_size: int) -> Entry:
+def _still_there(store: Store, request: Request) -> Entry:
+    entry = store.find(request.key, request.layers)
+    if entry is None:
+        raise MIError(
+            f"the hidden states of {request.split.name} in {store.root} were removed by another run. Raise "
+            "downstream_expert.store.max_gb, or give this run a store of its own (downstream_expert.store.root)."
+        )
+    return entry
+
+
+def _extract(store: Store, requests: Sequence[Request], dtype: str, batch_size: int) -> None:
     """Run the upstream over a split, from where a killed run left off."""
     from .hidden_states import extract, shortest_samples
 
-    upstream, split = request.upstream, request.split
+    first = requests[0]
+    upstream, split, view = first.upstream, first.split, first.view
     total = len(split.utterances) + len(split.checked.unreadable)
     skips = SkipCounter(total, split.max_unreadable, split.name, list(split.checked.unreadable))
     size = batch_size or (CPU_BATCH if upstream.device == "cpu" else GPU_BATCH)
-    with store.writer(request.key, request.about(), request.layers, dtype) as writer:
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(store.writer(r.key, r.about(), r.layers, dtype)) for r in requests]
         # another run may have finished the very same states while this one waited for the lock
-        found = store.find(request.key, request.layers)
-        if found is not None:
-            return found
-        for name, why in writer.skipped:
+        if all(store.find(r.key, r.layers) is not None for r in requests):
+            return
+        for name, why in writers[0].skipped:
             skips.skip(name, why)
-        done = set(writer.written) | {u for u, _ in writer.skipped}
+        done = set.intersection(*({*w.written, *(u for u, _ in w.skipped)} for w in writers))
         seconds = {u: n / SAMPLE_RATE for u, n in split.checked.n_samples.items()}
-        title = f"{upstream.name} {split.name} {request.view.describe()}"
+        title = f"{upstream.name} {split.name} {view.describe()}"
         with tqdm(total=round(split.seconds), desc=title, unit="s", dynamic_ncols=True, leave=False) as bar:
             bar.update(round(sum(seconds[u] for u in done)))
-            for batch in _batches([u for u in request.ordered if u.id not in done], split, size):
+            for batch in _batches([u for u in first.ordered if u.id not in done], split, size):
                 waveforms: list[Tensor] = []
                 kept: list[Utterance] = []
                 for utterance in batch:
@@ -190,13 +209,17 @@ def _extract(store: Store, request: Request, dtype: str, batch_size: int) -> Ent
                         kept.append(utterance)
                     except AudioError as error:
                         skips.skip(utterance.id, str(error))
-                        writer.skip(utterance.id, str(error))
-                for utterance, hidden in zip(kept, extract(upstream, waveforms, request.view), strict=True):
-                    writer.append(utterance.id, [hidden[layer].cpu().numpy() for layer in request.layers])
+                        for writer in writers:
+                            writer.skip(utterance.id, str(error))
+                for utterance, hidden in zip(kept, extract(upstream, waveforms, view), strict=True):
+                    for request, writer in zip(requests, writers, strict=True):
+                        if utterance.id not in writer.written:
+                            writer.append(utterance.id, [hidden[n].cpu().numpy() for n in request.layers])
                 bar.update(round(sum(seconds[u.id] for u in batch)))
-        for name, why in writer.skipped:
+        for name, why in writers[0].skipped:
             logger.warning("%s: skipped %s (%s)", split.name, name, why)
-        return writer.finish()
+        for writer in writers:
+            writer.finish()
 
 
 def _waveform(utterance: Utterance, shortest: int) -> Tensor:

@@ -11,23 +11,22 @@ import torch
 from .errors import MIError
 from .estimators.probe import FittedProbe
 from .featurizer import LayerWeights
-from .sides import Layer
-from .tasks import Fitted
+from .tasks import Cell, Fitted
 
 FOLDER = "fitted"
 
 
-def _path(expdir: Path, layer: Layer, frames: str, kind: str) -> Path:
-    return expdir / FOLDER / f"layer_{layer}-{frames}-{kind}.pt"
+def _path(expdir: Path, cell: Cell, kind: str) -> Path:
+    parts = [f"layer_{cell.layer}", cell.view.slug, cell.frames, *([f"{cell.clusters}"] if cell.clusters else []), kind]
+    return expdir / FOLDER / f"{'-'.join(parts)}.pt"
 
 
-def save_fitted(expdir: Path, layer: Layer, frames: str, fitted: Fitted) -> None:
-    """Save each kind of probe of a layer to a file of its own, which appears whole or not at all.
+def save_fitted(expdir: Path, cell: Cell, fitted: Fitted) -> None:
+    """Save each kind of probe of a cell to a file of its own, which appears whole or not at all.
 
     Args:
         expdir: the experiment's folder.
-        layer: index, or `weighted`.
-        frames: the frames that are scored.
+        cell: what was fitted.
         fitted: what the task's `fit` returned.
     """
     w = fitted.weights
@@ -38,20 +37,20 @@ def save_fitted(expdir: Path, layer: Layer, frames: str, fitted: Fitted) -> None
         "weights": None if w is None else [w.weights.tolist(), w.normalize, w.source],
     }
     for probe in fitted.probes:
-        path = _path(expdir, layer, frames, probe.kind)
+        path = _path(expdir, cell, probe.kind)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
         torch.save({**about, "probe": probe.state()}, temporary)
         os.replace(temporary, path)
 
 
-def load_fitted(expdir: Path, layer: Layer, frames: str, kind: str, device: str) -> Fitted:
+def load_fitted(expdir: Path, cell: Cell, kind: str, device: str) -> Fitted:
     """Load one kind of probe that `save_fitted` saved.
 
     Raises:
         MIError: no such file, or one that cannot be read.
     """
-    path = _path(expdir, layer, frames, kind)
+    path = _path(expdir, cell, kind)
     try:
         c = torch.load(path, map_location="cpu", weights_only=True)
         weights = None if c["weights"] is None else LayerWeights(np.array(c["weights"][0]), *c["weights"][1:])
@@ -59,7 +58,7 @@ def load_fitted(expdir: Path, layer: Layer, frames: str, kind: str, device: str)
         return Fitted([probe], c["seeds"], c["fit_frames"], weights, c["targets"])
     except FileNotFoundError:
         raise MIError(
-            f"no fitted probes {path}: train with these layers, frames and probes first (-m train -a)."
+            f"no fitted probes {path}: train with these layers, views, frames, clusters and probes first (-m train -a)."
         ) from None
     except (RuntimeError, KeyError, EOFError) as error:
         raise MIError(

@@ -106,14 +106,18 @@ def labelled_frames(
     return Labelled(np.concatenate(rows), np.concatenate(labels), unlabelled, used)
 
 
-def paired_frames(entries: Sequence[Entry], view: View, frames: str, geometry: Geometry) -> Pairs:
+def paired_frames(
+    entries: Sequence[Entry], view: View, frames: str, geometry: Geometry, factor: int = 1
+) -> Pairs:
     """Pairs of rows, one of each view.
 
     Args:
         entries: hidden states of view b (those of view a have the same rows).
         view: mask: row t of both views; shift: rows t and t + shift of one sequence.
         frames: `masked`, `unmasked` or `all`: the rows of a mask view that are scored.
-        geometry: of the upstream's frames.
+        geometry: of these entries' frames.
+        factor: of a layer with a lower frame rate than that at which masks are put: its frame j stands where frame
+            j * factor stands there, and is masked as that one is.
 
     Raises:
         MIError: a shift that is not a whole number of frames.
@@ -125,7 +129,7 @@ def paired_frames(entries: Sequence[Entry], view: View, frames: str, geometry: G
         if view.kind == "shift":
             first, second = shifted_rows(count, shift)
         else:
-            masked = view.pattern(count)
+            masked = view.pattern(count * factor)[::factor]
             scored = {"masked": masked, "unmasked": ~masked, "all": np.ones(count, dtype=np.bool_)}[frames]
             first = second = np.flatnonzero(scored)
         a.append(start + first)

@@ -19,7 +19,7 @@ def resolve(
 ) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Arguments and config in s3prl's order: command line and YAML, or a past experiment's; then -o."""
     if past is None:
-        args.expdir = _expdir(args)
+        args.expdir = expdir_of(args)
         if args.expdir is None:
             raise MIError("-n or -p is missing: where to save? -n NAME saves to result/downstream/NAME.")
         args.config = args.config or str(default_config(args.downstream))
@@ -64,7 +64,7 @@ def _with_past(args: argparse.Namespace, past: argparse.Namespace) -> argparse.N
 
     The folder stays the one that was named, if one was: an experiment folder may have been moved.
     """
-    named = _expdir(args)
+    named = expdir_of(args)
     merged = vars(args) | {key: value for key, value in vars(past).items() if key not in _KEPT}
     if named is not None:
         merged["expdir"] = named
@@ -73,7 +73,8 @@ def _with_past(args: argparse.Namespace, past: argparse.Namespace) -> argparse.N
     return argparse.Namespace(**merged)
 
 
-def _expdir(args: argparse.Namespace) -> str | None:
+def expdir_of(args: argparse.Namespace) -> str | None:
+    """The experiment's folder by -p or -n, or None."""
     if args.expdir is not None:
         return str(args.expdir)
     return None if args.expname is None else f"result/downstream/{args.expname}"
@@ -94,7 +95,7 @@ def past_checkpoint(args: argparse.Namespace) -> Path | None:
             what = "holds no states-*.ckpt" if path.is_dir() else "no such file or folder"
             raise MIError(f"-e {args.past_exp}: {what}.")
         return found
-    folder = _expdir(args)
+    folder = expdir_of(args)
     maybe_ours = args.downstream is None or args.downstream in TASKS
     if folder is not None and (args.auto_resume or (args.mode == "evaluate" and maybe_ours)):
         return latest_states(Path(folder))

@@ -24,8 +24,19 @@ from typing import Any
 from . import _hook, compat
 from ._hook import TASKS, default_config
 from .command_line import PROG, build_parser, check_task, stock_tasks, underscored
+from .conclusion import conclude
 from .errors import MIError
-from .resolving import apply_override, latest_states, load_states, past_checkpoint, read_config, resolve
+from .resolving import (
+    apply_override,
+    expdir_of,
+    latest_states,
+    load_states,
+    past_checkpoint,
+    read_config,
+    resolve,
+)
+from .study import default_splits, is_study, run_study
+from .upstream_module import FLAG, load_module, show_to_s3prl
 
 __all__ = [
     "PROG",
@@ -105,6 +116,11 @@ def _run(argv: list[str]) -> int:
         )
     args = build_parser().parse_args(argv)
     _hook.install()
+    if args.upstream_module is not None:
+        load_module(args.upstream_module)
+    config = read_config(args.config) if args.config else {}
+    if is_study(args, config):
+        return _run_study(args, config)
     task = args.downstream
     checkpoint = past_checkpoint(args)
     past = None
@@ -144,14 +160,28 @@ def _run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint:
         argv += ["-e", str(checkpoint)]
     if args.config is None and checkpoint is None:
         argv += _stock_config(task)
-    from s3prl import run_downstream
+    argv = _without(argv, FLAG)
+    from s3prl import hub, run_downstream
 
+    show_to_s3prl(hub)
     before = sys.argv
     sys.argv = [PROG, *argv]
     try:
         run_downstream.main()
     finally:
         sys.argv = before
+
+
+def _without(argv: list[str], option: str) -> list[str]:
+    """The command line without an option of ours and its value, which s3prl does not know."""
+    kept: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == option:
+            next(words, None)
+        elif not word.startswith(f"{option}="):
+            kept.append(word)
+    return kept
 
 
 def _stock_config(task: str) -> list[str]:
@@ -199,27 +229,61 @@ def _run_ours(
     if int(os.environ.get("RANK", "0")) > 0:
         return  # started by torch.distributed: the measurement is one process, that of rank 0
     args.downstream = task
-    _refuse_unsupported(args)
     args, config = resolve(args, checkpoint, past)
     if past is None and args.mode == "evaluate":
         raise MIError(
             f"-m evaluate: {args.expdir} has no states-*.ckpt, so no finished experiment to score. "
             "Run it with -m train first (the same command with -a finishes one that was interrupted)."
         )
-    _check_ours(args)
+    if args.upstream_module is not None:  # that of a past experiment
+        load_module(args.upstream_module)
+    _prepare(args)
+    _run_experiment(args, config)
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    """What holds for every experiment of a command."""
+    _refuse_unsupported(args)
     args.device = usable_device(args.device)
     if args.cache_dir is not None:
         import torch
 
         torch.hub.set_dir(args.cache_dir)
     _log_to_screen()
+
+
+def _run_experiment(args: argparse.Namespace, config: dict[str, Any]) -> None:
+    if args.upstream is None:
+        raise MIError(
+            "-u is missing: which upstream? `s3prl-mi upstreams` lists them; a quick one is -u fbank."
+        )
     _save_command(args, config)
     _seed_everything(args.seed, args.disable_cudnn)
     importlib.import_module("s3prl_mi.experiment").run(args, config)
 
 
+def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
+    """Several experiments, then a comparison and a report of them all."""
+    if args.mode != "train":
+        raise MIError(
+            f"-m {args.mode}: a study is several experiments; name one of their folders: -m {args.mode} -p FOLDER."
+        )
+    args.expdir = expdir_of(args)
+    if args.expdir is None:
+        raise MIError("-n or -p is missing: where to save? -n NAME saves to result/downstream/NAME.")
+    _prepare(args)
+    if not config:
+        config = read_config(str(default_config(TASKS[1])))
+        default_splits(args, config)
+    if args.override is not None and args.override.lower() != "none":
+        apply_override(args.override, args, config)
+    done, failed = run_study(args, config, _run_experiment)
+    conclude(Path(args.expdir), done, failed)
+    return 1 if failed else 0
+
+
 def _refuse_unsupported(args: argparse.Namespace) -> None:
-    task = f"-d {args.downstream}"
+    task = f"-d {args.downstream}" if args.downstream else "a study"
     if args.mode == "inference":
         raise MIError(f"-m inference: {task} has no output for a single file; use -m train or -m evaluate.")
     if args.hub == "huggingface":
@@ -231,13 +295,6 @@ def _refuse_unsupported(args: argparse.Namespace) -> None:
         raise MIError(f"-f: {task} measures a frozen upstream; leave -f out.")
     if args.push_to_hf_hub not in (False, "False", "false", "None", "none"):
         raise MIError(f"--push_to_hf_hub: not supported by {task}; upload the folder with `hf upload`.")
-
-
-def _check_ours(args: argparse.Namespace) -> None:
-    if args.upstream is None:
-        raise MIError(
-            "-u is missing: which upstream? `s3prl-mi upstreams` lists them; a quick one is -u fbank."
-        )
 
 
 class _ScreenHandler(logging.Handler):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .corpora import Utterance
@@ -10,6 +10,7 @@ from .estimators.frames import Frames
 from .extraction import Split
 from .featurizer import LayerWeights, WeightedLayer
 from .store import Entry
+from .views import PLAIN, View
 
 Layer = int | str
 """Index into the upstream's hidden states, or `weighted`."""
@@ -19,13 +20,12 @@ Layer = int | str
 class Side:
     """Splits and their hidden states.
 
-    `plain` are entries of the unmasked input, one a split; `masked` those of the mask view, or the same ones
-    where no mask view is needed. Both have the same rows.
+    `states` holds, for the unmasked input (`PLAIN`) and for each mask view, the entries of each split: one entry,
+    or one for each frame rate of the upstream. The entries of all views have the same rows.
     """
 
     splits: list[Split]
-    plain: list[Entry]
-    masked: list[Entry]
+    states: Mapping[View, Sequence[Sequence[Entry]]]
 
     @property
     def utterances(self) -> dict[str, Utterance]:
@@ -43,14 +43,25 @@ class Side:
         return sum(len(s.utterances) + len(s.checked.unreadable) for s in self.splits)
 
     @property
+    def used(self) -> int:
+        """Utterances with hidden states."""
+        return sum(len(entries[0].utterances) for entries in self.states[PLAIN])
+
+    @property
     def name(self) -> str:
         """For messages."""
         return ", ".join(s.name for s in self.splits)
 
+    def entries(self, layer: Layer, view: View = PLAIN) -> list[Entry]:
+        """The entry of each split that holds a layer; `weighted` needs all layers, which then are in one entry."""
+        # a shift view pairs rows of the unmasked input
+        of_view = self.states[view if view.kind == "mask" else PLAIN]
+        return [next(e for e in entries if layer == "weighted" or layer in e.layers) for entries in of_view]
 
-def frames_of(entries: Sequence[Entry], layer: Layer, weights: LayerWeights | None) -> Frames:
-    """All frames of one layer; `weights` says what `weighted` is."""
-    if weights is None:
-        return Frames([e.layer(int(layer)) for e in entries])
-    count = len(weights.weights)
-    return Frames([WeightedLayer([e.layer(n) for n in range(count)], weights) for e in entries])
+    def frames(self, layer: Layer, weights: LayerWeights | None, view: View = PLAIN) -> Frames:
+        """All frames of one layer; `weights` says what `weighted` is."""
+        entries = self.entries(layer, view)
+        if weights is None:
+            return Frames([e.layer(int(layer)) for e in entries])
+        count = len(weights.weights)
+        return Frames([WeightedLayer([e.layer(n) for n in range(count)], weights) for e in entries])

@@ -1,17 +1,17 @@
 """The two tasks on stored hidden states: fit on one side, score on another.
 
-A task is asked for one layer and one kind of frames at a time. What `fit` returns can be saved, loaded and scored
-on any other side (`-m evaluate`).
+A task is asked for one `Cell` at a time: a layer, a view, a kind of frames, a number of clusters. What `fit` returns
+can be saved, loaded and scored on any other side (`-m evaluate`).
 """
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ import torch
 from .alignments import match_utterances, open_alignments
 from .config import MIConfig
 from .errors import MIError
+from .estimators.frames import Frames
 from .estimators.mi_supervised import Estimate, Vocabulary, fit_supervised, score_supervised
 from .estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
 from .estimators.probe import FittedProbe
@@ -26,15 +27,24 @@ from .extraction import Split
 from .families import Geometry
 from .featurizer import LayerWeights, learn_weights, read_weights, uniform
 from .pairing import Labelled, Pairs, held_out_groups, labelled_frames, paired_frames
-from .sides import Layer, Side, frames_of
-from .views import View, shift_frames
+from .sides import Layer, Side
+from .views import PLAIN, View, shift_frames
 
 logger = logging.getLogger(__name__)
 
 
+class Cell(NamedTuple):
+    """What is fitted together, for all probes and seeds; `clusters` is None in mi_supervised, whose view is `PLAIN`."""
+
+    layer: Layer
+    view: View
+    frames: str
+    clusters: int | None
+
+
 @dataclass
 class Fitted:
-    """Probes of one layer, and what is needed to score them.
+    """Probes of one cell, and what is needed to score them.
 
     `targets` is the vocabulary (a list of labels) or the codebooks (a tensor).
     """
@@ -53,11 +63,15 @@ class Context:
     config: MIConfig
     upstream: str
     n_layers: int
-    geometry: Geometry
-    view: View
+    geometry_of: Callable[[int], Geometry]
+    views: tuple[View, ...]
     seeds: tuple[int, ...]
     normalize: bool
     device: str
+
+    def geometry(self, layer: Layer) -> Geometry:
+        """Where the frames of a layer lie; `weighted` has those of layer 0."""
+        return self.geometry_of(layer if isinstance(layer, int) else 0)
 
 
 class MITask(ABC):
@@ -81,23 +95,27 @@ class MITask(ABC):
             self._given_weights()
 
     @abstractmethod
-    def fit(self, side: Side, layer: Layer, frames: str, kinds: Sequence[str]) -> Fitted:
-        """Fit probes of one layer.
+    def fit(self, side: Side, cell: Cell, kinds: Sequence[str]) -> Fitted:
+        """Fit probes.
 
         Args:
             side: the fit side.
-            layer: index, or `weighted`.
-            frames: which frames are scored.
+            cell: the layer, and what is measured of it.
             kinds: probes.
         """
 
     @abstractmethod
-    def score(self, fitted: Fitted, side: Side, layer: Layer, frames: str) -> list[list[Estimate]]:
+    def score(self, fitted: Fitted, side: Side, cell: Cell) -> list[list[Estimate]]:
         """Score fitted probes: for each probe one estimate a seed."""
 
-    def usage(self, side: Side) -> tuple[int, int]:
+    def usage(self, side: Side, layer: Layer) -> tuple[int, int]:
         """Utterances used of a side, and frames left out for want of a label."""
-        return sum(len(e.utterances) for e in side.plain), 0
+        del layer
+        return side.used, 0
+
+    def class_names(self, fitted: Fitted) -> list[str]:
+        """Names of the classes that the probes tell apart."""
+        return [str(label) for label in fitted.targets]
 
     def _given_weights(self) -> LayerWeights | None:
         """The weights that the config names for `layers: weighted`; None: to be learned."""
@@ -116,7 +134,7 @@ class SupervisedTask(MITask):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._labels: dict[Side, Labelled] = {}
+        self._labels: dict[tuple[Side, Geometry], Labelled] = {}
 
     def check(self, splits: Sequence[Split], layers: Sequence[Layer]) -> None:
         """As in `MITask`; also: alignments that cannot be read, or are missing for too many utterances."""
@@ -131,35 +149,40 @@ class SupervisedTask(MITask):
                     "%s: %d utterances without an alignment left out: %s", split.name, len(absent), some
                 )
 
-    def labels(self, side: Side) -> Labelled:
-        """Labels of a side's frames, read once.
+    def labels(self, side: Side, layer: Layer) -> Labelled:
+        """Labels of a side's frames, read once for each frame rate.
 
         Raises:
             MIError: no frame with a label.
         """
-        if side not in self._labels:
+        geometry = self.context.geometry(layer)
+        if (side, geometry) not in self._labels:
             config = self.context.config.datarc.alignments
-            alignments = open_alignments(config)
-            drop = config.silence == "drop"
             labels = labelled_frames(
-                side.plain, side.utterances, side.n_samples, alignments, self.context.geometry, drop
+                side.entries(layer),
+                side.utterances,
+                side.n_samples,
+                open_alignments(config),
+                geometry,
+                config.silence == "drop",
             )
             if not len(labels.rows):
                 raise MIError(
                     f"no frame of {side.name} has a label: check downstream_expert.datarc.alignments (path, tier, "
                     "silence)."
                 )
-            self._labels[side] = labels
-        return self._labels[side]
+            self._labels[side, geometry] = labels
+        return self._labels[side, geometry]
 
-    def usage(self, side: Side) -> tuple[int, int]:
+    def usage(self, side: Side, layer: Layer) -> tuple[int, int]:
         """Utterances used of a side, and frames left out for want of a label."""
-        labels = self.labels(side)
+        labels = self.labels(side, layer)
         return labels.utterances, labels.unlabelled
 
-    def fit(self, side: Side, layer: Layer, frames: str, kinds: Sequence[str]) -> Fitted:
+    def fit(self, side: Side, cell: Cell, kinds: Sequence[str]) -> Fitted:
         """Fit probes of the labels."""
-        c, labels = self.context, self.labels(side)
+        c, layer = self.context, cell.layer
+        labels = self.labels(side, layer)
         vocabulary = Vocabulary.of(labels.labels)
         classes, ids = len(vocabulary.labels), vocabulary.ids(labels.labels)
         if classes < 2:
@@ -171,17 +194,17 @@ class SupervisedTask(MITask):
         if layer == "weighted":
             weights = self._given_weights()
             if weights is None:
-                every = [frames_of(side.plain, n, None).select(labels.rows) for n in range(c.n_layers)]
+                every = [side.frames(n, None).select(labels.rows) for n in range(c.n_layers)]
                 weights = learn_weights(every, ids, classes, c.normalize, c.device)
-        z = frames_of(side.plain, layer, weights).select(labels.rows)
-        groups = held_out_groups(side.plain, side.utterances)[labels.rows]
+        z = side.frames(layer, weights).select(labels.rows)
+        groups = held_out_groups(side.entries(layer), side.utterances)[labels.rows]
         probes = fit_supervised(z, ids, classes, groups, c.seeds, kinds, c.config.protocol, c.device)
         return Fitted(probes, list(c.seeds), len(z), weights, list(vocabulary.labels))
 
-    def score(self, fitted: Fitted, side: Side, layer: Layer, frames: str) -> list[list[Estimate]]:
+    def score(self, fitted: Fitted, side: Side, cell: Cell) -> list[list[Estimate]]:
         """Score probes of the labels."""
-        labels, vocabulary = self.labels(side), Vocabulary(tuple(fitted.targets))
-        z = frames_of(side.plain, layer, fitted.weights).select(labels.rows)
+        labels, vocabulary = self.labels(side, cell.layer), Vocabulary(tuple(fitted.targets))
+        z = side.frames(cell.layer, fitted.weights).select(labels.rows)
         return score_supervised(
             fitted.probes,
             z,
@@ -198,53 +221,63 @@ class ViewsTask(MITask):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._codebooks: tuple[Layer, torch.Tensor] | None = None
+        self._codebooks: tuple[tuple[Layer, int], torch.Tensor] | None = None
 
     def check(self, splits: Sequence[Split], layers: Sequence[Layer]) -> None:
         """As in `MITask`; also: a shift that is no whole number of frames, or weights that need labels."""
         super().check(splits, layers)
         c = self.context
-        if c.view.kind == "shift":
-            shift_frames(c.view.shift_ms or 0.0, c.geometry.stride)
+        for view in c.views:
+            for layer in layers if view.kind == "shift" else ():
+                shift_frames(view.shift_ms or 0.0, c.geometry(layer).stride)
         if "weighted" in layers and c.config.featurizer == "learned":
             raise MIError(
                 "config key downstream_expert.featurizer: learned needs labels, which mi_views has not. Set it to "
                 "uniform, or to the states-*.ckpt of a run of s3prl that learned weights."
             )
 
-    def fit(self, side: Side, layer: Layer, frames: str, kinds: Sequence[str]) -> Fitted:
-        """Fit codebooks of view b and probes from view a; a layer's codebooks serve all kinds of frames."""
-        c = self.context
+    def class_names(self, fitted: Fitted) -> list[str]:
+        """Numbers of the clusters."""
+        return [str(n) for n in range(fitted.targets.shape[1])]
+
+    def fit(self, side: Side, cell: Cell, kinds: Sequence[str]) -> Fitted:
+        """Fit codebooks of view b and probes from view a."""
+        c, layer = self.context, cell.layer
         weights = self._given_weights() if layer == "weighted" else None
-        if c.view.kind == "mask":
-            self._refuse_unmasked(side, layer, weights)
-        b = frames_of(side.plain, layer, weights)
-        if self._codebooks is None or self._codebooks[0] != layer:
-            iterations = c.config.kmeans_iterations
-            self._codebooks = (
-                layer,
-                fit_codebooks_of_view(b, c.config.clusters, c.seeds, iterations, c.device),
-            )
-        codebooks = self._codebooks[1]
-        pairs = self._pairs(side, frames)
-        a = frames_of(side.masked, layer, weights).select(pairs.rows_a)
-        groups = held_out_groups(side.plain, side.utterances)[pairs.rows_a]
+        if cell.view.kind == "mask":
+            self._refuse_unmasked(side, cell, weights)
+        b = side.frames(layer, weights)
+        codebooks = self._codebooks_of(b, cell)
+        pairs = self._pairs(side, cell)
+        a = side.frames(layer, weights, cell.view).select(pairs.rows_a)
+        groups = held_out_groups(side.entries(layer), side.utterances)[pairs.rows_a]
         probes = fit_views(a, b.select(pairs.rows_b), codebooks, groups, c.seeds, kinds, c.config.protocol)
         return Fitted(probes, list(c.seeds), len(a), weights, codebooks.cpu())
 
-    def score(self, fitted: Fitted, side: Side, layer: Layer, frames: str) -> list[list[Estimate]]:
+    def _codebooks_of(self, frames_b: Frames, cell: Cell) -> torch.Tensor:
+        """The codebooks of a layer, fitted once: they serve every mask pattern, shift and kind of frames."""
+        c = self.context
+        assert cell.clusters is not None
+        which = (cell.layer, cell.clusters)
+        if self._codebooks is None or self._codebooks[0] != which:
+            iterations = c.config.kmeans_iterations
+            codebooks = fit_codebooks_of_view(frames_b, cell.clusters, c.seeds, iterations, c.device)
+            self._codebooks = (which, codebooks)
+        return self._codebooks[1]
+
+    def score(self, fitted: Fitted, side: Side, cell: Cell) -> list[list[Estimate]]:
         """Score probes of the clusters."""
-        c, pairs = self.context, self._pairs(side, frames)
-        a = frames_of(side.masked, layer, fitted.weights).select(pairs.rows_a)
-        b = frames_of(side.plain, layer, fitted.weights).select(pairs.rows_b)
+        c, pairs = self.context, self._pairs(side, cell)
+        a = side.frames(cell.layer, fitted.weights, cell.view).select(pairs.rows_a)
+        b = side.frames(cell.layer, fitted.weights).select(pairs.rows_b)
         codebooks = fitted.targets.to(c.device)
         return score_views(fitted.probes, codebooks, a, b, fitted.seeds, c.config.protocol, fitted.fit_frames)
 
-    def _refuse_unmasked(self, side: Side, layer: Layer, weights: LayerWeights | None) -> None:
+    def _refuse_unmasked(self, side: Side, cell: Cell, weights: LayerWeights | None) -> None:
         """Refuse a layer that is read before the mask: its two views are one, and its bound is only H(c)."""
-        rows = self._pairs(side, "masked").rows_a[:2000]
+        rows = self._pairs(side, cell._replace(frames="masked")).rows_a[:2000]
         a, b = (
-            frames_of(e, layer, weights).select(rows).read(0, len(rows)) for e in (side.masked, side.plain)
+            side.frames(cell.layer, weights, view).select(rows).read(0, len(rows)) for view in (cell.view, PLAIN)
         )
         if np.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.std())):
             raise MIError(
@@ -252,12 +285,15 @@ class ViewsTask(MITask):
                 "two views. Leave it out with downstream_expert.layers, or use views.mask_level: waveform."
             )
 
-    def _pairs(self, side: Side, frames: str) -> Pairs:
-        pairs = paired_frames(side.plain, self.context.view, frames, self.context.geometry)
+    def _pairs(self, side: Side, cell: Cell) -> Pairs:
+        c = self.context
+        geometry = c.geometry(cell.layer)
+        factor = geometry.stride // c.geometry(0).stride
+        pairs = paired_frames(side.entries(cell.layer), cell.view, cell.frames, geometry, factor)
         if not len(pairs.rows_a):
             raise MIError(
-                f"{side.name}: no frame to score ({frames}); its utterances are shorter than what the view "
-                f"{self.context.view.describe()} needs."
+                f"{side.name}: no frame to score ({cell.frames}); its utterances are shorter than what the view "
+                f"{cell.view.describe()} needs."
             )
         return pairs
 

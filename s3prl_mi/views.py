@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ._types import BoolVector, IntVector
-from .config import ViewConfig
+from .config import ViewConfig, mask_span
 from .errors import MIError
 from .families import SAMPLE_RATE, Family
 
@@ -44,6 +44,18 @@ class View:
         if self.kind == "mask" and self.period is not None and self.keep is not None:
             return f"mask({self.level}, {self.period - self.keep} of {self.period} frames)"
         return f"shift({self.shift_ms:g} ms)" if self.kind == "shift" else "plain"
+
+    @property
+    def slug(self) -> str:
+        """Text for names of files.
+
+        Example:
+            >>> View("mask", "latent", 40, 10).slug, View("shift", shift_ms=60.0).slug
+            ('mask-latent-30of40', 'shift-60ms')
+        """
+        if self.kind == "mask" and self.period is not None and self.keep is not None:
+            return f"mask-{self.level}-{self.period - self.keep}of{self.period}"
+        return f"shift-{self.shift_ms:g}ms" if self.kind == "shift" else "plain"
 
     def pattern(self, n_frames: int) -> BoolVector:
         """The masked frames of an utterance, shape (n_frames,); none unless this is a mask view."""
@@ -105,11 +117,11 @@ def shifted_rows(n_frames: int, shift: int) -> tuple[IntVector, IntVector]:
     return rows, rows + shift
 
 
-def resolve_view(view: ViewConfig, upstream_name: str, family: Family) -> View:
-    """Choose the view of a run from its config and the upstream's family.
+def resolve_views(config: ViewConfig, upstream_name: str, family: Family) -> tuple[View, ...]:
+    """Choose the views of a run from its config and the upstream's family: one, or several in a sweep.
 
     Args:
-        view: the section `downstream_expert.views`.
+        config: the section `downstream_expert.views`.
         upstream_name: as given to `-u`, for messages.
         family: the upstream's family.
 
@@ -117,7 +129,7 @@ def resolve_view(view: ViewConfig, upstream_name: str, family: Family) -> View:
         MIError: `auto` for an upstream of unknown family, or latent masks for one without a mask site.
     """
     key = "downstream_expert.views"
-    kind = family.view if view.kind == "auto" else view.kind
+    kind = family.view if config.kind == "auto" else config.kind
     if kind is None:
         raise MIError(
             f"config key {key}.kind: upstream {upstream_name!r} is of unknown family, so auto cannot choose. "
@@ -125,8 +137,8 @@ def resolve_view(view: ViewConfig, upstream_name: str, family: Family) -> View:
             "with s3prl_mi.families.register_family."
         )
     if kind == "shift":
-        return View("shift", shift_ms=view.shift_ms)
-    level = view.mask_level
+        return tuple(dict.fromkeys(View("shift", shift_ms=ms) for ms in config.shift_ms))
+    level = config.mask_level
     if level == "auto":
         level = "latent" if family.can_mask_latents else "waveform"
     if level == "latent" and not family.can_mask_latents:
@@ -134,4 +146,5 @@ def resolve_view(view: ViewConfig, upstream_name: str, family: Family) -> View:
             f"config key {key}.mask_level: latent was asked for, but upstream {upstream_name!r} (family "
             f"{family.name!r}) has no known mask site. Set it to waveform, or {key}.kind to shift."
         )
-    return View("mask", level, view.mask_period, view.mask_keep)
+    spans = [s for s in map(mask_span, config.mask) if s is not None]
+    return tuple(dict.fromkeys(View("mask", level, period, period - masked) for masked, period in spans))

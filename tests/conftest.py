@@ -180,8 +180,7 @@ class Runner:
             "probes": ["logistic"],
             "seeds": 2,
             "clusters": 6,
-            "views.mask_period": 10,
-            "views.mask_keep": 4,
+            "views.mask": "6/10",
         }
         values |= {key.replace("__", "."): value for key, value in settings.items()}
         override = ",,".join(f"config.downstream_expert.{k}={v!r}" for k, v in values.items())

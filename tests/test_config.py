@@ -42,7 +42,7 @@ def message(content, task="mi_supervised") -> str:
         ("cluster", "clusters"),
         ("datarc__libri_rot", "libri_root"),
         ("datarc__alignments__teir", "tier"),
-        ("views__mask_peroid", "mask_period"),
+        ("views__mask_levle", "mask_level"),
         ("store__max_bg", "max_gb"),
     ],
 )
@@ -58,8 +58,8 @@ def test_unknown_key_is_named_with_the_nearest(section, name, nearest):
         ("clusters", "many", "a whole number"),
         ("clusters", True, "a whole number"),
         ("clusters", 5.5, "a whole number"),
-        ("seeds", "one", "a whole number or a list of int"),
-        ("seeds", [], "a whole number or a list of int"),
+        ("seeds", "one", "a whole number or a list of whole numbers"),
+        ("seeds", [], "a whole number or a list of whole numbers"),
         ("views__shift_ms", "60ms", "a number"),
         ("store__keep", "yes", "true or false"),
         ("store__dtype", "float64", "one of auto, float16, float32"),
@@ -80,8 +80,11 @@ def test_wrong_type_is_refused_with_key_value_and_what_is_wanted(section, name, 
     ("name", "value"),
     [
         ("layers", "first"),
-        ("views__mask_keep", 40),
-        ("views__mask_keep", 0),
+        ("views__mask", "40/40"),
+        ("views__mask", "0/40"),
+        ("views__mask", ["30/40", "30"]),
+        ("views__mask", "a/b"),
+        ("clusters", [50, 1]),
         ("views__shift_ms", 0),
         ("views__shift_ms", -20),
         ("probes", ["linear"]),
@@ -118,14 +121,14 @@ def test_only_mi_supervised_needs_alignments(section):
 
 def test_null_keeps_the_default_and_one_item_makes_a_list(section):
     config = load(section(clusters=None, datarc__fit_splits="x", probes="mlp", views=None), "mi_views")
-    assert (config.clusters, config.datarc.fit_splits, config.probes) == (50, ("x",), ("mlp",))
+    assert (config.clusters, config.datarc.fit_splits, config.probes) == ((50,), ("x",), ("mlp",))
     assert config.views == MIConfig().views
 
 
 def test_whole_numbers_serve_as_numbers(section):
     config = load(section(views__shift_ms=20), "mi_views")
-    assert config.views.shift_ms == 20.0
-    assert isinstance(config.views.shift_ms, float)
+    assert config.views.shift_ms == (20.0,)
+    assert isinstance(config.views.shift_ms[0], float)
 
 
 def test_a_mapping_is_needed():
@@ -170,3 +173,22 @@ def test_override_beats_yaml_and_seed_counts_on_from_the_command_line(run, tmp_p
     assert settings["kmeans_iterations"] == 3
     assert run("mi_views", "fbank", *words, views__kind="shift", seeds=[9], name="list") == 0
     assert [r.seed for r in run.records("list")] == [9]
+
+
+@pytest.mark.parametrize(
+    ("fit", "scored"),
+    [("dev@1/2", "dev@1/2"), ("dev@1/2", "dev"), ("dev", "dev@2/2"), ("dev@1/2", "dev@2/3"), ("dev", "dev")],
+)
+def test_splits_that_share_speech_are_refused(fit, scored):
+    content = section(datarc__fit_splits=[fit], datarc__eval_splits=[scored])
+    assert "is fitted on too" in message(content, "mi_views")
+
+
+def test_halves_of_one_split_share_no_speech():
+    content = section(datarc__fit_splits=["dev@1/2"], datarc__eval_splits=["dev@2/2"])
+    assert load(content, "mi_views").datarc.fit_splits == ("dev@1/2",)
+
+
+@pytest.mark.parametrize("name", ["dev@", "dev@1", "dev@0/2", "dev@3/2", "dev@a/b", "dev@1/2/3"])
+def test_parts_that_are_none(name):
+    assert "after @ expected part/parts" in message(section(datarc__eval_splits=[name]), "mi_views")

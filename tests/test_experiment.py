@@ -19,7 +19,10 @@ import soundfile
 import torch
 from conftest import RATE, Corpus, Runner, write_textgrid
 
-from s3prl_mi import experiment, hidden_states, tasks
+from s3prl_mi import experiment, extraction, hidden_states, tasks
+from s3prl_mi.classes import CLASSES_FILE, read_classes
+from s3prl_mi.config import DataConfig
+from s3prl_mi.corpora import list_utterances
 from s3prl_mi.results import RESULTS_FILE, read_records
 from s3prl_mi.run_downstream import main
 from s3prl_mi.store import Store, Writer
@@ -28,6 +31,8 @@ REPO = Path(__file__).resolve().parents[1]
 TASKS = ("mi_supervised", "mi_views")
 BOTH = ["logistic", "mlp"]
 FILES = ("mi_results.jsonl", "mi_summary.csv", "mi_layers.png", "log.log", "states-1.ckpt")
+MASKED = ("mask(latent, 6 of 10 frames)", "masked", 6)
+"""View, frames and clusters of the runs of mi_views on HuBERT, as in `Record.identity`."""
 WHAT_IS_FITTED = ("fit_supervised", "fit_views", "fit_codebooks_of_view", "learn_weights")
 
 
@@ -65,9 +70,9 @@ def finished(corpus, checkpoint, tmp_path_factory) -> Runner:
 @pytest.mark.parametrize("task", TASKS)
 def test_every_layer_probe_and_seed_has_its_record(finished, task):
     numbers = finished.numbers(task)
-    frames = "all" if task == "mi_supervised" else "masked"
+    what = (None, "all", None) if task == "mi_supervised" else MASKED
     assert set(numbers) == {
-        (layer, probe, frames, seed) for layer in range(3) for probe in BOTH for seed in (1337, 1338)
+        (layer, probe, *what, seed) for layer in range(3) for probe in BOTH for seed in (1337, 1338)
     }
     for bound, entropy, cross_entropy, accuracy in numbers.values():
         assert bound == pytest.approx(entropy - cross_entropy, abs=1e-12)
@@ -158,14 +163,14 @@ def test_the_same_command_gives_the_same_numbers(finished, run, task):
 def test_a_seed_changes_only_its_own_records(finished, run):
     assert run("mi_views", "hubert-base", seeds=[1338, 5], layers=[1]) == 0
     mine, theirs = run.numbers(), finished.numbers("mi_views")
-    same, other = mine[1, "logistic", "masked", 1338], mine[1, "logistic", "masked", 5]
-    assert same == pytest.approx(theirs[1, "logistic", "masked", 1338], abs=1e-6)
+    same, other = mine[(1, "logistic", *MASKED, 1338)], mine[(1, "logistic", *MASKED, 5)]
+    assert same == pytest.approx(theirs[(1, "logistic", *MASKED, 1338)], abs=1e-6)
     assert other != same
 
 
 def test_batch_size_changes_nothing_that_matters(finished, run):
     assert run("mi_supervised", "hubert-base", batch_size=1, layers="last") == 0
-    key = (2, "logistic", "all", 1337)
+    key = (2, "logistic", None, "all", None, 1337)
     assert run.numbers()[key] == pytest.approx(finished.numbers("mi_supervised")[key], abs=1e-3)
 
 
@@ -186,16 +191,16 @@ def test_more_seeds_and_layers_continue_an_experiment(run, finished):
     assert run("mi_supervised", "hubert-base", layers=[1], seeds=1) == 0
     assert run("mi_supervised", "hubert-base", "-a", layers=[1, 2], seeds=2) == 0
     mine, theirs = run.numbers(), finished.numbers("mi_supervised")
-    assert set(mine) == {(la, "logistic", "all", s) for la in (1, 2) for s in (1337, 1338)}
+    assert set(mine) == {(la, "logistic", None, "all", None, s) for la in (1, 2) for s in (1337, 1338)}
     for key, value in mine.items():
         assert value == pytest.approx(theirs[key], abs=1e-3)
 
 
 def test_continuing_with_other_settings_is_refused(run, capsys):
-    assert run("mi_views", clusters=4) == 0
+    assert run("mi_views", kmeans_iterations=4) == 0
     before = (run.folder / "experiment" / RESULTS_FILE).read_bytes()
-    said = refused(run, capsys, "mi_views", "fbank", "-a", clusters=5)
-    assert "clusters was 4, is 5" in said
+    said = refused(run, capsys, "mi_views", "fbank", "-a", kmeans_iterations=5)
+    assert "kmeans_iterations was 4, is 5" in said
     assert (run.folder / "experiment" / RESULTS_FILE).read_bytes() == before
 
 
@@ -414,9 +419,9 @@ def test_weights_that_choose_one_layer_measure_that_layer(run, finished, task):
     path = states_file(run.folder / "states-10.ckpt", raw=(0.0, 100.0, 0.0))
     assert run(task, "hubert-base", layers="weighted", featurizer=str(path)) == 0
     theirs = finished.numbers(task)
-    for (layer, probe, frames, seed), value in run.numbers().items():
+    for (layer, *rest), value in run.numbers().items():
         assert layer == "weighted"
-        assert value == pytest.approx(theirs[1, probe, frames, seed], abs=2e-3)
+        assert value == pytest.approx(theirs[(1, *rest)], abs=2e-3)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -448,13 +453,69 @@ def test_weights_of_another_upstream_or_no_file(run, capsys):
 # --- views and frames ------------------------------------------------------------------------------------
 
 
+def test_a_sweep_gives_what_its_parts_give(run, finished, monkeypatch):
+    """Two mask patterns, two cluster counts; one extraction of the unmasked input, one codebook for both patterns."""
+    seen: list[str] = []
+    original = extraction._extract
+
+    def counted(store, requests, *rest):
+        seen.append(requests[0].view.describe())
+        return original(store, requests, *rest)
+
+    monkeypatch.setattr(extraction, "_extract", counted)
+    books: list[int] = []
+    fit = tasks.fit_codebooks_of_view
+    monkeypatch.setattr(tasks, "fit_codebooks_of_view", lambda b, n, *rest: books.append(n) or fit(b, n, *rest))
+    assert run("mi_views", "hubert-base", views__mask=["6/10", "3/10"], clusters=[6, 3], layers=[1]) == 0
+    mine, theirs = run.numbers(), finished.numbers("mi_views")
+    assert len(mine) == 2 * 2 * 2
+    assert seen.count("plain") == seen.count(MASKED[0]) == seen.count("mask(latent, 3 of 10 frames)") == 3
+    assert sorted(books) == [3, 6]
+    for seed in (1337, 1338):
+        key = (1, "logistic", *MASKED, seed)
+        assert mine[key] == pytest.approx(theirs[key], abs=2e-3)
+    assert run("mi_views", "hubert-base", "-a", views__mask=["6/10", "3/10"], clusters=[6, 3, 4], layers=[1]) == 0
+    assert len(run.numbers()) == 2 * 2 * 3
+    assert {k: v for k, v in run.numbers().items() if k in mine} == mine
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_classes_share_the_bound(finished, task):
+    folder = finished.folder / task
+    records = {r.identity(): r for r in read_records(folder / RESULTS_FILE)}
+    classes = read_classes(folder / CLASSES_FILE)
+    assert {c.identity() for c in classes} == set(records)
+    for c in classes:
+        record = records[c.identity()]
+        assert sum(c.bits) == pytest.approx(record.mi_lower_bound_bits, abs=1e-9)
+        assert sum(c.eval_frames) == record.eval_frames
+        assert len(c.labels) == len(c.bits) == record.labels
+        if task == "mi_supervised":
+            assert [sum(row) for row in c.confusion] == c.eval_frames
+            right = sum(c.confusion[i][i] for i in range(len(c.labels)))
+            assert right / record.eval_frames == pytest.approx(record.accuracy, abs=1e-12)
+
+
+def test_halves_of_a_split_share_no_speaker(corpus):
+    data = DataConfig(libri_root=str(corpus.root))
+    first, second = (list_utterances(data, f"fit-a@{n}/2") for n in (1, 2))
+    assert not {u.speaker for u in first} & {u.speaker for u in second}
+    assert sorted(u.id for u in first + second) == [u.id for u in list_utterances(data, "fit-a")]
+
+
+def test_fit_and_eval_on_halves(run):
+    halves = {"datarc__fit_splits": ["fit-a@1/2"], "datarc__eval_splits": ["fit-a@2/2"]}
+    assert run("mi_views", layers="last", **halves) == 0
+    assert {tuple(r.eval_splits) for r in run.records()} == {("fit-a@2/2",)}
+
+
 def test_masked_unmasked_and_all_frames(run, finished):
     assert run("mi_views", "hubert-base", frames=["masked", "unmasked", "all"], layers=[2]) == 0
     count = {r.frames: r.eval_frames for r in run.records()}
     assert count["masked"] + count["unmasked"] == count["all"]
     numbers, theirs = run.numbers(), finished.numbers("mi_views")
     for seed in (1337, 1338):
-        key = (2, "logistic", "masked", seed)
+        key = (2, "logistic", *MASKED, seed)
         assert numbers[key] == pytest.approx(theirs[key], abs=1e-6)
 
 

@@ -57,7 +57,7 @@ def split_of(root: Path, name: str = "fit-a", **more):
 
 
 def hidden_states(store: Store, upstream, split, view: View, layers, dtype: str, size: int) -> Entry:
-    return extraction.hidden_states(store, Request(upstream, split, view, tuple(layers), dtype), size)
+    return extraction.hidden_states(store, [Request(upstream, split, view, tuple(layers), dtype)], size)[0]
 
 
 def spoil(path: Path) -> None:

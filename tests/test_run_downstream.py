@@ -101,6 +101,7 @@ def test_every_option_is_s3prls_own():
         ]
         for a in build_parser()._actions
     }
+    assert ours.pop("upstream_module")[:3] == [["--upstream_module"], "upstream_module", None]
     assert ours == theirs
 
 

@@ -8,7 +8,7 @@ import pytest
 from s3prl_mi.config import ViewConfig
 from s3prl_mi.errors import MIError
 from s3prl_mi.families import Family
-from s3prl_mi.views import PLAIN, View, mask_pattern, resolve_view, shift_frames, shifted_rows
+from s3prl_mi.views import PLAIN, View, mask_pattern, resolve_views, shift_frames, shifted_rows
 
 MASKED = Family("hubert", view="mask", mask_site="model.encoder", mask_embedding="model.mask_emb")
 SHIFTED = Family("apc", view="shift")
@@ -51,28 +51,41 @@ def test_shifted_rows_lie_exactly_the_shift_apart():
     [
         (ViewConfig(), MASKED, View("mask", "latent", 40, 10)),
         (ViewConfig(), SHIFTED, View("shift", shift_ms=60.0)),
-        (ViewConfig(kind="shift", shift_ms=40.0), MASKED, View("shift", shift_ms=40.0)),
+        (ViewConfig(kind="shift", shift_ms=(40.0,)), MASKED, View("shift", shift_ms=40.0)),
         (ViewConfig(kind="mask"), SHIFTED, View("mask", "waveform", 40, 10)),
         (ViewConfig(kind="mask"), UNKNOWN, View("mask", "waveform", 40, 10)),
-        (
-            ViewConfig(mask_level="waveform", mask_period=20, mask_keep=5),
-            MASKED,
-            View("mask", "waveform", 20, 5),
-        ),
+        (ViewConfig(mask_level="waveform", mask=("15/20",)), MASKED, View("mask", "waveform", 20, 5)),
     ],
 )
-def test_resolve_view(config, family, expected):
-    assert resolve_view(config, "up", family) == expected
+def test_one_view(config, family, expected):
+    assert resolve_views(config, "up", family) == (expected,)
+
+
+def test_a_list_is_a_sweep_without_repeats():
+    masks = ViewConfig(mask=("26/40", "30/40", "26/40"))
+    assert [v.describe() for v in resolve_views(masks, "up", MASKED)] == [
+        "mask(latent, 26 of 40 frames)",
+        "mask(latent, 30 of 40 frames)",
+    ]
+    shifts = ViewConfig(shift_ms=(20.0, 60.0))
+    assert [v.shift_ms for v in resolve_views(shifts, "up", SHIFTED)] == [20.0, 60.0]
+
+
+def test_slugs_tell_views_apart():
+    views = [PLAIN, View("shift", shift_ms=60.0), View("shift", shift_ms=6.5), View("mask", "latent", 40, 10)]
+    views += [View("mask", "waveform", 40, 10), View("mask", "latent", 40, 30), View("mask", "latent", 80, 50)]
+    assert len({v.slug for v in views}) == len(views)
+    assert all("/" not in v.slug and " " not in v.slug for v in views)
 
 
 def test_unknown_family_says_how_to_choose():
     with pytest.raises(MIError, match=r"'up' is of unknown family.*mask .*shift.*register_family"):
-        resolve_view(ViewConfig(), "up", UNKNOWN)
+        resolve_views(ViewConfig(), "up", UNKNOWN)
 
 
 def test_latent_masks_need_a_mask_site():
     with pytest.raises(MIError, match=r"mask_level.*'up'.*no known mask site.*waveform"):
-        resolve_view(ViewConfig(kind="mask", mask_level="latent"), "up", SHIFTED)
+        resolve_views(ViewConfig(kind="mask", mask_level="latent"), "up", SHIFTED)
 
 
 def test_describe_names_each_view():

@@ -39,7 +39,7 @@ def frames(args, split, upstream, store):
     section = {"datarc": {"libri_root": args.libri_root, "alignments": {"path": args.alignments}}}
     config = load(section, "mi_supervised")
     found = read_split(config.datarc, split)
-    entry = hidden_states(store, Request(upstream, found, PLAIN, (args.layer,), "float32"))
+    (entry,) = hidden_states(store, [Request(upstream, found, PLAIN, (args.layer,), "float32")])
     utterances = {u.id: u for u in found.utterances}
     alignments = open_alignments(config.datarc.alignments)
     labels = labelled_frames(

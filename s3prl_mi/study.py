@@ -1,0 +1,247 @@
+"""Several experiments in one command: upstreams, checkpoints and tasks, each in a folder of its own.
+
+A study is what its command line or its config asks for: `-u a,b`, `-u name=checkpoint,...`, `-d mi_views,mi_supervised`,
+a pattern or folder in `-k`, or a section `study` in the config. What experiments share (hidden states of the unmasked
+input for both tasks, of one mask for every cluster count) is extracted once, through the store. A finished study can
+be asked for again with `-a`: finished estimates are not repeated, new ones are added.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import glob
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import TASKS, parse
+from .errors import MIError, nearest
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+
+HALVES = ("dev-other@1/2", "dev-other@2/2")
+"""Fit and eval of a checkpoint series that names no splits: the paper chooses checkpoints on halves of the validation
+set (section 3, "Robustness for checkpoint selection")."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyConfig:
+    """The section `study` of a config; the command line's `-d`, `-u` and `-k` win over it."""
+
+    tasks: tuple[str, ...] = TASKS
+    """`mi_views`, `mi_supervised`, or both."""
+    upstreams: tuple[str, ...] = ()
+    """Names as for `-u`, or `name=checkpoint`: a file, a folder, a pattern (`run/ckpt_*.pt`) or a Hugging Face id."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One model to measure; `step` is the training step of its checkpoint, where that can be told."""
+
+    upstream: str
+    ckpt: str | None = None
+    step: int | None = None
+
+    @property
+    def slug(self) -> str:
+        """A name for its folder."""
+        if self.ckpt is None:
+            return _safe(self.upstream)
+        path = Path(self.ckpt)
+        stem = path.name if path.is_dir() else path.stem if path.exists() else self.ckpt
+        return _safe(f"{self.upstream}-{stem}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One experiment of a study."""
+
+    task: str
+    system: System
+    expdir: Path
+
+
+def is_study(args: argparse.Namespace, config: Mapping[str, Any]) -> bool:
+    """Whether a command line, with its config, asks for more than one experiment of ours."""
+    several = [args.downstream or "", args.upstream or ""]
+    if "study" in config or any("," in text for text in several) or "=" in (args.upstream or ""):
+        return True
+    return args.upstream is not None and args.upstream_ckpt is not None and _is_series(args)
+
+
+def _is_series(args: argparse.Namespace) -> bool:
+    """Whether -k stands for several checkpoints: a pattern, or a folder that is not one model."""
+    ckpt = str(args.upstream_ckpt)
+    return not ckpt.startswith("http") and (_is_pattern(ckpt) or _is_folder_of_checkpoints(Path(ckpt)))
+
+
+def _is_pattern(ckpt: str) -> bool:
+    return glob.has_magic(ckpt) and not Path(ckpt).exists()
+
+
+def _is_folder_of_checkpoints(path: Path) -> bool:
+    return path.is_dir() and not (path / "config.json").is_file()
+
+
+def expand(asked: Iterable[str], ckpt: str | None) -> list[System]:
+    """The systems that `-u` and `-k` stand for.
+
+    Args:
+        asked: items such as `hubert`, `apc_local=apc.ckpt`, `hubert_local=run/*.pt`.
+        ckpt: `-k`, for items without a checkpoint of their own.
+
+    Returns:
+        Systems in the order given; the checkpoints of one item by training step.
+
+    Raises:
+        MIError: a pattern or folder without a checkpoint, or the same system twice.
+    """
+    systems: list[System] = []
+    for item in asked:
+        name, equals, own = item.partition("=")
+        name, place = name.strip(), own.strip() if equals else ckpt
+        if not name or (equals and not place):
+            raise MIError(f"-u {item!r}: expected a name, or name=checkpoint.")
+        found = [System(name, place)] if place is None else _checkpoints(name, place)
+        systems += found
+    twice = [s for i, s in enumerate(systems) if s in systems[:i]]
+    if twice:
+        raise MIError(f"-u names {twice[0].upstream} ({twice[0].ckpt or 'its own weights'}) twice.")
+    return systems
+
+
+def _checkpoints(name: str, place: str) -> list[System]:
+    """Every checkpoint that a file, a folder, a pattern or an id stands for, by training step."""
+    from .checkpoints import training_step
+
+    if _is_pattern(place):
+        paths = [Path(p) for p in glob.glob(place, recursive=True)]
+        paths = [p for p in paths if p.suffix in CHECKPOINT_SUFFIXES or (p / "config.json").is_file()]
+    elif _is_folder_of_checkpoints(Path(place)):
+        inside = list(Path(place).iterdir())
+        paths = [p for p in inside if p.suffix in CHECKPOINT_SUFFIXES or (p / "config.json").is_file()]
+    else:
+        return [System(name, place)]
+    if not paths:
+        raise MIError(
+            f"-u {name} -k {place}: no checkpoint there (files ending in {', '.join(CHECKPOINT_SUFFIXES)}, or folders "
+            "with a config.json)."
+        )
+    systems = [System(name, str(p), training_step(p)) for p in paths]
+    return sorted(systems, key=lambda s: (s.step is None, s.step or 0, s.ckpt or ""))
+
+
+def runs_of(args: argparse.Namespace, config: Mapping[str, Any]) -> list[Run]:
+    """Every experiment of a study, in the order of computing: system by system, so that tasks share hidden states.
+
+    Raises:
+        MIError: no upstream, an unknown task, or a system named twice.
+    """
+    study = parse(StudyConfig, config.get("study"), "study")
+    tasks = [t.strip() for t in args.downstream.split(",")] if args.downstream else list(study.tasks)
+    for task in tasks:
+        if task not in TASKS:
+            raise MIError(f"-d {task}: only {' and '.join(TASKS)} run in a study.{nearest(task, TASKS)}")
+    asked = args.upstream.split(",") if args.upstream else list(study.upstreams)
+    if not asked:
+        raise MIError("-u is missing: which upstreams? -u hubert,wavlm or -u name=checkpoint,name=checkpoint")
+    systems = expand(asked, args.upstream_ckpt)
+    slugs = [s.slug for s in systems]
+    names = [
+        slug if slugs.count(slug) == 1 else f"{slug}-{slugs[: i + 1].count(slug)}" for i, slug in enumerate(slugs)
+    ]
+    root = Path(args.expdir)
+    return [Run(t, s, root / t / n) for s, n in zip(systems, names, strict=True) for t in dict.fromkeys(tasks)]
+
+
+def default_splits(args: argparse.Namespace, config: dict[str, Any]) -> None:
+    """Choose checkpoints on halves of the validation set, as the paper does, where no config names splits.
+
+    Changes `config` in place; call it only where `-c` was not given, before `-o`.
+    """
+    if args.upstream_ckpt is not None and args.upstream is not None and _is_series(args):
+        data = config.setdefault("downstream_expert", {}).setdefault("datarc", {})
+        data["fit_splits"], data["eval_splits"] = [HALVES[0]], [HALVES[1]]
+        logger.info("a series of checkpoints: fitted on %s, scored on %s (datarc.fit_splits, .eval_splits).", *HALVES)
+
+
+def run_study(
+    args: argparse.Namespace,
+    config: dict[str, Any],
+    run_one: Callable[[argparse.Namespace, dict[str, Any]], None],
+) -> tuple[list[Path], list[str]]:
+    """Run every experiment of a study; one that fails does not stop the others.
+
+    Args:
+        args: the command line; `expdir` is the study's folder.
+        config: the whole config.
+        run_one: runs one experiment.
+
+    Returns:
+        Folders of the experiments that are there, and what failed, one line each.
+
+    Raises:
+        MIError: nothing to run, or every experiment failed.
+    """
+    runs = runs_of(args, config)
+    single = {k: v for k, v in config.items() if k != "study"}
+    logger.info(_announce(runs))
+    failed: list[str] = []
+    done: list[Path] = []
+    began = time.time()
+    for number, run in enumerate(runs, start=1):
+        logger.info("\n[%d/%d] %s: %s", number, len(runs), run.task, run.system.slug)
+        try:
+            run_one(_args_of(run, args), copy.deepcopy(single))
+            done.append(run.expdir)
+        except MIError as error:
+            if len(runs) == 1:
+                raise
+            failed.append(f"{run.task} of {run.system.slug}: {error}")
+            logger.warning("%s", error)
+        left = (time.time() - began) / number * (len(runs) - number)
+        if left > 30:
+            logger.info("%d of %d experiments done, about %s to go", number, len(runs), minutes(left))
+    if not done:
+        raise MIError(f"no experiment of the study succeeded. The first error: {failed[0]}")
+    return done, failed
+
+
+def _announce(runs: Sequence[Run]) -> str:
+    systems = list(dict.fromkeys(r.system for r in runs))
+    tasks = list(dict.fromkeys(r.task for r in runs))
+    steps = [s.step for s in systems if s.step is not None]
+    what = f"{len(systems)} systems"
+    if len(steps) == len(systems) > 1 and len({s.upstream for s in systems}) == 1:
+        what = f"{len(systems)} checkpoints of {systems[0].upstream}, steps {min(steps)} to {max(steps)}"
+    return f"study: {what} x {' and '.join(tasks)} = {len(runs)} experiments in {runs[0].expdir.parents[1]}"
+
+
+def _args_of(run: Run, args: argparse.Namespace) -> argparse.Namespace:
+    one = argparse.Namespace(**vars(args))
+    one.downstream, one.expdir, one.expname = run.task, str(run.expdir), None
+    one.upstream, one.upstream_ckpt = run.system.upstream, run.system.ckpt
+    return one
+
+
+def minutes(seconds: float) -> str:
+    """A duration for a person.
+
+    Example:
+        >>> minutes(45), minutes(200), minutes(9000)
+        ('45 s', '3 min', '2.5 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^\w.@+-]+", "-", text).strip("-")
