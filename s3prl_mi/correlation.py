@@ -1,0 +1,171 @@
+"""Rank and linear correlation of a few points, with an interval and a sentence on what it shows.
+
+Intervals are 95 % and by Fisher's z: the coefficient is transformed by atanh, where it is about normal with
+variance 1/(n-3) (Pearson; Fisher 1921), (1 + r^2/2)/(n-3) (Spearman; Bonett and Wright 2000) or 0.437/(n-4)
+(Kendall; Fieller, Hartley and Pearson 1957). They take the points for a random sample of a population of models,
+which published models are not, so an interval is the least doubt there is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from .errors import MIError
+
+FEWEST = 4
+"""With fewer points than this, nothing can be said."""
+INTERVAL = "95 % by Fisher's z"
+_NORMAL_975 = 1.959963984540054
+
+Kind = Literal["spearman", "kendall", "pearson"]
+KINDS: tuple[Kind, ...] = ("spearman", "kendall", "pearson")
+NAMES: dict[str, str] = {"spearman": "Spearman's rho", "kendall": "Kendall's tau-b", "pearson": "Pearson's r"}
+
+
+@dataclass(frozen=True, slots=True)
+class Correlation:
+    """One coefficient."""
+
+    kind: Kind
+    value: float
+    """-1 to 1."""
+    low: float | None
+    """Lower end of the interval; None where it has none (n too small for the formula, or |value| = 1)."""
+    high: float | None
+    n: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether there is an interval that does not hold 0."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    def __str__(self) -> str:
+        value = f"{self.value:+.2f}"
+        if self.low is None or self.high is None:
+            return value
+        return f"{value} [{self.low:+.2f}, {self.high:+.2f}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """How two columns of numbers go together over the same models."""
+
+    n: int
+    coefficients: tuple[Correlation, ...]
+    """Spearman, Kendall, Pearson; empty where nothing can be said."""
+    ties: int
+    """Points that share their x or their y with another."""
+    sentence: str
+    """What this shows and what it does not, in plain words."""
+
+    def of(self, kind: Kind) -> Correlation | None:
+        """The coefficient of a kind, if there is one."""
+        return next((c for c in self.coefficients if c.kind == kind), None)
+
+
+def correlate(
+    x: Sequence[float],
+    y: Sequence[float],
+    x_name: str = "x",
+    y_name: str = "y",
+    expected: Literal["negative", "positive"] = "positive",
+) -> Relation:
+    """Spearman's rho, Kendall's tau-b and Pearson's r with their intervals.
+
+    Args:
+        x: one value a model, such as bits.
+        y: one value a model, in the same order, such as PER.
+        x_name: for the sentence.
+        y_name: for the sentence.
+        expected: the sign if more x goes with a better y (`negative` for error rates).
+
+    Raises:
+        MIError: x and y are not of one length, or hold something that is not a finite number.
+
+    Example:
+        >>> str(correlate([1, 2, 3, 4, 5], [1, 3, 2, 5, 4]).of("spearman"))
+        '+0.80 [-0.46, +0.99]'
+    """
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if a.shape != b.shape or a.ndim != 1:
+        raise MIError(f"correlation of {x_name} and {y_name}: {a.size} values against {b.size}.")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise MIError(f"correlation of {x_name} and {y_name}: a value is not a finite number.")
+    n = len(a)
+    ties = len({*_shared(a), *_shared(b)})
+    if n < FEWEST:
+        what = "no model has" if n == 0 else f"only {n} model{'s have' if n > 1 else ' has'}"
+        text = f"{what} both {x_name} and {y_name}: nothing can be said about how they go together"
+        return Relation(n, (), ties, f"{text[0].upper()}{text[1:]} ({FEWEST} are needed).")
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        same = x_name if np.ptp(a) == 0 else y_name
+        return Relation(n, (), ties, f"All {n} models have the same {same}: a correlation is not defined.")
+    coefficients = tuple(_coefficient(kind, a, b) for kind in KINDS)
+    return Relation(n, coefficients, ties, _sentence(coefficients[0], ties, x_name, y_name, expected))
+
+
+def _coefficient(kind: Kind, a: np.ndarray, b: np.ndarray) -> Correlation:
+    from scipy import stats
+
+    function = {"spearman": stats.spearmanr, "kendall": stats.kendalltau, "pearson": stats.pearsonr}[kind]
+    value = float(np.clip(function(a, b)[0], -1.0, 1.0))
+    low, high = fisher_interval(kind, value, len(a)) or (None, None)
+    return Correlation(kind, value, low, high, len(a))
+
+
+def fisher_interval(kind: Kind, value: float, n: int) -> tuple[float, float] | None:
+    """The 95 % interval of a coefficient; None where the formula gives none.
+
+    Example:
+        >>> [round(end, 3) for end in fisher_interval("pearson", 0.5, 28)]
+        [0.156, 0.736]
+    """
+    degrees = n - 4 if kind == "kendall" else n - 3
+    if degrees < 1 or abs(value) > 1 - 1e-12:
+        return None
+    factor = {"pearson": 1.0, "spearman": 1 + value**2 / 2, "kendall": 0.437}[kind]
+    reach = _NORMAL_975 * math.sqrt(factor / degrees)
+    centre = math.atanh(value)
+    return math.tanh(centre - reach), math.tanh(centre + reach)
+
+
+def _shared(values: np.ndarray) -> list[int]:
+    """Positions of values that occur more than once."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return [int(i) for i in np.flatnonzero(counts[inverse] > 1)]
+
+
+def _sentence(spearman: Correlation, ties: int, x_name: str, y_name: str, expected: str) -> str:
+    n, value = spearman.n, spearman.value
+    as_expected = value < 0 if expected == "negative" else value > 0
+    direction = "lower" if value < 0 else "higher"
+    if abs(value) > 1 - 1e-12:
+        orders = math.factorial(n)
+        found = (
+            f"Over these {n} models, those with more {x_name} have {direction} {y_name} without exception; a random "
+            f"order does so in 1 of {orders:,} cases, and in one direction or the other in 2."
+        )
+    elif spearman.excludes_zero:
+        found = f"Over these {n} models, those with more {x_name} tend to have {direction} {y_name} (rho {value:+.2f})."
+    else:
+        found = (
+            f"These {n} models do not show whether more {x_name} goes with lower or with higher {y_name}: the interval "
+            f"of rho ({spearman}) holds 0."
+            if spearman.low is not None
+            else f"{n} models are too few to tell how {x_name} and {y_name} go together (rho {value:+.2f})."
+        )
+    if (abs(value) > 1 - 1e-12 or spearman.excludes_zero) and not as_expected:
+        found += f" That is against what was expected ({expected})."
+    if ties:
+        found += f" {ties} of them are tied."
+    if n < 10:
+        found += " So few models leave much to chance: one more can change the order."
+    return (
+        found
+        + " It does not show that the one causes the other, nor that it holds for other models or speech."
+    )

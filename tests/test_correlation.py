@@ -1,0 +1,117 @@
+"""Correlation: known coefficients and intervals, and a sentence that does not claim too much."""
+
+import math
+
+import pytest
+
+from s3prl_mi.correlation import correlate, fisher_interval
+from s3prl_mi.errors import MIError
+
+# Figures of the paper's Table 2: I(Za;Zb) by MLP against PER.
+BITS = [1.08, 2.04, 2.05, 2.15, 1.63, 2.05, 2.36]
+PER = [5.74, 5.41, 4.84, 3.21, 4.75, 3.53, 3.06]
+
+
+def values(relation):
+    return {c.kind: c.value for c in relation.coefficients}
+
+
+def test_by_hand_without_ties():
+    """One swap among four: sum of squared rank differences 2, five pairs of six in order."""
+    found = values(correlate([1, 2, 3, 4], [1, 2, 4, 3]))
+    assert found["spearman"] == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert found["kendall"] == pytest.approx((5 - 1) / 6)
+    assert found["pearson"] == pytest.approx(0.8)
+
+
+def test_kendall_is_tau_b():
+    """x ties one pair of six: (5 - 0) / sqrt(5 * 6)."""
+    assert values(correlate([1, 1, 2, 3], [1, 2, 3, 4]))["kendall"] == pytest.approx(5 / math.sqrt(30))
+
+
+def test_pearson_sees_a_line_and_spearman_an_order():
+    found = values(correlate([1, 2, 3, 4, 5], [1, 4, 9, 16, 25]))
+    assert found["spearman"] == found["kendall"] == 1.0
+    assert found["pearson"] == pytest.approx(60 / math.sqrt(10 * 374))
+
+
+def test_the_papers_own_table():
+    relation = correlate(BITS, PER, "I(Za;Zb)", "PER", "negative")
+    assert relation.n == 7
+    assert relation.ties == 2
+    # Pairs: 21, one tied in x; of the other 20, 18 go against each other.
+    assert relation.of("kendall").value == pytest.approx(-(18 - 2) / math.sqrt(20 * 21))
+    assert relation.of("pearson").value == pytest.approx(-0.7317, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "low", "high"),
+    [
+        ("pearson", 28, math.tanh(math.atanh(0.5) - 1.959964 / 5), math.tanh(math.atanh(0.5) + 1.959964 / 5)),
+        ("kendall", 47, 0.3379, 0.6335),
+        ("spearman", 28, 0.1327, 0.7467),
+    ],
+)
+def test_intervals(kind, n, low, high):
+    """atanh(0.5) = 0.5493; reach 1.96 * sqrt(1/25), sqrt(0.437/43), sqrt(1.125/25)."""
+    assert fisher_interval(kind, 0.5, n) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
+
+
+def test_the_interval_covers_the_truth():
+    """Of samples of a normal pair with r = 0.6, about 95 in 100 intervals hold it."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        x = rng.standard_normal(12)
+        y = 0.6 * x + 0.8 * rng.standard_normal(12)
+        found = correlate(x, y).of("pearson")
+        held += found.low <= 0.6 <= found.high
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def test_no_interval_where_the_formula_has_none():
+    assert fisher_interval("pearson", 1.0, 10) is None
+    assert fisher_interval("kendall", 0.5, 4) is None
+    assert str(correlate([1, 2, 3, 4], [1, 2, 3, 4]).of("pearson")) == "+1.00"
+
+
+@pytest.mark.parametrize(
+    ("n", "words"), [(0, "No model has both"), (1, "Only 1 model has"), (3, "Only 3 models have")]
+)
+def test_too_few(n, words):
+    relation = correlate(BITS[:n], PER[:n], "bits", "PER")
+    assert relation.coefficients == ()
+    assert relation.sentence.startswith(words)
+    assert "nothing can be said" in relation.sentence
+
+
+def test_constant():
+    assert correlate([1, 1, 1, 1], PER[:4], "bits").coefficients == ()
+    assert "same bits" in correlate([1, 1, 1, 1], PER[:4], "bits").sentence
+
+
+def test_sentences():
+    perfect = correlate([1, 2, 3, 4, 5], [5, 4, 3, 2, 1], "bits", "PER", "negative").sentence
+    assert "more bits have lower PER without exception" in perfect
+    assert "1 of 120" in perfect
+    assert "against" not in perfect
+    assert (
+        "against what was expected (negative)"
+        in correlate(range(5), range(5), "b", "PER", "negative").sentence
+    )
+    unclear = correlate([1, 2, 3, 4, 5], [2, 5, 1, 4, 3], "bits", "PER", "negative").sentence
+    assert "do not show whether" in unclear
+    many = correlate(range(20), [i + (-1) ** i for i in range(20)], "bits", "score").sentence
+    assert "tend to have higher score" in many
+    assert "chance" not in many
+    for sentence in (perfect, unclear, many):
+        assert "does not show that the one causes the other" in sentence
+
+
+def test_mistakes():
+    with pytest.raises(MIError, match="3 values against 2"):
+        correlate([1, 2, 3], [1, 2])
+    with pytest.raises(MIError, match="not a finite number"):
+        correlate([1, 2, 3, math.nan], [1, 2, 3, 4])
