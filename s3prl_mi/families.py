@@ -12,60 +12,50 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .errors import MIError
+from .geometry import (
+    SAMPLE_RATE,
+    Geometry,
+    aligned_rows,
+    conv_geometry,
+    entry_strides,
+    kaldi_geometry,
+    patch_geometry,
+    resolve,
+    spectral_geometry,
+)
 
-SAMPLE_RATE = 16000
+__all__ = [
+    "PLUGINS_VARIABLE",
+    "SAMPLE_RATE",
+    "ZEROS",
+    "Family",
+    "Geometry",
+    "aligned_rows",
+    "family_named",
+    "family_of",
+    "geometry_of",
+    "geometry_of_entry",
+    "load_plugins",
+    "register_family",
+    "registered",
+    "resolve",
+    "upstream_folder",
+]
+
 PLUGINS_VARIABLE = "S3PRL_MI_PLUGINS"
 """Environment variable: comma-separated modules to import first; they may call `register_family`."""
 
+ZEROS = "zeros"
+"""As `mask_embedding`: pre-training replaces masked frames by the zero vector, there is nothing learned."""
+
 Padding = Literal["safe", "conv_norm", "alone"]
-
-
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """Where frames lie in the waveform; everything in samples at 16 kHz.
-
-    Attributes:
-        stride: samples from one frame to the next.
-        first_centre: centre of the receptive field of frame 0.
-        first_needs: length of the shortest waveform that has a frame; None where unknown.
-    """
-
-    stride: int
-    first_centre: float
-    first_needs: int | None = None
-
-    def n_frames(self, n_samples: int) -> int | None:
-        """Number of frames of a waveform of `n_samples`, or None where only the model can tell.
-
-        Example:
-            >>> Geometry(320, 199.5, 400).n_frames(16000)
-            49
-        """
-        if self.first_needs is None:
-            return None
-        return max(0, (n_samples - self.first_needs) // self.stride + 1)
-
-    def centres_seconds(self, n_frames: int) -> NDArray[np.float64]:
-        """Centre of each frame's receptive field in seconds, shape (n_frames,).
-
-        Example:
-            >>> Geometry(320, 199.5).centres_seconds(2).tolist()
-            [0.01246875, 0.03246875]
-        """
-        return (self.first_centre + self.stride * np.arange(n_frames, dtype=np.float64)) / SAMPLE_RATE
-
-    def nearest_frames(self, n_samples: int) -> NDArray[np.int64]:
-        """For each sample the frame whose centre is nearest, shape (n_samples,); not above the last frame."""
-        frames = np.floor((np.arange(n_samples) - self.first_centre) / self.stride + 0.5).astype(np.int64)
-        last = self.n_frames(n_samples)
-        return np.clip(frames, 0, None if last is None else max(0, last - 1))
+MaskWrite = Literal["input", "in_place", "chunks", "output"]
+GeometrySource = Literal["conv", "kaldi", "spectral", "patches"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +67,36 @@ class Family:
         view: the view that `views.kind: auto` takes; None if the user must choose.
         mask_site: path, from the s3prl expert, of the module whose first argument, of shape (batch, n_frames,
             dim), is masked in pre-training; None if there is none.
-        mask_embedding: path of the learned mask embedding, shape (dim,).
+        mask_embedding: path of the learned mask embedding, shape (dim,); `"zeros"`: the zero vector.
+        mask_write: what is masked at the site. `"input"`: a copy of its first argument; `"in_place"`: that
+            argument itself, because a hidden state is that very tensor (its first `dim` values are taken of a
+            wider embedding); `"chunks"`: as `"input"`, but a long utterance passes the site piece by piece;
+            `"output"`: what the module returns.
         geometry: fixed geometry; `"conv"`: from the layers of `conv_stack`; `"kaldi"`: from the expert's
-            frame length and shift; None: unknown, then s3prl's downsample rate is used.
+            frame length and shift; `"spectral"`, `"patches"`: from the config of Mockingjay's kin, of
+            MAE-AST; None: unknown, then s3prl's downsample rate is used.
         padding: `"safe"`: padding an utterance in a batch changes nothing; `"conv_norm"`: the same but for
             the conv stack, which normalises over time and so runs utterance by utterance; `"alone"`:
             utterances cannot share a batch at all.
         conv_stack: path of the convolutional front end.
         cuts_silent_tail: whether the front end takes digital silence at the end for padding and cuts it off.
+        codes: path of the list of VQ layers; their codes are one more entry behind s3prl's own.
+        multires: whether entries have frame rates of their own, which s3prl hides by repeating frames.
+        entry_names: (expert, number of entries) -> their names, where s3prl leaves them without.
     """
 
     name: str
     view: Literal["mask", "shift"] | None = None
     mask_site: str | None = None
     mask_embedding: str | None = None
-    geometry: Geometry | Literal["conv", "kaldi"] | None = None
+    mask_write: MaskWrite = "input"
+    geometry: Geometry | GeometrySource | None = None
     padding: Padding = "alone"
     conv_stack: str | None = None
     cuts_silent_tail: bool = False
+    codes: str | None = None
+    multires: bool = False
+    entry_names: Callable[[Any, int], list[str]] | None = None
 
     @property
     def can_mask_latents(self) -> bool:
@@ -115,6 +117,40 @@ def _masked_conv(name: str, embedding: str = "model.mask_emb", padding: Padding 
     )
 
 
+def _masked_spectrum(name: str) -> Family:
+    """A Transformer on CMVN'd spectral frames, pre-trained with frames set to zero."""
+    return Family(
+        name=name,
+        view="mask",
+        mask_site="transformer.model",
+        mask_embedding=ZEROS,
+        mask_write="chunks",
+        geometry="spectral",
+    )
+
+
+def _wav2vec(name: str) -> Family:
+    """Both are one class in s3prl; without VQ there is no quantiser and so no codes."""
+    conv = "model.feature_extractor"
+    return Family(name, view="shift", geometry="conv", conv_stack=conv, codes="model.vector_quantizer")
+
+
+def _layer_outputs(_expert: Any, count: int) -> list[str]:
+    return [f"output of layer {n + 1}" for n in range(count)]
+
+
+def _features_then_layers(expert: Any, count: int) -> list[str]:
+    return ["features", *_layer_outputs(expert, count - 1)]
+
+
+def _distiller_entries(expert: Any, count: int) -> list[str]:
+    """DistilHuBERT: what its heads predict of the teacher comes after its own last layer."""
+    config = expert.model.model_config
+    own = _features_then_layers(expert, 1 + config.encoder_layers)
+    teacher = [f"prediction of the teacher's layer {n}" for n in config.pred_layer_id]
+    return [*own, *(teacher[n] if n < len(teacher) else f"prediction {n}" for n in range(count - len(own)))]
+
+
 # STFT with centred windows of 25 ms every 10 ms: frame 0 is centred on sample 0.
 _CENTRED_STFT = Geometry(160, 0.0, 0)
 
@@ -127,12 +163,54 @@ _TABLE: dict[str, Family] = {
     "data2vec": _masked_conv("data2vec", padding="alone"),
     "hf_hubert": _masked_conv("hf_hubert", embedding="model.masked_spec_embed"),
     "hf_wav2vec2": _masked_conv("hf_wav2vec2", embedding="model.masked_spec_embed"),
-    "apc": Family("apc", view="shift", geometry="kaldi", padding="safe"),
-    "vq_apc": Family("vq_apc", view="shift", geometry="kaldi", padding="safe"),
-    "npc": Family("npc", view="shift", geometry="kaldi"),
-    "cpc": Family("cpc", view="shift", geometry=Geometry(160, 79.0, 160)),
-    "wav2vec": Family("wav2vec", view="shift", geometry=Geometry(160, 232.0, 465)),
-    "vq_wav2vec": Family("vq_wav2vec", view="shift", geometry=Geometry(160, 232.0, 465)),
+    "multires_hubert": replace(
+        # Group norms between the resolutions run over time, also over padding.
+        _masked_conv("multires_hubert", padding="alone"),
+        mask_site="model.encoders.0",
+        multires=True,
+    ),
+    # Its first entry is the tensor that enters the encoder, so masks are written into that tensor.
+    "lighthubert": replace(
+        _masked_conv("lighthubert"), mask_write="in_place", entry_names=_features_then_layers
+    ),
+    # Distilled from unmasked speech: there is no mask embedding, so masks are silence in the waveform.
+    "distiller": Family(
+        "distiller",
+        view="mask",
+        geometry="conv",
+        padding="conv_norm",
+        conv_stack="model.model.feature_extractor",
+        entry_names=_distiller_entries,
+    ),
+    "espnet_hubert": Family(
+        "espnet_hubert",
+        view="mask",
+        # The encoder itself is not called as a module, so a hook on it would never run.
+        mask_site="model.wav2vec2.encoder.feature_projection",
+        mask_embedding="model.mask_generator.mask_embedding",
+        mask_write="output",
+        geometry="conv",
+        conv_stack="model.wav2vec2.feature_extractor",
+        entry_names=_layer_outputs,
+    ),
+    "mockingjay": _masked_spectrum("mockingjay"),
+    "tera": _masked_spectrum("tera"),
+    "audio_albert": _masked_spectrum("audio_albert"),
+    "decoar2": Family(
+        "decoar2",
+        view="shift",
+        mask_site="model.encoder",
+        mask_embedding=ZEROS,
+        geometry=Geometry(320, 199.5, 400),  # every second Kaldi window
+    ),
+    "apc": Family("apc", view="shift", geometry="kaldi", padding="safe", codes="model.vq_layers"),
+    "vq_apc": Family("vq_apc", view="shift", geometry="kaldi", padding="safe", codes="model.vq_layers"),
+    "npc": Family("npc", view="shift", geometry="kaldi", codes="model.vq_layers"),
+    "cpc": Family("cpc", view="shift", geometry=Geometry(160, 79.0, 159)),
+    "wav2vec": _wav2vec("wav2vec"),
+    "vq_wav2vec": _wav2vec("vq_wav2vec"),
+    # Masked tokens never enter its encoder in pre-training, so no view is its own.
+    "mae_ast": Family("mae_ast", geometry="patches", entry_names=_layer_outputs),
     "baseline": Family("baseline", view="shift", geometry="kaldi", padding="safe"),
     # mel and linear: CMVN over the padded batch, and digital silence at the end is taken for padding.
     "baseline_stft": Family("baseline_stft", view="shift", geometry=_CENTRED_STFT, cuts_silent_tail=True),
@@ -228,26 +306,21 @@ def _mixes_padding(expert: Any) -> bool:
     return "Conformer" in type(encoder).__name__ or (getattr(config, "pos_conv_depth", 1) or 1) > 1
 
 
-def resolve(expert: Any, path: str | None) -> Any:
-    """The attribute at a dotted path below the expert, or None if any part of it is missing."""
-    found = expert if path else None
-    for part in (path or "").split("."):
-        found = getattr(found, part, None)
-    return found
-
-
 def geometry_of(expert: Any, family: Family) -> Geometry:
-    """Geometry of a loaded upstream.
+    """Geometry of a loaded upstream; of its finest resolution where it has several.
 
     Raises:
         MIError: the family has no geometry and the expert does not tell its downsample rate either.
     """
     if isinstance(family.geometry, Geometry):
         return family.geometry
+    if family.multires:
+        entry_strides(expert)  # refuses what has no geometry
     if family.geometry == "conv":
-        return _conv_geometry(resolve(expert, family.conv_stack))
-    if family.geometry == "kaldi":
-        return _kaldi_geometry(expert)
+        return conv_geometry(resolve(expert, family.conv_stack))
+    if family.geometry is not None:
+        sources = {"kaldi": kaldi_geometry, "spectral": spectral_geometry, "patches": patch_geometry}
+        return sources[family.geometry](expert)
     try:
         stride = int(expert.get_downsample_rates("hidden_states"))
     except (AttributeError, NotImplementedError) as error:
@@ -259,30 +332,19 @@ def geometry_of(expert: Any, family: Family) -> Geometry:
     return Geometry(stride, (stride - 1) / 2)
 
 
-def _conv_geometry(stack: Any) -> Geometry:
-    """Stride and receptive field of a stack of 1-d convolutions, from the layers themselves."""
-    if not hasattr(stack, "modules"):
-        raise MIError(
-            'Family(geometry="conv"): conv_stack does not name a module of this upstream; give the path from '
-            "the s3prl expert, such as model.feature_extractor, or a Geometry(stride, first_centre)."
-        )
-    stride, reach, start = 1, 0, 0
-    for layer in stack.modules():
-        if type(layer).__name__ != "Conv1d":
-            continue
-        start -= layer.padding[0] * stride
-        reach += (layer.kernel_size[0] - 1) * layer.dilation[0] * stride
-        stride *= layer.stride[0]
-    return Geometry(stride, start + reach / 2, reach + 1 + 2 * start)
+def geometry_of_entry(expert: Any, family: Family, geometry: Geometry, entry: int) -> Geometry:
+    """Geometry of one entry of the hidden states: `geometry`, but for upstreams of several frame rates.
 
+    Args:
+        expert: s3prl's UpstreamExpert.
+        family: its family.
+        geometry: of the upstream, `geometry_of(expert, family)`.
+        entry: index into the hidden states.
 
-def _kaldi_geometry(expert: Any) -> Geometry:
-    """Kaldi windows (snip_edges), from the expert's frame length and shift in ms."""
-    if hasattr(expert, "config"):
-        kaldi = expert.config["kaldi"]
-        options = kaldi[kaldi["feat_type"]]
-    else:
-        options = getattr(resolve(expert, "preprocessor"), "kwargs", {})
-    window = int(SAMPLE_RATE * options.get("frame_length", 25.0) / 1000)
-    shift = int(SAMPLE_RATE * options.get("frame_shift", 10.0) / 1000)
-    return Geometry(shift, (window - 1) / 2, window)
+    Returns:
+        Its own stride and frame count. Its frame j stands on frame `aligned_rows(...)[j]` of the finest
+        resolution and shares that frame's centre.
+    """
+    if not family.multires:
+        return geometry
+    return replace(geometry, stride=entry_strides(expert)[entry])

@@ -7,19 +7,20 @@ An utterance's hidden states do not depend on what it was batched with. Three th
   may take a padded frame for a real one;
 - what cannot share a batch at all (`Family.padding == "alone"`) does not.
 
-Masks are put where pre-training puts them: a forward pre-hook on the mask site replaces masked frames by the
-model's own mask embedding, on real frames only.
+Masks are put where pre-training puts them (masking.py). What s3prl leaves out of its hidden states and yet is one,
+the codes of a VQ layer, comes last; frames that it repeats are not repeated here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import MIError
-from .families import SAMPLE_RATE, resolve
+from .families import SAMPLE_RATE, geometry_of_entry, resolve
+from .masking import at_mask_site, conv_stack_alone, silence_masked
 from .upstreams import Upstream
 from .views import PLAIN, View
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # Far below one step of 16-bit audio (3e-5): enough to not be taken for padding.
 _NOT_QUITE_SILENT = 1e-6
 _SHORTEST_SPECTRAL = 400
+_CODES = "_s3prl_mi_codes"
 
 
 def extract(upstream: Upstream, waveforms: Sequence[Tensor], view: View | None = None) -> list[list[Tensor]]:
@@ -42,7 +44,8 @@ def extract(upstream: Upstream, waveforms: Sequence[Tensor], view: View | None =
 
     Returns:
         For each utterance, for each layer, a float32 tensor of shape (n_frames, dim) on the upstream's
-        device: real frames only, none repeated.
+        device: real frames only, none repeated. Where layers have frame rates of their own
+        (`families.geometry_of_entry`), so have their tensors.
 
     Raises:
         MIError: an utterance shorter than one frame; no such entry in the upstream's output; a mask embedding
@@ -56,7 +59,7 @@ def extract(upstream: Upstream, waveforms: Sequence[Tensor], view: View | None =
     for index, waveform in enumerate(batch):
         _check_length(upstream, index, waveform)
     if view.kind == "mask" and view.level == "waveform":
-        batch = [_silence_masked(upstream, w, view) for w in batch]
+        batch = [silence_masked(upstream, w, view) for w in batch]
     if upstream.family.cuts_silent_tail:
         batch = [_keep_tail(w) for w in batch]
     with torch.no_grad():
@@ -69,7 +72,8 @@ def layer_names(upstream: Upstream) -> list[str]:
     """A name for each entry that `extract` returns, for tables.
 
     The module path where s3prl's hooks tell it (`self.model.encoder.layers[0]` stands for what enters that
-    module, as s3prl hooks inputs), else the key and number, such as `hidden_states[0]`.
+    module, as s3prl hooks inputs), else the family's own names, else the key and number, such as
+    `hidden_states[0]`.
     """
     import torch
 
@@ -77,11 +81,26 @@ def layer_names(upstream: Upstream) -> list[str]:
     with torch.no_grad():
         result = _call(upstream, [waveform])
     key = upstream.feature_selection
-    count = len(_entries(upstream, result))
+    codes = 0 if result.get(_CODES) is None or key != "hidden_states" else 1
+    count = len(_entries(upstream, result)) - codes
     known = result.get("_hidden_states_info")
     if key == "hidden_states" and known is not None and len(known) == count:
-        return [name.removeprefix("self.") for name in known]
-    return [key] if count == 1 and key != "hidden_states" else [f"{key}[{i}]" for i in range(count)]
+        names = [name.removeprefix("self.") for name in known]
+    elif key == "hidden_states" and upstream.family.entry_names is not None:
+        names = upstream.family.entry_names(upstream.expert, count)
+    else:
+        names = [key] if count == 1 and key != "hidden_states" else [f"{key}[{i}]" for i in range(count)]
+    return names + [f"{upstream.family.codes} codes"] * codes
+
+
+def entries_beyond_s3prl(upstream: Upstream) -> int:
+    """Number of entries at the end of `extract`'s that s3prl's own hidden states lack: 1 with VQ codes, else 0.
+
+    A featurizer that s3prl trained has no weight for them, and `last` means the one before them.
+    """
+    if upstream.feature_selection != "hidden_states":
+        return 0
+    return int(bool(_vq_layers(upstream)))
 
 
 def shortest_samples(upstream: Upstream) -> int:
@@ -112,37 +131,99 @@ def _forward(upstream: Upstream, batch: list[Tensor], view: View) -> list[list[T
     expected = [upstream.geometry.n_frames(n) for n in lengths]
     with contextlib.ExitStack() as hooks:
         if len(batch) > 1 and upstream.family.padding == "conv_norm":
-            hooks.enter_context(_conv_stack_alone(upstream, lengths))
+            hooks.enter_context(conv_stack_alone(upstream, lengths))
         latent = view.kind == "mask" and view.level == "latent"
         if latent or (len(batch) > 1 and upstream.family.mask_site is not None):
-            hooks.enter_context(_at_mask_site(upstream, expected, view if latent else PLAIN))
+            hooks.enter_context(at_mask_site(upstream, expected, view if latent else PLAIN))
         entries = _entries(upstream, _call(upstream, batch))
-    return [[_real_frames(upstream, e, b, n) for e in entries] for b, n in enumerate(expected)]
+    geometries = [
+        geometry_of_entry(upstream.expert, upstream.family, upstream.geometry, _entry_number(upstream, i))
+        for i in range(len(entries))
+    ]
+    return [
+        [_real_frames(upstream, e, b, g.n_frames(n)) for e, g in zip(entries, geometries, strict=True)]
+        for b, n in enumerate(lengths)
+    ]
+
+
+def _entry_number(upstream: Upstream, index: int) -> int:
+    """Index into s3prl's hidden states of an entry under the selected key, for its frame rate."""
+    key = upstream.feature_selection
+    if not upstream.family.multires or key == "hidden_states":
+        return index
+    if key == "last_hidden_state":
+        return -1
+    raise MIError(
+        f"-s {key!r}: upstream {upstream.name!r} has several frame rates and they are known for -s hidden_states "
+        "and -s last_hidden_state only; choose a layer of hidden_states with -l."
+    )
 
 
 def _call(upstream: Upstream, batch: list[Tensor]) -> dict[str, Any]:
     """The expert's output, with one meaning of the last entry in every version of transformers.
 
     From transformers 5 on, the last of `hidden_states` lacks the encoder's final layer norm in models that
-    have one there; `last_hidden_state` has it in every version.
+    have one there; `last_hidden_state` has it in every version. VQ codes are added under a key of their own.
     """
     encoder = resolve(upstream.expert, "model.encoder")
     module = type(resolve(upstream.expert, "model")).__module__ or ""
     outputs: list[Tensor] = []
-    handle = None
-    if module.startswith("transformers."):
-        handle = encoder.register_forward_hook(lambda _module, _inputs, output: outputs.append(output[0]))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # WavLM: mismatched types of masks, at every call
-            result = dict(upstream.expert(batch))
-    finally:
-        if handle is not None:
-            handle.remove()
+    codes: list[Tensor] = []
+    _forget(upstream.expert)
+    with contextlib.ExitStack() as hooks:
+        if module.startswith("transformers."):
+            handle = encoder.register_forward_hook(lambda _module, _inputs, output: outputs.append(output[0]))
+            hooks.callback(handle.remove)
+        for layer in _vq_layers(upstream):
+            handle = layer.register_forward_hook(lambda _m, _i, output: codes.append(_code_vectors(output)))
+            hooks.callback(handle.remove)
+        if upstream.family.multires:
+            hooks.enter_context(_own_resolutions(upstream.expert))
+        hooks.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", UserWarning)  # WavLM: mismatched types of masks, at every call
+        result = dict(upstream.expert(batch))
     if outputs:
         result["hidden_states"] = (*result["hidden_states"][:-1], outputs[-1])
         result["last_hidden_state"] = outputs[-1]
+    if codes:
+        import torch
+
+        result[_CODES] = torch.cat(codes, dim=-1)
     return result
+
+
+def _forget(expert: Any) -> None:
+    """Modified CPC may keep its recurrent state from call to call: start every call from zero."""
+    context = resolve(expert, "model.gAR")
+    if getattr(context, "keepHidden", False):
+        context.keepHidden, context.hidden = False, None
+
+
+def _vq_layers(upstream: Upstream) -> list[Any]:
+    """The VQ layers whose codes side by side make the code vector; none where this checkpoint has no VQ."""
+    found = resolve(upstream.expert, upstream.family.codes)
+    if found is None:
+        return []
+    return list(found) if hasattr(found, "__iter__") else [found]
+
+
+def _code_vectors(output: Any) -> Tensor:
+    """Codes of shape (batch, n_frames, dim) in what a VQ layer returns; in eval mode the nearest, not a sample.
+
+    VQ-APC and NPC return (logits, codes), vq-wav2vec a dict with `x` of shape (batch, dim, n_frames).
+    """
+    return output["x"].transpose(1, 2) if isinstance(output, dict) else output[1]
+
+
+@contextlib.contextmanager
+def _own_resolutions(expert: Any) -> Iterator[None]:
+    """While in this context, MR-HuBERT's expert does not repeat low-rate frames up to one length."""
+    repeating = expert.hook_postprocess
+    expert.hook_postprocess = None
+    try:
+        yield
+    finally:
+        expert.hook_postprocess = repeating
 
 
 def _entries(upstream: Upstream, result: dict[str, Any]) -> list[Tensor]:
@@ -154,7 +235,10 @@ def _entries(upstream: Upstream, result: dict[str, Any]) -> list[Tensor]:
     selected = result[key]
     if isinstance(selected, dict):
         selected = list(selected.values())
-    return list(selected) if isinstance(selected, (list, tuple)) else [selected]
+    entries = list(selected) if isinstance(selected, (list, tuple)) else [selected]
+    if key == "hidden_states" and result.get(_CODES) is not None:
+        entries.append(result[_CODES])
+    return entries
 
 
 def _real_frames(upstream: Upstream, entry: Tensor, row: int, expected: int | None) -> Tensor:
@@ -168,18 +252,6 @@ def _real_frames(upstream: Upstream, entry: Tensor, row: int, expected: int | No
     return entry[row, : found if expected is None else expected].float()
 
 
-# --- masks -------------------------------------------------------------------------------------------
-
-
-def _silence_masked(upstream: Upstream, waveform: Tensor, view: View) -> Tensor:
-    """A copy whose samples are 0 wherever the nearest frame is masked, shape (n_samples,)."""
-    import torch
-
-    frames = upstream.geometry.nearest_frames(len(waveform))
-    masked = view.pattern(int(frames[-1]) + 1)[frames]
-    return waveform.masked_fill(torch.from_numpy(masked).to(waveform.device), 0.0)
-
-
 def _keep_tail(waveform: Tensor) -> Tensor:
     """A copy whose last sample is not exactly 0, so that silence at the end is not taken for padding."""
     if waveform[-1] != 0:
@@ -187,87 +259,3 @@ def _keep_tail(waveform: Tensor) -> Tensor:
     waveform = waveform.clone()
     waveform[-1] = _NOT_QUITE_SILENT
     return waveform
-
-
-def _mask_embedding(upstream: Upstream) -> Tensor:
-    """The model's own mask embedding, shape (dim,)."""
-    family = upstream.family
-    embedding = resolve(upstream.expert, family.mask_embedding)
-    if embedding is None:
-        raise MIError(
-            f"upstream {upstream.name!r} (checkpoint {upstream.checkpoint_name}) has no mask embedding "
-            f"{family.mask_embedding!r}: it was saved without masking (Hugging Face: mask_time_prob 0). Set "
-            "downstream_expert.views.mask_level to waveform, or views.kind to shift."
-        )
-    return embedding
-
-
-@contextlib.contextmanager
-def _at_mask_site(upstream: Upstream, n_frames: Sequence[int | None], view: View) -> Iterator[None]:
-    """While in this context, mask what enters the mask site and hand it the exact padding mask.
-
-    Args:
-        upstream: an upstream whose family has a mask site.
-        n_frames: real frames of each utterance of the batch.
-        view: the mask view at latent level; any other view masks nothing.
-    """
-    import torch
-
-    site = resolve(upstream.expert, upstream.family.mask_site)
-    if not isinstance(site, torch.nn.Module):
-        raise RuntimeError(f"mask site {upstream.family.mask_site!r}: {upstream.name!r} has no such module")
-    embedding = _mask_embedding(upstream) if view.kind == "mask" else None
-    calls = []
-
-    def before(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        calls.append(1)
-        # A fresh clone: encoders write into their input, and entry 0 of other calls must not change.
-        latents = args[0].clone()
-        total = latents.shape[1]
-        counts = [total if n is None else n for n in n_frames]
-        if embedding is not None:
-            masked = torch.zeros(latents.shape[:2], dtype=torch.bool)
-            for row, count in enumerate(counts):
-                masked[row, :count] = torch.from_numpy(view.pattern(count))
-            latents[masked.to(latents.device)] = embedding.to(latents.dtype)
-        if len(counts) > 1 and "padding_mask" in kwargs:
-            times = torch.arange(total, device=latents.device)
-            padded = times[None] >= torch.tensor(counts, device=latents.device)[:, None]
-            kwargs = {**kwargs, "padding_mask": padded}
-        return (latents, *args[1:]), kwargs
-
-    handle = site.register_forward_pre_hook(before, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-    if len(calls) != 1:
-        raise RuntimeError(
-            f"mask site {upstream.family.mask_site!r} of upstream {upstream.name!r} was called {len(calls)} "
-            "times in one forward pass, not once: its views would be wrong"
-        )
-
-
-@contextlib.contextmanager
-def _conv_stack_alone(upstream: Upstream, lengths: Sequence[int]) -> Iterator[None]:
-    """While in this context, the conv stack reads each utterance of a padded batch by itself.
-
-    Args:
-        upstream: an upstream with a conv stack: (batch, n_samples) -> (batch, channels, n_frames).
-        lengths: samples of each utterance.
-    """
-    stack = resolve(upstream.expert, upstream.family.conv_stack)
-    original: Callable[..., Tensor] = stack.forward
-
-    def one_by_one(source: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        rows = [original(source[b : b + 1, :n], *args, **kwargs)[0] for b, n in enumerate(lengths)]
-        padded = rows[0].new_zeros((len(rows), rows[0].shape[0], max(r.shape[1] for r in rows)))
-        for row, features in zip(padded, rows, strict=True):
-            row[:, : features.shape[1]] = features
-        return padded
-
-    stack.forward = one_by_one
-    try:
-        yield
-    finally:
-        del stack.forward  # the class's own method shows again

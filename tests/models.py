@@ -107,16 +107,16 @@ def build_wavlm(folder: Path, large: bool = False, sat: bool = False, seed: int 
     return _save({"cfg": config, "model": weights}, folder, name)
 
 
-def build_data2vec(folder: Path, seed: int = 0) -> Path:
+def build_data2vec(folder: Path, large: bool = False, seed: int = 0) -> Path:
     from s3prl.upstream.data2vec.data2vec_model import Data2VecAudioConfig, Data2VecAudioModel
 
     torch.manual_seed(seed)
-    config = {**_fields(False), "extractor_mode": "layer_norm", "pos_conv_depth": 3}
+    config = {**_fields(large), "extractor_mode": "layer_norm", "pos_conv_depth": 3}
     model = Data2VecAudioModel(Data2VecAudioConfig(**config))
     model.remove_pretraining_modules()
     weights = {**_randomised(model, seed).state_dict(), "_ema": {}}
     content = {"task_cfg": {"normalize": True}, "model_cfg": config, "model_weight": weights}
-    return _save(content, folder, "data2vec.pt")
+    return _save(content, folder, f"data2vec-{'large' if large else 'base'}.pt")
 
 
 def build_hugging_face(
@@ -179,7 +179,9 @@ MODELS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "wavlm-base": ("wavlm_local", build_wavlm),
     "wavlm-large": ("wavlm_local", lambda f: build_wavlm(f, large=True)),
     "unispeech_sat": ("unispeech_sat_local", lambda f: build_wavlm(f, sat=True)),
+    "unispeech_sat-large": ("unispeech_sat_local", lambda f: build_wavlm(f, large=True, sat=True)),
     "data2vec": ("data2vec_local", build_data2vec),
+    "data2vec-large": ("data2vec_local", lambda f: build_data2vec(f, large=True)),
     "hf_hubert-base": ("hf_hubert_custom", build_hugging_face),
     "hf_hubert-large": ("hf_hubert_custom", lambda f: build_hugging_face(f, large=True)),
     "hf_wav2vec2-base": ("hf_wav2vec2_custom", lambda f: build_hugging_face(f, "wav2vec2")),

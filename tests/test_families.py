@@ -12,6 +12,7 @@ import torch
 from s3prl_mi import families
 from s3prl_mi.errors import MIError
 from s3prl_mi.families import Family, Geometry, family_of, geometry_of, register_family
+from s3prl_mi.geometry import conv_geometry
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ WAV2VEC2_CONV = [(10, 5), *[(3, 2)] * 4, (2, 2), (2, 2)]
 
 def test_conv_geometry_is_computed_from_the_layers():
     stack = conv_stack(*WAV2VEC2_CONV)
-    geometry = families._conv_geometry(stack)
+    geometry = conv_geometry(stack)
     assert geometry == Geometry(320, 199.5, 400)
     for n in (400, 719, 720, 16000, 23456):
         assert geometry.n_frames(n) == stack(torch.zeros(1, 1, n)).shape[-1]
@@ -52,7 +53,7 @@ def test_first_centre_is_the_middle_of_the_samples_that_reach_a_frame():
     seen = waveform.grad[0, 0].nonzero().flatten()
     centre = (seen.min() + seen.max()).item() / 2
     assert centre == 199.5 + 3 * 320
-    seconds = families._conv_geometry(stack).centres_seconds(4)
+    seconds = conv_geometry(stack).centres_seconds(4)
     np.testing.assert_allclose(seconds[3], centre / 16000, rtol=0, atol=1e-12)
 
 
@@ -70,7 +71,26 @@ def test_nearest_frames_covers_every_sample_once():
 
 @pytest.mark.parametrize(
     ("folder", "view"),
-    [("hubert", "mask"), ("wavlm", "mask"), ("hf_wav2vec2", "mask"), ("apc", "shift"), ("baseline", "shift")],
+    [
+        ("hubert", "mask"),
+        ("wavlm", "mask"),
+        ("hf_wav2vec2", "mask"),
+        ("multires_hubert", "mask"),
+        ("lighthubert", "mask"),
+        ("distiller", "mask"),
+        ("espnet_hubert", "mask"),
+        ("mockingjay", "mask"),
+        ("tera", "mask"),
+        ("audio_albert", "mask"),
+        ("apc", "shift"),
+        ("npc", "shift"),
+        ("decoar2", "shift"),
+        ("cpc", "shift"),
+        ("wav2vec", "shift"),
+        ("vq_wav2vec", "shift"),
+        ("baseline", "shift"),
+        ("mae_ast", None),
+    ],
 )
 def test_folder_decides(folder, view):
     assert family_of(expert(f"s3prl.upstream.{folder}.expert"), "any_name").view == view

@@ -1,0 +1,206 @@
+"""Masks in the forward pass, and the care that padding needs there: hooks that live for one call.
+
+Masks are put where pre-training puts them: a hook on the mask site replaces masked frames by the model's own
+mask embedding, on real frames only. Where a model has no such site, the waveform is silenced.
+
+Source: s3prl 0.4.18; tests/test_hidden_states*.py compare each site with the model's own masking.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import MIError
+from .families import ZEROS, resolve
+from .upstreams import Upstream
+from .views import View
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def silence_masked(upstream: Upstream, waveform: Tensor, view: View) -> Tensor:
+    """A copy whose samples are 0 wherever the nearest frame is masked, shape (n_samples,)."""
+    import torch
+
+    frames = upstream.geometry.nearest_frames(len(waveform))
+    masked = view.pattern(int(frames[-1]) + 1)[frames]
+    return waveform.masked_fill(torch.from_numpy(masked).to(waveform.device), 0.0)
+
+
+def mask_embedding(upstream: Upstream) -> Tensor:
+    """What masked frames are replaced by: the model's own mask embedding, shape (dim,), or a zero, shape (1,).
+
+    Raises:
+        MIError: the model has none, or one that its checkpoint does not hold (then it is random).
+    """
+    import torch
+
+    path = upstream.family.mask_embedding
+    if path == ZEROS:
+        dropped = _dropped_embedding(getattr(upstream, "checkpoint_path", None), upstream.family.name)
+        return torch.zeros(1) if dropped is None else dropped
+    embedding = resolve(upstream.expert, path)
+    way_out = "Set downstream_expert.views.mask_level to waveform, or views.kind to shift."
+    if embedding is None:
+        raise MIError(
+            f"upstream {upstream.name!r} (checkpoint {upstream.checkpoint_name}) has no mask embedding "
+            f"{path!r}: it was saved without masking (Hugging Face: mask_time_prob 0). {way_out}"
+        )
+    name = (path or "").rsplit(".", 1)[-1]
+    keys = _hugging_face_keys(resolve(upstream.expert, "model.name_or_path"))
+    if keys is not None and not any(key.endswith(name) for key in keys):
+        raise MIError(
+            f"upstream {upstream.name!r} (checkpoint {upstream.checkpoint_name}): its files hold no {name}, so "
+            f"transformers made up a random one, which the model was never trained with. {way_out}"
+        )
+    return embedding
+
+
+def _dropped_embedding(checkpoint: Path | None, family: str) -> Tensor | None:
+    """DeCoAR 2.0: the mask vector in the file, which s3prl's class has no place for and silently drops."""
+    if family != "decoar2" or checkpoint is None:
+        return None
+    import torch
+
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+    dim = weights["post_extract_proj.weight"].shape[0]
+    found = [v for k, v in weights.items() if "mask" in k and tuple(v.shape) == (dim,)]
+    return found[0].float() if len(found) == 1 else None
+
+
+@functools.lru_cache(maxsize=8)
+def _hugging_face_keys(name: str | None) -> frozenset[str] | None:
+    """Names of the tensors in a Hugging Face model's files; None for other models and where nothing is found.
+
+    Args:
+        name: `name_or_path` of a transformers model: a folder, or an id whose files are in the cache.
+    """
+    if not isinstance(name, str) or not name:
+        return None
+    for file in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        if (path := _hugging_face_file(name, file)) is not None:
+            return frozenset(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
+    if (path := _hugging_face_file(name, "model.safetensors")) is not None:
+        with path.open("rb") as stream:  # 8 bytes of length, little-endian, then a table of contents in JSON
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        return frozenset(header) - {"__metadata__"}
+    if (path := _hugging_face_file(name, "pytorch_model.bin")) is not None:
+        import torch
+
+        return frozenset(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    return None
+
+
+def _hugging_face_file(name: str, file: str) -> Path | None:
+    """A file of a model: in its folder, or in the cache that it was just loaded from."""
+    if Path(name).is_dir():
+        path = Path(name) / file
+        return path if path.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, file)
+    return Path(found) if isinstance(found, str) else None
+
+
+class _Masker:
+    """Masks latents of a batch, call after call: a long utterance may pass the site in chunks."""
+
+    def __init__(self, n_frames: Sequence[int | None], view: View, embedding: Tensor | None) -> None:
+        self.n_frames, self.view, self.embedding = n_frames, view, embedding
+        self.calls, self.seen = 0, 0
+
+    def mask(self, latents: Tensor) -> Tensor:
+        """Write into latents of shape (batch, n_frames, dim), which are the next n_frames of each utterance."""
+        import torch
+
+        total, start = latents.shape[1], self.seen
+        self.calls, self.seen = self.calls + 1, start + total
+        if self.embedding is not None:
+            masked = torch.zeros(latents.shape[:2], dtype=torch.bool)
+            for row, count in enumerate(self.counts(start + total)):
+                pattern = torch.from_numpy(self.view.pattern(count))[start : start + total]
+                masked[row, : len(pattern)] = pattern
+            latents[masked.to(latents.device)] = self.embedding.to(latents)
+        return latents
+
+    def counts(self, total: int) -> list[int]:
+        """Real frames of each utterance; `total` where only the model can tell."""
+        return [total if n is None else n for n in self.n_frames]
+
+
+@contextlib.contextmanager
+def at_mask_site(upstream: Upstream, n_frames: Sequence[int | None], view: View) -> Iterator[None]:
+    """While in this context, mask what passes the mask site and hand it the exact padding mask.
+
+    Args:
+        upstream: an upstream whose family has a mask site.
+        n_frames: real frames of each utterance of the batch.
+        view: the mask view at latent level; any other view masks nothing.
+
+    Raises:
+        RuntimeError: at exit, if the forward pass did not call the site as the family says.
+    """
+    import torch
+
+    family = upstream.family
+    site = resolve(upstream.expert, family.mask_site)
+    if not isinstance(site, torch.nn.Module):
+        raise RuntimeError(f"mask site {family.mask_site!r}: {upstream.name!r} has no such module")
+    masker = _Masker(n_frames, view, mask_embedding(upstream) if view.kind == "mask" else None)
+
+    def before(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        # A fresh clone: encoders write into their input, and entry 0 of other calls must not change.
+        in_place = family.mask_write == "in_place"
+        if in_place and masker.embedding is not None:
+            masker.embedding = masker.embedding[: args[0].shape[2]]
+        latents = masker.mask(args[0] if in_place else args[0].clone())
+        if len(n_frames) > 1 and "padding_mask" in kwargs:
+            times = torch.arange(latents.shape[1], device=latents.device)
+            counts = torch.tensor(masker.counts(latents.shape[1]), device=latents.device)
+            kwargs = {**kwargs, "padding_mask": times[None] >= counts[:, None]}
+        return (latents, *args[1:]), kwargs
+
+    if family.mask_write == "output":
+        handle = site.register_forward_hook(lambda _m, _i, output: masker.mask(output.clone()))
+    else:
+        handle = site.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if masker.calls != 1 and not (family.mask_write == "chunks" and masker.calls):
+        raise RuntimeError(
+            f"mask site {family.mask_site!r} of upstream {upstream.name!r} was called {masker.calls} "
+            "times in one forward pass, not once: its views would be wrong"
+        )
+
+
+@contextlib.contextmanager
+def conv_stack_alone(upstream: Upstream, lengths: Sequence[int]) -> Iterator[None]:
+    """While in this context, the conv stack reads each utterance of a padded batch by itself.
+
+    Args:
+        upstream: an upstream with a conv stack: (batch, n_samples) -> (batch, channels, n_frames).
+        lengths: samples of each utterance.
+    """
+    stack = resolve(upstream.expert, upstream.family.conv_stack)
+    original: Callable[..., Tensor] = stack.forward
+
+    def one_by_one(source: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        rows = [original(source[b : b + 1, :n], *args, **kwargs)[0] for b, n in enumerate(lengths)]
+        padded = rows[0].new_zeros((len(rows), rows[0].shape[0], max(r.shape[1] for r in rows)))
+        for row, features in zip(padded, rows, strict=True):
+            row[:, : features.shape[1]] = features
+        return padded
+
+    stack.forward = one_by_one
+    try:
+        yield
+    finally:
+        del stack.forward  # the class's own method shows again
