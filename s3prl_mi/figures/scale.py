@@ -1,0 +1,122 @@
+"""Which estimates may share an axis, and what the models in it are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+from ..classes import ClassRecord
+from ..config import TASKS
+from ..report import FRAMES_ORDER, Summary, summarise
+from ..report.summary import rank_in
+from ..results import Record
+
+
+class Scale(NamedTuple):
+    """Everything in which estimates must agree to be compared; only these stand on one axis."""
+
+    task: str
+    protocol: str
+    view: str | None
+    frames: str
+    clusters: int | None
+    label_set: str | None
+    fit_splits: tuple[str, ...]
+    eval_splits: tuple[str, ...]
+    frame_shift_ms: float
+
+    def describe(self) -> str:
+        """In words, for titles and captions."""
+        parts = [self.view, f"{self.frames} frames"] if self.view else [self.label_set or "frame labels"]
+        parts += [f"{self.clusters} clusters"] if self.clusters else []
+        parts += [f"one frame every {self.frame_shift_ms:g} ms", f"scored on {'+'.join(self.eval_splits)}"]
+        return ", ".join(p for p in parts if p)
+
+    @property
+    def kind(self) -> str:
+        """`mask` or `shift`, the word that the view begins with; empty for mi_supervised."""
+        return re.split(r"\W", self.view, maxsplit=1)[0] if self.view else ""
+
+
+Model: TypeAlias = str
+"""One upstream with its weights: `upstream_sha256` of its records."""
+
+
+class Measured(NamedTuple):
+    """The records of one experiment and what they say class by class."""
+
+    records: Sequence[Record]
+    classes: Sequence[ClassRecord] = ()
+
+
+def scale_of(item: Summary | Record) -> Scale:
+    """The scale of an estimate."""
+    return Scale(
+        task=item.task,
+        protocol=item.protocol,
+        view=item.view,
+        frames=item.frames,
+        clusters=item.clusters,
+        label_set=item.label_set,
+        fit_splits=tuple(item.fit_splits),
+        eval_splits=tuple(item.eval_splits),
+        frame_shift_ms=item.frame_shift_ms,
+    )
+
+
+def model_of(item: Summary | Record) -> Model:
+    """The model of an estimate."""
+    return item.upstream_sha256
+
+
+def by_scale(summaries: Iterable[Summary]) -> dict[Scale, list[Summary]]:
+    """Summaries by what may share an axis; tasks in our order, headline frames first."""
+    found: dict[Scale, list[Summary]] = {}
+    for s in summaries:
+        found.setdefault(scale_of(s), []).append(s)
+    order = sorted(found, key=lambda k: (rank_in(k.task, TASKS), k.kind, rank_in(k.frames, FRAMES_ORDER)))
+    return {k: found[k] for k in order}
+
+
+def all_summaries(measured: Iterable[Measured]) -> list[Summary]:
+    """Mean and standard deviation over seeds of every record, experiments put together."""
+    return summarise([r for m in measured for r in m.records])
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts `layer 10` behind `layer 2`.
+
+    Example:
+        >>> sorted(["a10", "a2", "b1"], key=natural)
+        ['a2', 'a10', 'b1']
+    """
+    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", text) if p]
+
+
+def in_order(names: Mapping[Model, str]) -> dict[Model, str]:
+    """Names of models in the order in which figures and tables show them: `step 200` before `step 1600`."""
+    return dict(sorted(names.items(), key=lambda item: natural(item[1])))
+
+
+def headline_scales(scales: dict[Scale, list[Summary]]) -> list[Scale]:
+    """The scales without those that only vary a setting of others (mask pattern, shift, clusters).
+
+    Of a sweep, the setting with most models and layers stays; the rest is drawn as a sweep.
+    """
+    kept: list[Scale] = []
+    richest = sorted(scales, key=lambda k: (-len(_content(scales[k])), k.clusters != 50, -(k.clusters or 0)))
+    for scale in richest:
+        own = {model for model, _ in _content(scales[scale])}
+        alike = [k for k in kept if _without_setting(k) == _without_setting(scale)]
+        if not any(own <= {model for model, _ in _content(scales[k])} for k in alike):
+            kept.append(scale)
+    return [k for k in scales if k in kept]
+
+
+def _content(summaries: list[Summary]) -> set[tuple[Model, int | str]]:
+    return {(model_of(s), s.layer) for s in summaries}
+
+
+def _without_setting(scale: Scale) -> tuple[object, ...]:
+    return (scale.kind, scale._replace(view=None, clusters=None))

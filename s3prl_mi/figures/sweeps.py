@@ -1,0 +1,204 @@
+"""How the bits without labels move with a setting: mask pattern, shift, number of clusters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..report import PROBE_ORDER, Summary
+from ..report.summary import rank_in
+from ..report.wording import BOUND_TEX, seeds_text
+from .picture import Picture, bits_axis, chunks, dress, finish, label_ends, look, sheet
+from .scale import Model, Scale, model_of, scale_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_PICTURES = 3
+"""Of one kind of sweep; where several settings vary at once, those with most estimates are drawn."""
+
+CHOICES = ("last layer", "best layer")
+
+
+class Mask(NamedTuple):
+    """A mask pattern: so many of so many frames."""
+
+    masked: int
+    period: int
+
+    @property
+    def ratio(self) -> float:
+        """Share of frames masked."""
+        return self.masked / self.period
+
+
+def mask_of(view: str | None) -> Mask | None:
+    """The mask pattern that a record's view names.
+
+    Example:
+        >>> mask_of("mask(latent, 30 of 40 frames)"), mask_of("shift(60 ms)")
+        (Mask(masked=30, period=40), None)
+    """
+    found = re.search(r"(\d+) of (\d+) frames", view or "")
+    return Mask(int(found[1]), int(found[2])) if found else None
+
+
+def shift_of(view: str | None) -> float | None:
+    """The shift in ms that a record's view names.
+
+    Example:
+        >>> shift_of("shift(60 ms)"), shift_of(None)
+        (60.0, None)
+    """
+    found = re.search(r"shift\(([\d.]+) ms\)", view or "")
+    return float(found[1]) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of sweep: how its setting is read from an estimate, and the words for it."""
+
+    name: str
+    title: str
+    setting: Callable[[Summary], Any]
+    rest: Callable[[Summary], Any]
+    """All of the scale that the sweep holds fixed."""
+    words: str
+
+
+KINDS = (
+    Kind(
+        "mask", "Mask patterns", lambda s: mask_of(s.view),
+        lambda s: (re.sub(r"\d+ of \d+ frames", "", s.view or ""), scale_of(s)._replace(view=None)),
+        "the share of frames that is masked, or the length of the mask spans,",
+    ),
+    Kind(
+        "shift", "Shifts", lambda s: shift_of(s.view), lambda s: ("shift", scale_of(s)._replace(view=None)),
+        "the time between the two views",
+    ),
+    Kind(
+        "clusters", "Numbers of clusters", lambda s: s.clusters,
+        lambda s: (s.view, scale_of(s)._replace(clusters=None)), "the number of clusters",
+    ),
+)  # fmt: skip
+
+
+def sweeps(summaries: Sequence[Summary], names: Mapping[Model, str]) -> list[Picture]:
+    """A picture for each kind of sweep that the estimates hold (for each other setting, at most three)."""
+    pictures: list[Picture] = []
+    for kind in KINDS:
+        groups: dict[Any, list[Summary]] = {}
+        for s in summaries:
+            if s.task == "mi_views" and kind.setting(s) is not None and isinstance(s.layer, int):
+                groups.setdefault(kind.rest(s), []).append(s)
+        groups = {key: _swept(group, kind) for key, group in groups.items()}
+        richest = sorted((g for g in groups.values() if g), key=len, reverse=True)[:MOST_PICTURES]
+        pictures += [_draw(kind, group, names, n + 1) for n, group in enumerate(richest)]
+    return pictures
+
+
+def _swept(group: list[Summary], kind: Kind) -> list[Summary]:
+    """The models and probes that were measured with at least two settings, at the layers that all settings have."""
+    kept = []
+    for key in dict.fromkeys((model_of(s), s.probe) for s in group):
+        own = [s for s in group if (model_of(s), s.probe) == key]
+        settings = {kind.setting(s) for s in own}
+        if len(settings) > 1:
+            layers = set.intersection(*({s.layer for s in own if kind.setting(s) == v} for v in settings))
+            kept += [s for s in own if s.layer in layers]
+    return kept
+
+
+def _draw(kind: Kind, group: list[Summary], names: Mapping[Model, str], number: int) -> Picture:
+    probes = sorted({s.probe for s in group}, key=lambda p: rank_in(p, PROBE_ORDER))
+    models = [m for m in names if any(model_of(s) == m for s in group)]
+    numbers = {m: i for i, m in enumerate(names)}
+    choices = CHOICES if len({s.layer for s in group}) > 1 else CHOICES[:1]
+    x_of, ticks, x_label = _axis(sorted({kind.setting(s) for s in group}))
+    rows = [(part, probe) for part in chunks(models) for probe in probes]
+    with sheet(4.3 * len(choices) + 0.4, 2.9 * len(rows) + 0.4) as figure:
+        grid = figure.subplots(len(rows), len(choices), squeeze=False, sharey=True)
+        drawn: list[Summary] = []
+        ends: dict[int, list[tuple[float, float, str, str]]] = {}
+        for line, (part, probe) in zip(grid, rows, strict=True):
+            for axes, choice in zip(line, choices, strict=True):
+                for model in part:
+                    own = [s for s in group if model_of(s) == model and s.probe == probe]
+                    if own:
+                        line_of_model = _curve(axes, own, kind, choice, x_of, look(numbers[model]))
+                        drawn += line_of_model
+                        last = line_of_model[-1]
+                        name = f"{names[model]}, layer {last.layer}"
+                        end = (
+                            x_of(kind.setting(last)),
+                            last.mi_lower_bound_bits,
+                            name,
+                            look(numbers[model])["color"],
+                        )
+                        ends.setdefault(id(axes), []).append(end)
+                axes.set_xticks([x for x, _ in ticks], [t for _, t in ticks], fontsize=8)
+                y = f"{BOUND_TEX['mi_views']}, bits" if choice == choices[0] else ""
+                dress(axes, x_label if (part, probe) == rows[-1] else "", y, f"{probe} probe, {choice}")
+        bits_axis(grid.flat, drawn)
+        figure.draw_without_rendering()
+        for axes in grid.flat:
+            label_ends(axes, ends.get(id(axes), []))
+        fixed = _fixed(kind, scale_of(group[0]))
+        return finish(
+            figure,
+            f"sweep_{kind.name}_{number}",
+            f"{kind.title}: I(Za;Zb)",
+            f"How I(Za;Zb) moves with {kind.words} ({fixed}; {seeds_text(group)}). The bits of two settings are not "
+            "on one scale, so compare models at one setting: a choice of model is stable if the curves do not cross."
+            .replace("+-", "±"),
+            f"Curves of I(Za;Zb) over {kind.title.lower()} for {', '.join(names[m] for m in models)}.",
+        )  # fmt: skip
+
+
+def _fixed(kind: Kind, scale: Scale) -> str:
+    """What the sweep holds fixed, in words."""
+    if kind.name == "clusters":
+        return scale._replace(clusters=None).describe()
+    return scale._replace(view=f"{scale.kind} view").describe()
+
+
+def _curve(
+    axes: Axes,
+    own: list[Summary],
+    kind: Kind,
+    choice: str,
+    x_of: Callable[[Any], float],
+    style: dict[str, Any],
+) -> list[Summary]:
+    """Draw one model at one layer, the same for all settings; returns its points."""
+    layers = sorted({s.layer for s in own if isinstance(s.layer, int)})
+    totals = {n: sum(s.mi_lower_bound_bits for s in own if s.layer == n) for n in layers}
+    layer = layers[-1] if choice == CHOICES[0] else max(layers, key=lambda n: totals[n])
+    line = sorted((s for s in own if s.layer == layer), key=lambda s: x_of(kind.setting(s)))
+    axes.errorbar(
+        [x_of(kind.setting(s)) for s in line], [s.mi_lower_bound_bits for s in line],
+        yerr=[s.mi_lower_bound_bits_sd for s in line], linewidth=1.4, markersize=4.5, capsize=2, elinewidth=0.9,
+        **style,
+    )  # fmt: skip
+    return line
+
+
+def _axis(settings: Sequence[Any]) -> tuple[Callable[[Any], float], list[tuple[float, str]], str]:
+    """Where each setting stands, the ticks, and the label of the axis."""
+    if not isinstance(settings[0], Mask):
+        label = "number of clusters" if isinstance(settings[0], int) else "shift in ms"
+        if isinstance(settings[0], int):  # counts usually double
+            order = {v: float(i) for i, v in enumerate(settings)}
+            return lambda v: order[v], [(order[v], str(v)) for v in settings], label
+        return float, [(float(v), f"{v:g}") for v in settings], label
+    if len({m.period for m in settings}) == 1:
+        ticks = [(100 * m.ratio, f"{100 * m.ratio:g}\n{m.masked} of {m.period}") for m in settings]
+        return lambda m: float(100 * m.ratio), ticks, "masked, % (frames of each period)"
+    if len({m.ratio for m in settings}) == 1:
+        ticks = [(float(m.masked), f"{m.masked}\nof {m.period}") for m in settings]
+        return lambda m: float(m.masked), ticks, f"mask span in frames ({settings[0].ratio:.0%} masked)"
+    order = {m: float(i) for i, m in enumerate(sorted(settings, key=lambda m: (m.ratio, m.masked)))}
+    ticks = [(x, f"{m.masked} of {m.period}\n{m.ratio:.0%}") for m, x in order.items()]
+    return lambda m: order[m], ticks, "mask pattern in frames"
