@@ -255,21 +255,19 @@ def build_lighthubert(folder: Path, seed: int = 0, **fields: Any) -> Path:
 
 @contextlib.contextmanager
 def small_lighthubert(folder: Path) -> Iterator[Path]:
-    """A checkpoint of 2 layers, width 128, of which the subnet uses 64; opens only inside this context."""
+    """A checkpoint of 12 layers of width 128, of which the subnet uses 64; opens only inside this context."""
     from s3prl.upstream.lighthubert.lighthubert.lighthubert import LightHuBERTSupernetConfig as Supernet
 
     space = {"atten_dim": [64, 128], "embed_dim": [64, 128], "ffn_ratio": [1.0], "heads_num": [1, 2]}
-    subnet = {"atten_dim": [64] * 2, "embed_dim": 64, "ffn_embed": [64] * 2, "heads_num": [1] * 2}
+    subnet = {"atten_dim": [64] * 12, "embed_dim": 64, "ffn_embed": [64] * 12, "heads_num": [1] * 12}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Supernet, "search_space", {**space, "layer_num": [2]})
-        patch.setattr(Supernet, "subnet", {**subnet, "layer_num": 2, "slide_wsz": ["global"] * 2})
+        patch.setattr(Supernet, "search_space", {**space, "layer_num": [12]})
+        patch.setattr(Supernet, "subnet", {**subnet, "layer_num": 12, "slide_wsz": ["global"] * 12})
         yield build_lighthubert(
             folder,
-            encoder_layers=2,
             encoder_embed_dim=128,
             encoder_ffn_embed_dim=128,
             encoder_attention_heads=2,
-            layer_pred_num="0,1",
             conv_pos=16,
             conv_pos_groups=4,
         )
