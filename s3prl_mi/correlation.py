@@ -74,6 +74,7 @@ def correlate(
     x_name: str = "x",
     y_name: str = "y",
     expected: Literal["negative", "positive"] = "positive",
+    things: str = "models",
 ) -> Relation:
     """Spearman's rho, Kendall's tau-b and Pearson's r with their intervals.
 
@@ -83,6 +84,7 @@ def correlate(
         x_name: for the sentence.
         y_name: for the sentence.
         expected: the sign if more x goes with a better y (`negative` for error rates).
+        things: what the points are, in the plural, for the sentence.
 
     Raises:
         MIError: x and y are not of one length, or hold something that is not a finite number.
@@ -99,21 +101,22 @@ def correlate(
     n = len(a)
     ties = len({*_shared(a), *_shared(b)})
     if n < FEWEST:
-        what = "no model has" if n == 0 else f"only {n} model{'s have' if n > 1 else ' has'}"
+        only = f"only {n} {things} have" if n > 1 else f"only 1 {things[:-1]} has"
+        what = only if n else f"no {things[:-1]} has"
         text = f"{what} both {x_name} and {y_name}: nothing can be said about how they go together"
         return Relation(n, (), ties, f"{text[0].upper()}{text[1:]} ({FEWEST} are needed).")
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         same = x_name if np.ptp(a) == 0 else y_name
-        return Relation(n, (), ties, f"All {n} models have the same {same}: a correlation is not defined.")
+        return Relation(n, (), ties, f"All {n} {things} have the same {same}: a correlation is not defined.")
     coefficients = tuple(_coefficient(kind, a, b) for kind in KINDS)
-    return Relation(n, coefficients, ties, _sentence(coefficients[0], ties, x_name, y_name, expected))
+    return Relation(n, coefficients, ties, _sentence(coefficients[0], ties, x_name, y_name, expected, things))
 
 
 def _coefficient(kind: Kind, a: np.ndarray, b: np.ndarray) -> Correlation:
     from scipy import stats
 
     function = {"spearman": stats.spearmanr, "kendall": stats.kendalltau, "pearson": stats.pearsonr}[kind]
-    value = float(np.clip(function(a, b)[0], -1.0, 1.0))
+    value = round(float(function(a, b)[0]), 12)  # SciPy may give 0.9999999999999999 for a perfect order
     low, high = fisher_interval(kind, value, len(a)) or (None, None)
     return Correlation(kind, value, low, high, len(a))
 
@@ -126,7 +129,7 @@ def fisher_interval(kind: Kind, value: float, n: int) -> tuple[float, float] | N
         [0.156, 0.736]
     """
     degrees = n - 4 if kind == "kendall" else n - 3
-    if degrees < 1 or abs(value) > 1 - 1e-12:
+    if degrees < 1 or abs(value) == 1:
         return None
     factor = {"pearson": 1.0, "spearman": 1 + value**2 / 2, "kendall": 0.437}[kind]
     reach = _NORMAL_975 * math.sqrt(factor / degrees)
@@ -140,32 +143,33 @@ def _shared(values: np.ndarray) -> list[int]:
     return [int(i) for i in np.flatnonzero(counts[inverse] > 1)]
 
 
-def _sentence(spearman: Correlation, ties: int, x_name: str, y_name: str, expected: str) -> str:
+def _sentence(spearman: Correlation, ties: int, x_name: str, y_name: str, expected: str, things: str) -> str:
     n, value = spearman.n, spearman.value
     as_expected = value < 0 if expected == "negative" else value > 0
     direction = "lower" if value < 0 else "higher"
-    if abs(value) > 1 - 1e-12:
+    if abs(value) == 1:
         orders = math.factorial(n)
         found = (
-            f"Over these {n} models, those with more {x_name} have {direction} {y_name} without exception; a random "
+            f"Over these {n} {things}, those with more {x_name} have {direction} {y_name} without exception; a random "
             f"order does so in 1 of {orders:,} cases, and in one direction or the other in 2."
         )
     elif spearman.excludes_zero:
-        found = f"Over these {n} models, those with more {x_name} tend to have {direction} {y_name} (rho {value:+.2f})."
-    else:
+        found = f"Over these {n} {things}, those with more {x_name} tend to have {direction} {y_name}"
+        found += f" (rho {value:+.2f})."
+    elif spearman.low is not None:
         found = (
-            f"These {n} models do not show whether more {x_name} goes with lower or with higher {y_name}: the interval "
-            f"of rho ({spearman}) holds 0."
-            if spearman.low is not None
-            else f"{n} models are too few to tell how {x_name} and {y_name} go together (rho {value:+.2f})."
+            f"These {n} {things} do not show whether more {x_name} goes with lower or with higher {y_name}:"
         )
-    if (abs(value) > 1 - 1e-12 or spearman.excludes_zero) and not as_expected:
+        found += f" the interval of rho ({spearman}) holds 0."
+    else:
+        found = f"{n} {things} are too few to tell how {x_name} and {y_name} go together (rho {value:+.2f})."
+    if (abs(value) == 1 or spearman.excludes_zero) and not as_expected:
         found += f" That is against what was expected ({expected})."
     if ties:
         found += f" {ties} of them are tied."
     if n < 10:
-        found += " So few models leave much to chance: one more can change the order."
+        found += " So few leave much to chance: one more can change the order."
     return (
         found
-        + " It does not show that the one causes the other, nor that it holds for other models or speech."
+        + " It does not show that the one causes the other, nor that it holds for other {things} or other speech."
     )

@@ -1,0 +1,113 @@
+"""Choices of layers and checkpoints on curves whose answer is known."""
+
+import pytest
+
+from s3prl_mi.errors import MIError
+from s3prl_mi.selection import best_of, checkpoint_pick, last_layer, layer_agreements, layer_curves
+from tests.records import SUPERVISED, curve, make
+
+FREE = [0.2, 0.9, 1.4, 1.1, 0.5]
+LABELLED = [2.0, 3.0, 3.2, 3.6, 2.5]
+
+
+def both(**changes):
+    return curve(FREE, **changes) + curve(LABELLED, **SUPERVISED | changes)
+
+
+class TestLayers:
+    def test_mean_over_seeds(self):
+        records = [make(b, layer=0, seed=s) for s, b in enumerate((1.0, 1.5, 2.0))]
+        assert list(layer_curves(records).values()) == [{0: 1.5}]
+
+    def test_agreement(self):
+        (found,) = layer_agreements(both())
+        assert (found.free_layer, found.labelled_layer, found.same) == (2, 3, False)
+        assert found.lost_bits == pytest.approx(0.4)
+        assert found.last_lost_bits == pytest.approx(1.1)
+        # Ranks 1 3 5 4 2 and 1 3 4 5 2: squared differences sum to 2.
+        assert found.relation.of("spearman").value == pytest.approx(1 - 6 * 2 / (5 * 24))
+        assert "5 layers" in found.relation.sentence
+
+    def test_same_layer_loses_nothing(self):
+        (found,) = layer_agreements(curve(FREE) + curve(FREE, **SUPERVISED))
+        assert (found.same, found.lost_bits) == (True, 0.0)
+
+    def test_one_for_each_probe_and_setting(self):
+        records = both() + both(probe="mlp") + curve(FREE[::-1], clusters=100)
+        found = layer_agreements(records)
+        assert [(a.probe, a.setting.clusters, a.free_layer) for a in found] == [
+            ("logistic", 50, 2),
+            ("logistic", 100, 2),
+            ("mlp", 50, 2),
+        ]
+
+    def test_only_layers_of_both_and_of_one_rate(self):
+        records = curve(FREE) + curve(LABELLED[:3], **SUPERVISED)
+        assert layer_agreements(records)[0].relation.n == 3
+        assert layer_agreements(curve(FREE) + curve(LABELLED, **SUPERVISED, frame_shift_ms=40.0)) == []
+        assert layer_agreements(curve(FREE)) == []
+
+    def test_last_layer(self):
+        assert last_layer(curve(FREE)) == 4
+        codes = make(layer=5, layer_name="vq[0] codes", layers_in_upstream=6)
+        assert last_layer([*curve(FREE, layers_in_upstream=6), codes]) == 4
+        assert last_layer(curve(FREE, layers_in_upstream=9)) is None
+        assert last_layer([make(layer="weighted", layers_in_upstream=1)]) is None
+
+    def test_ties_go_to_the_lowest(self):
+        assert best_of({3: 1.0, 1: 1.0, 2: 0.5}) == 1
+
+
+STEPS = (0, 100, 200, 300, 400)
+
+
+def series(values=FREE, seeds=1, **changes):
+    return [
+        make(b, step=step, upstream_sha256=f"sha {step}", **{"seed": seed, **changes})
+        for step, b in zip(STEPS, values, strict=True)
+        for seed in range(seeds)
+    ]
+
+
+class TestCheckpoints:
+    def test_pick_and_what_it_loses(self):
+        found = checkpoint_pick(series() + series(LABELLED, **SUPERVISED))
+        assert (found.step, found.bits, found.layer) == (200, 1.4, 2)
+        assert found.curve == dict(zip(STEPS, FREE, strict=True))
+        assert found.labelled_step == 300
+        assert found.lost_bits == pytest.approx(0.4)
+        assert found.relation.of("spearman").value == pytest.approx(0.9)
+        assert found.stability == ()
+
+    def test_stability(self):
+        other = [0.2, 0.9, 1.1, 1.4, 0.5]
+        records = (
+            series(seed=0) + series([v + 0.01 for v in FREE], seed=1) + series(other, seed=2)
+            + series(clusters=100) + series(other, clusters=500) + series(clusters=200)
+            + series(view="mask(latent, 28 of 40 frames)")
+        )  # fmt: skip
+        by = {s.factor: s for s in checkpoint_pick(records).stability}
+        assert by["seed"].picks == {"0": 200, "1": 200, "2": 300}
+        assert by["seed"].share_same == pytest.approx(2 / 3)
+        assert by["clusters"].picks == {"50": 200, "100": 200, "500": 300, "200": 200}
+        assert by["clusters"].share_same == 0.75
+        assert by["clusters"].lowest_rank_correlation == pytest.approx(0.9)
+        assert (by["view"].share_same, by["view"].lowest_rank_correlation) == (1.0, 1.0)
+
+    def test_the_papers_setting_is_the_main_one(self):
+        records = series(FREE[::-1], clusters=500, view="mask(latent, 15 of 20 frames)") + series()
+        assert checkpoint_pick(records).setting.clusters == 50
+        assert checkpoint_pick(series(frames="all") + series(frames="masked")).setting.frames == "masked"
+
+    def test_other_layer_and_probe(self):
+        records = series(layer=2) + series(FREE[::-1], layer=0, probe="mlp")
+        assert checkpoint_pick(records, probe="mlp", layer=0).curve[0] == FREE[-1]
+        assert checkpoint_pick(records, layer=1) is None
+        assert checkpoint_pick(series()[:1]) is None
+        assert checkpoint_pick(series(**SUPERVISED)) is None
+
+    def test_mistakes(self):
+        with pytest.raises(MIError, match="tells the training step"):
+            checkpoint_pick([make(step=None)])
+        with pytest.raises(MIError, match="several series"):
+            checkpoint_pick([make(step=5, upstream_sha256="a"), make(step=5, upstream_sha256="b")])
