@@ -52,23 +52,32 @@ def install() -> None:
         sys.meta_path.insert(0, _TaskFinder())
 
 
+def packaged_configs() -> dict[str, Path]:
+    """The config files that this package brings, by name.
+
+    They lie inside the package where that was installed from a wheel, and at the top of the repository where the
+    package is used from there (also by `pip install -e`).
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package, package.parent):
+        found = {path.stem: path for path in sorted((folder / "downstream_configs").glob("*.yaml"))}
+        if found:
+            return found
+    return {}
+
+
 def default_config(task: str) -> Path:
     """The config file that a task uses without `-c`.
-
-    It lies inside the package where that was installed from a wheel, and at the top of the repository where
-    the package is used from there (also by `pip install -e`).
 
     Raises:
         MIError: the task is not one of ours, or the installation lacks the file.
     """
     if task not in TASKS:
         raise MIError(f"task {task!r}: only {' and '.join(TASKS)} have a default config; name one with -c.")
-    package = Path(__file__).resolve().parent
-    for folder in (package, package.parent):
-        path = folder / "downstream_configs" / f"{task}.yaml"
-        if path.is_file():
-            return path
-    raise MIError(f"{package}: downstream_configs/{task}.yaml is missing; install s3prl_mi again.")
+    if task not in packaged_configs():
+        package = Path(__file__).resolve().parent
+        raise MIError(f"{package}: downstream_configs/{task}.yaml is missing; install s3prl_mi again.")
+    return packaged_configs()[task]
 
 
 def _installed() -> bool:

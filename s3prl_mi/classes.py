@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CLASSES_FILE = "mi_classes.jsonl"
 
+
 @dataclass(frozen=True, slots=True)
 class ClassRecord:
     """The classes of one estimate. The first seven fields tell which record of `mi_results.jsonl` it belongs to."""
@@ -103,7 +104,9 @@ def read_classes(path: Path, wanted: Sequence[Record] | None = None) -> list[Cla
         try:
             record = ClassRecord(**json.loads(line))
         except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
-            raise MIError(f"{path}, line {number}: not a record of this version of s3prl_mi ({error}).") from None
+            raise MIError(
+                f"{path}, line {number}: not a record of this version of s3prl_mi ({error})."
+            ) from None
         found[record.identity()] = record
     if wanted is None:
         return list(found.values())

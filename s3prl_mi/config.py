@@ -189,7 +189,7 @@ def _describe(option: Any) -> str:
         return "one of " + ", ".join(typing.get_args(option))
     if origin is tuple:
         item = _describe(typing.get_args(option)[0])
-        return f"{item} or a list of {item.removeprefix('a ')}s".replace("of texts", "of text")
+        return f"{item} or a list of {item.removeprefix('a ')}s"
     names = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
     return names[option.__name__]
 
@@ -235,7 +235,12 @@ def _check(config: MIConfig, task: Task) -> None:
         *((n > 1, "clusters", n, "at least 2 clusters") for n in config.clusters),
         *((ms > 0, "views.shift_ms", ms, "a positive number of ms") for ms in views.shift_ms),
         *(
-            (mask_span(m) is not None, "views.mask", m, "masked/period in frames, such as 30/40, masked < period")
+            (
+                mask_span(m) is not None,
+                "views.mask",
+                m,
+                "masked/period in frames, such as 30/40, masked < period",
+            )
             for m in views.mask
         ),
         *((0 <= share <= 1, name, share, "a share from 0 to 1") for name, share in shares.items()),

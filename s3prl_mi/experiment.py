@@ -104,6 +104,9 @@ class Experiment:
             device=self.device,
             feature_selection=args.upstream_feature_selection,
         )
+        # a study may know the step of a checkpoint that does not tell it
+        asked = getattr(args, "checkpoint_step", None)
+        self.step = self.upstream.step if asked is None else asked
         self.layer_names = layer_names(self.upstream)
         self.plan = make_plan(
             self.task,
@@ -202,7 +205,8 @@ class Experiment:
         self._make_room([r for group in requests.values() for r in group])
         entries = {at: hidden_states(self.store, r, self.config.batch_size) for at, r in requests.items()}
         return [
-            Side(splits, {view: [entries[s.name, view] for s in splits] for view in views}) for splits in sides
+            Side(splits, {view: [entries[s.name, view] for s in splits] for view in views})
+            for splits in sides
         ]
 
     def _make_room(self, requests: Sequence[Request]) -> None:
@@ -222,8 +226,12 @@ class Experiment:
     def _refuse_mixed_layers(self, dims: Sequence[int]) -> None:
         rates = {1000 * self.upstream.geometry_of(n).stride / SAMPLE_RATE for n in range(len(dims))}
         if len(set(dims)) > 1 or len(rates) > 1:
-            what, found = ("dimension", sorted(set(dims))) if len(set(dims)) > 1 else ("frame shift", sorted(rates))
-            raise MIError(f"layers: weighted needs layers of one {what}, but {self.upstream.name} has {found}.")
+            what, found = (
+                ("dimension", sorted(set(dims))) if len(set(dims)) > 1 else ("frame shift", sorted(rates))
+            )
+            raise MIError(
+                f"layers: weighted needs layers of one {what}, but {self.upstream.name} has {found}."
+            )
 
     def _tidy(self, sides: Sequence[Side]) -> None:
         """With `store.keep: false`, remove the hidden states that this run extracted."""
@@ -243,7 +251,9 @@ class Experiment:
         self._warn_of_shared_speakers(fit_splits, eval_splits)
         wanted = self.plan.wanted
         missing = [w for w in wanted if w not in finished]
-        logger.info(self.plan.describe() + (f", {len(wanted) - len(missing)} of them done" if finished else ""))
+        logger.info(
+            self.plan.describe() + (f", {len(wanted) - len(missing)} of them done" if finished else "")
+        )
         if missing:
             self._say_what_is_held_out(fit_splits)
             task = TASKS[self.task](self.context)
@@ -298,7 +308,9 @@ class Experiment:
         They are always fitted for all seeds, so that an interrupted run ends with the same numbers.
         """
         for cell in self.plan.cells:
-            identities = {p: {self.plan.identity(cell, p, s) for s in self.plan.seeds} for p in self.plan.probes}
+            identities = {
+                p: {self.plan.identity(cell, p, s) for s in self.plan.seeds} for p in self.plan.probes
+            }
             kinds = [p for p in self.plan.probes if identities[p] & set(missing)]
             if not kinds:
                 continue
@@ -316,7 +328,9 @@ class Experiment:
             records = self._records(about, estimates)
             wanted = [i for i, r in enumerate(records) if r.identity() in set(missing)]
             # first the classes: an estimate in RESULTS_FILE is finished, and not computed again
-            classes = class_records(records, [e for group in estimates for e in group], task.class_names(fitted))
+            classes = class_records(
+                records, [e for group in estimates for e in group], task.class_names(fitted)
+            )
             append_classes(self.expdir / CLASSES_FILE, [classes[i] for i in wanted])
             append_records(self.expdir / RESULTS_FILE, [records[i] for i in wanted])
             bar.update(len(wanted))
@@ -334,7 +348,7 @@ class Experiment:
                 upstream=self.upstream.name,
                 checkpoint=self._checkpoint(),
                 upstream_sha256=self.upstream.fingerprint,
-                step=self.upstream.step,
+                step=self.step,
                 layer=layer,
                 layer_name=self.layer_names[layer]
                 if isinstance(layer, int)

@@ -17,7 +17,13 @@ FOLDER = "fitted"
 
 
 def _path(expdir: Path, cell: Cell, kind: str) -> Path:
-    parts = [f"layer_{cell.layer}", cell.view.slug, cell.frames, *([f"{cell.clusters}"] if cell.clusters else []), kind]
+    parts = [
+        f"layer_{cell.layer}",
+        cell.view.slug,
+        cell.frames,
+        *([f"{cell.clusters}"] if cell.clusters else []),
+        kind,
+    ]
     return expdir / FOLDER / f"{'-'.join(parts)}.pt"
 
 

@@ -49,7 +49,10 @@ class Plan:
     def wanted(self) -> list[Identity]:
         """Every estimate, in the order of computing."""
         return [
-            self.identity(cell, probe, seed) for cell in self.cells for probe in self.probes for seed in self.seeds
+            self.identity(cell, probe, seed)
+            for cell in self.cells
+            for probe in self.probes
+            for seed in self.seeds
         ]
 
     def identity(self, cell: Cell, probe: str, seed: int) -> Identity:
@@ -141,7 +144,9 @@ def _layers(config: MIConfig, upstream: str, n_layers: int, layer_option: int | 
     numbers = [n_layers - 1] if asked == "last" else [int(n) for n in asked]
     for number in numbers:
         if not -n_layers <= number < n_layers:
-            raise MIError(f"{key}: upstream {upstream} has no layer {number}; it has {n_layers}, 0 to {n_layers - 1}.")
+            raise MIError(
+                f"{key}: upstream {upstream} has no layer {number}; it has {n_layers}, 0 to {n_layers - 1}."
+            )
     return list(dict.fromkeys(n % n_layers for n in numbers))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import compat
-from ._hook import TASKS, default_config
+from ._hook import TASKS, default_config, packaged_configs
 from .errors import MIError, nearest
 
 
@@ -35,13 +35,15 @@ def resolve(
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """Read an experiment's YAML file.
+    """Read an experiment's YAML file; `paper_table2_mlm` stands for the file of that name that this package brings.
 
     Raises:
         MIError: no such file, not YAML, or not a mapping.
     """
     import yaml
 
+    if not Path(path).exists() and path in packaged_configs():
+        path = str(packaged_configs()[path])
     try:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

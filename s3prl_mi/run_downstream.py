@@ -36,7 +36,6 @@ from .resolving import (
     resolve,
 )
 from .study import default_splits, is_study, run_study
-from .upstream_module import FLAG, load_module, show_to_s3prl
 
 __all__ = [
     "PROG",
@@ -116,10 +115,10 @@ def _run(argv: list[str]) -> int:
         )
     args = build_parser().parse_args(argv)
     _hook.install()
-    if args.upstream_module is not None:
-        load_module(args.upstream_module)
-    config = read_config(args.config) if args.config else {}
-    if is_study(args, config):
+    _load_module(args)
+    ours = args.downstream is None or any(task in TASKS for task in args.downstream.split(","))
+    config = read_config(args.config) if args.config and ours else {}
+    if ours and is_study(args, config):
         return _run_study(args, config)
     task = args.downstream
     checkpoint = past_checkpoint(args)
@@ -134,6 +133,14 @@ def _run(argv: list[str]) -> int:
     else:
         _run_stock(args, task, argv, checkpoint)
     return 0
+
+
+def _load_module(args: argparse.Namespace) -> None:
+    """Make the upstreams of --upstream_module known."""
+    if getattr(args, "upstream_module", None) is not None:
+        from .upstream_module import load_module  # it needs numpy, which `-h` does not
+
+        load_module(args.upstream_module)
 
 
 def _task_of(past: dict[str, Any], checkpoint: Path, wanted: str | None) -> str:
@@ -160,8 +167,10 @@ def _run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint:
         argv += ["-e", str(checkpoint)]
     if args.config is None and checkpoint is None:
         argv += _stock_config(task)
-    argv = _without(argv, FLAG)
+    argv = _without(argv, "--upstream_module")
     from s3prl import hub, run_downstream
+
+    from .upstream_module import show_to_s3prl
 
     show_to_s3prl(hub)
     before = sys.argv
@@ -235,8 +244,11 @@ def _run_ours(
             f"-m evaluate: {args.expdir} has no states-*.ckpt, so no finished experiment to score. "
             "Run it with -m train first (the same command with -a finishes one that was interrupted)."
         )
-    if args.upstream_module is not None:  # that of a past experiment
-        load_module(args.upstream_module)
+    if args.upstream is None:
+        raise MIError(
+            "-u is missing: which upstream? `s3prl-mi upstreams` lists them; a quick one is -u fbank."
+        )
+    _load_module(args)  # that of a past experiment
     _prepare(args)
     _run_experiment(args, config)
 
@@ -253,10 +265,6 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _run_experiment(args: argparse.Namespace, config: dict[str, Any]) -> None:
-    if args.upstream is None:
-        raise MIError(
-            "-u is missing: which upstream? `s3prl-mi upstreams` lists them; a quick one is -u fbank."
-        )
     _save_command(args, config)
     _seed_everything(args.seed, args.disable_cudnn)
     importlib.import_module("s3prl_mi.experiment").run(args, config)

@@ -1,9 +1,9 @@
 """Several experiments in one command: upstreams, checkpoints and tasks, each in a folder of its own.
 
-A study is what its command line or its config asks for: `-u a,b`, `-u name=checkpoint,...`, `-d mi_views,mi_supervised`,
-a pattern or folder in `-k`, or a section `study` in the config. What experiments share (hidden states of the unmasked
-input for both tasks, of one mask for every cluster count) is extracted once, through the store. A finished study can
-be asked for again with `-a`: finished estimates are not repeated, new ones are added.
+A study is what its command line or its config asks for: `-u a,b`, `-u name=checkpoint,...`, a comma in `-d`, a pattern or
+folder in `-k`, or a section `study` in the config. What experiments share (hidden states of the unmasked input for both
+tasks, of one mask for every cluster count) is extracted once, through the store. A finished study can be asked for
+again with `-a`: finished estimates are not repeated, new ones are added.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class StudyConfig:
     tasks: tuple[str, ...] = TASKS
     """`mi_views`, `mi_supervised`, or both."""
     upstreams: tuple[str, ...] = ()
-    """Names as for `-u`, or `name=checkpoint`: a file, a folder, a pattern (`run/ckpt_*.pt`) or a Hugging Face id."""
+    """Names as for `-u`, or `name=checkpoint`: a file, a folder, a pattern (`run/ckpt_*.pt`) or a Hugging Face id;
+    `name=checkpoint#7` says that this is step 7 of a series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +110,25 @@ def expand(asked: Iterable[str], ckpt: str | None) -> list[System]:
         name, place = name.strip(), own.strip() if equals else ckpt
         if not name or (equals and not place):
             raise MIError(f"-u {item!r}: expected a name, or name=checkpoint.")
+        place, sharp, step = (place or "").rpartition("#") if _names_step(place) else (place, "", "")
         found = [System(name, place)] if place is None else _checkpoints(name, place)
+        if sharp:
+            found = [System(s.upstream, s.ckpt, int(step)) for s in found]
         systems += found
     twice = [s for i, s in enumerate(systems) if s in systems[:i]]
     if twice:
         raise MIError(f"-u names {twice[0].upstream} ({twice[0].ckpt or 'its own weights'}) twice.")
     return systems
+
+
+def _names_step(place: str | None) -> bool:
+    """Whether a checkpoint ends in `#` and a number, and is not a file of that very name."""
+    return (
+        place is not None
+        and "#" in place
+        and place.rpartition("#")[2].isdecimal()
+        and not Path(place).exists()
+    )
 
 
 def _checkpoints(name: str, place: str) -> list[System]:
@@ -155,10 +169,13 @@ def runs_of(args: argparse.Namespace, config: Mapping[str, Any]) -> list[Run]:
     systems = expand(asked, args.upstream_ckpt)
     slugs = [s.slug for s in systems]
     names = [
-        slug if slugs.count(slug) == 1 else f"{slug}-{slugs[: i + 1].count(slug)}" for i, slug in enumerate(slugs)
+        slug if slugs.count(slug) == 1 else f"{slug}-{slugs[: i + 1].count(slug)}"
+        for i, slug in enumerate(slugs)
     ]
     root = Path(args.expdir)
-    return [Run(t, s, root / t / n) for s, n in zip(systems, names, strict=True) for t in dict.fromkeys(tasks)]
+    return [
+        Run(t, s, root / t / n) for s, n in zip(systems, names, strict=True) for t in dict.fromkeys(tasks)
+    ]
 
 
 def default_splits(args: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -169,7 +186,9 @@ def default_splits(args: argparse.Namespace, config: dict[str, Any]) -> None:
     if args.upstream_ckpt is not None and args.upstream is not None and _is_series(args):
         data = config.setdefault("downstream_expert", {}).setdefault("datarc", {})
         data["fit_splits"], data["eval_splits"] = [HALVES[0]], [HALVES[1]]
-        logger.info("a series of checkpoints: fitted on %s, scored on %s (datarc.fit_splits, .eval_splits).", *HALVES)
+        logger.info(
+            "a series of checkpoints: fitted on %s, scored on %s (datarc.fit_splits, .eval_splits).", *HALVES
+        )
 
 
 def run_study(
@@ -227,7 +246,11 @@ def _announce(runs: Sequence[Run]) -> str:
 def _args_of(run: Run, args: argparse.Namespace) -> argparse.Namespace:
     one = argparse.Namespace(**vars(args))
     one.downstream, one.expdir, one.expname = run.task, str(run.expdir), None
-    one.upstream, one.upstream_ckpt = run.system.upstream, run.system.ckpt
+    one.upstream, one.upstream_ckpt, one.checkpoint_step = (
+        run.system.upstream,
+        run.system.ckpt,
+        run.system.step,
+    )
     return one
 
 

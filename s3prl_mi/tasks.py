@@ -277,7 +277,8 @@ class ViewsTask(MITask):
         """Refuse a layer that is read before the mask: its two views are one, and its bound is only H(c)."""
         rows = self._pairs(side, cell._replace(frames="masked")).rows_a[:2000]
         a, b = (
-            side.frames(cell.layer, weights, view).select(rows).read(0, len(rows)) for view in (cell.view, PLAIN)
+            side.frames(cell.layer, weights, view).select(rows).read(0, len(rows))
+            for view in (cell.view, PLAIN)
         )
         if np.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.std())):
             raise MIError(

@@ -63,9 +63,9 @@ def test_unknown_key_is_named_with_the_nearest(section, name, nearest):
         ("views__shift_ms", "60ms", "a number"),
         ("store__keep", "yes", "true or false"),
         ("store__dtype", "float64", "one of auto, float16, float32"),
-        ("datarc__fit_splits", 3, "a list of str"),
+        ("datarc__fit_splits", 3, "text or a list of texts"),
         ("datarc__alignments__silence", "remove", "one of class, drop"),
-        ("layers", [0, "last"], "text or a list of int"),
+        ("layers", [0, "last"], "text or a whole number or a list of whole numbers"),
         ("views", "mask", "expected a mapping"),
     ],
 )
@@ -179,16 +179,16 @@ def test_override_beats_yaml_and_seed_counts_on_from_the_command_line(run, tmp_p
     ("fit", "scored"),
     [("dev@1/2", "dev@1/2"), ("dev@1/2", "dev"), ("dev", "dev@2/2"), ("dev@1/2", "dev@2/3"), ("dev", "dev")],
 )
-def test_splits_that_share_speech_are_refused(fit, scored):
+def test_splits_that_share_speech_are_refused(section, fit, scored):
     content = section(datarc__fit_splits=[fit], datarc__eval_splits=[scored])
     assert "is fitted on too" in message(content, "mi_views")
 
 
-def test_halves_of_one_split_share_no_speech():
+def test_halves_of_one_split_share_no_speech(section):
     content = section(datarc__fit_splits=["dev@1/2"], datarc__eval_splits=["dev@2/2"])
     assert load(content, "mi_views").datarc.fit_splits == ("dev@1/2",)
 
 
 @pytest.mark.parametrize("name", ["dev@", "dev@1", "dev@0/2", "dev@3/2", "dev@a/b", "dev@1/2/3"])
-def test_parts_that_are_none(name):
+def test_parts_that_are_none(section, name):
     assert "after @ expected part/parts" in message(section(datarc__eval_splits=[name]), "mi_views")

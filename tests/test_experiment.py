@@ -465,7 +465,9 @@ def test_a_sweep_gives_what_its_parts_give(run, finished, monkeypatch):
     monkeypatch.setattr(extraction, "_extract", counted)
     books: list[int] = []
     fit = tasks.fit_codebooks_of_view
-    monkeypatch.setattr(tasks, "fit_codebooks_of_view", lambda b, n, *rest: books.append(n) or fit(b, n, *rest))
+    monkeypatch.setattr(
+        tasks, "fit_codebooks_of_view", lambda b, n, *rest: books.append(n) or fit(b, n, *rest)
+    )
     assert run("mi_views", "hubert-base", views__mask=["6/10", "3/10"], clusters=[6, 3], layers=[1]) == 0
     mine, theirs = run.numbers(), finished.numbers("mi_views")
     assert len(mine) == 2 * 2 * 2
@@ -474,7 +476,10 @@ def test_a_sweep_gives_what_its_parts_give(run, finished, monkeypatch):
     for seed in (1337, 1338):
         key = (1, "logistic", *MASKED, seed)
         assert mine[key] == pytest.approx(theirs[key], abs=2e-3)
-    assert run("mi_views", "hubert-base", "-a", views__mask=["6/10", "3/10"], clusters=[6, 3, 4], layers=[1]) == 0
+    assert (
+        run("mi_views", "hubert-base", "-a", views__mask=["6/10", "3/10"], clusters=[6, 3, 4], layers=[1])
+        == 0
+    )
     assert len(run.numbers()) == 2 * 2 * 3
     assert {k: v for k, v in run.numbers().items() if k in mine} == mine
 

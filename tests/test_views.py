@@ -73,7 +73,11 @@ def test_a_list_is_a_sweep_without_repeats():
 
 def test_slugs_tell_views_apart():
     views = [PLAIN, View("shift", shift_ms=60.0), View("shift", shift_ms=6.5), View("mask", "latent", 40, 10)]
-    views += [View("mask", "waveform", 40, 10), View("mask", "latent", 40, 30), View("mask", "latent", 80, 50)]
+    views += [
+        View("mask", "waveform", 40, 10),
+        View("mask", "latent", 40, 30),
+        View("mask", "latent", 80, 50),
+    ]
     assert len({v.slug for v in views}) == len(views)
     assert all("/" not in v.slug and " " not in v.slug for v in views)
 

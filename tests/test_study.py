@@ -1,0 +1,188 @@
+"""Studies: what a command line stands for, and several experiments in one command."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import Runner
+
+from s3prl_mi._hook import packaged_configs
+from s3prl_mi.config import load
+from s3prl_mi.errors import MIError
+from s3prl_mi.results import RESULTS_FILE, read_records
+from s3prl_mi.run_downstream import main
+from s3prl_mi.study import HALVES, StudyConfig, System, expand, is_study, minutes, runs_of
+
+PAPER = sorted(name for name in packaged_configs() if name.startswith("paper_"))
+
+
+def arguments(upstream=None, ckpt=None, task=None, expdir="x"):
+    return argparse.Namespace(upstream=upstream, upstream_ckpt=ckpt, downstream=task, expdir=expdir)
+
+
+@pytest.fixture
+def checkpoints(tmp_path) -> Path:
+    """Files without content that matters; steps 15, 240 and 1000, which do not sort as text."""
+    for step in ("15", "240", "1000"):
+        torch.save({}, tmp_path / f"apc-{step}.ckpt")
+    (tmp_path / "notes.txt").write_text("no checkpoint")
+    return tmp_path
+
+
+@pytest.mark.parametrize("place", ["apc-*.ckpt", "*", ""])
+def test_a_pattern_or_folder_is_a_series_by_step(checkpoints, place):
+    found = expand(["apc_local"], str(checkpoints / place))
+    assert [s.step for s in found] == [15, 240, 1000]
+    assert [s.slug for s in found] == ["apc_local-apc-15", "apc_local-apc-240", "apc_local-apc-1000"]
+
+
+def test_items_with_and_without_checkpoints(checkpoints):
+    one = str(checkpoints / "apc-15.ckpt")
+    found = expand(["fbank", f"apc_local={one}", "hf=owner/model#3"], None)
+    assert found == [System("fbank"), System("apc_local", one), System("hf", "owner/model", 3)]
+    assert [s.slug for s in found] == ["fbank", "apc_local-apc-15", "hf-owner-model"]
+
+
+@pytest.mark.parametrize(
+    ("items", "ckpt", "says"),
+    [
+        (["apc_local"], "none-*.ckpt", "no checkpoint there"),
+        (["fbank", "fbank"], None, "names fbank .* twice"),
+        (["=x.pt"], None, "expected a name"),
+        (["apc_local="], None, "expected a name, or name=checkpoint"),
+    ],
+)
+def test_what_stands_for_nothing(items, ckpt, says):
+    with pytest.raises(MIError, match=says):
+        expand(items, ckpt)
+
+
+def test_what_is_a_study(checkpoints):
+    assert is_study(arguments("a,b", task="mi_views"), {})
+    assert is_study(arguments("a", task="mi_views,mi_supervised"), {})
+    assert is_study(arguments("a=x.pt", task="mi_views"), {})
+    assert is_study(arguments(), {"study": {"upstreams": ["fbank"]}})
+    assert is_study(arguments("apc_local", str(checkpoints)), {})
+    assert is_study(arguments("apc_local", str(checkpoints / "*.ckpt")), {})
+    assert not is_study(arguments("apc_local", str(checkpoints / "apc-15.ckpt"), "mi_views"), {})
+    assert not is_study(arguments("hf_hubert_custom", "owner/name", "mi_views"), {})
+    (checkpoints / "config.json").write_text("{}")
+    assert not is_study(arguments("hf", str(checkpoints), "mi_views"), {})
+
+
+def test_the_command_line_wins_over_the_config(tmp_path):
+    config = {"study": {"tasks": ["mi_views"], "upstreams": ["hubert", "wavlm"]}}
+    root = tmp_path / "s"
+    found = runs_of(arguments(expdir=str(root)), config)
+    assert [r.expdir.relative_to(root).as_posix() for r in found] == ["mi_views/hubert", "mi_views/wavlm"]
+    found = runs_of(arguments("fbank", task="mi_supervised,mi_views", expdir=str(root)), config)
+    assert [(r.task, r.system.upstream) for r in found] == [("mi_supervised", "fbank"), ("mi_views", "fbank")]
+    with pytest.raises(MIError, match="only mi_supervised and mi_views run in a study"):
+        runs_of(arguments("fbank", task="mi_views,ctc"), {})
+    with pytest.raises(MIError, match="-u is missing"):
+        runs_of(arguments(task="mi_views,mi_supervised"), {})
+    with pytest.raises(MIError, match=r"study.upstream.*Did you mean"):
+        runs_of(arguments(), {"study": {"upstream": ["a"]}})
+
+
+def test_two_systems_of_one_name_have_two_folders(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        torch.save({}, tmp_path / folder / "last.ckpt")
+    found = runs_of(arguments(f"apc_local={tmp_path}/*/last.ckpt", task="mi_views"), {})
+    assert len({r.expdir for r in found}) == 2
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_configs_of_the_paper_are_whole(name, tmp_path):
+    config = yaml.safe_load(packaged_configs()[name].read_text())
+    study = StudyConfig(**{k: tuple(v) for k, v in config["study"].items()})
+    assert expand(study.upstreams, None)
+    data = config["downstream_expert"]["datarc"]
+    data["libri_root"] = str(tmp_path)
+    for task in study.tasks:
+        if task == "mi_supervised":
+            data["alignments"]["path"] = str(tmp_path)
+        load(config["downstream_expert"], task)
+
+
+def test_the_paper_has_six_configs():
+    assert [n.removeprefix("paper_") for n in PAPER] == [
+        "fig_checkpoints", "fig_clusters", "fig_layers", "fig_masking", "table2_mlm", "table4_apc",
+    ]  # fmt: skip
+
+
+# --- end to end ------------------------------------------------------------------------------------------
+
+
+def command(run: Runner, *words: str, task: str = "mi_views,mi_supervised", **settings) -> list[str]:
+    """A study of tiny models: the words of `run.command` with other tasks and upstreams."""
+    base = run.command(task, "fbank", seeds=1, layers="last", **settings)
+    at = base.index("-u")
+    return [*base[:at], *base[at + 2 :], *words]
+
+
+def bounds(folder: Path) -> dict:
+    return {r.identity(): r.mi_lower_bound_bits for r in read_records(folder / RESULTS_FILE)}
+
+
+def test_several_upstreams_and_tasks_in_one_command(run, checkpoint, capsys):
+    name, file = checkpoint("hubert-base")
+    assert main(command(run, "-u", f"fbank,{name}={file}")) == 0
+    study = run.folder / "experiment"
+    folders = sorted(p.parent.relative_to(study).as_posix() for p in study.rglob(RESULTS_FILE))
+    assert folders == [
+        f"{t}/{s}" for t in ("mi_supervised", "mi_views") for s in ("fbank", f"{name}-{file.stem}")
+    ]
+    assert run("mi_views", "hubert-base", name="alone", seeds=1, layers="last") == 0
+    alone = bounds(run.folder / "alone")
+    together = bounds(study / "mi_views" / f"{name}-{file.stem}")
+    assert together == pytest.approx(alone, abs=1e-9)
+    assert "2 systems x mi_views and mi_supervised = 4 experiments" in capsys.readouterr().err
+
+
+def test_a_finished_study_repeats_nothing_and_takes_more(run, monkeypatch):
+    assert main(command(run, "-u", "fbank", task="mi_views,mi_supervised")) == 0
+    result = run.folder / "experiment" / "mi_views" / "fbank" / RESULTS_FILE
+    before = result.read_bytes()
+    assert main(command(run, "-u", "fbank,mel", "-a")) == 0
+    assert result.read_bytes() == before
+    assert (run.folder / "experiment" / "mi_views" / "mel" / RESULTS_FILE).exists()
+
+
+def test_one_that_fails_does_not_stop_the_others(run, tmp_path, capsys):
+    broken = tmp_path / "broken.ckpt"
+    broken.write_bytes(b"no checkpoint")
+    assert main(command(run, "-u", f"apc_local={broken},fbank", task="mi_views")) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert "broken.ckpt" in err.splitlines()[-1]
+    assert (run.folder / "experiment" / "mi_views" / "fbank" / RESULTS_FILE).exists()
+
+
+def test_a_series_is_measured_on_halves_of_the_validation_set(run, checkpoint, monkeypatch, tmp_path):
+    """Without splits of its own; here they are then overridden by what the corpus has."""
+    name, file = checkpoint("hubert-base")
+    content = torch.load(file, weights_only=True)
+    for step in (10, 9):
+        torch.save(content, tmp_path / f"tiny-{step}.pt")
+    seen: list[tuple] = []
+    from s3prl_mi import experiment
+
+    monkeypatch.setattr(
+        experiment,
+        "run",
+        lambda args, config: seen.append((args.checkpoint_step, config["downstream_expert"]["datarc"])),
+    )
+    out = ["-p", str(run.folder / "series"), "--device", "cpu"]
+    main(["-m", "train", "-d", "mi_views", "-u", name, "-k", str(tmp_path / "tiny-*.pt"), *out])
+    assert [step for step, _ in seen] == [9, 10]
+    assert all((d["fit_splits"], d["eval_splits"]) == ([HALVES[0]], [HALVES[1]]) for _, d in seen)
+
+
+def test_minutes():
+    assert [minutes(s) for s in (0, 59, 61, 5399, 7200)] == ["0 s", "59 s", "1 min", "90 min", "2.0 h"]
