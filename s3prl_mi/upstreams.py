@@ -1,16 +1,9 @@
-"""Load an s3prl upstream by name: fast, quietly, and with one clear message when it cannot be.
-
-`s3prl.hub` imports all 35 upstream folders (10 s). Here the folder that defines a name is found by reading
-the source of `s3prl/hub.py` and of the hubconfs, and only that hubconf is imported.
-"""
+"""Load an upstream by name: fast, quietly, and with one clear message when it cannot be."""
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import functools
 import hashlib
-import importlib
 import importlib.metadata
 import io
 import json
@@ -23,29 +16,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import compat
-from .errors import MIError, nearest
-from .families import (
-    Family,
-    Geometry,
-    family_named,
-    family_of,
-    geometry_of,
-    geometry_of_entry,
-    load_plugins,
-    upstream_folder,
-)
+from . import compat, upstream_module
+from .checkpoints import describe_checkpoint, one_line, sha256_of, training_step
+from .errors import MIError
+from .families import Family, Geometry, family_of, geometry_of, geometry_of_entry
+from .own_upstreams.files import advice
+from .s3prl_names import stock_names
+from .upstream_names import FILE_SUFFIXES, family_of_name, find_entry, upstream_names
 
-FILE_SUFFIXES = ("_local", "_custom", "_url", "_gdriveid")
-"""Endings of the names that take a checkpoint from the user."""
+__all__ = [
+    "FILE_SUFFIXES",
+    "Upstream",
+    "describe_checkpoint",
+    "family_of_name",
+    "load_upstream",
+    "sha256_of",
+    "training_step",
+    "upstream_names",
+]
 
-_INSTEAD = {
-    "vq_apc_local": "apc_local",
-    "vq_wav2vec_local": "vq_wav2vec_custom",
-    "fbank_local": "baseline_local",
-}
-# s3prl repeats the frames of its lower rates; undoing that needs frames of several rates side by side.
-_REFUSED = {"multires_hubert": "s3prl repeats the frames of its lower frame rates, which are not new samples"}
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,90 +76,10 @@ class Upstream:
         return geometry_of_entry(self.expert, self.family, self.geometry, layer)
 
 
-# --- names -----------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _stock_names() -> dict[str, tuple[str, str]]:
-    """Each name of s3prl.hub -> (module, attribute), read from the sources; later imports win."""
-    names: dict[str, tuple[str, str]] = {}
-    package = compat.s3prl_folder()
-    for node in ast.parse((package / "hub.py").read_text(encoding="utf-8")).body:
-        if not isinstance(node, ast.ImportFrom) or node.module is None:
-            continue
-        if node.names[0].name == "*":
-            names.update(_defined_names(package, node.module))
-        else:
-            names.update({a.asname or a.name: (node.module, a.name) for a in node.names})
-    return names
-
-
-def _defined_names(package: Path, module: str) -> dict[str, tuple[str, str]]:
-    """Public functions that a hubconf defines, or imports from another hubconf."""
-    names = {}
-    source = package.joinpath(*module.split(".")[1:]).with_suffix(".py")
-    for node in ast.parse(source.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef):
-            names[node.name] = (module, node.name)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").endswith("hubconf"):
-            names.update({a.asname or a.name: (module, a.asname or a.name) for a in node.names})
-    return {name: place for name, place in names.items() if not name.startswith("_")}
-
-
-def upstream_names() -> list[str]:
-    """Every name that `-u` takes, sorted: s3prl's own, and those set on `s3prl.hub` by the user."""
-    load_plugins()
-    names = set(_stock_names())
-    hub = sys.modules.get("s3prl.hub")
-    if hub is not None:
-        # Beside upstreams the namespace holds what hubconfs import (Path, FileLock, ...): functions only.
-        names |= {
-            n for n, v in vars(hub).items() if callable(v) and not isinstance(v, type) and _is_entry(n, v)
-        }
-    return sorted(names)
-
-
-def family_of_name(name: str) -> Family:
-    """The family of the upstream `-u name`, without loading it."""
-    module = _stock_names().get(name, ("", ""))[0]
-    return family_named(name, upstream_folder(module))
-
-
-def _is_entry(name: str, value: Any) -> bool:
-    """Whether an attribute of s3prl.hub is an upstream and not a helper that a hubconf imported."""
-    module = getattr(value, "__module__", "") or ""
-    helper = module.startswith("s3prl.") and not module.endswith("hubconf")
-    return not name.startswith("_") and name != "options" and not helper
-
-
-def _find(name: str) -> Callable[..., Any]:
-    """The function behind a name.
-
-    Raises:
-        MIError: no such upstream, or its folder cannot be imported.
-    """
-    load_plugins()
-    hub = sys.modules.get("s3prl.hub")
-    if hub is not None and callable(getattr(hub, name, None)) and not name.startswith("_"):
-        return getattr(hub, name)
-    place = _stock_names().get(name)
-    if place is None:
-        instead = f" Use {_INSTEAD[name]!r}." if name in _INSTEAD else nearest(name, upstream_names())
-        raise MIError(f"unknown upstream -u {name!r}.{instead} `s3prl-mi upstreams` lists all names.")
-    try:
-        with _quiet():
-            return getattr(importlib.import_module(place[0]), place[1])
-    except ImportError as error:
-        raise _missing_package(name, error) from error
-
-
 def _missing_package(name: str, error: ImportError) -> MIError:
     package = (getattr(error, "name", None) or "").split(".")[0]
     way_out = f"Install it: pip install {package}" if package else "`s3prl-mi doctor` shows what is wrong"
     return MIError(f"upstream {name!r} needs a package that is not there ({error}). {way_out}.")
-
-
-# --- loading ---------------------------------------------------------------------------------------
 
 
 def load_upstream(
@@ -183,8 +93,8 @@ def load_upstream(
     """Load an upstream as s3prl's runner does: `Upstream(ckpt=..., model_config=..., refresh=...)`.
 
     Args:
-        name: s3prl's name (`-u`).
-        ckpt: checkpoint for names ending in `_local`, `_custom`, `_url` (`-k`): file, folder or URL.
+        name: a name of s3prl's, of `own_upstreams`, or of the user's (`-u`).
+        ckpt: checkpoint for names that take one, such as those ending in `_local` (`-k`): file, folder or URL.
         model_config: config file where the upstream takes one (`-g`).
         refresh: download again even if the file is in the cache.
         device: torch device.
@@ -197,6 +107,7 @@ def load_upstream(
         MIError: unknown name, missing or foreign checkpoint, failed download, missing package.
     """
     compat.apply()
+    own = None if name in stock_names() else upstream_module.find_own(name)
     entry = _find(name)
     _check_arguments(name, entry, ckpt, model_config)
     downloads: list[tuple[str, Path]] = []
@@ -206,9 +117,13 @@ def load_upstream(
     except MIError:
         raise
     except Exception as error:
+        if own is not None and not own.installed:
+            raise  # the user's own code: the traceback says more than we could
         raise _explain(name, ckpt, downloads, error) from error
+    for note in getattr(expert, "notes", ()):
+        logger.info("-u %s: %s", name, note)
     expert = expert.to(device).eval().requires_grad_(False)
-    family = family_of(expert, name)
+    family = _family_of(expert, name)
     checkpoint = Path(ckpt) if ckpt and Path(ckpt).exists() else (downloads[-1][1] if downloads else None)
     digest = None if checkpoint is None else sha256_of(checkpoint)
     return Upstream(
@@ -218,19 +133,35 @@ def load_upstream(
         geometry=geometry_of(expert, family),
         device=str(device),
         feature_selection=feature_selection,
-        fingerprint=_fingerprint(expert, name, feature_selection, digest),
+        fingerprint=_fingerprint(expert, name, feature_selection, digest, own.sha256 if own else None),
         checkpoint_name=_checkpoint_name(ckpt, checkpoint, downloads),
         checkpoint_sha256=digest,
+        # The name of a published file tells hours of speech or the like, not a step.
+        step=None if checkpoint is None else training_step(checkpoint, by_name=not downloads),
     )
+
+
+def _find(name: str) -> Callable[..., Any]:
+    """The function behind a name; a package that its folder needs and lacks is a mistake that can be mended."""
+    try:
+        with _quiet():
+            return find_entry(name)
+    except ImportError as error:
+        raise _missing_package(name, error) from error
+
+
+def _family_of(expert: Any, name: str) -> Family:
+    """Family of a loaded upstream; ours tell it themselves where it depends on the checkpoint (`-u hf`)."""
+    family = getattr(expert, "family", None)
+    return family if isinstance(family, Family) else family_of(expert, name)
 
 
 def _checkpoint_name(
     ckpt: str | None, checkpoint: Path | None, downloads: list[tuple[str, Path]]
 ) -> str | None:
     if downloads and not (ckpt and Path(ckpt).exists()):
-        return downloads[-1][0].rsplit("/", 1)[
-            -1
-        ]  # the name in the URL; the cached file's starts with a hash
+        # The name in the URL: that of the cached file starts with a hash.
+        return downloads[-1][0].rsplit("/", 1)[-1]
     return checkpoint.name if checkpoint is not None else ckpt
 
 
@@ -238,10 +169,7 @@ def _check_arguments(
     name: str, entry: Callable[..., Any], ckpt: str | None, model_config: str | None
 ) -> None:
     """Refuse what would fail later with an obscure message, or be ignored silently."""
-    folder = getattr(entry, "__module__", "").split(".")[-2:-1]
-    if folder and folder[0] in _REFUSED:
-        raise MIError(f"upstream {name!r} is not supported: {_REFUSED[folder[0]]}.")
-    stock = name in _stock_names() and getattr(entry, "__module__", "").startswith("s3prl.")
+    stock = name in stock_names() and getattr(entry, "__module__", "").startswith("s3prl.")
     takes_file = name.endswith(FILE_SUFFIXES)
     if not stock or name == "customized_upstream":
         return
@@ -254,7 +182,7 @@ def _check_arguments(
     if not takes_file and ckpt is not None:
         raise MIError(
             f"upstream {name!r} has its own weights and would ignore -k {ckpt!r}. To open that file use a "
-            f"name ending in _local or _custom.{_file_advice(ckpt)}"
+            f"name ending in _local or _custom.{advice(Path(ckpt))}"
         )
     if ckpt is not None and takes_file:
         _check_file(name, ckpt)
@@ -275,16 +203,14 @@ def _check_file(name: str, ckpt: str) -> None:
         _check_hugging_face_folder(name, path)
     elif path.is_dir():
         raise MIError(
-            f"upstream {name!r}: -k {ckpt!r} is a folder, but a file is needed.{_file_advice(ckpt)}"
+            f"upstream {name!r}: -k {ckpt!r} is a folder, but a file is needed.{advice(Path(ckpt))}"
         )
 
 
 def _check_hugging_face_folder(name: str, path: Path) -> None:
     """s3prl builds the class of the upstream's name whatever the folder holds: compare before it does."""
     if not path.is_dir():
-        raise MIError(
-            f"upstream {name!r}: -k {str(path)!r} is a file, but a folder is needed.{_file_advice(path)}"
-        )
+        raise MIError(f"upstream {name!r}: -k {str(path)!r} is a file, but a folder is needed.{advice(path)}")
     for needed in ("config.json", "preprocessor_config.json"):
         if not (path / needed).is_file():
             raise MIError(f"upstream {name!r}: folder {str(path)!r} has no {needed}; save it there again.")
@@ -293,16 +219,8 @@ def _check_hugging_face_folder(name: str, path: Path) -> None:
     if found != wanted:
         raise MIError(
             f"upstream {name!r}: folder {str(path)!r} holds a model of type {found!r}, not {wanted!r}; s3prl "
-            f"would load it as {wanted} with wrong states.{_file_advice(path)}"
+            f"would load it as {wanted} with wrong states.{advice(path)}"
         )
-
-
-def _file_advice(ckpt: str | Path) -> str:
-    """What a checkpoint looks like, as a sentence with a leading space; empty if nothing can be said."""
-    if not Path(ckpt).exists():
-        return ""
-    looks, upstream = describe_checkpoint(Path(ckpt))
-    return f" The checkpoint looks like {looks}." + (f" Try -u {upstream}." if upstream else "")
 
 
 @contextlib.contextmanager
@@ -343,7 +261,7 @@ def _recorded_downloads(downloads: list[tuple[str, Path]]) -> Iterator[None]:
 
 def _explain(name: str, ckpt: str | None, downloads: list[tuple[str, Path]], error: Exception) -> Exception:
     """The message for a failed load; an error nobody foresaw is handed back as it is."""
-    cause = _one_line(error)
+    cause = one_line(error)
     if downloads and not downloads[-1][1].is_file():
         url, path = downloads[-1]
         return MIError(
@@ -363,131 +281,26 @@ def _explain(name: str, ckpt: str | None, downloads: list[tuple[str, Path]], err
         return MIError(
             f"upstream {name!r}: {ckpt!r} is no local folder and could not be downloaded ({cause})."
         )
-    return MIError(f"upstream {name!r} cannot read the checkpoint {ckpt!r} ({cause}).{_file_advice(ckpt)}")
-
-
-def _one_line(error: BaseException, limit: int = 160) -> str:
-    text = re.sub(r"\s+", " ", str(error)).strip()
-    if "Weights only load failed" in text:  # a page of advice on pickles; only the reason matters
-        reason = re.search(r"Unsupported (global|operand|class)[^.]*", text)
-        text = reason.group(0) if reason else "not written by torch.save"
-    text = text if len(text) <= limit else text[:limit].rstrip() + " ..."
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-# --- what a checkpoint looks like ------------------------------------------------------------------
-
-
-def describe_checkpoint(path: Path) -> tuple[str, str | None]:
-    """Say what a checkpoint looks like, by its keys.
-
-    Args:
-        path: file or folder.
-
-    Returns:
-        A description, and the upstream that probably reads it (None if none is known).
-    """
-    if path.is_dir():
-        return _describe_folder(path)
-    if path.stat().st_size == 0:
-        return "an empty file", None
-    import torch
-
-    compat.apply()
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # any garbage may be in the file; the reason is passed on
-        return f"no PyTorch checkpoint ({_one_line(error, 80)})", None
-    if not isinstance(content, dict):
-        return f"a saved {type(content).__name__}, not a dict", None
-    return _describe_keys(content)
-
-
-def _describe_folder(path: Path) -> tuple[str, str | None]:
-    config = path / "config.json"
-    if not config.is_file():
-        return "a folder without config.json", None
-    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    upstream = f"hf_{kind}_custom"
-    return f"a Hugging Face model of type {kind!r}", upstream if upstream in _stock_names() else None
-
-
-def _describe_keys(content: dict[str, Any]) -> tuple[str, str | None]:
-    """One rule per layout; the first that fits decides."""
-    keys = set(content)
-    if {"Featurizer", "Downstream"} & keys:
-        return "a states-*.ckpt of a downstream run (config key featurizer reads it)", None
-    if {"task_cfg", "model_cfg", "model_weight"} <= keys:
-        return _describe_converted(content)
-    if {"cfg", "model"} <= keys:
-        return _describe_cfg(content["cfg"])
-    if {"config", "model"} <= keys:
-        paras = content["config"].get("model", {}).get("paras", {})
-        if "kernel_size" in paras:
-            return "an NPC file", "npc_local"
-        return ("a VQ-APC file" if paras.get("vq") else "an APC file"), "apc_local"
-    for key, looks, upstream in (
-        ("Transformer", "a Mockingjay, TERA or AALBERT file", "tera_local"),
-        ("Distiller", "a DistilHuBERT file", "distiller_local"),
-        ("weights", "a CPC file", "cpc_local"),
-    ):
-        if key in keys:
-            return looks, upstream
-    if keys and all(hasattr(value, "shape") for value in content.values()):
-        return "a bare state dict, without its model's config", None
-    return f"a dict with the keys {', '.join(sorted(map(str, keys))[:6])}", None
-
-
-def _describe_converted(content: dict[str, Any]) -> tuple[str, str]:
-    config = content["model_cfg"]
-    if "dictionaries_symbols" in content:
-        if "label_rate_ratios" in config:
-            return "a converted MR-HuBERT file", "multires_hubert_local"
-        return "a converted HuBERT file", "hubert_local"
-    if "infonce" in config:
-        quantised = config.get("vq_type") not in (None, "none")
-        return "a converted wav2vec file", "vq_wav2vec_custom" if quantised else "wav2vec_local"
-    if "_ema" in content["model_weight"]:
-        return "a converted data2vec file", "data2vec_local"
-    return "a converted wav2vec 2.0 file", "wav2vec2_local"
-
-
-def _describe_cfg(config: Any) -> tuple[str, str | None]:
-    if isinstance(config, dict) and "conv_feature_layers" in config:
-        if config.get("relative_position_embedding"):
-            return "a WavLM file", "wavlm_local"
-        return "a UniSpeech-SAT file", "unispeech_sat_local"
-    return (
-        "a raw fairseq file; convert it first (python -m s3prl.upstream.hubert.convert and the like, with "
-        "fairseq installed)"
-    ), None
+    return MIError(f"upstream {name!r} cannot read the checkpoint {ckpt!r} ({cause}).{advice(Path(ckpt))}")
 
 
 # --- identity --------------------------------------------------------------------------------------
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 (hex) of a file, or of a folder's files with their names."""
-    digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    for file in files:
-        if path.is_dir():
-            digest.update(file.relative_to(path).as_posix().encode() + b"\0")
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _fingerprint(expert: Any, name: str, feature_selection: str, checkpoint_sha256: str | None) -> str:
+def _fingerprint(
+    expert: Any, name: str, feature_selection: str, checkpoint_sha256: str | None, source_sha256: str | None
+) -> str:
     """sha256 (hex) over all that determines an upstream's hidden states.
 
     Weights and buffers as float32 bytes with names and shapes; settings that no weight shows (number of
-    heads, normalisation, front end); the checkpoint's hash, s3prl's version, the upstream's name and `-s`.
+    heads, normalisation, front end); the checkpoint's hash, s3prl's version, the upstream's name and `-s`; the
+    hash of the module that defines an upstream which is not s3prl's.
     """
     digest = hashlib.sha256()
     version = importlib.metadata.version("s3prl")
     settings = [name, feature_selection, version, checkpoint_sha256, *_settings(expert)]
+    if source_sha256 is not None:
+        settings.append(source_sha256)
     digest.update(json.dumps(settings, default=str).encode())
     tensors = dict(expert.state_dict())
     tensors.update({n: b for n, b in expert.named_buffers() if n not in tensors})

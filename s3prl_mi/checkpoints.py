@@ -1,0 +1,329 @@
+"""Checkpoints before any model is built: safe reading, what a file looks like, its training step, its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from . import compat
+from .errors import MIError
+
+SPEECH_ENCODERS = (
+    "wav2vec2",
+    "hubert",
+    "wavlm",
+    "data2vec-audio",
+    "unispeech",
+    "unispeech-sat",
+    "wav2vec2-conformer",
+    "wav2vec2-bert",
+)
+"""`model_type` of the Hugging Face models that `-u hf` reads: one sequence of frames, the same in each layer."""
+
+_STEP_KEYS = ("step", "global_step", "num_updates", "steps", "iteration", "epoch")
+# A number that stands by itself or behind a word for training time: step5000, epoch_3, hubert-000960, 400k;
+# neither a decimal (val_loss=2.35) nor part of a name (ls960, wav2vec2, 360hr, ll60k).
+_STEP_IN_NAME = re.compile(
+    r"(?:(?<![A-Za-z0-9])(?<!\d\.)|(?<=step)|(?<=steps)|(?<=epoch)|(?<=ep)|(?<=iter)|(?<=it)|(?<=update)|(?<=updates)"
+    r"|(?<=ckpt)|(?<=checkpoint))(\d+)(k?)(?![A-Za-z0-9]|\.\d)",
+    re.IGNORECASE,
+)
+_WEIGHT_FILES = ("model", "pytorch_model", "checkpoint", "consolidated")
+
+
+class Inert:
+    """What an object of a foreign class becomes when a checkpoint is read: it keeps data and runs nothing.
+
+    fairseq puts omegaconf containers, enums and dictionaries into its files. Their classes need not be
+    installed, and no code of theirs (or of whoever made the file) is run.
+    """
+
+    def __new__(cls, *args: Any) -> Inert:
+        """Keep the arguments; whatever name the file calls stands for this."""
+        self = super().__new__(cls)
+        self.__dict__.update(args=args, state=None, items={})
+        return self
+
+    def __init__(self, *args: Any) -> None:
+        """Nothing: `__new__` alone is what unpickling calls."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__["state"] = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.__dict__["items"][key] = value
+
+
+def plain(value: Any) -> Any:
+    """Dicts, lists and scalars instead of the containers that a checkpoint's config was saved in."""
+    if isinstance(value, Inert):
+        state = value.__dict__["state"]
+        if isinstance(state, tuple):  # (__dict__, slots)
+            state = next((s for s in state if isinstance(s, dict)), {})
+        for key in ("_content", "content", "_val"):  # omegaconf's containers and leaves
+            if isinstance(state, dict) and key in state:
+                return plain(state[key])
+        if state or value.__dict__["items"]:
+            return plain(state or value.__dict__["items"])
+        args = value.__dict__["args"]
+        return plain(args[0]) if len(args) == 1 else [plain(a) for a in args]
+    if isinstance(value, Mapping):
+        return {plain(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if type(value).__name__ == "Namespace":
+        return plain(vars(value))
+    return value
+
+
+def read_checkpoint(path: Path) -> Any:
+    """The content of a file written by `torch.save`, on the CPU, without running any code from it.
+
+    Objects of classes that torch does not know become `Inert`. Tensors stay on disk until they are used
+    where the file's format allows that (torch >= 1.6), so looking at a large file is cheap.
+
+    Raises:
+        MIError: not a file of torch.save, or one that cannot be read safely.
+    """
+    import torch
+
+    compat.apply()
+    serialization = torch.serialization
+    try:
+        with warnings.catch_warnings(), path.open("rb") as stream:
+            warnings.simplefilter("ignore")
+            is_zip = stream.read(4) == b"PK\x03\x04"
+            foreign = serialization.get_unsafe_globals_in_checkpoint(str(path)) if is_zip else []
+            with serialization.safe_globals([(Inert, name) for name in foreign]):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except Exception as error:  # whatever is in the file, the reason is passed on
+        way_out = ""
+        if "Weights only load failed" in str(error):
+            way_out = (
+                " If you trust the file, write it again with an older format's objects left out: "
+                f"c = torch.load({path.name!r}, weights_only=False); torch.save({{'cfg': plain_dict, 'model': "
+                "c['model']}, NEW)."
+            )
+        raise MIError(
+            f"checkpoint {str(path)!r} is no PyTorch checkpoint that can be read safely ({one_line(error)}).{way_out}"
+        ) from error
+
+
+def one_line(error: BaseException, limit: int = 160) -> str:
+    """An exception as one short line."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    if "Weights only load failed" in text:  # a page of advice on pickles; only the reason matters
+        reason = re.search(r"Unsupported (global|operand|class)[^.]*", text)
+        text = reason.group(0) if reason else "not written by torch.save"
+    text = text if len(text) <= limit else text[:limit].rstrip() + " ..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 (hex) of a file, or of a folder's files with their names."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        if path.is_dir():
+            digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+# --- training step ---------------------------------------------------------------------------------
+
+
+def training_step(path: Path, by_name: bool = True) -> int | None:
+    """The training step of a checkpoint: what the file says, else the last number in its name.
+
+    Args:
+        path: a file, or a folder as Hugging Face's Trainer writes it.
+        by_name: whether the name may tell it where the file does not. A published model's name tells hours of
+            speech rather than steps.
+
+    Returns:
+        The step (of some trainers: the epoch), or None if neither tells it.
+    """
+    found = _step_in_folder(path) if path.is_dir() else _step_in_file(path)
+    if found is None and by_name:
+        found = step_in_name(path)
+    return found
+
+
+def step_in_name(path: Path) -> int | None:
+    """The last number that stands for itself in the name of a checkpoint, or of its folder.
+
+    Example:
+        >>> [step_in_name(Path(p)) for p in ("hubert-000960.pt", "checkpoint-5000/model.safetensors", "e/400k.pt")]
+        [960, 5000, 400000]
+        >>> [step_in_name(Path(p)) for p in ("ckpt_epoch_3.pt", "hubert_base_ls960.pt", "epoch=2-loss=0.35.ckpt")]
+        [3, None, 2]
+    """
+    stem = path.stem if path.suffix and not path.suffix[1:].isdigit() else path.name
+    if stem in _WEIGHT_FILES:
+        stem = path.absolute().parent.name
+    numbers = _STEP_IN_NAME.findall(stem)
+    return int(numbers[-1][0]) * (1000 if numbers[-1][1] else 1) if numbers else None
+
+
+def _step_in_folder(path: Path) -> int | None:
+    state = path / "trainer_state.json"
+    if not state.is_file():
+        return None
+    try:
+        return _whole(json.loads(state.read_text(encoding="utf-8")).get("global_step"))
+    except (ValueError, AttributeError):
+        return None
+
+
+def _step_in_file(path: Path) -> int | None:
+    try:
+        content = read_checkpoint(path)
+    except MIError:
+        return None
+    return step_in_content(content)
+
+
+def step_in_content(content: Any) -> int | None:
+    """The training step that a checkpoint's content tells: fairseq's, Lightning's, s3prl's own and the like.
+
+    Example:
+        >>> step_in_content({"optimizer_history": [{"num_updates": 10}, {"num_updates": 70}], "epoch": 3})
+        70
+        >>> step_in_content({"Step": 60, "model": {}})
+        60
+    """
+    if not isinstance(content, Mapping):
+        return None
+    history = content.get("optimizer_history")
+    if isinstance(history, list) and history and isinstance(history[-1], Mapping):
+        found = _whole(history[-1].get("num_updates"))
+        if found is not None:
+            return found
+    extra = content.get("extra_state")
+    extra = extra if isinstance(extra, Mapping) else {}
+    iterator = extra.get("train_iterator")
+    iterator = iterator if isinstance(iterator, Mapping) else {}
+    for place in (extra, iterator, content):
+        known = {str(k).lower(): v for k, v in place.items()}
+        # fairseq's iterator counts from the start of an epoch; only its num_updates is a step
+        keys = ("num_updates",) if place is not content else _STEP_KEYS
+        for key in keys:
+            found = _whole(known.get(key))
+            if found is not None:
+                return found
+    return None
+
+
+def _whole(value: Any) -> int | None:
+    """A step as an int; a tensor or numpy number of one element too."""
+    if hasattr(value, "item") and getattr(value, "size", None) is not None:
+        try:
+            value = value.item()
+        except (RuntimeError, ValueError):
+            return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value < 0:
+        return None
+    return int(value)
+
+
+# --- what a checkpoint looks like ------------------------------------------------------------------
+
+
+def describe_checkpoint(path: Path) -> tuple[str, str | None]:
+    """Say what a checkpoint looks like, by its keys.
+
+    Args:
+        path: file or folder.
+
+    Returns:
+        A description, and the upstream that probably reads it (None if none is known).
+    """
+    if path.is_dir():
+        return _describe_folder(path)
+    if path.stat().st_size == 0:
+        return "an empty file", None
+    try:
+        content = read_checkpoint(path)
+    except MIError as error:
+        return f"no PyTorch checkpoint ({one_line(error.__cause__ or error, 80)})", None
+    if not isinstance(content, dict):
+        return f"a saved {type(content).__name__}, not a dict", None
+    return _describe_keys(content)
+
+
+def _describe_folder(path: Path) -> tuple[str, str | None]:
+    config = path / "config.json"
+    if not config.is_file():
+        return "a folder without config.json", None
+    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    reader = "hf" if kind in SPEECH_ENCODERS else None
+    if kind in ("hubert", "wav2vec2"):
+        reader = f"hf_{kind}_custom"
+    return f"a Hugging Face model of type {kind!r}", reader
+
+
+def _describe_keys(content: dict[str, Any]) -> tuple[str, str | None]:
+    """One rule per layout; the first that fits decides."""
+    keys = set(content)
+    if {"Featurizer", "Downstream"} & keys:
+        return "a states-*.ckpt of a downstream run (config key featurizer reads it)", None
+    if {"task_cfg", "model_cfg", "model_weight"} <= keys:
+        return _describe_converted(content)
+    if {"cfg", "model"} <= keys:
+        return _describe_cfg(plain(content["cfg"]))
+    if {"config", "model"} <= keys:
+        paras = content["config"].get("model", {}).get("paras", {})
+        if "kernel_size" in paras:
+            return "an NPC file", "npc_local"
+        return ("a VQ-APC file" if paras.get("vq") else "an APC file"), "apc_local"
+    for key, looks, upstream in (
+        ("Transformer", "a Mockingjay, TERA or AALBERT file", "tera_local"),
+        ("Distiller", "a DistilHuBERT file", "distiller_local"),
+        ("weights", "a CPC file", "cpc_local"),
+        ("0.0.weight_ih_l0", "a Co-training file", "cotraining"),
+    ):
+        if key in keys:
+            return looks, upstream
+    if keys and all(hasattr(value, "shape") for value in content.values()):
+        return "a bare state dict, without its model's config", None
+    return f"a dict with the keys {', '.join(sorted(map(str, keys))[:6])}", None
+
+
+def _describe_converted(content: dict[str, Any]) -> tuple[str, str]:
+    config = content["model_cfg"]
+    if "dictionaries_symbols" in content:
+        if "label_rate_ratios" in config:
+            return "a converted MR-HuBERT file", "multires_hubert_local"
+        return "a converted HuBERT file", "hubert_local"
+    if "infonce" in config:
+        quantised = config.get("vq_type") not in (None, "none")
+        return "a converted wav2vec file", "vq_wav2vec_custom" if quantised else "wav2vec_local"
+    if "_ema" in content["model_weight"]:
+        return "a converted data2vec file", "data2vec_local"
+    return "a converted wav2vec 2.0 file", "wav2vec2_local"
+
+
+def _describe_cfg(config: Any) -> tuple[str, str | None]:
+    if isinstance(config, dict) and "conv_feature_layers" in config:
+        if config.get("relative_position_embedding"):
+            return "a WavLM file", "wavlm_local"
+        return "a UniSpeech-SAT file", "unispeech_sat_local"
+    model = config.get("model") if isinstance(config, dict) else None
+    kind = model.get("_name") if isinstance(model, dict) else None
+    if kind == "dinosr":
+        return "a DinoSR file", "dinosr"
+    if isinstance(kind, str) and "pruner" in kind:
+        return "a LightHuBERT file", "lighthubert_local"
+    of = f" of model {kind}" if kind else ""
+    return (
+        f"a raw fairseq file{of}; convert it first (python -m s3prl.upstream.hubert.convert and the like, with "
+        "fairseq installed)"
+    ), None

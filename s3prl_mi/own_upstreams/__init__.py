@@ -1,0 +1,1 @@
+"""Upstreams that s3prl lacks; `hubconf` names them."""

@@ -1,0 +1,212 @@
+"""A user's own upstreams: from a file, a module, an entry point; what is refused; the fingerprint."""
+
+from __future__ import annotations
+
+import sys
+import types
+from importlib.metadata import EntryPoint
+
+import pytest
+import torch
+
+from s3prl_mi import families, upstream_module
+from s3prl_mi.errors import MIError
+from s3prl_mi.hidden_states import extract
+from s3prl_mi.upstream_module import load_module
+from s3prl_mi.upstreams import family_of_name, load_upstream, upstream_names
+from s3prl_mi.views import View
+
+MODULE = '''
+import torch
+from s3prl_mi.families import Family, Geometry
+
+
+class Expert(torch.nn.Module):
+    """Frames of 20 ms -> a layer that is masked -> a layer."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.encoder = torch.nn.Linear(320, 8)
+        self.mask_emb = torch.nn.Parameter(torch.randn(320))
+
+    def forward(self, wavs):
+        frames = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True).unfold(1, 320, 320)
+        return {"hidden_states": [self.encoder(frames)]}
+
+
+def my_model(ckpt=None, model_config=None, refresh=False):
+    return Expert(int(ckpt or 0))
+
+
+def _helper():
+    """No upstream."""
+
+
+FAMILIES = {
+    "my_model": Family(
+        "my_model",
+        view="mask",
+        mask_site="encoder",
+        mask_embedding="mask_emb",
+        geometry=Geometry(stride=320, first_centre=159.5, first_needs=320),
+    )
+}
+'''
+WAV = 0.1 * torch.randn(3200, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch):
+    """What a test makes known is forgotten after it."""
+    monkeypatch.setattr(upstream_module, "_OWN", dict(upstream_module._OWN))
+    monkeypatch.setattr(families, "_BY_NAME", dict(families._BY_NAME))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    upstream_module.load_entry_points.cache_clear()
+    yield
+    upstream_module.load_entry_points.cache_clear()
+
+
+def write(folder, text=MODULE, name="my_upstreams.py"):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_functions_of_a_file_become_names(tmp_path):
+    load_module(str(write(tmp_path)))
+    assert "my_model" in upstream_names()
+    assert "_helper" not in upstream_names()
+    assert family_of_name("my_model").view == "mask"
+    upstream = load_upstream("my_model", ckpt="3")
+    assert (upstream.stride, upstream.family.name, upstream.checkpoint_name) == (320, "my_model", "3")
+    mask = View("mask", "latent", 4, 1)
+    [[masked]], [[plain]] = extract(upstream, [WAV], mask), extract(upstream, [WAV])
+    expected = upstream.expert.encoder(upstream.expert.mask_emb)
+    frames = torch.from_numpy(mask.pattern(10))
+    torch.testing.assert_close(masked[frames], expected.expand(int(frames.sum()), 8))
+    assert torch.equal(masked[~frames], plain[~frames])
+
+
+def test_a_module_by_its_dotted_name(tmp_path, monkeypatch):
+    write(tmp_path / "my_package", "", "__init__.py")
+    write(tmp_path / "my_package", MODULE, "models.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    load_module("my_package.models")
+    assert load_upstream("my_model").stride == 320
+    for name in ("my_package", "my_package.models"):
+        sys.modules.pop(name)
+
+
+def test_a_file_finds_its_neighbours(tmp_path):
+    write(tmp_path, MODULE.split("def my_model")[0], "neighbour_of_my_upstreams.py")
+    text = "from neighbour_of_my_upstreams import Expert\nfrom s3prl_mi.families import Family, Geometry\n"
+    load_module(str(write(tmp_path, text + "def my_model" + MODULE.split("def my_model")[1])))
+    assert load_upstream("my_model").stride == 320
+    sys.modules.pop("neighbour_of_my_upstreams")
+
+
+def test_loading_twice_is_loading_once(tmp_path):
+    path = write(tmp_path)
+    load_module(str(path))
+    function = upstream_module.find_own("my_model").function
+    load_module(str(path))
+    assert upstream_module.find_own("my_model").function is function
+
+
+def test_family_may_be_that_of_a_known_kind(tmp_path):
+    load_module(str(write(tmp_path, "def my_hubert(ckpt=None): ...\nFAMILIES = {'my_hubert': 'hubert'}\n")))
+    assert family_of_name("my_hubert") == families.registered()["hubert"]
+
+
+def test_source_is_part_of_the_fingerprint(tmp_path, monkeypatch):
+    prints = []
+    for number, text in enumerate((MODULE, MODULE, MODULE + "# changed\n")):
+        monkeypatch.setattr(upstream_module, "_OWN", {})
+        monkeypatch.setattr(families, "_BY_NAME", {})
+        load_module(str(write(tmp_path / str(number), text)))
+        prints.append(load_upstream("my_model").fingerprint)
+    assert prints[0] == prints[1] != prints[2]
+
+
+def entry_points_of(monkeypatch, *points):
+    monkeypatch.setattr(upstream_module, "entry_points", lambda group: list(points))
+    upstream_module.load_entry_points.cache_clear()
+
+
+def test_entry_point_of_an_installed_package(tmp_path, monkeypatch):
+    write(tmp_path, name="installed_upstreams.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    point = EntryPoint("mine", "installed_upstreams", upstream_module.ENTRY_POINTS)
+    entry_points_of(monkeypatch, point)
+    assert load_upstream("my_model").stride == 320
+    assert upstream_module.find_own("my_model").installed
+    sys.modules.pop("installed_upstreams")
+
+
+def test_broken_entry_point_is_named_and_does_not_hinder_s3prls_names(monkeypatch):
+    entry_points_of(monkeypatch, EntryPoint("mine", "no_such_package_x", upstream_module.ENTRY_POINTS))
+    assert load_upstream("fbank").stride == 160
+    with pytest.raises(MIError, match=r"entry point 'mine'.*importing 'no_such_package_x' failed"):
+        load_upstream("my_model")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "import no_such_thing_y\n",
+            r"ModuleNotFoundError: No module named 'no_such_thing_y' \(line 1 of my_u",
+        ),
+        ("x = 1\n\n1 / 0\n", r"ZeroDivisionError: division by zero \(line 3 of my_upstreams.py\)"),
+        ("x = 1\ndef broken(:\n", r"SyntaxError.*\(line 2 of my_upstreams.py\)"),
+        ("import json\njson.loads('{')\n", r"JSONDecodeError.*\(line 2 of my_upstreams.py\)"),
+        ("def mine(ckpt=None): ...\n", "has no FAMILIES for mine. Add"),
+        ("", "has no FAMILIES. Add"),
+        (MODULE + "\ndef other(ckpt=None): ...\n", "function 'other' has no family.*call it _other"),
+        (MODULE.replace("def my_model", "def my_modell"), "function 'my_modell' has no family"),
+        ("FAMILIES = {'mine': 'hubert'}\n", "there is no function of this name"),
+        (
+            "def mine(): ...\nFAMILIES = {'mine': 'hubrt'}\n",
+            r"FAMILIES\['mine'\] is 'hubrt'.*Did you mean 'hubert'",
+        ),
+        ("def mine(): ...\nFAMILIES = {'mine': 1}\n", r"FAMILIES\['mine'\] is 1, neither a Family"),
+        (
+            "def dinosr(): ...\nFAMILIES = {'dinosr': 'hubert'}\n",
+            "'dinosr' is already an upstream of s3prl_mi",
+        ),
+        ("def fbank(): ...\nFAMILIES = {'fbank': 'baseline'}\n", "'fbank' is already an upstream of s3prl"),
+    ],
+)
+def test_mistakes_in_the_module(text, message, tmp_path):
+    before = upstream_names()
+    with pytest.raises(MIError, match=message) as caught:
+        load_module(str(write(tmp_path, text)))
+    assert str(caught.value).startswith("--upstream_module ")
+    assert "\n" not in str(caught.value)
+    assert upstream_names() == before
+
+
+def test_mistakes_in_the_flag(tmp_path):
+    for given, message in (
+        ("nowhere/my.py", "does not exist"),
+        ("no_such_module_z", "no such file, and no module of this name"),
+        ("no_such_package_z.models", "no such file, and no module of this name"),
+        (str(tmp_path), "is a folder"),
+    ):
+        with pytest.raises(MIError, match=message):
+            load_module(given)
+
+
+def test_error_in_the_users_code_is_shown_as_it_is(tmp_path):
+    load_module(str(write(tmp_path, "def mine(**k):\n    1 / 0\nFAMILIES = {'mine': 'hubert'}\n")))
+    with pytest.raises(ZeroDivisionError):
+        load_upstream("mine", ckpt=str(tmp_path / "my_upstreams.py"))
+
+
+def test_s3prls_own_tasks_see_them_too(tmp_path):
+    load_module(str(write(tmp_path)))
+    hub = types.ModuleType("s3prl.hub")
+    upstream_module.show_to_s3prl(hub)
+    assert {"my_model", "dinosr", "cotraining", "hf"} <= set(vars(hub))
+    assert hub.my_model().encoder.in_features == 320
