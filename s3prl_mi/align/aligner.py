@@ -1,0 +1,176 @@
+"""One utterance: its audio and its words -> where each word and phone lies, by PocketSphinx.
+
+Two passes of Viterbi: the first places words and chooses between pronunciations, the second places the phones of that
+choice. PocketSphinx: https://github.com/cmusphinx/pocketsphinx (Decoder.set_align_text, Decoder.set_alignment).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._types import Seconds, Waveform
+from ..alignments import NOISE, SILENCE, Interval
+from ..audio import SAMPLE_RATE
+from ..errors import MIError
+
+FRAME: Seconds = 0.01
+"""From one of PocketSphinx's frames to the next."""
+
+FRAME_OFFSET: Seconds = 0.0
+"""Added to every boundary between two intervals."""
+
+_BEAM = 1e-200
+"""Wide enough to lose hardly any best path; PocketSphinx's own (1e-48) is made for recognising speech fast."""
+
+_VARIANT = re.compile(r"\(\d+\)$")
+_FILLER_PHONES = {"SIL": SILENCE, "+NSN+": NOISE, "+SPN+": NOISE}
+_FILLER_WORDS = {"<s>": "", "</s>": "", "<sil>": "", "[NOISE]": "<unk>", "[SPEECH]": "<unk>"}
+
+
+class AlignmentError(Exception):
+    """One utterance that cannot be aligned; the message is the cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """Tiers of one utterance; each is contiguous from 0 to the end of the audio.
+
+    Attributes:
+        words: silence is the empty label, noise `<unk>`.
+        phones: ARPAbet without stress; silence is `sil`, noise `spn`.
+    """
+
+    words: list[Interval]
+    phones: list[Interval]
+
+
+def model_folder() -> Path:
+    """Folder of PocketSphinx's US-English model and dictionary.
+
+    Raises:
+        MIError: PocketSphinx is not installed, or without its model.
+    """
+    if importlib.util.find_spec("pocketsphinx") is None:
+        raise MIError(
+            "s3prl-mi align needs PocketSphinx: pip install 's3prl_mi[align]' (or pip install pocketsphinx)"
+        )
+    import pocketsphinx
+
+    folder = Path(pocketsphinx.get_model_path("en-us"))
+    if not dictionary_file(folder).is_file():
+        raise MIError(
+            f"PocketSphinx's US-English dictionary is not in {folder}: pip install --force-reinstall pocketsphinx "
+            "(and unset POCKETSPHINX_PATH, if it is set)"
+        )
+    return folder
+
+
+def dictionary_file(folder: Path) -> Path:
+    """The dictionary in `model_folder()`."""
+    return folder / "cmudict-en-us.dict"
+
+
+class Aligner:
+    """PocketSphinx with a dictionary of its own. Results do not depend on what was aligned before.
+
+    Args:
+        dictionary: file as `pronunciations.write_dictionary` writes it; has every word to be aligned.
+
+    Raises:
+        MIError: PocketSphinx is missing or does not start.
+    """
+
+    def __init__(self, dictionary: Path) -> None:
+        self._settings: dict[str, Any] = {
+            "hmm": str(model_folder() / "en-us"),
+            "dict": str(dictionary),
+            "lm": None,
+            "loglevel": "FATAL",
+            "beam": _BEAM,
+            "wbeam": _BEAM,
+            "pbeam": _BEAM,
+            # It re-times words by a lattice whose segments can be too short for their phones, and pass two then fails.
+            "bestpath": False,
+        }
+        self._decoder = self._start()
+
+    def _start(self) -> Any:
+        import pocketsphinx
+
+        try:
+            return pocketsphinx.Decoder(**self._settings)
+        except (RuntimeError, ValueError) as error:
+            raise MIError(
+                f"PocketSphinx does not start ({error}); its model is in {self._settings['hmm']}, "
+                f"its dictionary is {self._settings['dict']}."
+            ) from error
+
+    def align(self, wave: Waveform, words: list[str]) -> Aligned:
+        """Align one utterance.
+
+        Args:
+            wave: shape (n_samples,).
+            words: what is said, at least one, each in the dictionary.
+
+        Raises:
+            AlignmentError: no path through the audio has these words.
+        """
+        samples = np.clip(np.rint(wave * 32768), -32768, 32767).astype("<i2").tobytes()
+        try:
+            self._decoder.set_align_text(" ".join(words))
+            self._pass(samples)
+            self._decoder.set_alignment()
+            self._pass(samples)
+            found = self._decoder.get_alignment()
+        except RuntimeError as error:
+            self._decoder = self._start()  # a pass that failed leaves the decoder amid an utterance
+            raise AlignmentError(_misfit(wave, words)) from error
+        tiers = _tiers(found, wave.size) if found is not None else None
+        if tiers is None or [i.label for i in tiers.words if i.label not in _FILLER_WORDS.values()] != words:
+            raise AlignmentError(_misfit(wave, words))
+        return tiers
+
+    def _pass(self, samples: bytes) -> None:
+        self._decoder.start_stream()  # forget the noise level of the last utterance
+        self._decoder.start_utt()
+        self._decoder.process_raw(samples, full_utt=True)
+        self._decoder.end_utt()
+
+
+def _misfit(wave: Waveform, words: list[str]) -> str:
+    return (
+        f"no path through {wave.size / SAMPLE_RATE:.2f} s of audio has all {len(words)} words of the transcript "
+        "(another text, or too much of it?)"
+    )
+
+
+def _tiers(found: Any, n_samples: int) -> Aligned:
+    """PocketSphinx's entries as tiers."""
+    words = [(entry.start, _FILLER_WORDS.get(entry.name, _VARIANT.sub("", entry.name))) for entry in found]
+    phones = [(phone.start, _FILLER_PHONES.get(phone.name, phone.name)) for entry in found for phone in entry]
+    return Aligned(contiguous(words, n_samples), contiguous(phones, n_samples))
+
+
+def contiguous(starts: list[tuple[int, str]], n_samples: int) -> list[Interval]:
+    """Intervals without gaps, from 0 to the end of the audio.
+
+    The last frame ends up to 26 ms before the audio does, as a window must fit in; the last interval takes the rest.
+    Neighbouring silences become one.
+
+    Args:
+        starts: (first frame, label), ordered.
+        n_samples: of the audio at 16 kHz.
+    """
+    merged: list[tuple[int, str]] = []
+    for start, label in starts:
+        if not (merged and label == merged[-1][1] and label in ("", SILENCE)):
+            merged.append((start, label))
+    times = [start * FRAME + FRAME_OFFSET if place else 0.0 for place, (start, _) in enumerate(merged)]
+    ends = [*times[1:], n_samples / SAMPLE_RATE]
+    return [Interval(s, e, label) for s, e, (_, label) in zip(times, ends, merged, strict=True)]

@@ -1,0 +1,94 @@
+"""What was said in an utterance: LibriSpeech's `.trans.txt`, Kaldi's `text`, or a text file beside the audio."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..alignments.text import read_text
+from ..corpora import Utterance
+from ..errors import MIError
+
+SIDE_SUFFIXES = (".lab", ".txt")
+"""Transcript of one utterance beside its audio, as the Montreal Forced Aligner reads it."""
+
+_NOT_A_WORD = re.compile(r"[^\w']|_")
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a transcript as a dictionary has them: lower case, without punctuation.
+
+    Apostrophes stay, since they make words ("'tis", "don't"); a hyphen parts two words.
+
+    Example:
+        >>> split_words("MISTER QUILTER'S well-known 'gospel' -- he said, “’TIS SO!”")
+        ['mister', "quilter's", 'well', 'known', "'gospel'", 'he', 'said', "'tis", 'so']
+    """
+    tokens = _NOT_A_WORD.sub(" ", text.replace("’", "'").lower()).split()
+    return [token for token in tokens if any(c.isalnum() for c in token)]
+
+
+class Transcripts:
+    """The words of a corpus's utterances; each file is read once.
+
+    Args:
+        listed: a file with lines `<utterance id> <text>` for all utterances (Kaldi's `text`); None looks beside each
+            audio file, for `*.trans.txt` with such lines and then for `<name>.lab` or `<name>.txt`.
+
+    Raises:
+        MIError: the file cannot be read.
+    """
+
+    def __init__(self, listed: Path | None) -> None:
+        self._listed = listed
+        self._lines = None if listed is None else _read_lines([listed])
+        self._folders: dict[Path, dict[str, str]] = {}
+
+    def text(self, utterance: Utterance) -> str | None:
+        """The transcript of one utterance as written; None if there is none.
+
+        Raises:
+            MIError: a transcript file cannot be read.
+        """
+        if self._lines is not None:
+            return self._lines.get(utterance.id)
+        folder = utterance.path.parent
+        if folder not in self._folders:
+            self._folders[folder] = _read_lines(sorted(folder.glob("*.trans.txt")))
+        found = self._folders[folder].get(utterance.id)
+        if found is not None:
+            return found
+        for suffix in SIDE_SUFFIXES:
+            beside = utterance.path.with_suffix(suffix)
+            if beside.is_file():
+                return read_text(beside)
+        return None
+
+    def where(self, utterance: Utterance) -> str:
+        """Where the transcript of an utterance was looked for, for messages."""
+        if self._listed is not None:
+            return f"in {self._listed}"
+        names = " or ".join(utterance.path.with_suffix(s).name for s in SIDE_SUFFIXES)
+        return f"in {utterance.path.parent}: no *.trans.txt has its id, and there is no {names}"
+
+
+def _read_lines(paths: Iterable[Path]) -> dict[str, str]:
+    """Utterance id -> text, from lines `<id> <text>`.
+
+    Raises:
+        MIError: not readable as text, or an id with two different texts.
+    """
+    found: dict[str, str] = {}
+    for path in paths:
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
+            name, _, text = line.strip().partition(" ")
+            if "\t" in name:
+                name, _, text = line.strip().partition("\t")
+            if not name:
+                continue
+            if found.setdefault(name, text) != text:
+                raise MIError(
+                    f"transcripts {path}, line {number}: utterance {name!r} had another text before. Remove one."
+                )
+    return found
