@@ -94,7 +94,9 @@ def _read(name: str, audio: Sequence[Audio], groups: Sequence[Hashable] | None) 
     if not len(audio):
         raise MIError(f"{name}: no utterances.")
     if groups is not None and len(groups) != len(audio):
-        raise MIError(f"{name} has {len(audio)} utterances, but {len(groups)} groups: give one speaker for each.")
+        raise MIError(
+            f"{name} has {len(audio)} utterances, but {len(groups)} groups: give one speaker for each."
+        )
     named: Sequence[Hashable] = list(range(len(audio))) if groups is None else groups
     waveforms = [_waveform(f"{name}[{i}]", a) for i, a in enumerate(audio)]
     order = sorted(range(len(waveforms)), key=lambda i: -len(waveforms[i]))

@@ -42,7 +42,7 @@ class ViewsCallback(TrainerCallback):
     """
 
     def __init__(self, audio: Sequence[Audio], *, every: int | None = None, **options: Any) -> None:
-        self.log = TrainingLog(ViewsMeter(audio, **options), every)
+        self.training_log = TrainingLog(ViewsMeter(audio, **options), every)
         self._trainer: Trainer | None = None
 
     def attach(self, trainer: Trainer) -> ViewsCallback:
@@ -55,13 +55,16 @@ class ViewsCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure the model that training starts from."""
-        if self.log.every is None and str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "no":
+        if (
+            self.training_log.every is None
+            and str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "no"
+        ):
             raise MIError(
                 "ViewsCallback(every=None) measures at each evaluation, but TrainingArguments.eval_strategy is 'no': "
                 "give every=STEPS, or an eval_strategy."
             )
         if state.is_world_process_zero:
-            self.log.begin(Path(args.output_dir), state.global_step)
+            self.training_log.begin(Path(args.output_dir), state.global_step)
             if state.global_step == 0:
                 self._measure(state, control, kwargs["model"])
 
@@ -69,20 +72,20 @@ class ViewsCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure if this step is due."""
-        if self.log.due(state.global_step):
+        if self.training_log.due(state.global_step):
             self._measure(state, control, kwargs["model"])
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure at an evaluation, where no number of steps was given."""
-        if self.log.every is None:
+        if self.training_log.every is None:
             self._measure(state, control, kwargs["model"])
 
     def _measure(self, state: TrainerState, control: TrainerControl, model: Any) -> None:
         if not state.is_world_process_zero:
             return
-        values = self.log.measure(model, state.global_step)
+        values = self.training_log.measure(model, state.global_step)
         if not values:
             return
         if self._trainer is None:

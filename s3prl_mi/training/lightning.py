@@ -65,30 +65,30 @@ class ViewsCallback(_Callback):
                 "pip install pytorch-lightning."
             )
         super().__init__()
-        self.log = TrainingLog(ViewsMeter(audio, **options), every)
+        self.training_log = TrainingLog(ViewsMeter(audio, **options), every)
         self.folder = folder
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Measure the model that training starts from."""
-        if self.log.every is None and not trainer.enable_validation:
+        if self.training_log.every is None and not trainer.enable_validation:
             raise MIError(
                 "ViewsCallback(every=None) measures at the end of each validation, but this training has none: give "
                 "every=STEPS, or a validation loader."
             )
         if trainer.is_global_zero:
-            self.log.begin(Path(self.folder or trainer.default_root_dir), trainer.global_step)
+            self.training_log.begin(Path(self.folder or trainer.default_root_dir), trainer.global_step)
         if trainer.global_step == 0:
             self._measure(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any, **kwargs: Any) -> None:
         """Measure if this step is due."""
-        if trainer.global_step > 0 and self.log.due(trainer.global_step):
+        if trainer.global_step > 0 and self.training_log.due(trainer.global_step):
             self._measure(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure at a validation, where no number of steps was given; the sanity check before training is none."""
         within_fit = trainer.state.fn is not None and trainer.state.fn.value == "fit"
-        if self.log.every is not None or trainer.sanity_checking or not within_fit:
+        if self.training_log.every is not None or trainer.sanity_checking or not within_fit:
             return
         self._measure(trainer, pl_module)
         # Every process needs the metric, as each decides which checkpoint to keep.
@@ -102,7 +102,7 @@ class ViewsCallback(_Callback):
     def _measure(self, trainer: Any, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
-        values = self.log.measure(pl_module, trainer.global_step)
+        values = self.training_log.measure(pl_module, trainer.global_step)
         if values:
             self._bits = values[METRIC]
             for logger in trainer.loggers:

@@ -6,94 +6,75 @@ import contextlib
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints import SPEECH_ENCODERS
 from ..errors import MIError
 from ..families import Family, Geometry, family_of, geometry_of, resolve, upstream_folder
+from ..own_upstreams.hf import UpstreamExpert
+from ..own_upstreams.hubconf import FAMILIES
 from ..upstreams import Upstream
 
 Forward: TypeAlias = "Callable[[Any, list[Tensor]], dict[str, Any]]"
 """`forward(model, waveforms) -> {"hidden_states": [(batch, n_frames, dim), ...]}`, as an s3prl upstream."""
 
-HUGGING_FACE = (
-    "data2vec-audio",
-    "hubert",
-    "unispeech",
-    "unispeech-sat",
-    "wav2vec2",
-    "wav2vec2-conformer",
-    "wavlm",
-)
-"""Model types with a conv stack on the waveform, then an encoder whose input is masked."""
-
-_HUGGING_FACE = Family(
-    "hf",
-    view="mask",
-    mask_site="model.encoder",
-    mask_embedding="model.masked_spec_embed",
-    geometry="conv",
-    conv_stack="model.feature_extractor",
-)
 # Filter banks of 25 ms every 10 ms, two of them stacked.
-_WAV2VEC2_BERT = Family(
-    "hf_wav2vec2_bert",
-    view="mask",
-    mask_site="model.encoder",
-    mask_embedding="model.masked_spec_embed",
-    geometry=Geometry(320, 279.5, 560),
-)
+_STACKED_FBANK = Geometry(320, 279.5, 560)
 
 
-class HuggingFaceExpert:
-    """A Hugging Face speech encoder with s3prl's calling convention; holds the model without owning it."""
+class _InputsAs:
+    """A feature extractor whose inputs have the precision of the model's weights, which training may have halved."""
 
-    def __init__(self, model: Any, normalize: bool) -> None:
-        self.model, self.normalize = model, normalize
-        self._features = _bert_features() if model.config.model_type == "wav2vec2-bert" else None
+    def __init__(self, extractor: Any, dtype: torch.dtype) -> None:
+        self._extractor, self._dtype = extractor, dtype
 
-    def __call__(self, waveforms: Sequence[Tensor]) -> dict[str, Any]:
-        """Hidden states of one utterance, each of shape (1, n_frames, dim); the last is the encoder's output."""
-        (waveform,) = waveforms
-        if self._features is not None:
-            inputs = self._features(waveform)
-        else:
-            inputs = _normalized(waveform)[None] if self.normalize else waveform[None]
-        first = next(self.model.parameters())
-        output = self.model(inputs.to(first.device, first.dtype), output_hidden_states=True, return_dict=True)
-        # transformers 5 leaves the encoder's final layer norm out of the last of hidden_states
-        return {"hidden_states": (*output.hidden_states[:-1], output.last_hidden_state)}
+    def __call__(self, waveform: np.ndarray, **options: Any) -> dict[str, Tensor]:
+        """Inputs of one utterance."""
+        found = self._extractor(waveform, **options)
+        return {k: v.to(self._dtype) if v.is_floating_point() else v for k, v in found.items()}
+
+
+def _hugging_face_expert(model: Any, normalize: bool | None) -> UpstreamExpert:
+    """The very expert of `-u hf`, around a model in memory."""
+    from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor
+
+    family = replace(FAMILIES["hf"], name=f"hf {model.config.model_type}")
+    if model.config.model_type == "wav2vec2-bert":
+        extractor: Any = SeamlessM4TFeatureExtractor()
+        family = replace(family, geometry=_STACKED_FBANK, conv_stack=None)
+    else:
+        by_config = getattr(model.config, "feat_extract_norm", None) == "layer"
+        extractor = Wav2Vec2FeatureExtractor(do_normalize=by_config if normalize is None else normalize)
+    return UpstreamExpert(model, _InputsAs(extractor, next(model.parameters()).dtype), family, [])
 
 
 class FunctionExpert:
     """Any model with a function that computes its hidden states."""
 
     def __init__(self, model: nn.Module, forward: Forward) -> None:
-        self.model, self.forward = model, forward
+        self._model, self._forward = model, forward
+        self.model = _Attributes(model)
 
     def __call__(self, waveforms: Sequence[Tensor]) -> dict[str, Any]:
         """What the user's function returns."""
-        return self.forward(self.model, list(waveforms))
+        return self._forward(self._model, list(waveforms))
 
 
-def _normalized(waveform: Tensor) -> Tensor:
-    """Zero mean, unit variance, as Wav2Vec2FeatureExtractor does."""
-    return (waveform - waveform.mean()) / torch.sqrt(waveform.var(unbiased=False) + 1e-7)
+class _Attributes:
+    """A model's attributes, for the paths of a family, without its type: the user's function alone says what its
+    hidden states are, even if it is a Hugging Face model, whose last entry `extract` would set right.
+    """
 
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
 
-def _bert_features() -> Callable[[Tensor], Tensor]:
-    from transformers import SeamlessM4TFeatureExtractor
-
-    extractor = SeamlessM4TFeatureExtractor()
-
-    def features(waveform: Tensor) -> Tensor:
-        found = extractor(waveform.cpu().numpy(), sampling_rate=16000, return_tensors="pt")
-        return found["input_features"]
-
-    return features
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
 
 
 # --- finding the encoder -------------------------------------------------------------------------------
@@ -142,7 +123,17 @@ def _is_hugging_face(model: nn.Module) -> bool:
 
 
 def _is_known(model: nn.Module) -> bool:
-    return _is_hugging_face(model) or bool(upstream_folder(type(model).__module__))
+    return _is_hugging_face(model) or _is_expert(model)
+
+
+def _is_expert(model: Any) -> bool:
+    """Whether this is called as s3prl calls its upstreams: one of s3prl's, or one that tells its family."""
+    return _own_family(model) is not None or bool(upstream_folder(type(model).__module__))
+
+
+def _own_family(expert: Any) -> Family | None:
+    found = getattr(expert, "family", None)
+    return found if isinstance(found, Family) else None
 
 
 def _without_head(model: nn.Module) -> nn.Module:
@@ -171,21 +162,19 @@ def live_upstream(
     if forward is not None:
         expert = FunctionExpert(model, forward)
     elif _is_hugging_face(model):
-        kind = model.config.model_type
-        if family is None and kind not in (*HUGGING_FACE, "wav2vec2-bert"):
+        kind = getattr(model.config, "model_type", None)
+        if kind not in SPEECH_ENCODERS:
             raise MIError(
-                f"{type(model).__name__} is of type {kind!r}; known are {', '.join(HUGGING_FACE)}, wav2vec2-bert. "
-                "Give its family (s3prl_mi.families.Family), or forward= and family=."
+                f"{type(model).__name__} is of type {kind!r}; known are {', '.join(SPEECH_ENCODERS)}. Give forward= "
+                "(model, waveforms -> hidden states) and family=."
             )
-        family = family or (_WAV2VEC2_BERT if kind == "wav2vec2-bert" else _HUGGING_FACE)
-        by_config = getattr(model.config, "feat_extract_norm", None) == "layer"
-        expert = HuggingFaceExpert(model, by_config if normalize is None else normalize)
-    elif family is None and not upstream_folder(type(model).__module__):
+        expert = _hugging_face_expert(model, normalize)
+    elif family is None and not _is_expert(model):
         raise MIError(
             f"{type(model).__name__} is neither a Hugging Face speech encoder nor an s3prl upstream. Name the one "
             "inside it (encoder='attribute'), or give forward= (model, waveforms -> hidden states) and family=."
         )
-    family = family or family_of(expert, type(model).__name__)
+    family = family or _own_family(expert) or family_of(expert, type(model).__name__)
     device = next((str(p.device) for p in model.parameters()), "cpu")
     return Upstream(
         name=type(model).__name__,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from .._types import Bits, FloatMatrix, IntVector, Seconds
@@ -17,7 +16,7 @@ from ..estimators.frames import Frames
 from ..estimators.mi_supervised import Estimate
 from ..estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
 from ..experiment import versions
-from ..families import SAMPLE_RATE, Family, geometry_of_entry, resolve
+from ..families import SAMPLE_RATE, Family, resolve
 from ..hidden_states import extract, shortest_samples
 from ..results import Record
 from ..upstreams import Upstream
@@ -60,7 +59,9 @@ class _Side:
     a: list[list[FloatMatrix]]
     b: list[list[FloatMatrix]]
 
-    def frames(self, view: View, stride: int, factor: int, at: int) -> tuple[Frames, Frames, Frames, IntVector]:
+    def frames(
+        self, view: View, stride: int, factor: int, at: int
+    ) -> tuple[Frames, Frames, Frames, IntVector]:
         """Scored frames of view a, their partners of view b, all frames of view b, groups of the pairs.
 
         `stride` is of the layer at position `at`, in samples; its frame j stands where frame j * factor stands at
@@ -77,7 +78,9 @@ class _Side:
             np.concatenate([s + p[i] for s, p in zip(starts, pairs, strict=True)]) for i in (0, 1)
         )
         if not len(rows_a):
-            raise MIError(f"held-out audio: no frame to score; utterances are too short for {view.describe()}.")
+            raise MIError(
+                f"held-out audio: no frame to score; utterances are too short for {view.describe()}."
+            )
         groups = self.half.group_of_frames(counts)[rows_a]
         return Frames(self.a[at], rows_a), Frames(self.b[at], rows_b), Frames(self.b[at]), groups
 
@@ -243,7 +246,7 @@ class ViewsMeter:
         for side in (fit, scored):
             if not all(np.isfinite(z).all() for z in side.a[at] + side.b[at]):
                 raise MIError(f"layer {layer}: hidden states hold NaN or infinite values.")
-        stride = _stride(upstream, layer)
+        stride = upstream.geometry_of(layer).stride
         rates = (stride, stride // upstream.stride)
         a, b, everything, groups = fit.frames(view, *rates, at)
         if view.kind == "mask":
@@ -310,12 +313,8 @@ def measure_views(
     return estimate
 
 
-def _stride(upstream: Upstream, layer: int) -> int:
-    return geometry_of_entry(upstream.expert, upstream.family, upstream.geometry, layer).stride
-
-
 def _frame_shift_ms(upstream: Upstream, layer: int) -> float:
-    return 1000 * _stride(upstream, layer) / SAMPLE_RATE
+    return 1000 * upstream.geometry_of(layer).stride / SAMPLE_RATE
 
 
 def _view_of(upstream: Upstream) -> View:
@@ -341,7 +340,10 @@ def _check_view(upstream: Upstream, view: View) -> None:
             f"view: {upstream.name} (family {family.name!r}) has no known mask site for {view.describe()}. Use "
             "View('mask', 'waveform', 40, 10) or View('shift', shift_ms=60.0)."
         )
-    if family.mask_embedding == "model.masked_spec_embed" and resolve(upstream.expert, family.mask_embedding) is None:
+    if (
+        family.mask_embedding == "model.masked_spec_embed"
+        and resolve(upstream.expert, family.mask_embedding) is None
+    ):
         raise MIError(
             f"view: {upstream.name} has no mask embedding, as its config has mask_time_prob 0: set it above 0, or "
             "use View('mask', 'waveform', 40, 10)."

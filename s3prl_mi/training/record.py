@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from ..errors import MIError
-from ..results import Record, append_records, read_records
+from ..results import append_records, read_records
 from .meter import ViewsMeter
 
 logger = logging.getLogger(__name__)
