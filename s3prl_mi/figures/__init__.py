@@ -6,7 +6,7 @@ exist returns an empty list.
 
 from __future__ import annotations
 
-from .checkpoint_curves import Pick, best_picks, checkpoint_curves, series_in, series_name, stability
+from .checkpoint_curves import checkpoint_curves, picks_of, series_in, series_name, stability_words
 from .cluster_usage import Usage, cluster_usage, usages
 from .layer_curves import layer_curves
 from .phones import ClassBits, class_bits, confusion_pictures, phone_bits
@@ -30,13 +30,11 @@ __all__ = [
     "ClassBits",
     "Measured",
     "Model",
-    "Pick",
     "Picture",
     "Point",
     "Scale",
     "Usage",
     "all_summaries",
-    "best_picks",
     "by_scale",
     "checkpoint_curves",
     "class_bits",
@@ -48,11 +46,12 @@ __all__ = [
     "model_of",
     "natural",
     "phone_bits",
+    "picks_of",
     "scale_of",
     "score_scatter",
     "series_in",
     "series_name",
-    "stability",
+    "stability_words",
     "sweeps",
     "usages",
 ]

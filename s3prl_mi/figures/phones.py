@@ -174,8 +174,8 @@ def _draw_bits(found: list[ClassBits], scale: Scale, names: Mapping[Model, str],
             "Which phones are told apart" if phones else "Which classes are told apart",
             f"Bits of each class at the best layer of each model, {best.probe} probe ({scale.describe()}); classes are "
             "grouped by manner of articulation, the grey tick is the most that a class of its frequency can yield. "
-            "Left: a dot near its tick means that the class is recognised; right: how much all its frames add to I(Z;Y), "
-            "below zero where the probe does worse than knowing the frequency alone.",
+            "Left: a dot near its tick means that the class is recognised; right: how much all its frames add to "
+            "I(Z;Y), below zero where the probe does worse than knowing the frequency alone.",
             f"Dots of bits by class for {', '.join(names[c.model] for c in found)}.",
         )
 
@@ -235,7 +235,7 @@ def _draw_confusion(c: ClassBits, scale: Scale, names: Mapping[Model, str], numb
             f"confusion_{number}",
             f"Confusions of {names[c.model]}, {layer}",
             f"Each row is a true class and sums to 100 %: where its frames go by the {c.probe} probe, at the best "
-            f"layer of {names[c.model]} ({scale.describe()}). A dark diagonal means that classes are recognised; dark cells "
-            "inside a box are confusions within one manner of articulation, as between vowels.",
+            f"layer of {names[c.model]} ({scale.describe()}). A dark diagonal means that classes are recognised; dark "
+            "cells inside a box are confusions within one manner of articulation, as between vowels.",
             f"Row-normalised confusion matrix of {names[c.model]}.",
         )

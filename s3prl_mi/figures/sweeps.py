@@ -85,8 +85,16 @@ KINDS = (
 )  # fmt: skip
 
 
-def sweeps(summaries: Sequence[Summary], names: Mapping[Model, str]) -> list[Picture]:
-    """A picture for each kind of sweep that the estimates hold (for each other setting, at most three)."""
+def sweeps(
+    summaries: Sequence[Summary], names: Mapping[Model, str], last: Mapping[Model, int | None]
+) -> list[Picture]:
+    """A picture for each kind of sweep that the estimates hold (for each other setting, at most three).
+
+    Args:
+        summaries: of all experiments.
+        names: of every model, in the order of drawing.
+        last: the last layer of each model's encoder (`selection.last_layer`).
+    """
     pictures: list[Picture] = []
     for kind in KINDS:
         groups: dict[Any, list[Summary]] = {}
@@ -95,7 +103,7 @@ def sweeps(summaries: Sequence[Summary], names: Mapping[Model, str]) -> list[Pic
                 groups.setdefault(kind.rest(s), []).append(s)
         groups = {key: _swept(group, kind) for key, group in groups.items()}
         richest = sorted((g for g in groups.values() if g), key=len, reverse=True)[:MOST_PICTURES]
-        pictures += [_draw(kind, group, names, n + 1) for n, group in enumerate(richest)]
+        pictures += [_draw(kind, group, names, last, n + 1) for n, group in enumerate(richest)]
     return pictures
 
 
@@ -111,7 +119,13 @@ def _swept(group: list[Summary], kind: Kind) -> list[Summary]:
     return kept
 
 
-def _draw(kind: Kind, group: list[Summary], names: Mapping[Model, str], number: int) -> Picture:
+def _draw(
+    kind: Kind,
+    group: list[Summary],
+    names: Mapping[Model, str],
+    last: Mapping[Model, int | None],
+    number: int,
+) -> Picture:
     probes = sorted({s.probe for s in group}, key=lambda p: rank_in(p, PROBE_ORDER))
     models = [m for m in names if any(model_of(s) == m for s in group)]
     numbers = {m: i for i, m in enumerate(names)}
@@ -127,13 +141,15 @@ def _draw(kind: Kind, group: list[Summary], names: Mapping[Model, str], number: 
                 for model in part:
                     own = [s for s in group if model_of(s) == model and s.probe == probe]
                     if own:
-                        line_of_model = _curve(axes, own, kind, choice, x_of, look(numbers[model]))
+                        line_of_model = _curve(
+                            axes, _at(own, choice, last.get(model)), kind, x_of, look(numbers[model])
+                        )
                         drawn += line_of_model
-                        last = line_of_model[-1]
-                        name = f"{names[model]}, layer {last.layer}"
+                        at_end = line_of_model[-1]
+                        name = f"{names[model]}, layer {at_end.layer}"
                         end = (
-                            x_of(kind.setting(last)),
-                            last.mi_lower_bound_bits,
+                            x_of(kind.setting(at_end)),
+                            at_end.mi_lower_bound_bits,
                             name,
                             look(numbers[model])["color"],
                         )
@@ -164,19 +180,22 @@ def _fixed(kind: Kind, scale: Scale) -> str:
     return scale._replace(view=f"{scale.kind} view").describe()
 
 
-def _curve(
-    axes: Axes,
-    own: list[Summary],
-    kind: Kind,
-    choice: str,
-    x_of: Callable[[Any], float],
-    style: dict[str, Any],
-) -> list[Summary]:
-    """Draw one model at one layer, the same for all settings; returns its points."""
+def _at(own: list[Summary], choice: str, last: int | None) -> list[Summary]:
+    """The estimates of one model at one layer, the same for all settings."""
     layers = sorted({s.layer for s in own if isinstance(s.layer, int)})
     totals = {n: sum(s.mi_lower_bound_bits for s in own if s.layer == n) for n in layers}
-    layer = layers[-1] if choice == CHOICES[0] else max(layers, key=lambda n: totals[n])
-    line = sorted((s for s in own if s.layer == layer), key=lambda s: x_of(kind.setting(s)))
+    if choice == CHOICES[0]:
+        layer = last if last in layers else layers[-1]
+    else:
+        layer = max(layers, key=lambda n: totals[n])
+    return [s for s in own if s.layer == layer]
+
+
+def _curve(
+    axes: Axes, own: list[Summary], kind: Kind, x_of: Callable[[Any], float], style: dict[str, Any]
+) -> list[Summary]:
+    """Draw one model at one layer; returns its points in order."""
+    line = sorted(own, key=lambda s: x_of(kind.setting(s)))
     axes.errorbar(
         [x_of(kind.setting(s)) for s in line], [s.mi_lower_bound_bits for s in line],
         yerr=[s.mi_lower_bound_bits_sd for s in line], linewidth=1.4, markersize=4.5, capsize=2, elinewidth=0.9,

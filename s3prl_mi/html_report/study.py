@@ -1,0 +1,123 @@
+"""Everything that a report is about, read once: records, class shares, names, published and own error rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..classes import CLASSES_FILE, read_classes
+from ..collect import Result, collect
+from ..figures import Measured, Model, Scale, all_summaries, by_scale, headline_scales, in_order
+from ..report import Summary
+from ..results import Record
+from ..selection import last_layer
+from ..stock_runs import METRICS, Metric, StockRun, chosen_run, read_runs
+from ..superb import score_of
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRate:
+    """PER or WER of one model in a SUPERB task, percent."""
+
+    percent: float
+    source: str
+    low_confidence: bool = False
+    """Published in a secondary source only: shown with a mark, left out of correlations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What was found in the folders.
+
+    Attributes:
+        results: one for each experiment and model.
+        measured: records and classes, in the same order.
+        records: all of them.
+        summaries: over seeds.
+        names: of every model, in the order of showing.
+        scales: summaries by what may share an axis.
+        headline: scales without those that only vary a setting.
+        last: the last layer of each model's encoder.
+        rates: error rates by model and metric (`per`, `wer`, `wer_lm`).
+    """
+
+    results: list[Result]
+    measured: list[Measured]
+    records: list[Record]
+    summaries: list[Summary]
+    names: dict[Model, str]
+    scales: dict[Scale, list[Summary]]
+    headline: list[Scale]
+    last: dict[Model, int | None]
+    rates: dict[Model, dict[Metric, ErrorRate]]
+
+
+def read_study(folders: Sequence[Path | str], stock: Sequence[Path | str] = ()) -> Study:
+    """Read experiments and stock runs.
+
+    Args:
+        folders: experiments, or folders that hold some at any depth.
+        stock: folders of s3prl's own `ctc` and `asr` runs.
+
+    Raises:
+        MIError: a folder without results, or a file that is not of this version.
+    """
+    results = collect(folders)
+    runs = read_runs(stock) if stock else []
+    measured = [Measured(r.records, read_classes(r.folder / CLASSES_FILE, r.records)) for r in results]
+    summaries = all_summaries(measured)
+    scales = by_scale(summaries)
+    models: dict[Model, list[Record]] = {}
+    for result in results:
+        models.setdefault(result.first.upstream_sha256, []).extend(result.records)
+    return Study(
+        results=results,
+        measured=measured,
+        records=[r for result in results for r in result.records],
+        summaries=summaries,
+        names=in_order(short_names(results)),
+        scales=scales,
+        headline=headline_scales(scales),
+        last={m: last_layer(records) for m, records in models.items()},
+        rates={m: error_rates(records[0], runs) for m, records in models.items()},
+    )
+
+
+def short_names(results: Sequence[Result]) -> dict[Model, str]:
+    """Labels without the upstream in front where the checkpoint alone tells models apart."""
+    labels = {r.first.upstream_sha256: r.label for r in results}
+    upstreams = {r.first.upstream_sha256: r.first.upstream for r in results}
+    short = {m: label.removeprefix(f"{upstreams[m]} ") for m, label in labels.items()}
+    taken = list(short.values())
+    return {m: short[m] if taken.count(short[m]) == 1 else label for m, label in labels.items()}
+
+
+def error_rates(record: Record, runs: Sequence[StockRun]) -> dict[Metric, ErrorRate]:
+    """PER and WER of a model: of the user's own runs where there are any, else as published."""
+    own = [run for run in runs if run.belongs_to(record)]
+    published = score_of(record.upstream)
+    found: dict[Metric, ErrorRate] = {}
+    for metric, value in zip(
+        METRICS,
+        (published.pr_per, published.asr_wer, published.asr_wer_lm) if published else (None, None, None),
+        strict=True,
+    ):
+        run = chosen_run(own, metric)
+        score = run.best_of(metric) if run else None
+        if score is not None:
+            found[metric] = ErrorRate(score.percent, f"own run, {score.split}: {score.source}")
+        elif value is not None and published is not None:
+            found[metric] = ErrorRate(value, f"published: {published.source}", published.low_confidence)
+    return found
+
+
+def best_of_models(group: Sequence[Summary], probe: str | None = None) -> dict[Model, Summary]:
+    """The highest estimate of each model of a scale over layers (and probes, unless one is named), best first."""
+    best: dict[Model, Summary] = {}
+    for s in group:
+        if probe is None or s.probe == probe:
+            held = best.get(s.upstream_sha256)
+            if held is None or s.mi_lower_bound_bits > held.mi_lower_bound_bits:
+                best[s.upstream_sha256] = s
+    return dict(sorted(best.items(), key=lambda item: -item[1].mi_lower_bound_bits))
