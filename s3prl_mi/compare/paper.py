@@ -1,0 +1,94 @@
+"""The paper's own figures beside the user's: Liu, Yeh and Glass 2024 (arXiv:2401.08833), Tables 2 and 4."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .._types import Bits
+from ..superb import PaperFigure, canonical, paper_figures
+from .table import Column, Figure, Row, Table
+
+CAVEAT = (
+    "The paper does not say which frames it scored, how its phones treat silence, nor the optimiser, batch size and "
+    "width of its probes, so the figures cannot be expected to match to the last digit, even with protocol paper."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PaperRow:
+    """One bound of the paper and the user's."""
+
+    label: str
+    model: str
+    """As the paper writes it."""
+    task: str
+    probe: str
+    layer: int | str
+    """Of the user's: index into the hidden states. The paper's layer n of the APC family is entry n - 1."""
+    yours: Bits
+    paper: Bits
+    decimals: int
+    """That the paper prints."""
+    source: str
+    remark: str
+    """What was not the same, such as the eval split."""
+
+    @property
+    def difference(self) -> Bits:
+        """Yours minus the paper's."""
+        return self.yours - self.paper
+
+
+def paper_rows(table: Table) -> list[PaperRow]:
+    """The paper's figures for every row whose upstream it has; empty if it has none of them."""
+    found = []
+    for row in table.rows:
+        for published in paper_figures():
+            figure = _counterpart(row, published)
+            if figure is not None:
+                found.append(_paper_row(row, figure, published))
+    return found
+
+
+def without_paper(table: Table) -> list[str]:
+    """Labels of rows that the paper has nothing about."""
+    known = {f.upstream for f in paper_figures()}
+    return [row.label for row in table.rows if canonical(row.published_as) not in known]
+
+
+def unmeasured(table: Table) -> dict[str, str]:
+    """Label -> which probes and layers the paper has, for rows that it knows but that share no figure with it."""
+    found = {}
+    for row in table.rows:
+        figures = [f for f in paper_figures() if f.upstream == canonical(row.published_as)]
+        if figures and not any(_counterpart(row, f) for f in figures):
+            probes = " and ".join(dict.fromkeys(f.probe for f in figures))
+            layers = "the last layer" if figures[0].layer is None else "entries 0 to 2 of the hidden states"
+            found[row.label] = f"figures by the probe {probes} for {layers}"
+    return found
+
+
+def _counterpart(row: Row, published: PaperFigure) -> Figure | None:
+    if canonical(row.published_as) != published.upstream:
+        return None
+    if published.layer is None:
+        return row.figures.get(Column(published.task, published.probe, "last"))
+    return row.layers.get((published.task, published.probe), {}).get(published.layer - 1)
+
+
+def _paper_row(row: Row, figure: Figure, published: PaperFigure) -> PaperRow:
+    splits: Sequence[str] = row.eval_splits[published.task]
+    same = tuple(splits) == (published.eval_split,)
+    return PaperRow(
+        label=row.label,
+        model=published.model,
+        task=published.task,
+        probe=published.probe,
+        layer=figure.layer,
+        yours=figure.bits,
+        paper=published.bits,
+        decimals=published.decimals,
+        source=published.source,
+        remark="" if same else f"scored on {'+'.join(splits)}, the paper on {published.eval_split}",
+    )

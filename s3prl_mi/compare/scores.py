@@ -1,0 +1,150 @@
+"""PER and WER of a model: the user's own runs first, then the user's table, then SUPERB's published scores."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..collect import Result
+from ..errors import MIError, nearest
+from ..stock_runs import METRICS, Metric, StockRun, chosen_run
+from ..superb import Score, canonical, score_of
+
+SCORES: tuple[Metric, ...] = METRICS[:2]
+SCORE_NAMES = {"per": "PER", "wer": "WER"}
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreValue:
+    """One error rate, percent, and where it comes from."""
+
+    percent: float
+    kind: str
+    """`own run`, `own table` or `SUPERB`."""
+    source: str
+    doubtful: bool = False
+    """Shown with a mark, and left out of correlations: a secondary source that could not be checked."""
+    remark: str = ""
+    """What a reader must know, such as that it is of the dev split."""
+
+
+ScoreTable = Mapping[str, Mapping[str, ScoreValue]]
+"""Name of a model (label, upstream or alias) -> `per`, `wer` -> value."""
+
+
+def read_score_table(path: Path) -> dict[str, dict[str, ScoreValue]]:
+    """Read a user's own table of scores: CSV with columns `upstream`, and `per` or `wer` or both (percent).
+
+    A column `source` is kept. Published tables' names `pr_per` and `asr_wer` are understood too.
+
+    Raises:
+        MIError: no such file, no such column, or a value that is not a number.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise MIError(
+            f"--scores {path}: cannot be read ({getattr(error, 'strerror', None) or error})."
+        ) from error
+    columns = {
+        name: c
+        for c in (rows[0] if rows else ())
+        for name in SCORES
+        if c in (name, f"pr_{name}", f"asr_{name}")
+    }
+    if not rows or "upstream" not in rows[0] or not columns:
+        have = ", ".join(str(c) for c in rows[0]) if rows else "no rows"
+        raise MIError(f"--scores {path}: expected columns upstream and per or wer (percent), found {have}.")
+    table: dict[str, dict[str, ScoreValue]] = {}
+    for number, row in enumerate(rows, start=2):
+        source = row.get("source") or path.name
+        for name, column in columns.items():
+            if row[column]:
+                value = ScoreValue(_number(row[column], path, number, column), "own table", source)
+                table.setdefault(row["upstream"], {})[name] = value
+    return table
+
+
+def _number(text: str, path: Path, line: int, column: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise MIError(f"--scores {path}, line {line}, column {column}: {text!r} is not a number.") from None
+
+
+def scores_of(
+    result: Result,
+    label: str,
+    name: str,
+    runs: Sequence[StockRun],
+    table: ScoreTable,
+    published: bool,
+    runs_are_its: bool = False,
+) -> dict[str, ScoreValue]:
+    """PER and WER of one model.
+
+    Args:
+        result: of that model.
+        label: its label.
+        name: its upstream's name, or the published upstream that it is the same as.
+        runs: the user's own, of any model.
+        table: the user's own table.
+        published: whether SUPERB's scores may be used.
+        runs_are_its: all `runs` are of this model, whatever their arguments say.
+    """
+    found: dict[str, ScoreValue] = {}
+    score = score_of(name) if published else None
+    own = [run for run in runs if runs_are_its or run.belongs_to(result.first)]
+    rows = [table[key] for key in (label, name, canonical(name)) if key in table]
+    for metric in SCORES:
+        value = _own(own, metric)
+        value = value or next((row[metric] for row in rows if metric in row), None)
+        value = value or (_published(score, metric) if score else None)
+        if value is not None:
+            found[metric] = value
+    return found
+
+
+def _own(runs: Sequence[StockRun], metric: Metric) -> ScoreValue | None:
+    run = chosen_run(runs, metric)
+    score = run.best_of(metric) if run else None
+    if run is None or score is None:
+        return None
+    remarks = []
+    if score.is_dev:
+        remarks.append(f"of the {score.split} split, not of test")
+    if run.layer is not None:
+        remarks.append(f"of layer {run.layer} alone")
+    return ScoreValue(score.percent, "own run", f"{run.folder}: {score.source}", remark=", ".join(remarks))
+
+
+def _published(score: Score, metric: Metric) -> ScoreValue | None:
+    value = {"per": score.pr_per, "wer": score.asr_wer}[metric]
+    if value is None:
+        return None
+    remark = f"low confidence: {score.note}" if score.low_confidence else ""
+    return ScoreValue(value, "SUPERB", score.source, doubtful=score.low_confidence, remark=remark)
+
+
+def check_same_as(same_as: Mapping[str, str], labels: Sequence[str]) -> None:
+    """Refuse a `--same-as` that names no model, or an upstream without published figures.
+
+    Raises:
+        MIError: as said.
+    """
+    from ..superb import paper_figures, scores
+
+    known = [*scores(), *(f.upstream for f in paper_figures())]
+    for label, name in same_as.items():
+        if label not in labels:
+            raise MIError(
+                f"--same-as {label}={name}: no model is called {label!r}.{nearest(label, labels)} "
+                f"There are: {', '.join(labels)}."
+            )
+        if canonical(name) not in known:
+            raise MIError(
+                f"--same-as {label}={name}: nothing is published about {name!r}.{nearest(name, known)}"
+            )

@@ -1,0 +1,280 @@
+"""The comparison itself: a row for each model, both tasks merged; figures by probe and choice of layer; scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .._types import Bits
+from ..collect import Result, checkpoint_stem
+from ..config import TASKS
+from ..correlation import Relation, correlate
+from ..errors import MIError
+from ..report.summary import PROBE_ORDER, mean_sd, rank_in
+from ..report.wording import BOUND
+from ..results import Record
+from ..selection import LayerAgreement, best_of, last_layer, layer_agreements
+from ..stock_runs import StockRun
+from .comparable import check
+from .scores import SCORE_NAMES, SCORES, ScoreTable, ScoreValue, check_same_as, scores_of
+
+CHOICES: dict[str, str] = {
+    "last": "last layer",
+    "free": "layer with the most I(Za;Zb), chosen without labels",
+    "best": "layer with the most of the same bound, chosen on the frames scored",
+    "weighted": "weighted sum of all layers",
+}
+CHOICE_NAMES = {choice: choice for choice in CHOICES} | {"free": "label-free"}
+
+
+class Column(NamedTuple):
+    """One bound of the table."""
+
+    task: str
+    probe: str
+    choice: str
+    """A key of `CHOICES`."""
+
+    @property
+    def title(self) -> str:
+        """As it stands over the table, such as `I(Za;Zb) last`."""
+        return f"{BOUND[self.task]} {CHOICE_NAMES[self.choice]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One bound of one model."""
+
+    bits: Bits
+    """Mean over seeds."""
+    sd: Bits
+    """Sample standard deviation over seeds; 0 for one seed."""
+    n_seeds: int
+    layer: int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One model."""
+
+    label: str
+    upstream: str
+    """s3prl's name."""
+    published_as: str
+    """The upstream whose published figures are this model's: its own name, or what `--same-as` says."""
+    checkpoint: str
+    """File name of the checkpoint without its ending, or empty."""
+    upstream_sha256: str
+    step: int | None
+    figures: Mapping[Column, Figure]
+    layers: Mapping[tuple[str, str], Mapping[int, Figure]]
+    """(task, probe) -> layer -> figure."""
+    scores: Mapping[str, ScoreValue]
+    """`per`, `wer`."""
+    agreements: Sequence[LayerAgreement]
+    """Of the label-free with the labelled choice of the layer, by probe."""
+    eval_splits: Mapping[str, tuple[str, ...]]
+    """By task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Everything that the outputs write."""
+
+    rows: Sequence[Row]
+    columns: Sequence[Column]
+    """Those that any row has, in order: by probe, task, choice."""
+    relations: Mapping[tuple[Column, str], Relation]
+    """(bound, `per` or `wer`) -> how both go together over the rows."""
+    settings: Sequence[tuple[str, str]]
+    """What was measured, by task: name, text."""
+    mixed: Sequence[str]
+    """One sentence for each difference between models that was allowed: their figures are not on one scale."""
+    notes: Sequence[str]
+
+    @property
+    def probes(self) -> list[str]:
+        """In order."""
+        return list(dict.fromkeys(c.probe for c in self.columns))
+
+    def columns_of(self, probe: str) -> list[Column]:
+        """The bounds by one probe."""
+        return [c for c in self.columns if c.probe == probe]
+
+
+def build(
+    results: Sequence[Result],
+    runs: Sequence[StockRun] = (),
+    runs_of: Mapping[str, Sequence[StockRun]] | None = None,
+    table: ScoreTable | None = None,
+    published: bool = True,
+    same_as: Mapping[str, str] | None = None,
+    allowed: Sequence[str] = (),
+) -> Table:
+    """Put models side by side.
+
+    Args:
+        results: from `collect`, after `keep`.
+        runs: the user's own runs of `ctc` and `asr`, matched by upstream and checkpoint.
+        runs_of: label -> runs that are of this model whatever their arguments say.
+        table: the user's own scores.
+        published: whether SUPERB's published scores fill what is missing.
+        same_as: label -> upstream whose published figures are this model's (for a local copy of its weights).
+        allowed: differences that are allowed (`ALLOWABLE`).
+
+    Raises:
+        MIError: no result; figures that are not comparable; a label in `same_as` or `runs_of` that does not exist.
+    """
+    if not results:
+        raise MIError("nothing to compare: no estimate is left.")
+    labels = list(dict.fromkeys(r.label for r in results))
+    same_as, runs_of = same_as or {}, runs_of or {}
+    check_same_as(same_as, labels)
+    for label in runs_of:
+        if label not in labels:
+            raise MIError(
+                f"--stock {label}=...: no model is called {label!r}. There are: {', '.join(labels)}."
+            )
+    mixed = check(results, allowed)
+    notes: list[str] = []
+    rows: list[Row] = []
+    for label in labels:
+        own = [r for r in results if r.label == label]
+        name = same_as.get(label, _published_name(own[0]))
+        forced = runs_of.get(label)
+        scores = scores_of(own[0], label, name, forced or runs, table or {}, published, forced is not None)
+        rows.append(_row(own, name, scores, notes))
+    columns = sorted({c for row in rows for c in row.figures}, key=_column_order)
+    notes += _score_notes(rows, runs, results)
+    return Table(rows, columns, _relations(rows, columns), _settings(results), mixed, notes)
+
+
+def _published_name(result: Result) -> str:
+    """The upstream's name; for Hugging Face models their id."""
+    record = result.first
+    name = (record.checkpoint or {}).get("name", "")
+    return name if record.upstream.startswith("hf") and "/" in name else record.upstream
+
+
+def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue], notes: list[str]) -> Row:
+    label, first = results[0].label, results[0].first
+    records = _finest([r for result in results for r in result.records], label, notes)
+    layers: dict[tuple[str, str], dict[int, Figure]] = {}
+    figures: dict[Column, Figure] = {}
+    for (task, probe, layer), values in _by_layer(records).items():
+        figure = Figure(*mean_sd(values), len(values), layer)
+        if isinstance(layer, int):
+            layers.setdefault((task, probe), {})[layer] = figure
+        else:
+            figures[Column(task, probe, layer)] = figure
+    last = last_layer(records)
+    for (task, probe), curve in layers.items():
+        best = best_of({layer: f.bits for layer, f in curve.items()})
+        chosen = {"last": last, "best": best}
+        if task == "mi_supervised" and (free := layers.get(("mi_views", probe))):
+            chosen["free"] = best_of({layer: f.bits for layer, f in free.items()})
+        figures |= {
+            Column(task, probe, choice): curve[layer]
+            for choice, layer in chosen.items()
+            if layer is not None and layer in curve
+        }
+    return Row(
+        label=label,
+        upstream=first.upstream,
+        published_as=name,
+        checkpoint=checkpoint_stem(first),
+        upstream_sha256=first.upstream_sha256,
+        step=first.step,
+        figures=figures,
+        layers=layers,
+        scores=scores,
+        agreements=layer_agreements(records),
+        eval_splits={r.task: tuple(r.eval_splits) for r in records},
+    )
+
+
+def _finest(records: list[Record], label: str, notes: list[str]) -> list[Record]:
+    """Only layers of the shortest frame shift of each task: bits of other rates are not on one scale with them."""
+    finest = {t: min(r.frame_shift_ms for r in records if r.task == t) for t in {r.task for r in records}}
+    kept = [r for r in records if r.frame_shift_ms == finest[r.task]]
+    left = sorted({str(r.layer) for r in records if r.frame_shift_ms != finest[r.task]})
+    if left:
+        shift = min(finest.values())
+        notes.append(
+            f"{label}: only layers every {shift:g} ms; left out as of another rate: {', '.join(left)}."
+        )
+    return kept
+
+
+def _by_layer(records: Sequence[Record]) -> dict[tuple[str, str, int | str], list[Bits]]:
+    """Bounds by task, probe and layer, one a seed; if a seed occurs twice, the later record counts."""
+    by_seed: dict[tuple[str, str, int | str], dict[int, Bits]] = {}
+    for r in records:
+        by_seed.setdefault((r.task, r.probe, r.layer), {})[r.seed] = r.mi_lower_bound_bits
+    return {key: list(values.values()) for key, values in by_seed.items()}
+
+
+def _column_order(column: Column) -> tuple[object, ...]:
+    return (
+        rank_in(column.probe, PROBE_ORDER),
+        rank_in(column.task, TASKS),
+        rank_in(column.choice, tuple(CHOICES)),
+    )
+
+
+def _relations(rows: Sequence[Row], columns: Sequence[Column]) -> dict[tuple[Column, str], Relation]:
+    found: dict[tuple[Column, str], Relation] = {}
+    for metric in SCORES:
+        if not any(metric in row.scores for row in rows):
+            continue
+        for column in columns:
+            pairs = [
+                (row.figures[column].bits, row.scores[metric].percent)
+                for row in rows
+                if column in row.figures and metric in row.scores and not row.scores[metric].doubtful
+            ]
+            bits, errors = [p[0] for p in pairs], [p[1] for p in pairs]
+            name = f"{BOUND[column.task]} ({CHOICE_NAMES[column.choice]}, {column.probe})"
+            found[column, metric] = correlate(bits, errors, name, SCORE_NAMES[metric], "negative")
+    return found
+
+
+def _settings(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """What was measured, each setting once."""
+    texts: dict[str, dict[str, None]] = {}
+    for record in (r for result in results for r in result.records):
+        parts = [
+            record.view or "",
+            f"{record.frames} frames",
+            f"{record.clusters} clusters" if record.clusters is not None else "",
+            record.label_set or "",
+            f"every {record.frame_shift_ms:g} ms",
+            f"fit {'+'.join(record.fit_splits)}, eval {'+'.join(record.eval_splits)}",
+            f"protocol {record.protocol}",
+        ]
+        texts.setdefault(record.task, {})[", ".join(filter(None, parts))] = None
+    return [(BOUND[task], text) for task in TASKS for text in texts.get(task, {})]
+
+
+def _score_notes(rows: Sequence[Row], runs: Sequence[StockRun], results: Sequence[Result]) -> list[str]:
+    notes = [
+        f"{SCORE_NAMES[metric]} of {row.label}: {value.remark}."
+        for row in rows
+        for metric, value in row.scores.items()
+        if value.remark
+    ]
+    strangers = [run for run in runs if not any(run.belongs_to(r.first) for r in results)]
+    if strangers:
+        names = ", ".join(f"{run.folder} ({run.upstream})" for run in strangers)
+        notes.append(
+            f"Runs of upstreams that are not in this table: {names}. --stock LABEL=FOLDER says whose a run is."
+        )
+    for metric in SCORES:
+        kinds = {row.scores[metric].kind for row in rows if metric in row.scores}
+        if len(kinds) > 1:
+            notes.append(
+                f"{SCORE_NAMES[metric]}s are from {' and '.join(sorted(kinds))}: runs by different people differ in "
+                "learning rate and more, so small differences between them mean little."
+            )
+    return notes

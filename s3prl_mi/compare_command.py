@@ -1,0 +1,177 @@
+"""`s3prl-mi compare`: upstreams side by side, with PER and WER, their correlation, and the paper's figures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import MIError
+
+if TYPE_CHECKING:
+    from .stock_runs import StockRun
+
+DESCRIPTION = """\
+Put upstreams side by side: I(Z;Y) and I(Za;Zb) by probe and choice of layer, PER and WER, and how they go together.
+
+RESULT_DIR is the folder of an experiment, or one that holds several at any depth; both tasks of the same model make one
+row. PER and WER are taken, in this order, from your own s3prl runs (--stock), your own table (--scores), and SUPERB's
+published scores, and the table says which.
+"""
+
+EPILOG = """\
+examples:
+  everything below a folder, on the screen
+    s3prl-mi compare result/downstream
+  with your own phone recognition and ASR runs of s3prl, and for a paper
+    s3prl-mi compare result/mi --stock result/downstream --csv table.csv --markdown table.md --latex table.tex
+  beside the paper's Tables 2 and 4
+    s3prl-mi compare result/mi --paper
+  a local copy of published weights (-u hubert_local -k hubert_base_ls960.pt): say what it is
+    s3prl-mi compare result/mi --same-as hubert_local=hubert_base --paper
+  one setting of a sweep
+    s3prl-mi compare result/sweep --view '30 of 40' --clusters 50
+  a masked against a shifted view: not on one scale, so it must be asked for
+    s3prl-mi compare result/hubert result/apc --allow view,frames,frame_rate
+
+Figures that differ in protocol, view (mask pattern, shift), frames scored, clusters, frame rate, set of labels, fit
+split, eval split or number of utterances are not on one scale. They are refused, and the message names what differs.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `s3prl-mi compare`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="RESULT_DIR", help="experiments, or folders that hold some"
+    )
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME=NEW",
+        help="call a model (its label, or a folder) NEW",
+    )
+    scores = parser.add_argument_group("PER and WER")
+    scores.add_argument(
+        "--stock", nargs="+", default=[], metavar="RUN_DIR",
+        help="your own runs of s3prl's ctc (phone recognition) and asr, at any depth; LABEL=RUN_DIR says whose it is",
+    )  # fmt: skip
+    scores.add_argument(
+        "--scores",
+        type=Path,
+        metavar="CSV",
+        help="your own table: upstream, per and/or wer in percent, source",
+    )
+    scores.add_argument(
+        "--superb", choices=["published", "none"], default="published", help="none: no published scores"
+    )
+    scores.add_argument(
+        "--same-as", action="append", default=[], metavar="LABEL=UPSTREAM",
+        help="this model has the published weights of UPSTREAM (for local copies)",
+    )  # fmt: skip
+    scores.add_argument(
+        "--paper", action="store_true", help="the paper's own figures beside yours, and the difference"
+    )
+    kept = parser.add_argument_group("what of a sweep to keep")
+    kept.add_argument("--view", metavar="TEXT", help="views whose name contains TEXT: '30 of 40', shift")
+    kept.add_argument("--clusters", type=int, metavar="N")
+    kept.add_argument("--frames", choices=["masked", "unmasked", "all"])
+    kept.add_argument("--protocol", metavar="NAME")
+    parser.add_argument(
+        "--allow", default="", metavar="WHAT,...",
+        help="put figures side by side although they differ in this: protocol, view, frames, clusters, frame_rate, "
+        "labels, fit_split, eval_split, utterances",
+    )  # fmt: skip
+    out = parser.add_argument_group("output (the table on the screen is always written)")
+    out.add_argument(
+        "--csv", type=Path, metavar="FILE", help="also FILE_correlations, FILE_layers, FILE_paper"
+    )
+    out.add_argument("--markdown", type=Path, metavar="FILE")
+    out.add_argument("--latex", type=Path, metavar="FILE", help="booktabs tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare; print the table and write the files that were asked for.
+
+    Raises:
+        MIError: nothing found, or figures that are not comparable.
+    """
+    from .collect import collect
+    from .compare import (
+        Filters,
+        build,
+        keep,
+        paper_rows,
+        read_score_table,
+        to_csv,
+        to_latex,
+        to_markdown,
+        to_screen,
+    )
+
+    results = collect(args.folders, _pairs(args.label, "--label"))
+    results = keep(results, Filters(args.protocol, args.view, args.clusters, args.frames))
+    runs, runs_of = _runs(args.stock)
+    table = build(
+        results,
+        runs=runs,
+        runs_of=runs_of,
+        table=read_score_table(args.scores) if args.scores else None,
+        published=args.superb == "published",
+        same_as=_pairs(args.same_as, "--same-as"),
+        allowed=[name.strip() for name in args.allow.split(",") if name.strip()],
+    )
+    paper = paper_rows(table) if args.paper else None
+    sys.stdout.write(to_screen(table, paper))
+    written: list[Path] = []
+    if args.csv:
+        for ending, text in to_csv(table, paper).items():
+            written.append(_write(args.csv.with_name(args.csv.stem + ending + args.csv.suffix), text))
+    if args.markdown:
+        written.append(_write(args.markdown, to_markdown(table, paper)))
+    if args.latex:
+        written.append(_write(args.latex, to_latex(table, paper)))
+    if written:
+        sys.stdout.write(f"written: {', '.join(map(str, written))}\n")
+    return 0
+
+
+def _runs(words: Sequence[str]) -> tuple[list[StockRun], dict[str, list[StockRun]]]:
+    """Runs to be matched by upstream, and those of which the user says whose they are."""
+    if not words:
+        return [], {}
+    from .stock_runs import read_runs
+
+    plain = [word for word in words if Path(word).exists() or "=" not in word]
+    named = _pairs([word for word in words if word not in plain], "--stock", several=True)
+    runs_of: dict[str, list[StockRun]] = {}
+    for label, folder in named.items():
+        runs_of[label] = read_runs(folder.split("\n"))
+    return read_runs(plain), runs_of
+
+
+def _pairs(words: Sequence[str], option: str, several: bool = False) -> dict[str, str]:
+    """`A=B` words as a mapping; with `several`, values of the same A are joined by newlines."""
+    found: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.rpartition("=") if option == "--same-as" else word.partition("=")
+        if not (key and equals and value):
+            raise MIError(f"{option} {word!r}: expected two names with = between them.")
+        if key in found and not several:
+            raise MIError(f"{option} {word!r}: {key!r} was given before as {found[key]!r}. Give it once.")
+        found[key] = f"{found[key]}\n{value}" if key in found else value
+    return found
+
+
+def _write(path: Path, text: str) -> Path:
+    from .report.summary import replace_file
+
+    try:
+        replace_file(path, text.encode())
+    except OSError as error:
+        raise MIError(f"{path}: cannot be written ({error.strerror}).") from error
+    return path
