@@ -121,6 +121,8 @@ def entry_strides(expert: Any) -> list[int]:
     """MR-HuBERT: samples per frame of each entry, in the order of its hidden states.
 
     Blocks run from the finest resolution to the coarsest and back; a block of n layers has n + 1 entries.
+    What a block of the way back starts from is the model's own up-sampling of the coarser block: no frame equals
+    its neighbour in steps of 2, but with convolutions of kernel 1 both tell of the same coarse frame.
 
     Raises:
         MIError: steps of unequal size.

@@ -62,6 +62,7 @@ def mask_embedding(upstream: Upstream) -> Tensor:
     return embedding
 
 
+@functools.lru_cache(maxsize=8)
 def _dropped_embedding(checkpoint: Path | None, family: str) -> Tensor | None:
     """DeCoAR 2.0: the mask vector in the file, which s3prl's class has no place for and silently drops."""
     if family != "decoar2" or checkpoint is None:

@@ -25,7 +25,7 @@ from models_more import (
 from s3prl_mi.config import ViewConfig
 from s3prl_mi.errors import MIError
 from s3prl_mi.families import aligned_rows, family_of, geometry_of, geometry_of_entry
-from s3prl_mi.hidden_states import entries_beyond_s3prl, extract, layer_names
+from s3prl_mi.hidden_states import entries_beyond_s3prl, extract, layer_names, shortest_samples
 from s3prl_mi.upstreams import Upstream, load_upstream
 from s3prl_mi.views import View, resolve_views
 
@@ -96,6 +96,16 @@ def test_states_do_not_depend_on_the_batch_or_on_calls_before(name, loaded):
     for order in ([0, 1, 2, 3], [3, 1]):
         for i, states in zip(order, extract(upstream, [utterances[i] for i in order], view), strict=True):
             assert_same(states, alone[i])
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_shortest_waveform_has_finite_states(name, loaded):
+    upstream = loaded(name)
+    needs = shortest_samples(upstream)
+    [states] = extract(upstream, [noise(needs)], MASK if upstream.family.can_mask_latents else None)
+    assert all(len(s) >= 1 and torch.isfinite(s).all() for s in states)
+    with pytest.raises(MIError, match=rf"{needs - 1} samples .* needs at least {needs}"):
+        extract(upstream, [noise(needs - 1)])
 
 
 @pytest.mark.parametrize(
