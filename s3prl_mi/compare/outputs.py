@@ -118,7 +118,9 @@ def _main_grid(table: Table, probe: str) -> _Grid:
         head=["upstream", *(c.title for c in columns), *scores],
         rows=rows,
         below=[
-            f"{choice}: {CHOICES[choice]}" for choice in CHOICES if any(c.choice == choice for c in columns)
+            f"{CHOICE_NAMES[choice]}: {CHOICES[choice]}"
+            for choice in CHOICES
+            if any(c.choice == choice for c in columns)
         ],
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from .._types import Bits
@@ -11,7 +11,7 @@ from ..collect import Result, checkpoint_stem
 from ..config import TASKS
 from ..correlation import Relation, correlate
 from ..errors import MIError
-from ..report.summary import PROBE_ORDER, mean_sd, rank_in
+from ..report.summary import PROBE_ORDER, layer_key, mean_sd, rank_in
 from ..report.wording import BOUND
 from ..results import Record
 from ..selection import LayerAgreement, best_of, last_layer, layer_agreements
@@ -136,15 +136,15 @@ def build(
             raise MIError(
                 f"--stock {label}=...: no model is called {label!r}. There are: {', '.join(labels)}."
             )
+    results, notes = _finest(results)
     mixed = check(results, allowed)
-    notes: list[str] = []
     rows: list[Row] = []
     for label in labels:
         own = [r for r in results if r.label == label]
         name = same_as.get(label, _published_name(own[0]))
         forced = runs_of.get(label)
         scores = scores_of(own[0], label, name, forced or runs, table or {}, published, forced is not None)
-        rows.append(_row(own, name, scores, notes))
+        rows.append(_row(own, name, scores))
     columns = sorted({c for row in rows for c in row.figures}, key=_column_order)
     notes += _score_notes(rows, runs, results)
     return Table(rows, columns, _relations(rows, columns), _settings(results), mixed, notes)
@@ -157,9 +157,9 @@ def _published_name(result: Result) -> str:
     return name if record.upstream.startswith("hf") and "/" in name else record.upstream
 
 
-def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue], notes: list[str]) -> Row:
+def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue]) -> Row:
     label, first = results[0].label, results[0].first
-    records = _finest([r for result in results for r in result.records], label, notes)
+    records = [r for result in results for r in result.records]
     layers: dict[tuple[str, str], dict[int, Figure]] = {}
     figures: dict[Column, Figure] = {}
     for (task, probe, layer), values in _by_layer(records).items():
@@ -194,17 +194,30 @@ def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue], no
     )
 
 
-def _finest(records: list[Record], label: str, notes: list[str]) -> list[Record]:
-    """Only layers of the shortest frame shift of each task: bits of other rates are not on one scale with them."""
-    finest = {t: min(r.frame_shift_ms for r in records if r.task == t) for t in {r.task for r in records}}
-    kept = [r for r in records if r.frame_shift_ms == finest[r.task]]
-    left = sorted({str(r.layer) for r in records if r.frame_shift_ms != finest[r.task]})
-    if left:
-        shift = min(finest.values())
-        notes.append(
-            f"{label}: only layers every {shift:g} ms; left out as of another rate: {', '.join(left)}."
-        )
-    return kept
+def _finest(results: Sequence[Result]) -> tuple[list[Result], list[str]]:
+    """Only layers of each model's shortest frame shift: bits of other rates are not on one scale with them.
+
+    Returns:
+        The results without the others, and a note for each model that lost some.
+    """
+    shortest: dict[tuple[str, str], float] = {}
+    for label, record in ((r.label, record) for r in results for record in r.records):
+        key = (label, record.task)
+        shortest[key] = min(record.frame_shift_ms, shortest.get(key, record.frame_shift_ms))
+    kept: list[Result] = []
+    left: dict[tuple[str, float], set[int | str]] = {}
+    for result in results:
+        fine = [r for r in result.records if r.frame_shift_ms == shortest[result.label, r.task]]
+        kept.append(replace(result, records=fine))
+        for record in result.records:
+            if record.frame_shift_ms != shortest[result.label, record.task]:
+                left.setdefault((result.label, shortest[result.label, record.task]), set()).add(record.layer)
+    notes = [
+        f"{label}: only layers every {shift:g} ms; left out as of another rate: "
+        f"{', '.join(str(layer) for layer in sorted(layers, key=layer_key))}."
+        for (label, shift), layers in left.items()
+    ]
+    return kept, notes
 
 
 def _by_layer(records: Sequence[Record]) -> dict[tuple[str, str, int | str], list[Bits]]:
