@@ -12,10 +12,10 @@ from pathlib import Path
 
 from . import superb, upstream_module
 from .checkpoints import SPEECH_ENCODERS
-from .doctor import cached_file, checkpoint_urls
+from .doctor import cached_file
 from .errors import MIError, nearest
 from .families import SAMPLE_RATE, Family, Geometry, upstream_folder
-from .s3prl_names import source_of, stock_names
+from .s3prl_names import checkpoint_urls, functions_of, source_of, stock_names
 from .upstream_names import FILE_SUFFIXES, family_of_name, upstream_names
 
 WIDTH = 100
@@ -208,13 +208,14 @@ def aliases_of(name: str) -> list[str]:
     return sorted(n for n in upstream_names() if n != name and _identity(n) == wanted)
 
 
+@functools.cache
 def _identity(name: str) -> tuple[str, str]:
     """What names of one upstream share: its loader and stem, or the function in which its aliases end."""
     module, attribute = stock_names().get(name, ("", name))
     stem = next((name.removesuffix(s) for s in FILE_SUFFIXES if name.endswith(s)), None)
     if stem is not None:
         return module, f"{stem} (file)"
-    functions = _functions(module) if module else {}
+    functions = functions_of(module) if module else {}
     seen = set()
     while attribute in functions and attribute not in seen:
         seen.add(attribute)
@@ -224,12 +225,6 @@ def _identity(name: str) -> tuple[str, str]:
         attribute = target
     urls = _own_urls(functions.get(attribute))
     return module, urls or attribute
-
-
-@functools.cache
-def _functions(module: str) -> dict[str, ast.FunctionDef]:
-    tree = ast.parse(source_of(module).read_text(encoding="utf-8"))
-    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
 def _passes_to(function: ast.FunctionDef) -> str | None:

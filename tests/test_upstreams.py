@@ -82,6 +82,15 @@ def test_every_layout_loads_in_eval_mode_without_gradients(name, checkpoints, ca
     assert loaded.stride == loaded.expert.get_downsample_rates("hidden_states")
 
 
+def test_step_is_read_from_the_users_checkpoint(tmp_path):
+    path = build_hubert(tmp_path)
+    assert load_upstream("hubert_local", str(path)).step is None
+    assert load_upstream("hubert_local", str(path.rename(tmp_path / "hubert-000960.pt"))).step == 960
+    content = torch.load(tmp_path / "hubert-000960.pt", weights_only=True)
+    torch.save({**content, "step": 961}, tmp_path / "hubert-000960.pt")
+    assert load_upstream("hubert_local", str(tmp_path / "hubert-000960.pt")).step == 961
+
+
 def test_fingerprint_changes_with_what_determines_the_states(tmp_path):
     first = load_upstream("hubert_local", str(build_hubert(tmp_path)))
     assert (
@@ -242,6 +251,7 @@ def test_downloaded_checkpoint_is_named_and_hashed(monkeypatch, tmp_path):
     loaded = load_upstream("hubert")
     assert (loaded.checkpoint_name, loaded.checkpoint_sha256) == ("hubert_base_ls960.pt", sha256_of(path))
     assert loaded.family.name == "hubert"
+    assert loaded.step is None  # 960 are hours
 
 
 def test_missing_package_is_named(monkeypatch):
