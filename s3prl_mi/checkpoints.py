@@ -105,9 +105,9 @@ def read_checkpoint(path: Path) -> Any:
         way_out = ""
         if "Weights only load failed" in str(error):
             way_out = (
-                " If you trust the file, write it again with an older format's objects left out: "
-                f"c = torch.load({path.name!r}, weights_only=False); torch.save({{'cfg': plain_dict, 'model': "
-                "c['model']}, NEW)."
+                " If you trust the file, keep only plain values of it: "
+                f"c = torch.load({path.name!r}, weights_only=False); "
+                "torch.save({'cfg': YOUR_PLAIN_DICT, 'model': c['model']}, 'NEW.pt')."
             )
         raise MIError(
             f"checkpoint {str(path)!r} is no PyTorch checkpoint that can be read safely ({one_line(error)}).{way_out}"
