@@ -12,7 +12,7 @@ from ..report import PROBE_ORDER, Summary
 from ..report.summary import rank_in
 from ..report.wording import BOUND, BOUND_TEX, seeds_text
 from ..results import Record
-from ..selection import CheckpointPick, checkpoint_pick, last_layer
+from ..selection import CheckpointPick, Setting, checkpoint_pick, last_layer, setting_of
 from .picture import COLOURS, Picture, bits_axis, dress, finish, sheet
 from .scale import Scale, by_scale, headline_scales, natural
 
@@ -45,6 +45,10 @@ def series_in(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
 def picks_of(name: str, records: Sequence[Record]) -> dict[str, CheckpointPick]:
     """What I(Za;Zb) at the last layer picks from a series, by probe; none where steps do not tell models apart."""
     own = [r for r in records if r.step is not None and series_name(r) == name]
+    steps: dict[Setting, set[int | None]] = {}
+    for r in own:
+        steps.setdefault(setting_of(r), set()).add(r.step)
+    own = [r for r in own if len(steps[setting_of(r)]) > 1]  # one checkpoint is no choice
     found = {}
     for probe in dict.fromkeys(r.probe for r in own):
         try:
@@ -148,7 +152,7 @@ def _curves(axes: Axes, group: list[Summary], last: int | None) -> list[Summary]
             continue
         points += chosen
         axes.errorbar(
-            [s.step for s in chosen], [s.mi_lower_bound_bits for s in chosen],
+            [s.step or 0 for s in chosen], [s.mi_lower_bound_bits for s in chosen],
             yerr=[s.mi_lower_bound_bits_sd for s in chosen],
             color=colour, linestyle=line, marker="o" if filled else "s", fillstyle="full" if filled else "none",
             markersize=4.5, linewidth=1.4, capsize=2, elinewidth=0.9, label=choice,

@@ -58,7 +58,7 @@ def _draw(scale: Scale, group: list[Summary], names: Mapping[Model, str], number
         return finish(
             figure,
             f"layers_{scale.task}_{number}",
-            f"{quantity} by layer: {scale.view or 'frame labels'}",
+            f"{quantity} by layer: {scale.view or 'frame labels'}, every {scale.frame_shift_ms:g} ms",
             _caption(scale, group),
             f"Curves of {quantity} in bits over the layers of {', '.join(names[m] for m in models)}.",
         )

@@ -36,7 +36,7 @@ GROUPS: dict[str, str] = {
 MOST_CLASSES = 50
 """In one picture: of more (words), the most frequent."""
 MOST_MODELS = 6
-MOST_CONFUSIONS = 4
+MOST_CONFUSIONS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,17 @@ def in_groups(labels: Sequence[str], key: Mapping[str, float]) -> list[str]:
     """Labels by manner of articulation, and by descending value within."""
     order = [*GROUPS, "other"]
     return sorted(labels, key=lambda k: (order.index(group_of(k)), -key.get(k, 0.0), k))
+
+
+def in_order_of_articulation(labels: Sequence[str]) -> list[str]:
+    """Labels by manner of articulation, neighbours alike; the same for all models. Others by the alphabet.
+
+    Example:
+        >>> in_order_of_articulation(["sil", "S", "AA", "IY"])
+        ['IY', 'AA', 'S', 'sil']
+    """
+    order = {name: i for i, name in enumerate(p for phones in GROUPS.values() for p in phones.split())}
+    return sorted(labels, key=lambda k: (order.get(k.upper().rstrip("012"), len(order)), k))
 
 
 def class_bits(measured: Sequence[Measured], scale: Scale, summaries: Sequence[Summary]) -> list[ClassBits]:
@@ -139,7 +150,7 @@ def _draw_bits(found: list[ClassBits], scale: Scale, names: Mapping[Model, str],
     labels = sorted((k for k, n in best.frames.items() if n), key=lambda k: -best.frames[k])[:MOST_CLASSES]
     labels = in_groups(labels, best.per_frame)[::-1]  # matplotlib counts from below
     phones = any(group_of(k) != "other" for k in labels)
-    with sheet(8.6, 0.17 * len(labels) + 1.3) as figure:
+    with sheet(8.6, max(3.0, 0.17 * len(labels) + 1.3)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         places = range(len(labels))
         most = best.most
@@ -206,13 +217,13 @@ def confusion_pictures(
 def _draw_confusion(c: ClassBits, scale: Scale, names: Mapping[Model, str], number: str) -> Picture:
     assert c.confusion is not None
     labels = list(c.share)
-    kept = [k for k in in_groups(labels, c.frames) if c.frames[k] > 0]
+    kept = [k for k in in_order_of_articulation(labels) if c.frames[k] > 0]
     rows = [labels.index(k) for k in kept]
-    columns = [labels.index(k) for k in in_groups(labels, c.frames)]
+    columns = [labels.index(k) for k in in_order_of_articulation(labels)]
     counts = c.confusion[np.ix_(rows, columns)]
     percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shown = [labels[i].replace("$", r"\$") for i in columns]
-    size = min(8.6, 2.2 + 0.16 * len(columns))
+    size = min(8.6, max(3.6, 2.2 + 0.16 * len(columns)))
     font = 7 if len(columns) <= 45 else 4.5
     with sheet(size, size - 0.4) as figure:
         axes = figure.subplots()

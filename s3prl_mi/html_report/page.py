@@ -25,7 +25,7 @@ small, .stamp { color: #777; font-size: .82rem; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { padding: .3rem .8rem .3rem 0; text-align: left; border-bottom: 1px solid #e5e5e5; vertical-align: top; }
-td { overflow-wrap: anywhere; }
+td { overflow-wrap: break-word; max-width: 40rem; }
 td[data-v] { white-space: nowrap; }
 th { cursor: pointer; border-bottom: 2px solid #999; }
 th[aria-sort=ascending]::after { content: " \\25B2"; }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ..compare.scores import ScoreValue
 from ..correlation import Relation, correlate
 from ..figures import (
     Picture,
@@ -27,13 +28,12 @@ from ..report import PROBE_ORDER, Summary, decimals
 from ..report.summary import rank_in
 from ..report.wording import BOUND, CEILING
 from ..selection import CheckpointPick
-from ..stock_runs import Metric
 from .markup import Cell, Section, bullets, paragraph, table
 from .settings import settings_section
 from .study import Study, best_of_models
 from .words import agreements, findings, what_was_measured
 
-SCORES: dict[Metric, str] = {"per": "PER (%)", "wer": "WER (%)", "wer_lm": "WER with LM (%)"}
+SCORES = {"per": "PER (%)", "wer": "WER (%)"}
 
 
 def sections(study: Study) -> tuple[list[Section], list[Picture]]:
@@ -69,7 +69,7 @@ def _layer_selection(study: Study) -> tuple[Section, list[Picture]] | None:
     found = agreements(study)
     if not found:
         return None
-    rows = []
+    rows: list[list[Cell | str]] = []
     for model, own in found.items():
         for a in own:
             spearman = a.relation.of("spearman")
@@ -109,7 +109,7 @@ def _scatter(study: Study) -> tuple[Section, list[Picture]] | None:
     for scale in study.headline:
         plots, notes = {}, {}
         for probe in _probes(study.scales[scale]):
-            for metric in ("per", "wer"):
+            for metric in SCORES:
                 points, relation = _points(study, scale, probe, metric)
                 if len(points) > 1:
                     plots[probe, SCORES[metric]] = points
@@ -121,8 +121,8 @@ def _scatter(study: Study) -> tuple[Section, list[Picture]] | None:
     section.figures(pictures)
     if sentences:
         section.add("<h3>What the correlations show</h3>", bullets(dict.fromkeys(sentences)))
-    sources = [
-        [study.names[m], SCORES[k], Cell(f"{r.percent:.2f}", r.percent), r.source + (" *" if r.low_confidence else "")]
+    sources: list[list[Cell | str]] = [
+        [study.names[m], SCORES[k], Cell(f"{r.percent:.2f}", r.percent), _source(r)]
         for m, own in study.rates.items() for k, r in own.items()
     ]  # fmt: skip
     section.add(
@@ -133,18 +133,18 @@ def _scatter(study: Study) -> tuple[Section, list[Picture]] | None:
     return section, pictures
 
 
-def _points(study: Study, scale: Scale, probe: str, metric: Metric) -> tuple[list[Point], Relation]:
+def _points(study: Study, scale: Scale, probe: str, metric: str) -> tuple[list[Point], Relation]:
     numbers = {m: i for i, m in enumerate(study.names)}
     points, trusted = [], []
     for model, best in best_of_models(study.scales[scale], probe).items():
         rate = study.rates.get(model, {}).get(metric)
         if rate is not None:
-            name = study.names[model] + (" *" if rate.low_confidence else "")
+            name = study.names[model] + (" *" if rate.doubtful else "")
             point = Point(
                 name, best.mi_lower_bound_bits, best.mi_lower_bound_bits_sd, rate.percent, numbers[model]
             )
             points.append(point)
-            trusted += [] if rate.low_confidence else [point]
+            trusted += [] if rate.doubtful else [point]
     relation = correlate(
         [p.bits for p in trusted],
         [p.score for p in trusted],
@@ -153,6 +153,12 @@ def _points(study: Study, scale: Scale, probe: str, metric: Metric) -> tuple[lis
         expected="negative",
     )
     return points, relation
+
+
+def _source(value: ScoreValue) -> str:
+    """Where an error rate comes from, and what one must know of it."""
+    remark = f" ({value.remark})" if value.remark else ""
+    return f"{value.kind}: {value.source}{remark}" + (" *" if value.doubtful else "")
 
 
 def _note(relation: Relation) -> str:
@@ -217,7 +223,7 @@ def _clusters(study: Study) -> tuple[Section, list[Picture]] | None:
         return None
     section = Section("clusters", "Use of the clusters")
     section.figures(pictures)
-    rows = []
+    rows: list[list[Cell | str]] = []
     everything = usages(study.measured)
     for scale in study.scales:
         for model, u in last_layers([u for u in everything if u.scale == scale]).items():
@@ -258,13 +264,13 @@ def _comparison(study: Study) -> tuple[Section, list[Picture]]:
             "seeds on the frames scored, so it describes them, and is a little optimistic. Click a column to sort."
         )
     )
-    metrics: list[Metric] = [m for m in SCORES if any(m in own for own in study.rates.values())]
+    metrics: list[str] = [m for m in SCORES if any(m in own for own in study.rates.values())]
     for scale, group in study.scales.items():
         section.add(_comparison_table(study, scale, group, metrics))
     return section, []
 
 
-def _comparison_table(study: Study, scale: Scale, group: Sequence[Summary], metrics: Sequence[Metric]) -> str:
+def _comparison_table(study: Study, scale: Scale, group: Sequence[Summary], metrics: Sequence[str]) -> str:
     probes = _probes(group)
     places = decimals(s.mi_lower_bound_bits_sd for s in group)
     head = ["model"]
@@ -284,8 +290,8 @@ def _comparison_table(study: Study, scale: Scale, group: Sequence[Summary], metr
         row.append(Cell(str(own[0].n_seeds), own[0].n_seeds))
         for metric in metrics:
             rate = study.rates.get(model, {}).get(metric)
-            mark = " *" if rate and rate.low_confidence else ""
-            row.append(Cell(f"{rate.percent:.2f}{mark}", rate.percent, rate.source) if rate else Cell("-"))
+            mark = " *" if rate and rate.doubtful else ""
+            row.append(Cell(f"{rate.percent:.2f}{mark}", rate.percent, _source(rate)) if rate else Cell("-"))
         rows.append(row)
     return table(head, rows, f"{BOUND[scale.task]} in bits: {scale.describe()}; protocol {scale.protocol}")
 

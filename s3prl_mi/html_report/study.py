@@ -8,22 +8,12 @@ from pathlib import Path
 
 from ..classes import CLASSES_FILE, read_classes
 from ..collect import Result, collect
+from ..compare.scores import ScoreValue, scores_of
 from ..figures import Measured, Model, Scale, all_summaries, by_scale, headline_scales, in_order
 from ..report import Summary
 from ..results import Record
 from ..selection import last_layer
-from ..stock_runs import METRICS, Metric, StockRun, chosen_run, read_runs
-from ..superb import score_of
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorRate:
-    """PER or WER of one model in a SUPERB task, percent."""
-
-    percent: float
-    source: str
-    low_confidence: bool = False
-    """Published in a secondary source only: shown with a mark, left out of correlations."""
+from ..stock_runs import read_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +29,7 @@ class Study:
         scales: summaries by what may share an axis.
         headline: scales without those that only vary a setting.
         last: the last layer of each model's encoder.
-        rates: error rates by model and metric (`per`, `wer`, `wer_lm`).
+        rates: PER and WER by model: of the user's own runs where there are any, else as published.
     """
 
     results: list[Result]
@@ -50,7 +40,7 @@ class Study:
     scales: dict[Scale, list[Summary]]
     headline: list[Scale]
     last: dict[Model, int | None]
-    rates: dict[Model, dict[Metric, ErrorRate]]
+    rates: dict[Model, dict[str, ScoreValue]]
 
 
 def read_study(folders: Sequence[Path | str], stock: Sequence[Path | str] = ()) -> Study:
@@ -80,7 +70,10 @@ def read_study(folders: Sequence[Path | str], stock: Sequence[Path | str] = ()) 
         scales=scales,
         headline=headline_scales(scales),
         last={m: last_layer(records) for m, records in models.items()},
-        rates={m: error_rates(records[0], runs) for m, records in models.items()},
+        rates={
+            r.first.upstream_sha256: scores_of(r, r.label, r.first.upstream, runs, {}, published=True)
+            for r in results
+        },
     )
 
 
@@ -91,25 +84,6 @@ def short_names(results: Sequence[Result]) -> dict[Model, str]:
     short = {m: label.removeprefix(f"{upstreams[m]} ") for m, label in labels.items()}
     taken = list(short.values())
     return {m: short[m] if taken.count(short[m]) == 1 else label for m, label in labels.items()}
-
-
-def error_rates(record: Record, runs: Sequence[StockRun]) -> dict[Metric, ErrorRate]:
-    """PER and WER of a model: of the user's own runs where there are any, else as published."""
-    own = [run for run in runs if run.belongs_to(record)]
-    published = score_of(record.upstream)
-    found: dict[Metric, ErrorRate] = {}
-    for metric, value in zip(
-        METRICS,
-        (published.pr_per, published.asr_wer, published.asr_wer_lm) if published else (None, None, None),
-        strict=True,
-    ):
-        run = chosen_run(own, metric)
-        score = run.best_of(metric) if run else None
-        if score is not None:
-            found[metric] = ErrorRate(score.percent, f"own run, {score.split}: {score.source}")
-        elif value is not None and published is not None:
-            found[metric] = ErrorRate(value, f"published: {published.source}", published.low_confidence)
-    return found
 
 
 def best_of_models(group: Sequence[Summary], probe: str | None = None) -> dict[Model, Summary]:

@@ -1,0 +1,221 @@
+"""The report: every section where its data exist, one file without a network, all figures saved."""
+
+import argparse
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from test_figures import classes_of
+from test_report import SHIFT, SUPERVISED, make, png_size
+
+from s3prl_mi import html_report, report_command
+from s3prl_mi.classes import append_classes
+from s3prl_mi.errors import MIError
+from s3prl_mi.html_report import study as study_module
+from s3prl_mi.results import append_records
+
+SECTIONS = (
+    "summary", "layers", "selection", "scores", "checkpoints", "sweeps", "clusters", "classes", "comparison",
+    "settings",
+)  # fmt: skip
+PHONES = ["AA", "S", "T"]
+
+
+def experiment(folder, records, classes=True):
+    folder.mkdir(parents=True)
+    append_records(folder / "mi_results.jsonl", records)
+    (folder / "mi_settings.json").write_text(
+        json.dumps({"protocol": "default", "note": "<script>x</script>"})
+    )
+    (folder / "args_2026-01-01-00-00-00.yaml").write_text("upstream: hubert\nurl: https://example.org/x.pt\n")
+    (folder / "config_2026-01-01-00-00-00.yaml").write_text("downstream_expert: {}\n")
+    if classes:
+        append_classes(folder / "mi_classes.jsonl", [_classes(r) for r in records])
+    return folder
+
+
+def _classes(record):
+    if record.task == "mi_views":
+        return classes_of(record, [5, 3, 2], [record.mi_lower_bound_bits, 0.0, 0.0])
+    share = record.mi_lower_bound_bits
+    confusion = [[8, 2, 0], [1, 4, 0], [3, 0, 2]]
+    return classes_of(record, [10, 5, 5], [share, 0.5, -0.5], PHONES, confusion)
+
+
+def trained(step, **changes):
+    sha = f"{step:064d}"
+    return make(
+        step=step, upstream_sha256=sha, checkpoint={"name": f"run-{step}.pt", "sha256": sha}, **changes
+    )
+
+
+def published(name, **changes):
+    return make(**changes | {"upstream": name, "checkpoint": None, "upstream_sha256": name.ljust(64, "0")})
+
+
+NAMED = ("hubert", "wav2vec2", "wavlm", "data2vec")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A study with data of all kinds, and its report: folder, path and text."""
+    root = tmp_path_factory.mktemp("study")
+    for step, bits in ((0, 0.1), (200, 0.8), (1600, 0.6)):
+        layers = range(4)
+        experiment(
+            root / f"v{step}",
+            [trained(step, layer=n, bits=bits + n / 20, layers_in_upstream=4) for n in layers],
+        )
+        supervised = [
+            trained(step, layer=n, bits=bits + n / 10, layers_in_upstream=4, **SUPERVISED) for n in layers
+        ]
+        experiment(root / f"s{step}", supervised)
+    for m in (26, 34):
+        view = f"mask(latent, {m} of 40 frames)"
+        experiment(root / f"mask{m}", [trained(200, layer=3, layers_in_upstream=4, view=view)], classes=False)
+    for i, name in enumerate(NAMED):
+        records = [published(name, bits=1 + i / 10, layer=n, **SUPERVISED) for n in range(2)]
+        experiment(root / "deep" / "er" / name, records, classes=False)
+    experiment(root / "apc", [published("apc", **SHIFT)], classes=False)
+    path = html_report.write_report([root], root / "out", title="A <study> & more")
+    return root, path, path.read_text(encoding="utf-8")
+
+
+class Reader(HTMLParser):
+    """Tags, ids, and everything that would be fetched."""
+
+    def __init__(self):
+        super().__init__()
+        self.ids, self.fetched, self.tags, self.images, self.targets = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [found["id"]] if "id" in found else []
+        if tag == "img":
+            self.images.append(found)
+        self.fetched += [v for k, v in attrs if k in ("src", "srcset", "data", "action", "poster")]
+        self.targets += [found["href"]] if "href" in found else []
+
+
+@pytest.fixture(scope="module")
+def read(whole):
+    reader = Reader()
+    reader.feed(whole[2])
+    return reader
+
+
+class TestPage:
+    def test_every_section_is_there_and_in_the_contents(self, read):
+        assert [i for i in read.ids if i in SECTIONS] == list(SECTIONS)
+        assert read.targets == [f"#{s}" for s in SECTIONS]
+
+    def test_nothing_is_fetched(self, whole, read):
+        assert read.fetched
+        assert all(v.startswith("data:image/svg+xml;base64,") for v in read.fetched)
+        assert not {"link", "iframe", "object", "embed", "base"} & set(read.tags)
+        assert "url(" not in whole[2]
+        assert "@import" not in whole[2]
+        assert (
+            re.findall(r"https?://[^\s<]*", whole[2]) == ["https://example.org/x.pt"] * 13
+        )  # a user's own args
+
+    def test_text_of_users_is_escaped(self, whole, read):
+        assert "A &lt;study&gt; &amp; more" in whole[2]
+        assert "&lt;script&gt;x&lt;/script&gt;" in whole[2]
+        assert read.tags.count("script") == 1
+
+    def test_figures_are_inline_with_alt_text_and_saved_as_png_and_pdf(self, whole, read):
+        folder = whole[1].parent / "figures"
+        names = [i for i in read.ids if i not in SECTIONS]
+        assert len(read.images) == len(names) == len(set(names)) > 8
+        for image in read.images:
+            assert len(image["alt"]) > 20
+            assert b"<svg" in base64.b64decode(image["src"].split(",")[1])[:600]
+        for name in names:
+            width, height = png_size(folder / f"{name}.png")
+            assert min(width, height) >= 500
+            assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert {p.stem for p in folder.iterdir()} == set(names)
+
+    def test_findings_in_words(self, whole):
+        text = whole[2]
+        assert "run-200 tells most about the other view" in text
+        assert "Choosing the layer without labels" in text
+        assert "step 200 is picked without labels" in text
+        assert "8 models in 13 experiments" in text
+
+    def test_published_scores_with_their_source(self, whole):
+        assert "5.41" in whole[2]  # HuBERT's PER
+        assert "SUPERB: " in whole[2]
+        assert "Spearman" in whole[2]
+
+    def test_settings_of_every_run(self, whole):
+        assert whole[2].count("<details><summary>mi_settings.json") == 13
+        assert "downstream_expert: {}" in whole[2]
+
+
+class TestWhatIsLeftOut:
+    def test_sections_without_data_are_not_there(self, tmp_path):
+        experiment(tmp_path / "one", [make()], classes=False)
+        text = html_report.write_report([tmp_path], tmp_path / "out").read_text()
+        found = re.findall(r'<section id="(\w+)"', text)
+        assert found == ["summary", "comparison", "settings"]
+        assert "one seed only" in text
+        assert not list((tmp_path / "out").glob("figures/*"))
+
+    def test_a_bound_below_zero_is_not_called_best(self, tmp_path):
+        experiment(tmp_path / "one", [make(bits=-0.2), make(bits=-0.1, layer=1)], classes=False)
+        text = html_report.write_report([tmp_path], tmp_path / "out").read_text()
+        assert "shows no information" in text
+
+    def test_a_close_race_is_called_one(self, tmp_path):
+        records = [
+            published(n, bits=b + s / 10, seed=s) for n, b in (("a", 1.0), ("b", 1.01)) for s in (0, 1)
+        ]
+        experiment(tmp_path / "one", records, classes=False)
+        text = html_report.write_report([tmp_path], tmp_path / "out").read_text()
+        assert "closer than their seeds scatter" in text
+
+
+class TestNames:
+    def test_the_checkpoint_alone_where_it_tells_models_apart(self, tmp_path):
+        for i, (upstream, name) in enumerate((("u", "a.pt"), ("u", "b.pt"), ("w", "c.pt"))):
+            record = make(
+                upstream=upstream, checkpoint={"name": name, "sha256": str(i)}, upstream_sha256=str(i) * 64
+            )
+            experiment(tmp_path / name, [record], classes=False)
+        study = study_module.read_study([tmp_path])
+        assert list(study.names.values()) == ["a", "b", "w"]
+
+
+class TestCommand:
+    def parse(self, *words):
+        parser = argparse.ArgumentParser()
+        report_command.add_arguments(parser)
+        return parser.parse_args([str(w) for w in words])
+
+    def test_the_path_is_printed_last(self, tmp_path, capsys):
+        experiment(tmp_path / "one", [make()], classes=False)
+        assert report_command.run(self.parse(tmp_path, "--title", "Mine")) == 0
+        path = tmp_path / "report" / "mi_report.html"
+        assert capsys.readouterr().out.splitlines()[-1] == str(path)
+        assert "<h1>Mine</h1>" in path.read_text()
+
+    def test_again_after_more_results(self, tmp_path, capsys):
+        folder = experiment(tmp_path / "one", [make()], classes=False)
+        report_command.run(self.parse(tmp_path))
+        append_records(folder / "mi_results.jsonl", [make(layer=1)])
+        report_command.run(self.parse(tmp_path))
+        assert "2 estimates" in (tmp_path / "report" / "mi_report.html").read_text()
+        capsys.readouterr()
+
+    def test_mistakes(self, tmp_path):
+        with pytest.raises(MIError, match="no such folder"):
+            report_command.run(self.parse(tmp_path / "nowhere"))
+        experiment(tmp_path / "one", [make()], classes=False)
+        (tmp_path / "file").write_text("")
+        with pytest.raises(MIError, match="-o "):
+            report_command.run(self.parse(tmp_path / "one", "-o", tmp_path / "file"))
