@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import __version__, doctor
-from ._hook import TASKS, default_config
-from .errors import MIError
+from . import __version__, compare_command, doctor, report_command, upstreams_command
+from ._hook import packaged_configs
+from .align import align_command
+from .errors import MIError, nearest
 from .run_downstream import report_errors
 
 EPILOG = """\
 examples:
   s3prl-mi demo                      everything on speech made here: no download, a few minutes
   s3prl-mi doctor -u hubert          does it run here, and is HuBERT's checkpoint there?
-  s3prl-mi upstreams hubert          names for -u that contain 'hubert'
-  s3prl-mi config mi_views           where the default config is, to copy
+  s3prl-mi upstreams hubert          what -u hubert is: view, frame rate, weights, SUPERB's scores, commands
+  s3prl-mi compare result/table2     upstreams side by side with PER and WER
+  s3prl-mi report result/table2      one HTML file to read, and figures for a paper
+  s3prl-mi align --libri_root /data/LibriSpeech --split dev-other --out alignments
+  s3prl-mi config                    the configs that come with it; config mi_views: the file of one, to copy
   s3prl-mi store list                hidden states on disk
 
 Measuring is done by run_downstream.py -d mi_views | mi_supervised (see run_downstream.py -h).
 """
+
+
+COMMANDS = (
+    ("upstreams", upstreams_command, "list upstreams by name, or explain one"),
+    ("compare", compare_command, "set upstreams side by side, with PER and WER and their correlation"),
+    ("report", report_command, "write one HTML file and figures from results"),
+    ("align", align_command, "make phone and word alignments from transcripts, on the CPU"),
+)
+"""Name, module and summary of the commands that are a module each."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,13 +62,11 @@ def build_parser() -> argparse.ArgumentParser:
     check = commands.add_parser("doctor", help="check the installation and say how to mend it")
     doctor.add_arguments(check)
 
-    upstreams = commands.add_parser(
-        "upstreams", help="list upstreams by name, with family, view and frame rate"
-    )
-    upstreams.add_argument("name", nargs="?", default="", help="only names that contain this")
+    for name, module, summary in COMMANDS:
+        module.add_arguments(commands.add_parser(name, help=summary, description=summary.capitalize() + "."))
 
-    config = commands.add_parser("config", help="print the path of a task's default config")
-    config.add_argument("task", choices=TASKS)
+    config = commands.add_parser("config", help="list the configs of this package, or print the path of one")
+    config.add_argument("name", nargs="?", help="such as mi_views or paper_table2_mlm; -c takes these names too")
 
     store = commands.add_parser("store", help="list or remove hidden states on disk")
     store.add_argument(
@@ -83,9 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     actions: dict[str, Callable[[], int]] = {
         "demo": lambda: _demo(args.out, extra),
         "doctor": lambda: doctor.doctor(args.upstream, args.upstream_ckpt, args.quick),
-        "upstreams": lambda: _upstreams(args.name),
-        "config": lambda: _config(args.task),
+        "config": lambda: _config(args.name),
         "store": lambda: _store(args.action, args.root, args.upstream),
+        **{name: functools.partial(module.run, args) for name, module, _ in COMMANDS},
     }
     return report_errors(actions[args.command], f"s3prl-mi {' '.join(words)}")
 
@@ -96,23 +108,22 @@ def _demo(out: Path, extra: Sequence[str]) -> int:
     return run(out, extra)
 
 
-def _config(task: str) -> int:
-    print(default_config(task))
+def _config(name: str | None) -> int:
+    configs = packaged_configs()
+    if name is None:
+        for found, path in configs.items():
+            print(f"{found:22} {first_line(path)}")
+        return 0
+    if name not in configs:
+        raise MIError(f"no config is called {name!r}.{nearest(name, configs)} There are: {', '.join(configs)}.")
+    print(configs[name])
     return 0
 
 
-def _upstreams(part: str) -> int:
-    from .upstreams import family_of_name, upstream_names
-
-    names = [n for n in upstream_names() if part in n]
-    if not names:
-        raise MIError(f"no upstream's name contains {part!r}. `s3prl-mi upstreams` lists all.")
-    print(f"{'-u':40} {'family':16} {'view':8} masks")
-    for name in names:
-        family = family_of_name(name)
-        masks = "its own mask embedding" if family.can_mask_latents else ""
-        print(f"{name:40} {family.name:16} {family.view or 'choose':8} {masks}".rstrip())
-    return 0
+def first_line(path: Path) -> str:
+    """The comment that a config begins with."""
+    with path.open(encoding="utf-8") as file:
+        return file.readline().lstrip("# ").rstrip()
 
 
 def _store(action: str, root: Path | None, upstream: str | None) -> int:

@@ -24,7 +24,6 @@ from typing import Any
 from . import _hook, compat
 from ._hook import TASKS, default_config
 from .command_line import PROG, build_parser, check_task, stock_tasks, underscored
-from .conclusion import conclude
 from .errors import MIError
 from .resolving import (
     apply_override,
@@ -286,6 +285,8 @@ def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
     if args.override is not None and args.override.lower() != "none":
         apply_override(args.override, args, config)
     done, failed = run_study(args, config, _run_experiment)
+    from .conclusion import conclude  # it draws, and needs all that goes with that
+
     conclude(Path(args.expdir), done, failed)
     return 1 if failed else 0
 

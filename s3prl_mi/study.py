@@ -1,9 +1,9 @@
 """Several experiments in one command: upstreams, checkpoints and tasks, each in a folder of its own.
 
-A study is what its command line or its config asks for: `-u a,b`, `-u name=checkpoint,...`, a comma in `-d`, a pattern or
-folder in `-k`, or a section `study` in the config. What experiments share (hidden states of the unmasked input for both
-tasks, of one mask for every cluster count) is extracted once, through the store. A finished study can be asked for
-again with `-a`: finished estimates are not repeated, new ones are added.
+A study is what its command line or its config asks for: `-u a,b`, `-u name=checkpoint,...`, a comma in `-d`, a pattern
+or folder in `-k`, or a section `study` in the config. What experiments share (hidden states of the unmasked input for
+both tasks, of one mask for every cluster count) is extracted once, through the store. A finished study can be asked
+for again with `-a`: finished estimates are not repeated, new ones are added.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["measure"], ["config", "asr"], ["store"], ["store", "list", "--seed", "1"]]
+    "words", [[], ["measure"], ["compare"], ["report"], ["store"], ["store", "list", "--seed", "1"]]
 )
 def test_wrong_words_end_with_status_2(words, capsys):
     with pytest.raises(SystemExit) as stopped:
@@ -156,14 +156,21 @@ def test_config_prints_a_file_to_copy(task, capsys):
     assert "downstream_expert" in yaml.safe_load(path.read_text())
 
 
-def test_upstreams_lists_names_with_family_and_view(capsys):
-    assert cli.main(["upstreams", "hubert"]) == 0
+def test_config_lists_all_and_refuses_others(capsys):
+    assert cli.main(["config"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    found = {line.split()[0]: line.split()[1:] for line in lines[1:]}
-    assert all("hubert" in name for name in found)
-    assert found["hubert_local"][1] == "mask"
-    assert cli.main(["upstreams", "apc_local"]) == 0
-    assert "shift" in capsys.readouterr().out
+    assert {"mi_views", "mi_supervised", "paper_table2_mlm"} <= {line.split()[0] for line in lines}
+    assert cli.main(["config", "mi_vews"]) == 1
+    assert "Did you mean 'mi_views'" in capsys.readouterr().err
+
+
+def test_upstreams_lists_and_explains(capsys):
+    assert cli.main(["upstreams", "apc_loc"]) == 0
+    said = capsys.readouterr().out
+    assert "apc_local" in said
+    assert "shift" in said
+    assert cli.main(["upstreams", "hubert"]) == 0
+    assert "model.mask_emb" in capsys.readouterr().out
 
 
 def test_upstreams_without_a_match_is_a_mistake(capsys):
