@@ -361,6 +361,10 @@ def test_what_cannot_be_measured_is_refused_with_the_way_out(audio, speakers):
     )
     with pytest.raises(MIError, match="before the mask site"):
         measure_views(tiny_hubert(), audio, **options, forward=_before_the_mask, family=family)
+    sharded = tiny_hubert()
+    sharded.masked_spec_embed.data = torch.empty(0)  # as ZeRO-3 leaves it
+    with pytest.raises(MIError, match="sharded over processes"):
+        measure_views(sharded, audio, **options)
     broken = tiny_hubert()
     with torch.no_grad():
         broken.encoder.layers[1].final_layer_norm.weight.fill_(float("nan"))

@@ -18,6 +18,9 @@ from s3prl_mi.training.live import weights_sha256
 from s3prl_mi.views import View
 
 transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")  # Trainer needs it
+# Lightning advises on numbers of workers and on loggers
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 MASK = View("mask", "latent", 10, 4)
 TINY = {
@@ -265,9 +268,6 @@ def views_callback(*args, **options):
 def quiet_lightning():
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning:importlib")
 
 
 @pytest.mark.usefixtures("quiet_lightning")

@@ -27,7 +27,7 @@ Audio: TypeAlias = "str | Path | np.ndarray | Tensor"
 """A file, or a waveform of shape (n_samples,): float, 16 kHz mono, in [-1, 1]."""
 
 MAX_SECONDS: Seconds = 1800.0
-"""Hidden states of two views are kept in memory: 2 layers of 768 dimensions take 0.3 MB a second of audio."""
+"""Hidden states are kept in memory: of one layer of 768 dimensions, both views, 0.3 MB a second of audio."""
 
 
 @dataclass(frozen=True, eq=False)
