@@ -101,7 +101,12 @@ class Aligner:
         import pocketsphinx
 
         if beam not in self._decoders:
-            settings = {"hmm": self._hmm, "dict": self._dictionary, "lm": None, "loglevel": "FATAL"}
+            settings: dict[str, Any] = {
+                "hmm": self._hmm,
+                "dict": self._dictionary,
+                "lm": None,
+                "loglevel": "FATAL",
+            }
             settings |= {"beam": beam, "wbeam": beam, "pbeam": beam}
             # The lattice's best path can leave a word less time than its phones need, and pass two then fails.
             settings["bestpath"] = False
