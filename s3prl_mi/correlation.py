@@ -169,7 +169,5 @@ def _sentence(spearman: Correlation, ties: int, x_name: str, y_name: str, expect
         found += f" {ties} of them are tied."
     if n < 10:
         found += " So few leave much to chance: one more can change the order."
-    return (
-        found
-        + " It does not show that the one causes the other, nor that it holds for other {things} or other speech."
-    )
+    caution = f"It does not show that the one causes the other, nor that it holds for other {things} or other speech."
+    return f"{found} {caution}"

@@ -232,18 +232,18 @@ def _paper_grid(table: Table, paper: Sequence[PaperRow]) -> _Grid:
 
 
 def _foot(table: Table, bullet: str) -> str:
-    sources = dict.fromkeys(
-        f"{SCORE_NAMES[m]} of {row.label} ({v.kind}): {v.source}"
-        for row in table.rows
-        for m, v in row.scores.items()
-    )
-    own = [s for s in sources if "(SUPERB)" not in s]
+    whose: dict[str, list[str]] = {}
+    for row in table.rows:
+        for metric, value in row.scores.items():
+            if value.kind != "SUPERB":
+                key = f"{SCORE_NAMES[metric]} from {value.kind}, {value.source}"
+                whose.setdefault(key, []).append(row.label)
     published = dict.fromkeys(
         v.source for row in table.rows for v in row.scores.values() if v.kind == "SUPERB"
     )
     lines = [
         *(f"Measured: {bound}: {text}." for bound, text in table.settings),
-        *own,
+        *(f"{key}: {', '.join(labels)}" for key, labels in whose.items()),
         *(f"SUPERB: {source}" for source in published),
         *table.mixed,
         *table.notes,
