@@ -33,7 +33,7 @@ def what_was_measured(study: Study) -> list[str]:
             sentences.append(f"{text}; {_data(records)}.")
     sentences.append(
         "All figures are lower bounds in bits per frame on speech that no probe was fitted on: a model may hold more "
-        "than a probe finds. Only the best layer is named by these same figures, which is a little optimistic. Standard "
+        "than a probe finds. Only the best layer is named by these same figures, which is a bit optimistic. Standard "
         "deviations are over seeds; they do not cover the choice of speech."
     )
     return sentences
