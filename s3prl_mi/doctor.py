@@ -7,7 +7,6 @@ still made. s3prl's needs are tested by doing what s3prl does, not by reading ve
 from __future__ import annotations
 
 import argparse
-import ast
 import hashlib
 import importlib
 import importlib.metadata
@@ -25,6 +24,7 @@ from typing import Literal
 
 from . import compat, upstreams
 from .errors import MIError, nearest
+from .s3prl_names import checkpoint_urls
 
 State = Literal["ok", "warn", "FAIL"]
 
@@ -384,36 +384,6 @@ def _upstream(name: str, ckpt: str | None) -> Iterator[Finding]:
 def cached_file(url: str) -> Path:
     """Where s3prl keeps the download of a URL."""
     return cache_folder() / f"{hashlib.sha256(url.encode()).hexdigest()}.{Path(url).name}"
-
-
-def checkpoint_urls(name: str) -> list[str]:
-    """The URLs that an upstream downloads, read from s3prl's sources (nothing is imported).
-
-    A name that only calls another one (hubert -> hubert_base) is followed. Where s3prl has an old and a
-    converted file for one name, the converted one is meant, as s3prl takes that by default.
-    """
-    for source in sorted(compat.s3prl_folder().glob("*/*/hubconf.py")):
-        functions = {
-            node.name: node
-            for node in ast.parse(source.read_text(encoding="utf-8")).body
-            if isinstance(node, ast.FunctionDef)
-        }
-        if name in functions:
-            urls = _urls_in(functions, name, set())
-            return [u for u in urls if "converted" in u] or urls
-    return []
-
-
-def _urls_in(functions: dict[str, ast.FunctionDef], name: str, seen: set[str]) -> list[str]:
-    seen.add(name)
-    urls: list[str] = []
-    for node in ast.walk(functions[name]):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            is_url = node.value.startswith(("http://", "https://")) and " " not in node.value
-            urls += [node.value] if is_url and "/" in node.value[8:] else []
-        elif isinstance(node, ast.Name) and node.id in functions and node.id not in seen:
-            urls += _urls_in(functions, node.id, seen)
-    return list(dict.fromkeys(urls))
 
 
 def _checkpoint(ckpt: str) -> Iterator[Finding]:

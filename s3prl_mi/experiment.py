@@ -27,6 +27,7 @@ from . import __version__, report
 from .audio import SAMPLE_RATE
 from .classes import CLASSES_FILE, ClassRecord, append_classes, class_records
 from .config import MIConfig, as_dict, load, seed_list
+from .cost import duration, estimation_seconds, extraction_speed
 from .errors import MIError
 from .estimators.mi_supervised import Estimate
 from .estimators.probe import PROTOCOLS
@@ -222,6 +223,24 @@ class Experiment:
         in_use = [entry.path for _, entry in found if entry is not None]
         self._found_before = set(in_use)
         self.store.make_room(needed, in_use, [r.key for r, entry in found if entry is None])
+        self._say_how_long([r for r, entry in found if entry is None], [h.shape[1] for h in hidden])
+
+    def _say_how_long(self, missing: Sequence[Request], dims: Sequence[int]) -> None:
+        """Say roughly how long extraction and estimation will take."""
+        if self.args.mode != "train":
+            return
+        # requests of one split and view share a forward pass
+        audio = sum({(r.split.name, r.view): r.split.seconds for r in missing}.values())
+        extraction = audio / extraction_speed(self.upstream) if audio else 0.0
+        frames = self._fit_seconds * SAMPLE_RATE / self.upstream.stride
+        of_layers = [dims[n] if isinstance(n, int) else dims[0] for n in self.plan.layers]
+        estimation = estimation_seconds(self.plan, of_layers, frames, self.device)
+        logger.info(
+            "about %s: %s of forward passes, %s of probes",
+            duration(extraction + estimation),
+            duration(extraction),
+            duration(estimation),
+        )
 
     def _refuse_mixed_layers(self, dims: Sequence[int]) -> None:
         rates = {1000 * self.upstream.geometry_of(n).stride / SAMPLE_RATE for n in range(len(dims))}
@@ -248,6 +267,7 @@ class Experiment:
         finished = {r.identity() for r in self._begin()}
         data = self.config.datarc
         fit_splits, eval_splits = self._read(data.fit_splits), self._read(data.eval_splits)
+        self._fit_seconds = sum(s.seconds for s in fit_splits)
         self._warn_of_shared_speakers(fit_splits, eval_splits)
         wanted = self.plan.wanted
         missing = [w for w in wanted if w not in finished]

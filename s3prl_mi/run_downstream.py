@@ -298,7 +298,7 @@ def _refuse_unsupported(args: argparse.Namespace) -> None:
     if args.hub == "huggingface":
         raise MIError(
             f"--hub huggingface: not supported by {task}. For a model on the Hugging Face Hub use "
-            "-u hf_hubert_custom -k organisation/name (or hf_wav2vec2_custom)."
+            "-u hf -k organisation/name."
         )
     if args.upstream_trainable:
         raise MIError(f"-f: {task} measures a frozen upstream; leave -f out.")

@@ -210,6 +210,8 @@ def run_study(
         MIError: nothing to run, or every experiment failed.
     """
     runs = runs_of(args, config)
+    from .cost import duration  # needs torch
+
     single = {k: v for k, v in config.items() if k != "study"}
     logger.info(_announce(runs))
     failed: list[str] = []
@@ -227,7 +229,7 @@ def run_study(
             logger.warning("%s", error)
         left = (time.time() - began) / number * (len(runs) - number)
         if left > 30:
-            logger.info("%d of %d experiments done, about %s to go", number, len(runs), minutes(left))
+            logger.info("%d of %d experiments done, about %s to go", number, len(runs), duration(left))
     if not done:
         raise MIError(f"no experiment of the study succeeded. The first error: {failed[0]}")
     return done, failed
@@ -252,18 +254,6 @@ def _args_of(run: Run, args: argparse.Namespace) -> argparse.Namespace:
         run.system.step,
     )
     return one
-
-
-def minutes(seconds: float) -> str:
-    """A duration for a person.
-
-    Example:
-        >>> minutes(45), minutes(200), minutes(9000)
-        ('45 s', '3 min', '2.5 h')
-    """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _safe(text: str) -> str:

@@ -133,8 +133,8 @@ def resolve_views(config: ViewConfig, upstream_name: str, family: Family) -> tup
     if kind is None:
         raise MIError(
             f"config key {key}.kind: upstream {upstream_name!r} is of unknown family, so auto cannot choose. "
-            f"Set {key}.kind to mask (frames are silenced in the waveform) or shift, or register its family "
-            "with s3prl_mi.families.register_family."
+            f"Set {key}.kind to mask (frames are silenced in the waveform) or shift, or give its family in a module's "
+            "FAMILIES (--upstream_module; see README)."
         )
     if kind == "shift":
         return tuple(dict.fromkeys(View("shift", shift_ms=ms) for ms in config.shift_ms))

@@ -15,7 +15,7 @@ from s3prl_mi.config import load
 from s3prl_mi.errors import MIError
 from s3prl_mi.results import RESULTS_FILE, read_records
 from s3prl_mi.run_downstream import main
-from s3prl_mi.study import HALVES, StudyConfig, System, expand, is_study, minutes, runs_of
+from s3prl_mi.study import HALVES, StudyConfig, System, expand, is_study, runs_of
 
 PAPER = sorted(name for name in packaged_configs() if name.startswith("paper_"))
 
@@ -182,7 +182,3 @@ def test_a_series_is_measured_on_halves_of_the_validation_set(run, checkpoint, m
     main(["-m", "train", "-d", "mi_views", "-u", name, "-k", str(tmp_path / "tiny-*.pt"), *out])
     assert [step for step, _ in seen] == [9, 10]
     assert all((d["fit_splits"], d["eval_splits"]) == ([HALVES[0]], [HALVES[1]]) for _, d in seen)
-
-
-def test_minutes():
-    assert [minutes(s) for s in (0, 59, 61, 5399, 7200)] == ["0 s", "59 s", "1 min", "90 min", "2.0 h"]

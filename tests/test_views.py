@@ -83,7 +83,7 @@ def test_slugs_tell_views_apart():
 
 
 def test_unknown_family_says_how_to_choose():
-    with pytest.raises(MIError, match=r"'up' is of unknown family.*mask .*shift.*register_family"):
+    with pytest.raises(MIError, match=r"'up' is of unknown family.*mask .*shift.*FAMILIES"):
         resolve_views(ViewConfig(), "up", UNKNOWN)
 
 

@@ -1,0 +1,86 @@
+"""Roughly how long an experiment will take, said before it begins. Speeds are measured on the machine itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from ._types import Seconds
+from .audio import SAMPLE_RATE
+from .hidden_states import extract
+from .plan import Plan
+from .upstreams import Upstream
+
+_PROBE_OF_SPEED: Seconds = 0.05
+_NOISE_SECONDS = 4
+
+# Passes over the fit frames, counted on LibriSpeech-mini (tests/bench/cost.py prints them beside what was predicted).
+_KMEANS_PASSES = 100
+_CHOICE_PASSES = 600
+_FIT_PASSES = 30
+_CHOICE_FRAMES = 50_000
+_MLP_FRAMES = 800 * 1024
+_MLP_WIDTH = 256
+
+
+def duration(seconds: Seconds) -> str:
+    """A duration for a person.
+
+    Example:
+        >>> duration(0.2), duration(45), duration(200), duration(9000)
+        ('1 s', '45 s', '3 min', '2.5 h')
+    """
+    if seconds < 60:
+        return f"{max(1, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def extraction_speed(upstream: Upstream) -> float:
+    """Seconds of audio that a forward pass takes in per second, measured on noise."""
+    noise = torch.randn(_NOISE_SECONDS * SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
+    extract(upstream, [noise])  # the first call is slower
+    began = time.perf_counter()
+    extract(upstream, [noise])
+    return _NOISE_SECONDS / (time.perf_counter() - began)
+
+
+def estimation_seconds(plan: Plan, dims: Sequence[int], fit_frames: float, device: str) -> Seconds:
+    """Time that the probes and codebooks of a whole plan take.
+
+    Args:
+        plan: what will be computed.
+        dims: dimensions of each of the plan's layers.
+        fit_frames: frames of the fit splits.
+        device: where.
+    """
+    seeds, classes = len(plan.seeds), max((c or 40) for c in plan.clusters)
+    views = plan.task == "mi_views"
+    speeds: dict[int, Seconds] = {}
+    for dim in set(dims):
+        one, all_seeds = (_pass_seconds(dim, n * classes, device) for n in (1, seeds + 1))
+        fit = _CHOICE_PASSES * min(fit_frames, _CHOICE_FRAMES) * one + _FIT_PASSES * fit_frames * all_seeds
+        if "mlp" in plan.probes:
+            fit += _MLP_FRAMES * _pass_seconds(dim, _MLP_WIDTH, device) * (1 + seeds / 2)
+        speeds[dim] = fit
+        if views:  # one codebook serves the views and kinds of frames that follow each other
+            share = 1 / (len(plan.views) * len(plan.frames))
+            speeds[dim] += share * _KMEANS_PASSES * fit_frames * all_seeds
+    cells_of_a_layer = len(plan.cells) / len(plan.layers)
+    return cells_of_a_layer * sum(speeds[dim] for dim in dims)
+
+
+def _pass_seconds(dim: int, outputs: int, device: str) -> Seconds:
+    """Time that a frame takes forward and backward through a linear layer, in a block of 2048."""
+    x, w = torch.randn(2048, dim, device=device), torch.randn(dim, outputs, device=device)
+    _sync(x.T @ (x @ w))
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < _PROBE_OF_SPEED:
+        _sync(x.T @ (x @ w))
+        count += 1
+    return (time.perf_counter() - began) / count / len(x)
+
+
+def _sync(result: torch.Tensor) -> None:
+    result[0, 0].item()
