@@ -47,6 +47,10 @@ class _Centred:
         return torch.from_numpy(self.frames.read(start, stop)).to(self.device).sub_(self.centre)
 
 
+SAME_POINT = 1e-4
+"""Centroids nearer than this share of the codebook's spread are one point."""
+
+
 def fit_codebooks(
     frames: Frames,
     clusters: int,
@@ -64,7 +68,8 @@ def fit_codebooks(
         device: where to compute.
 
     Returns:
-        Centroids, shape (n_seeds, clusters, dim), float32, on `device`.
+        Centroids, shape (n_seeds, clusters, dim), float32, on `device`; NaN for clusters that no frame belongs to,
+        which occur where there are fewer different frames than clusters.
 
     Raises:
         MIError: fewer than two clusters, or fewer frames than clusters.
@@ -87,7 +92,28 @@ def fit_codebooks(
         moving[index.cpu()] = (change > 1e-10).cpu()
         if not bool(moving.any()):
             break
-    return books + data.centre
+    return _without_duplicates(data, books) + data.centre
+
+
+def _without_duplicates(data: _Centred, books: Tensor) -> Tensor:
+    """Give up centroids without frames, and all but the first of those that lie on one point: they become NaN.
+
+    Where there are fewer different frames than clusters (codes of a quantiser), several centroids lie on one frame.
+    Which of them is nearest then hangs on rounding, and the eval split may pick one that no fit frame was given to.
+    """
+    seeds, clusters, dim = books.shape
+    counts = torch.zeros(seeds * clusters, device=books.device)
+    offsets = torch.arange(seeds, device=books.device) * clusters
+    for start, stop in data.blocks():
+        flat = _nearest(data.block(start, stop), books) + offsets
+        counts += torch.bincount(flat.reshape(-1), minlength=len(counts))
+    distance = torch.cdist(books, books, compute_mode="donot_use_mm_for_euclid_dist")
+    spread = books.square().sum(2).mean(1).sqrt()
+    same = distance <= SAME_POINT * spread[:, None, None]
+    earlier = torch.ones(clusters, clusters, dtype=torch.bool, device=books.device).tril(-1)
+    empty = counts.view(seeds, clusters) == 0
+    gone = empty | (same & earlier & ~empty[:, None, :]).any(2)
+    return books.masked_fill(gone[:, :, None], float("nan"))
 
 
 def assign(frames: Frames, codebooks: Tensor) -> Tensor:
@@ -109,10 +135,12 @@ def assign(frames: Frames, codebooks: Tensor) -> Tensor:
 def _nearest(x: Tensor, books: Tensor) -> Tensor:
     """Nearest centroid of each codebook by squared distance (|x|^2 is the same for all), (n_frames, n_seeds)."""
     seeds, clusters, dim = books.shape
-    centre = books.mean((0, 1))  # small numbers in the product: float32 keeps its digits far from the origin
+    # small numbers in the product: float32 keeps its digits far from the origin
+    centre = books.nanmean((0, 1))
     moved = (books - centre).reshape(-1, dim)
     scores = torch.addmm(moved.square().sum(1)[None], x - centre, moved.T, alpha=-2.0)
-    return scores.view(-1, seeds, clusters).argmin(2)
+    # a product with NaN taints nothing but its own column
+    return scores.nan_to_num(nan=float("inf"), posinf=float("inf")).view(-1, seeds, clusters).argmin(2)
 
 
 def _lloyd_step(data: _Centred, books: Tensor) -> Tensor:
