@@ -66,7 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
         module.add_arguments(commands.add_parser(name, help=summary, description=summary.capitalize() + "."))
 
     config = commands.add_parser("config", help="list the configs of this package, or print the path of one")
-    config.add_argument("name", nargs="?", help="such as mi_views or paper_table2_mlm; -c takes these names too")
+    config.add_argument(
+        "name", nargs="?", help="such as mi_views or paper_table2_mlm; -c takes these names too"
+    )
 
     store = commands.add_parser("store", help="list or remove hidden states on disk")
     store.add_argument(
@@ -115,7 +117,9 @@ def _config(name: str | None) -> int:
             print(f"{found:22} {first_line(path)}")
         return 0
     if name not in configs:
-        raise MIError(f"no config is called {name!r}.{nearest(name, configs)} There are: {', '.join(configs)}.")
+        raise MIError(
+            f"no config is called {name!r}.{nearest(name, configs)} There are: {', '.join(configs)}."
+        )
     print(configs[name])
     return 0
 

@@ -77,7 +77,9 @@ def _deal_out(utterances: list[Utterance], part: int, parts: int, split: str) ->
     names = [u.speaker or "" for u in utterances] if known else [u.id for u in utterances]
     turn = {name: i % parts for i, name in enumerate(dict.fromkeys(sorted(names)))}
     if len(turn) < parts:
-        raise MIError(f"split {split!r}: {parts} parts of {len(turn)} {'speakers' if known else 'utterances'}.")
+        raise MIError(
+            f"split {split!r}: {parts} parts of {len(turn)} {'speakers' if known else 'utterances'}."
+        )
     return [u for u, name in zip(utterances, names, strict=True) if turn[name] == part - 1]
 
 
@@ -240,7 +242,9 @@ def _list_manifest(manifest: Path, data: DataConfig, split: str) -> list[Utteran
 
 def _check_leak(manifest: Path, rows: Sequence[_Row], data: DataConfig) -> None:
     """Refuse an audio file that is both fitted on and scored: that would void the bound."""
-    fit_names, eval_names = ({split_part(n)[0] for n in names} for names in (data.fit_splits, data.eval_splits))
+    fit_names, eval_names = (
+        {split_part(n)[0] for n in names} for names in (data.fit_splits, data.eval_splits)
+    )
     fitted = {row.audio: row.line for row in rows if row.split in fit_names}
     for row in rows:
         if row.split in eval_names and fitted.get(row.audio, row.line) != row.line:

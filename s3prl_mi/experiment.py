@@ -34,7 +34,7 @@ from .estimators.probe import PROTOCOLS
 from .extraction import Request, Split, hidden_states, read_split
 from .families import Geometry
 from .fitted import load_fitted, save_fitted
-from .hidden_states import extract, layer_names
+from .hidden_states import entries_beyond_s3prl, extract, layer_names
 from .plan import Identity, make_plan
 from .results import RESULTS_FILE, Record, append_records, read_records
 from .sides import Side
@@ -113,7 +113,7 @@ class Experiment:
             self.task,
             config,
             self.upstream,
-            len(self.layer_names),
+            self.layer_names,
             seed_list(config.seeds, args.seed),
             args.upstream_layer_selection,
         )
@@ -122,7 +122,7 @@ class Experiment:
         self.context = Context(
             config=config,
             upstream=self.upstream.name,
-            n_layers=len(self.layer_names),
+            n_layers=self._n_weighted,
             geometry_of=self.upstream.geometry_of,
             views=self.plan.views,
             seeds=self.plan.seeds,
@@ -133,10 +133,15 @@ class Experiment:
     # --- what is asked for ------------------------------------------------------------------------------
 
     @property
+    def _n_weighted(self) -> int:
+        """Layers that s3prl's featurizer weighs."""
+        return len(self.layer_names) - entries_beyond_s3prl(self.upstream)
+
+    @property
     def _layer_groups(self) -> list[tuple[int, ...]]:
         """Layers that the store must hold, those of one frame rate together."""
         if self.plan.layers == ("weighted",):
-            kept = list(range(len(self.layer_names)))
+            kept = list(range(self._n_weighted))
         else:
             kept = [n for n in self.plan.layers if isinstance(n, int)]
         groups: dict[Geometry, list[int]] = {}
@@ -215,7 +220,7 @@ class Experiment:
         noise = torch.randn(16000, generator=torch.Generator().manual_seed(0))
         hidden = extract(self.upstream, [noise])[0]
         if self.plan.layers == ("weighted",):
-            self._refuse_mixed_layers([h.shape[1] for h in hidden])
+            self._refuse_mixed_layers([h.shape[1] for h in hidden[: self._n_weighted]])
         found = [(r, self.store.find(r.key, r.layers)) for r in requests]
         needed = sum(r.bytes([hidden[n].shape[1] for n in r.layers]) for r, entry in found if entry is None)
         if needed:

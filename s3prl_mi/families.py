@@ -2,16 +2,14 @@
 
 One `Family` is one declarative entry. It is found by the folder of s3prl that defines the upstream
 (`s3prl/upstream/hubert` serves `hubert`, `hubert_large_ll60k`, `hubert_local`, ...), or by a `-u` name that a
-user registered with `register_family`. Nothing here imports torch; models are only looked at by attribute.
+user's module declares in its `FAMILIES` (`upstream_module`). Nothing here imports torch; models are only looked
+at by attribute.
 
 Source: s3prl 0.4.18; tests/test_hidden_states.py compares each mask site with the model's own masking.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -30,7 +28,6 @@ from .geometry import (
 )
 
 __all__ = [
-    "PLUGINS_VARIABLE",
     "SAMPLE_RATE",
     "ZEROS",
     "Family",
@@ -40,15 +37,11 @@ __all__ = [
     "family_of",
     "geometry_of",
     "geometry_of_entry",
-    "load_plugins",
     "register_family",
     "registered",
     "resolve",
     "upstream_folder",
 ]
-
-PLUGINS_VARIABLE = "S3PRL_MI_PLUGINS"
-"""Environment variable: comma-separated modules to import first; they may call `register_family`."""
 
 ZEROS = "zeros"
 """As `mask_embedding`: pre-training replaces masked frames by the zero vector, there is nothing learned."""
@@ -239,30 +232,11 @@ def register_family(name: str, family: Family) -> None:
 
 def registered() -> dict[str, Family]:
     """Every entry: the built-in table by folder of s3prl/upstream, and what users registered by name."""
-    load_plugins()
     return {**_TABLE, **_BY_NAME}
-
-
-@functools.cache
-def load_plugins() -> None:
-    """Import, once, the modules named in the environment variable S3PRL_MI_PLUGINS.
-
-    Raises:
-        MIError: a module cannot be imported.
-    """
-    for module in filter(None, (m.strip() for m in os.environ.get(PLUGINS_VARIABLE, "").split(","))):
-        try:
-            importlib.import_module(module)
-        except Exception as error:
-            raise MIError(
-                f"environment variable {PLUGINS_VARIABLE}: importing {module!r} failed with "
-                f"{type(error).__name__}: {error}. Mend or remove that name; it must be on PYTHONPATH."
-            ) from error
 
 
 def family_named(name: str, folder: str) -> Family:
     """The family of an upstream that is not loaded, by its `-u` name and its folder of s3prl/upstream."""
-    load_plugins()
     return _BY_NAME.get(name) or _TABLE.get(folder) or _BY_NAME.get(folder) or Family(folder or name)
 
 
@@ -326,8 +300,8 @@ def geometry_of(expert: Any, family: Family) -> Geometry:
     except (AttributeError, NotImplementedError) as error:
         raise MIError(
             f"upstream of unknown family {family.name!r}: its expert has no get_downsample_rates, so the "
-            "time of its frames is unknown. Register it: s3prl_mi.families.register_family(name, Family(..., "
-            "geometry=Geometry(stride, first_centre)))."
+            "time of its frames is unknown. Give it in your module's FAMILIES: Family(..., "
+            "geometry=Geometry(stride, first_centre))."
         ) from error
     return Geometry(stride, (stride - 1) / 2)
 

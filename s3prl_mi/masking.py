@@ -43,7 +43,7 @@ def mask_embedding(upstream: Upstream) -> Tensor:
 
     path = upstream.family.mask_embedding
     if path == ZEROS:
-        dropped = _dropped_embedding(getattr(upstream, "checkpoint_path", None), upstream.family.name)
+        dropped = _dropped_embedding(upstream.checkpoint_path, upstream.family.name)
         return torch.zeros(1) if dropped is None else dropped
     embedding = resolve(upstream.expert, path)
     way_out = "Set downstream_expert.views.mask_level to waveform, or views.kind to shift."

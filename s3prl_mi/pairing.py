@@ -15,7 +15,7 @@ from ._types import IntVector
 from .alignments import SILENCE, Alignments, check_duration, frame_labels
 from .audio import SAMPLE_RATE
 from .corpora import Utterance
-from .families import Geometry
+from .families import Geometry, aligned_rows
 from .store import Entry
 from .views import View, shift_frames, shifted_rows
 
@@ -107,7 +107,7 @@ def labelled_frames(
 
 
 def paired_frames(
-    entries: Sequence[Entry], view: View, frames: str, geometry: Geometry, factor: int = 1
+    entries: Sequence[Entry], view: View, frames: str, geometry: Geometry, finest: Geometry | None = None
 ) -> Pairs:
     """Pairs of rows, one of each view.
 
@@ -116,8 +116,8 @@ def paired_frames(
         view: mask: row t of both views; shift: rows t and t + shift of one sequence.
         frames: `masked`, `unmasked` or `all`: the rows of a mask view that are scored.
         geometry: of these entries' frames.
-        factor: of a layer with a lower frame rate than that at which masks are put: its frame j stands where frame
-            j * factor stands there, and is masked as that one is.
+        finest: of the frames that masks are put on, where these entries have a lower frame rate: a frame is masked
+            as the one is that it stands on.
 
     Raises:
         MIError: a shift that is not a whole number of frames.
@@ -129,7 +129,8 @@ def paired_frames(
         if view.kind == "shift":
             first, second = shifted_rows(count, shift)
         else:
-            masked = view.pattern(count * factor)[::factor]
+            at = aligned_rows(geometry, finest or geometry, count)
+            masked = view.pattern(int(at[-1]) + 1 if count else 0)[at]
             scored = {"masked": masked, "unmasked": ~masked, "all": np.ones(count, dtype=np.bool_)}[frames]
             first = second = np.flatnonzero(scored)
         a.append(start + first)

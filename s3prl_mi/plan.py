@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from .config import MIConfig, Task
 from .errors import MIError
+from .results import is_encoder_layer
 from .tasks import Cell, Layer
 from .upstreams import Upstream
 from .views import PLAIN, View, resolve_views
@@ -96,7 +97,7 @@ def make_plan(
     task: Task,
     config: MIConfig,
     upstream: Upstream,
-    n_layers: int,
+    layer_names: Sequence[str],
     seeds: tuple[int, ...],
     layer_option: int | None = None,
 ) -> Plan:
@@ -106,7 +107,8 @@ def make_plan(
         task: `mi_supervised` or `mi_views`.
         config: the experiment's config.
         upstream: the upstream.
-        n_layers: entries of its hidden states.
+        layer_names: of its hidden states; `last` is the last one of the encoder (VQ codes and distilled predictions
+            come behind it).
         seeds: of the run.
         layer_option: the command line's `-l`, which wins over the config.
 
@@ -116,7 +118,7 @@ def make_plan(
     views = resolve_views(config.views, upstream.name, upstream.family) if task == "mi_views" else (PLAIN,)
     return Plan(
         task=task,
-        layers=tuple(_layers(config, upstream.name, n_layers, layer_option)),
+        layers=tuple(_layers(config, upstream.name, layer_names, layer_option)),
         views=views,
         frames=tuple(_frames(config, views[0])) if task == "mi_views" else ("all",),
         clusters=tuple(dict.fromkeys(config.clusters)) if task == "mi_views" else (None,),
@@ -125,8 +127,12 @@ def make_plan(
     )
 
 
-def _layers(config: MIConfig, upstream: str, n_layers: int, layer_option: int | None) -> list[Layer]:
+def _layers(
+    config: MIConfig, upstream: str, layer_names: Sequence[str], layer_option: int | None
+) -> list[Layer]:
     """Layer numbers, or `weighted`."""
+    n_layers = len(layer_names)
+    last = max((n for n, name in enumerate(layer_names) if is_encoder_layer(name)), default=n_layers - 1)
     if layer_option is not None:
         asked: str | Sequence[int] = [layer_option]
         key = "-l"
@@ -141,7 +147,7 @@ def _layers(config: MIConfig, upstream: str, n_layers: int, layer_option: int | 
         return ["weighted"]
     if asked == "all":
         return list(range(n_layers))
-    numbers = [n_layers - 1] if asked == "last" else [int(n) for n in asked]
+    numbers = [last] if asked == "last" else [int(n) for n in asked]
     for number in numbers:
         if not -n_layers <= number < n_layers:
             raise MIError(

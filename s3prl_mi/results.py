@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,16 @@ class Record:
     def identity(self) -> tuple[Any, ...]:
         """What tells this estimate from the others of one experiment, whose other settings are all the same."""
         return (self.layer, self.probe, self.view, self.frames, self.clusters, self.seed)
+
+
+def is_encoder_layer(layer_name: str) -> bool:
+    """Whether an entry of the hidden states is a layer of the encoder, not what comes behind it.
+
+    Example:
+        >>> [is_encoder_layer(n) for n in ("encoder.layers[3]", "vq[0] codes", "prediction of layer 8")]
+        [True, False, False]
+    """
+    return re.search(r"\b(codes|predictions?)\b", layer_name) is None
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:

@@ -6,7 +6,6 @@ Glass 2024, section 3 (layer-wise analysis; robustness for checkpoint selection)
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from ._types import Bits
 from .correlation import Relation, correlate
 from .errors import MIError
 from .report.summary import FRAMES_ORDER, PROBE_ORDER, rank_in
-from .results import Record
+from .results import Record, is_encoder_layer
 
 Curve = dict[int, Bits]
 """Layer or training step -> mean bound over seeds, in bits; ascending."""
@@ -45,8 +44,6 @@ def setting_of(record: Record) -> Setting:
 
 # --- Layers -------------------------------------------------------------------------------------------------
 
-_NOT_OF_THE_ENCODER = re.compile(r"\b(codes|predictions?)\b")
-
 
 def last_layer(records: Iterable[Record]) -> int | None:
     """The last layer of the encoder: entries behind it (VQ codes, distilled predictions) do not count.
@@ -59,7 +56,7 @@ def last_layer(records: Iterable[Record]) -> int | None:
     for layer in range(total - 1, -1, -1):
         if layer not in names:
             return None
-        if not _NOT_OF_THE_ENCODER.search(names[layer]):
+        if is_encoder_layer(names[layer]):
             return layer
     return None
 

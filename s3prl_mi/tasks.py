@@ -289,8 +289,7 @@ class ViewsTask(MITask):
     def _pairs(self, side: Side, cell: Cell) -> Pairs:
         c = self.context
         geometry = c.geometry(cell.layer)
-        factor = geometry.stride // c.geometry(0).stride
-        pairs = paired_frames(side.entries(cell.layer), cell.view, cell.frames, geometry, factor)
+        pairs = paired_frames(side.entries(cell.layer), cell.view, cell.frames, geometry, c.geometry(0))
         if not len(pairs.rows_a):
             raise MIError(
                 f"{side.name}: no frame to score ({cell.frames}); its utterances are shorter than what the view "

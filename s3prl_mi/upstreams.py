@@ -53,6 +53,7 @@ class Upstream:
         checkpoint_name: file or folder name of the checkpoint, or None.
         checkpoint_sha256: sha256 (hex) of that file, of a folder's files, or None.
         step: training step of the checkpoint, where the file or its name tells it.
+        checkpoint_path: the checkpoint's file or folder on this machine, or None.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Upstream:
     checkpoint_name: str | None = None
     checkpoint_sha256: str | None = None
     step: int | None = None
+    checkpoint_path: Path | None = None
 
     @property
     def stride(self) -> int:
@@ -136,6 +138,7 @@ def load_upstream(
         fingerprint=_fingerprint(expert, name, feature_selection, digest, own.sha256 if own else None),
         checkpoint_name=_checkpoint_name(ckpt, checkpoint, downloads),
         checkpoint_sha256=digest,
+        checkpoint_path=checkpoint,
         # The name of a published file tells hours of speech or the like, not a step.
         step=None if checkpoint is None else training_step(checkpoint, by_name=not downloads),
     )
@@ -304,6 +307,8 @@ def _fingerprint(
     digest.update(json.dumps(settings, default=str).encode())
     tensors = dict(expert.state_dict())
     tensors.update({n: b for n, b in expert.named_buffers() if n not in tensors})
+    # noise that s3prl's spectral front ends draw anew at every load, to find the size of their output
+    tensors = {n: t for n, t in tensors.items() if not n.endswith("_pseudo_wavs")}
     for key in sorted(tensors):
         value = tensors[key]
         if not hasattr(value, "detach"):

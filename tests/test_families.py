@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -115,24 +114,6 @@ def test_second_owner_of_a_name_is_refused(own_names, name):
     register_family("mine", Family("first"))
     with pytest.raises(MIError, match=f"{name}.*already belongs"):
         register_family(name, Family("second"))
-
-
-def test_plugins_variable_imports_modules(own_names, monkeypatch, tmp_path):
-    (tmp_path / "my_mi_families.py").write_text(
-        "from s3prl_mi.families import Family, register_family\n"
-        "register_family('mine', Family('mine', view='mask'))\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_mi_families", raising=False)
-    monkeypatch.setenv(families.PLUGINS_VARIABLE, "my_mi_families")
-    families.load_plugins.cache_clear()
-    assert family_of(expert("somewhere"), "mine").view == "mask"
-    monkeypatch.setenv(families.PLUGINS_VARIABLE, "no_such_module_at_all")
-    families.load_plugins.cache_clear()
-    with pytest.raises(MIError, match=r"S3PRL_MI_PLUGINS.*no_such_module_at_all"):
-        families.load_plugins()
-    monkeypatch.undo()
-    families.load_plugins.cache_clear()
 
 
 def test_geometry_of_each_source():

@@ -91,4 +91,4 @@ def shares_in_bits(counts: ArrayLike, loss_bits: ArrayLike) -> NDArray[np.float6
     n = np.asarray(counts, dtype=np.float64)
     p = n / n.sum()
     prior = -p * np.log2(np.where(p > 0, p, 1.0))
-    return (prior - np.asarray(loss_bits, dtype=np.float64) / n.sum())
+    return prior - np.asarray(loss_bits, dtype=np.float64) / n.sum()

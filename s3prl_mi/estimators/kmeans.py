@@ -101,7 +101,7 @@ def _without_duplicates(data: _Centred, books: Tensor) -> Tensor:
     Where there are fewer different frames than clusters (codes of a quantiser), several centroids lie on one frame.
     Which of them is nearest then hangs on rounding, and the eval split may pick one that no fit frame was given to.
     """
-    seeds, clusters, dim = books.shape
+    seeds, clusters = books.shape[:2]
     counts = torch.zeros(seeds * clusters, device=books.device)
     offsets = torch.arange(seeds, device=books.device) * clusters
     for start, stop in data.blocks():
