@@ -145,7 +145,7 @@ def build(
         forced = runs_of.get(label)
         scores = scores_of(own[0], label, name, forced or runs, table or {}, published, forced is not None)
         rows.append(_row(own, name, scores))
-    columns = sorted({c for row in rows for c in row.figures}, key=_column_order)
+    columns = _distinct(sorted({c for row in rows for c in row.figures}, key=_column_order), rows)
     notes += _score_notes(rows, runs, results)
     return Table(rows, columns, _relations(rows, columns), _settings(results), mixed, notes)
 
@@ -234,6 +234,15 @@ def _column_order(column: Column) -> tuple[object, ...]:
         rank_in(column.task, TASKS),
         rank_in(column.choice, tuple(CHOICES)),
     )
+
+
+def _distinct(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
+    """Without choices that are the same layer as one before in every row: where only one layer was measured."""
+    kept: dict[tuple[object, ...], Column] = {}
+    for column in columns:
+        layers = tuple(row.figures[column].layer if column in row.figures else None for row in rows)
+        kept.setdefault((column.task, column.probe, layers), column)
+    return list(kept.values())
 
 
 def _relations(rows: Sequence[Row], columns: Sequence[Column]) -> dict[tuple[Column, str], Relation]:
