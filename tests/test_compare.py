@@ -328,7 +328,7 @@ class TestOutputs:
         text = to_markdown(build([Result(tmp_path, curve([1.0], model="a_b"), "a_b|c")]))
         table = [line for line in text.splitlines() if line.startswith("|")]
         assert table[1] == "|:---|---:|"  # one layer: last and best are one column
-        assert table[2] == r"| a\_b\|c | 1.000 | 1.000 (0) |"
+        assert table[2] == r"| a\_b\|c | 1.000 |"
 
     def test_latex(self, results):
         text = to_latex(build(results), [])

@@ -148,7 +148,7 @@ def _curves(axes: Axes, group: list[Summary], last: int | None) -> list[Summary]
             chosen = [s for n in steps for s in by_step[n] if s.layer == last]
         else:
             chosen = [max(by_step[n], key=lambda s: s.mi_lower_bound_bits) for n in steps]
-        if not chosen:
+        if not chosen or chosen == points:  # the best layer is the last one throughout: one curve
             continue
         points += chosen
         axes.errorbar(
