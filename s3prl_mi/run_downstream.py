@@ -284,10 +284,10 @@ def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
         default_splits(args, config)
     if args.override is not None and args.override.lower() != "none":
         apply_override(args.override, args, config)
-    done, failed = run_study(args, config, _run_experiment)
+    failed = run_study(args, config, _run_experiment)
     from .conclusion import conclude  # it draws, and needs all that goes with that
 
-    conclude(Path(args.expdir), done, failed)
+    conclude(Path(args.expdir), failed)
     return 1 if failed else 0
 
 

@@ -195,7 +195,7 @@ def run_study(
     args: argparse.Namespace,
     config: dict[str, Any],
     run_one: Callable[[argparse.Namespace, dict[str, Any]], None],
-) -> tuple[list[Path], list[str]]:
+) -> list[str]:
     """Run every experiment of a study; one that fails does not stop the others.
 
     Args:
@@ -204,7 +204,7 @@ def run_study(
         run_one: runs one experiment.
 
     Returns:
-        Folders of the experiments that are there, and what failed, one line each.
+        What failed, one line each.
 
     Raises:
         MIError: nothing to run, or every experiment failed.
@@ -215,13 +215,11 @@ def run_study(
     single = {k: v for k, v in config.items() if k != "study"}
     logger.info(_announce(runs))
     failed: list[str] = []
-    done: list[Path] = []
     began = time.time()
     for number, run in enumerate(runs, start=1):
         logger.info("\n[%d/%d] %s: %s", number, len(runs), run.task, run.system.slug)
         try:
             run_one(_args_of(run, args), copy.deepcopy(single))
-            done.append(run.expdir)
         except MIError as error:
             if len(runs) == 1:
                 raise
@@ -230,9 +228,9 @@ def run_study(
         left = (time.time() - began) / number * (len(runs) - number)
         if left > 30:
             logger.info("%d of %d experiments done, about %s to go", number, len(runs), duration(left))
-    if not done:
+    if len(failed) == len(runs):
         raise MIError(f"no experiment of the study succeeded. The first error: {failed[0]}")
-    return done, failed
+    return failed
 
 
 def _announce(runs: Sequence[Run]) -> str:
