@@ -35,11 +35,21 @@ class Setting(NamedTuple):
     frames: str
     clusters: int | None
     frame_shift_ms: float
+    label_set: str | None
+    protocol: str
+    fit_splits: tuple[str, ...]
+    eval_splits: tuple[str, ...]
+
+    @property
+    def data(self) -> tuple[Any, ...]:
+        """What both tasks must share, so that one can stand beside the other."""
+        return self.probe, self.protocol, self.fit_splits, self.eval_splits
 
 
 def setting_of(record: Record) -> Setting:
     """The setting of a record."""
-    return Setting(*(getattr(record, name) for name in Setting._fields))
+    values = (getattr(record, name) for name in Setting._fields)
+    return Setting(*(tuple(v) if isinstance(v, list) else v for v in values))
 
 
 # --- Layers -------------------------------------------------------------------------------------------------
@@ -107,7 +117,7 @@ class LayerAgreement:
 def layer_agreements(records: Sequence[Record]) -> list[LayerAgreement]:
     """Compare both choices for every probe and every setting of mi_views that has a labelled counterpart.
 
-    Only layers that both tasks measured, at the same frame rate, count.
+    Only layers that both tasks measured, at the same frame rate, on the same splits and by the same protocol, count.
 
     Args:
         records: of one model, of both tasks.
@@ -119,7 +129,7 @@ def layer_agreements(records: Sequence[Record]) -> list[LayerAgreement]:
         for labelled, labelled_curve in curves.items():
             if (free.task, labelled.task) != ("mi_views", "mi_supervised"):
                 continue
-            if (free.probe, free.frame_shift_ms) != (labelled.probe, labelled.frame_shift_ms):
+            if (free.data, free.frame_shift_ms) != (labelled.data, labelled.frame_shift_ms):
                 continue
             layers = sorted(free_curve.keys() & labelled_curve.keys())
             if len(layers) > 1:
@@ -221,7 +231,8 @@ def checkpoint_pick(
         return None
     step = best_of(curve)
     labelled = [r for r in records if (r.task, r.layer, r.probe) == ("mi_supervised", layer, probe)]
-    labelled_curve = next(iter(_curves(labelled, lambda r: r.step).values()), None)
+    of_labels = _curves(labelled, lambda r: r.step)
+    labelled_curve = next((c for s, c in of_labels.items() if s.data == main.data), None)
     shared = sorted(curve.keys() & (labelled_curve or {}).keys())
     both = labelled_curve is not None and len(shared) > 1
     free_step = best_of({s: curve[s] for s in shared}) if both else step

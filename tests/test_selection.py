@@ -47,6 +47,18 @@ class TestLayers:
         assert layer_agreements(curve(FREE) + curve(LABELLED, **SUPERVISED, frame_shift_ms=40.0)) == []
         assert layer_agreements(curve(FREE)) == []
 
+    @pytest.mark.parametrize("other", [{"eval_splits": ["test-clean"]}, {"protocol": "paper-1"}])
+    def test_splits_and_protocols_do_not_mix(self, other):
+        records = both() + curve(LABELLED[::-1], **SUPERVISED | other)
+        (found,) = layer_agreements(records)
+        assert (found.labelled_layer, found.lost_bits) == (3, pytest.approx(0.4))
+        assert layer_agreements(curve(FREE) + curve(LABELLED, **SUPERVISED | other)) == []
+
+    def test_two_sets_of_labels_are_two_cases(self):
+        words = SUPERVISED | {"label_set": "words"}
+        found = layer_agreements(both() + curve(LABELLED[::-1], **words))
+        assert [a.labelled_layer for a in found] == [3, 1]
+
     def test_last_layer(self):
         assert last_layer(curve(FREE)) == 4
         codes = make(layer=5, layer_name="vq[0] codes", layers_in_upstream=6)
@@ -78,6 +90,11 @@ class TestCheckpoints:
         assert found.lost_bits == pytest.approx(0.4)
         assert found.relation.of("spearman").value == pytest.approx(0.9)
         assert found.stability == ()
+
+    def test_labels_of_other_splits_do_not_count(self):
+        other = series(LABELLED[::-1], **SUPERVISED, eval_splits=["test-clean"])
+        assert checkpoint_pick(series() + other).labelled_curve is None
+        assert checkpoint_pick(series() + other + series(LABELLED, **SUPERVISED)).labelled_step == 300
 
     def test_stability(self):
         other = [0.2, 0.9, 1.1, 1.4, 0.5]
