@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .corpora import Utterance
+from .errors import MIError
 from .estimators.frames import Frames
 from .extraction import Split
 from .featurizer import LayerWeights, WeightedLayer
@@ -26,6 +27,23 @@ class Side:
 
     splits: list[Split]
     states: Mapping[View, Sequence[Sequence[Entry]]]
+
+    def __post_init__(self) -> None:
+        """Refuse an id that stands for two utterances: labels, speakers and lengths are found by it.
+
+        Raises:
+            MIError: the id is in two splits, or a split is named twice.
+        """
+        owner: dict[str, str] = {}
+        for split in self.splits:
+            for utterance in split.utterances:
+                if utterance.id in owner:
+                    raise MIError(
+                        f"utterance id {utterance.id!r} is in {owner[utterance.id]} and again in {split.name}, which "
+                        "are fitted on or scored together. Give each utterance an id of its own (manifest: column id), "
+                        "and name each split once."
+                    )
+                owner[utterance.id] = split.name
 
     @property
     def utterances(self) -> dict[str, Utterance]:

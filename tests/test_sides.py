@@ -1,0 +1,35 @@
+"""A side refuses ids that stand for two utterances."""
+
+from collections import Counter
+
+import pytest
+
+from s3prl_mi.audio import Checked
+from s3prl_mi.corpora import Utterance
+from s3prl_mi.errors import MIError
+from s3prl_mi.extraction import Split
+from s3prl_mi.sides import Side
+
+
+def split(name, *ids):
+    utterances = [Utterance(u, None, name, f"speaker of {name}", None) for u in ids]
+    return Split(name, utterances, Checked(utterances, [], 1.0, dict.fromkeys(ids, 16000), Counter(), 0), 0.0)
+
+
+def test_ids_of_all_splits():
+    side = Side([split("a", "1", "2"), split("b", "3")], {})
+    assert {u.id: u.speaker for u in side.utterances.values()} == {
+        "1": "speaker of a",
+        "2": "speaker of a",
+        "3": "speaker of b",
+    }
+
+
+def test_one_id_in_two_splits():
+    with pytest.raises(MIError, match="'2' is in a and again in b"):
+        Side([split("a", "1", "2"), split("b", "2")], {})
+
+
+def test_a_split_that_is_named_twice():
+    with pytest.raises(MIError, match="name each split once"):
+        Side([split("a", "1")] * 2, {})
