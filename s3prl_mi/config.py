@@ -273,6 +273,13 @@ def _check_data(data: DataConfig, task: Task) -> None:
     for name, value in (("libri_root", data.libri_root), ("manifest", data.manifest)):
         if value is not None and not Path(value).exists():
             raise MIError(f"config key {_KEY}.datarc.{name}: no such file or folder: {value!r}.")
+    for key, names in (("fit_splits", data.fit_splits), ("eval_splits", data.eval_splits)):
+        twice = [(a, b) for i, a in enumerate(names) for b in names[:i] if overlap(a, b)]
+        if twice:
+            raise MIError(
+                f"config key {_KEY}.datarc.{key}: {twice[0][1]} and {twice[0][0]} hold the same speech, whose frames "
+                "would count twice. Name it once."
+            )
     both = sorted(n for n in data.eval_splits if any(overlap(n, fit) for fit in data.fit_splits))
     if both:
         raise MIError(

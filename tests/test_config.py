@@ -184,6 +184,13 @@ def test_splits_that_share_speech_are_refused(section, fit, scored):
     assert "is fitted on too" in message(content, "mi_views")
 
 
+@pytest.mark.parametrize("twice", [["dev@1/2", "dev"], ["dev", "dev"]])
+@pytest.mark.parametrize("key", ["fit_splits", "eval_splits"])
+def test_speech_that_would_count_twice_is_refused(section, key, twice):
+    other = {"datarc__fit_splits": ["x"], "datarc__eval_splits": ["y"]} | {f"datarc__{key}": twice}
+    assert f"{key}: dev" in message(section(**other), "mi_views")
+
+
 def test_halves_of_one_split_share_no_speech(section):
     content = section(datarc__fit_splits=["dev@1/2"], datarc__eval_splits=["dev@2/2"])
     assert load(content, "mi_views").datarc.fit_splits == ("dev@1/2",)
