@@ -7,6 +7,9 @@ written last: a folder without it is not whole. While it is being filled the fol
 
 float16 holds ``(x - offset) / scale`` with offset and scale per dimension, so its 11 bits cover where each
 dimension really varies; the error is measured over all frames, and float32 is used where it is too large.
+
+Several runs may share a store. One lock keeps two of them from filling the same entry; another, on the manifest, is
+held by whoever reads an entry, so that no other run removes it to make room.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ import json
 import os
 import shutil
 import time
+import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -28,6 +32,7 @@ from numpy.typing import NDArray
 
 from ._types import FloatMatrix
 from .errors import MIError
+from .locks import Lock
 
 FORMAT = 1
 """Goes into every key: states written by another version of this file are not found."""
@@ -89,6 +94,8 @@ class Entry:
         dims: dimensions of each layer.
         dtype: `float16` or `float32`.
         skipped: utterances left out, with the reason.
+        held: a lock that keeps other runs from removing the entry for as long as this object lives; only entries
+            that `Store.find` returns have one.
     """
 
     path: Path
@@ -98,6 +105,7 @@ class Entry:
     dims: list[int]
     dtype: str
     skipped: list[tuple[str, str]]
+    held: Lock | None = field(default=None, repr=False, compare=False)
 
     def layer(self, index: int) -> StoredLayer:
         """Frames of one layer, of all utterances end to end."""
@@ -109,7 +117,7 @@ class Entry:
     @property
     def bytes(self) -> int:
         """Size on disk."""
-        return sum(f.stat().st_size for f in self.path.iterdir())
+        return _bytes(self.path)
 
 
 class Store:
@@ -125,31 +133,47 @@ class Store:
         self.max_bytes = max_bytes
 
     def find(self, key: str, layers: Sequence[int]) -> Entry | None:
-        """The entry under `key` that holds at least these layers, or None."""
+        """The entry under `key` that holds at least these layers, or None; no other run removes it while it is held."""
         for folder in sorted((self.root / key).glob("*/")):
             entry = read_entry(folder)
-            if entry is not None and set(layers) <= set(entry.layers):
-                os.utime(folder / MANIFEST)
-                return entry
+            if entry is None or not set(layers) <= set(entry.layers):
+                continue
+            held = _hold(folder)
+            # until it was held, another run may have removed it
+            if held is not None and read_entry(folder) is not None:
+                with contextlib.suppress(PermissionError):  # a store that others own
+                    os.utime(folder / MANIFEST)
+                return replace(entry, held=held)
         return None
 
     def entries(self) -> list[tuple[Entry, dict[str, Any]]]:
         """All whole entries with their manifests, least recently used first."""
-        folders = [p.parent for p in self.root.glob(f"*/*/{MANIFEST}")]
-        folders.sort(key=lambda f: (f / MANIFEST).stat().st_mtime)
-        found = [(read_entry(f), json.loads((f / MANIFEST).read_text())) for f in folders]
-        return [(entry, manifest) for entry, manifest in found if entry is not None]
+        found: list[tuple[float, Entry, dict[str, Any]]] = []
+        for path in self.root.glob(f"*/*/{MANIFEST}"):
+            entry = read_entry(path.parent)
+            with contextlib.suppress(FileNotFoundError):  # another run has just removed it
+                if entry is not None:
+                    found.append((path.stat().st_mtime, entry, json.loads(path.read_text())))
+        return [(entry, manifest) for _, entry, manifest in sorted(found, key=lambda f: f[0])]
 
     def partial_folders(self) -> list[Path]:
         """Folders that a run began to fill and did not finish."""
         return sorted(self.root.glob("*/*.partial"))
 
-    def remove(self, folder: Path) -> None:
-        """Remove one entry or partial folder; the manifest goes first, so that a half-removed entry is not found."""
+    def remove(self, folder: Path) -> bool:
+        """Remove one entry or partial folder; the manifest goes first, so that a half-removed entry is not found.
+
+        Returns:
+            False for an entry that another run reads: it stays.
+        """
+        lock = _alone(folder)  # kept until the end
+        if lock is _READ_BY_OTHERS:
+            return False
         (folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()
+        return True
 
     def make_room(self, needed: int, in_use: Sequence[Path], keys: Sequence[str] = ()) -> None:
         """Remove least recently used entries until `needed` more bytes fit below the limit.
@@ -160,7 +184,7 @@ class Store:
             keys: of entries that this run will fill, or go on filling.
 
         Raises:
-            MIError: more is needed than the limit or the disk allows.
+            MIError: more is needed than the limit or the disk allows, or than other runs leave.
         """
         going_on = {self.root / key for key in keys}
         kept = sum(e.bytes for e, _ in self.entries() if e.path in in_use)
@@ -172,16 +196,27 @@ class Store:
             )
         held = [(e.path, e.bytes) for e, _ in self.entries()]
         # what dead runs left unfinished goes first; one that is being filled, or will be gone on with, stays
-        partial = {p: sum(f.stat().st_size for f in p.iterdir()) for p in self.partial_folders()}
+        partial = {p: _bytes(p) for p in self.partial_folders()}
         dead = [p for p in partial if p.parent not in going_on and not _is_locked(p)]
         held = [(p, partial[p]) for p in dead] + held
         total = sum(partial.values()) + sum(e.bytes for e, _ in self.entries())
+        others = sum(partial[p] for p in partial if p.parent not in going_on and p not in dead)
         for folder, size in held:
             if total + needed <= self.max_bytes:
                 break
-            if folder not in in_use:
-                self.remove(folder)
+            if folder in in_use:
+                continue
+            if self.remove(folder):
                 total -= size
+            else:
+                others += size
+        if needed and needed + kept + others > self.max_bytes:
+            raise MIError(
+                f"the hidden states of this run need {(needed + kept) / 1e9:.2f} GB on disk, other runs use "
+                f"{others / 1e9:.2f} GB of {self.root} now, and downstream_expert.store.max_gb is "
+                f"{self.max_bytes / 1e9:g}. Raise it, run fewer at once, wait for the others (the same command with -a "
+                "goes on then), or give this run a store of its own (downstream_expert.store.root)."
+            )
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -200,6 +235,37 @@ class Store:
     def writer(self, key: str, determinants: Mapping[str, Any], layers: Sequence[int], dtype: str) -> Writer:
         """Begin, or go on with, an entry. Use as a context manager."""
         return Writer(self.root / key, dict(determinants), list(layers), dtype)
+
+
+_HELD: weakref.WeakValueDictionary[Path, Lock] = weakref.WeakValueDictionary()
+"""The locks of the entries that this process reads, by folder; all `Entry` objects of a folder share one."""
+
+_READ_BY_OTHERS = object()
+
+
+def _hold(folder: Path) -> Lock | None:
+    """Keep other runs from removing an entry for as long as the lock lives; None: it is gone already."""
+    lock = _HELD.get(folder)
+    if lock is None or not lock.is_of(folder / MANIFEST):
+        try:
+            lock = Lock(folder / MANIFEST)
+        except FileNotFoundError:
+            return None
+        lock.share()
+        if not lock.is_of(folder / MANIFEST):
+            return None
+        _HELD[folder] = lock
+    return lock
+
+
+def _alone(folder: Path) -> Lock | object | None:
+    """A lock to remove an entry under, `_READ_BY_OTHERS`, or None where there is no manifest to lock."""
+    lock = _HELD.pop(folder, None)  # what this process itself reads does not keep it from removing
+    try:
+        lock = lock if lock is not None and lock.is_of(folder / MANIFEST) else Lock(folder / MANIFEST)
+    except FileNotFoundError:
+        return None
+    return lock if lock.take() else _READ_BY_OTHERS
 
 
 def read_entry(folder: Path) -> Entry | None:
@@ -434,7 +500,18 @@ class Writer:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _bytes(folder: Path) -> int:
+    """Size of the files in a folder that other runs may be changing."""
+    try:
+        return sum(_size(f) for f in folder.iterdir())
+    except FileNotFoundError:
+        return 0
 
 
 def _is_locked(partial: Path) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,8 +14,10 @@ import numpy as np
 import pytest
 
 from s3prl_mi.errors import MIError
+from s3prl_mi.locks import Lock
 from s3prl_mi.store import LARGEST_ERROR, Store, TooCoarse, default_root, key_of
 
+REPO = Path(__file__).resolve().parents[1]
 ABOUT = {"upstream": "hubert", "view": "plain", "audio": [["a", "01"], ["b", "02"]]}
 DIMS = {0: 5, 2: 3, 3: 4}
 COUNTS = {"long": 40, "middle": 30, "short": 7}
@@ -381,6 +385,76 @@ def test_a_second_writer_waits_until_the_first_has_finished(store, tmp_path):
     entry = store.find(key_of(ABOUT), [0, 2])
     np.testing.assert_array_equal(entry.layer(2)[:], whole(2))
     assert store.partial_folders() == [], "the writer that came second left a folder behind"
+
+
+READER = """
+import sys
+from pathlib import Path
+from s3prl_mi.store import Store
+entry = Store(Path(sys.argv[1]), 0).find(sys.argv[2], [0])
+print("reading", flush=True)
+sys.stdin.readline()
+print(float(entry.layer(0)[:].sum()), flush=True)
+"""
+
+
+def test_what_another_run_reads_is_not_removed(store):
+    a, b, c = three_entries(store)
+    command = [sys.executable, "-c", READER, str(store.root), key_of({"name": "c"})]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPO
+    ) as reader:
+        assert reader.stdout.readline() == "reading\n"
+        os.utime(c.path / "manifest.json", (1, 1))  # the first to go, were it not read
+        store.max_bytes = a.bytes + b.bytes + c.bytes
+        store.make_room(1, [])
+        assert {e.path for e, _ in store.entries()} == {b.path, c.path}
+        assert not store.remove(c.path)
+        total = float(c.layer(0)[:].sum())
+        assert float(reader.communicate("\n", 60)[0]) == total
+    assert store.remove(c.path)
+    assert [e.path for e, _ in store.entries()] == [b.path]
+
+
+def test_more_than_other_runs_leave_is_refused(store):
+    a, b, c = three_entries(store)
+    others = [Lock(e.path / "manifest.json") for e in (b, c)]
+    for lock in others:
+        lock.share()
+    room, store.max_bytes = a.bytes, a.bytes + b.bytes + c.bytes
+    store.make_room(room, [])
+    assert {e.path for e, _ in store.entries()} == {b.path, c.path}
+    with pytest.raises(MIError, match=r"other runs use .*run fewer at once"):
+        store.make_room(room + 1, [])
+
+
+def test_going_on_with_an_entry_counts_it_once(store):
+    key = key_of({"name": "going_on"})
+    with store.writer(key, {"name": "going_on"}, [0], "float32") as writer:
+        writer.append("u", [np.ones((50, 3), np.float32)])
+    store.max_bytes = 700
+    store.make_room(700, [], [key])
+    assert writer.folder.exists()
+
+
+def test_an_entry_is_held_for_as_long_as_it_lives(store):
+    path = write(store).path
+    found = [store.find(key_of(ABOUT), [0]) for _ in range(2)]
+    assert found[0].held is found[1].held
+    other = Lock(path / "manifest.json")
+    assert not other.take()
+    found.clear()
+    assert other.take()
+
+
+def test_own_reading_does_not_keep_a_run_from_removing(store):
+    """With `store.keep: false`; and another entry may come to lie in the same place."""
+    write(store)
+    first = store.find(key_of(ABOUT), [0])
+    assert store.remove(first.path)
+    assert store.find(key_of(ABOUT), [0]) is None
+    write(store)
+    assert store.find(key_of(ABOUT), [0]).held is not first.held
 
 
 def test_default_root(monkeypatch, tmp_path):

@@ -1,0 +1,64 @@
+"""Advisory locks on files, between processes: freed when let go of, or when the process dies.
+
+Where the system or the file system knows no such locks, every lock is granted: several runs at once are then the
+user's affair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+
+class Lock:
+    """A lock on one file, free at first.
+
+    Args:
+        path: the file.
+        create: whether to make it (and its folder) where it is missing.
+
+    Raises:
+        FileNotFoundError: it is missing.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        if create:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # network file systems want a file opened for writing for an exclusive lock
+            self._fd = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+        except PermissionError:
+            self._fd = os.open(path, os.O_RDONLY)
+        self.close = weakref.finalize(self, os.close, self._fd)
+
+    def share(self) -> None:
+        """Hold it together with others; waits for one that holds it alone."""
+        self._ask("LOCK_SH")
+
+    def take(self) -> bool:
+        """Hold it alone, or say at once that others hold it; what was held before may be lost then."""
+        return self._ask("LOCK_EX", "LOCK_NB")
+
+    def is_of(self, path: Path) -> bool:
+        """Whether the file opened is still the one that lies at `path`."""
+        with contextlib.suppress(OSError):
+            return os.path.samestat(os.fstat(self._fd), path.stat())
+        return False
+
+    def _ask(self, *how: str) -> bool:
+        if fcntl is None:
+            return True
+        try:
+            fcntl.flock(self._fd, sum(getattr(fcntl, name) for name in how))
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks
+            return True
+        return True
