@@ -21,14 +21,14 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import families
+from . import compat, families
 from .errors import MIError, nearest
 from .families import Family
 from .own_upstreams import hubconf
@@ -49,7 +49,8 @@ class OwnUpstream:
         function: `function(ckpt=..., model_config=..., refresh=...)` returns the expert.
         origin: where it was named: a file, a module or an entry point.
         source: file of the module.
-        sha256: hash (hex) of the module's source and, in a package, of its neighbours; part of the fingerprint.
+        sha256: hash (hex) of the module's source and of its neighbours (those in its package, or those beside it
+            that it imports); part of the fingerprint.
         installed: whether it comes with s3prl_mi or by an entry point, not by the command line.
     """
 
@@ -75,8 +76,12 @@ def load_module(path_or_name: str) -> None:
     """
     what = f"{FLAG} {path_or_name!r}"
     path = Path(path_or_name).expanduser()
+    before = set(sys.modules)
     if path.suffix != ".py" and not path.exists():
-        _register(_import_named(path_or_name, what), what)
+        module = _import_named(path_or_name, what)
+        _register(
+            module, what, beside=_beside(Path(module.__file__ or "").resolve(), set(sys.modules) - before)
+        )
         return
     if not path.is_file():
         kind = "is a folder; name the file in it" if path.is_dir() else "does not exist"
@@ -84,7 +89,8 @@ def load_module(path_or_name: str) -> None:
     source = path.resolve()
     if any(own.source == source for own in _OWN.values()):
         return
-    _register(_import_file(source, what), what)
+    module = _import_file(source, what)
+    _register(module, what, beside=_beside(source, set(sys.modules) - before))
 
 
 def find_own(name: str) -> OwnUpstream | None:
@@ -163,6 +169,20 @@ def _import_file(path: Path, what: str) -> ModuleType:
     return module
 
 
+def _beside(source: Path, names: Iterable[str]) -> list[Path]:
+    """Files of modules that lie in or below the folder of `source`, which a script finds without installation."""
+    files = {Path(f) for n in names if (f := getattr(sys.modules.get(n), "__file__", None))}
+    libraries = (Path(__file__).resolve().parent, compat.s3prl_folder().resolve())
+    return sorted(
+        f
+        for f in {f.resolve() for f in files}
+        if f.is_relative_to(source.parent)
+        and f != source
+        and "site-packages" not in f.parts
+        and not any(f.is_relative_to(library) for library in libraries)
+    )
+
+
 def _where(error: Exception, path: Path | None) -> str:
     """An import error with the line that raised it: the last one in `path`, else the last one of all."""
     text = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
@@ -174,8 +194,8 @@ def _where(error: Exception, path: Path | None) -> str:
     return f"{text} (line {last.lineno} of {Path(last.filename).name})"
 
 
-def _register(module: ModuleType, what: str, installed: bool = False) -> None:
-    """Take over the functions that FAMILIES names."""
+def _register(module: ModuleType, what: str, installed: bool = False, beside: Sequence[Path] = ()) -> None:
+    """Take over the functions that FAMILIES names; `beside` are files that the module is made of, too."""
     source = Path(module.__file__ or "").resolve()
     if any(own.source == source for own in _OWN.values()):
         return
@@ -197,7 +217,7 @@ def _register(module: ModuleType, what: str, installed: bool = False) -> None:
         owner = _OWN[name].origin if name in _OWN else "s3prl" if name in stock_names() else None
         if owner is not None:
             raise MIError(f"{what}: {name!r} is already an upstream of {owner}; call yours otherwise.")
-    digest = _source_hash(source)
+    digest = _source_hash(source, beside)
     for name, family in entries.items():
         families.register_family(name, family)
         _OWN[name] = OwnUpstream(name, getattr(module, name), what, source, digest, installed)
@@ -220,10 +240,10 @@ def _declared_family(name: Any, family: Any, what: str) -> Family:
     )
 
 
-def _source_hash(source: Path) -> str:
-    """sha256 (hex) of a module's source; of one in a package, of every source file of that package."""
+def _source_hash(source: Path, beside: Sequence[Path] = ()) -> str:
+    """sha256 (hex) of a module's source and those `beside` it; of one in a package, of all sources of that package."""
     package = (source.parent / "__init__.py").is_file()
-    files = sorted(source.parent.rglob("*.py")) if package else [source]
+    files = sorted(source.parent.rglob("*.py")) if package else [source, *beside]
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode() + b"\0" + file.read_bytes())

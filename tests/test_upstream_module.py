@@ -106,6 +106,22 @@ def test_a_file_finds_its_neighbours(tmp_path):
     sys.modules.pop("neighbour_of_my_upstreams")
 
 
+def test_a_neighbour_is_part_of_the_fingerprint(tmp_path):
+    text = "from neighbour_of_my_upstreams import Expert\nfrom s3prl_mi.families import Family, Geometry\n"
+    text += "def my_model" + MODULE.split("def my_model")[1]
+    prints = []
+    for number, change in enumerate(("", "# the same weights, other states")):
+        upstream_module._OWN.pop("my_model", None)
+        families._BY_NAME.pop("my_model", None)
+        sys.modules.pop("neighbour_of_my_upstreams", None)
+        folder = tmp_path / str(number)
+        write(folder, MODULE.split("def my_model")[0] + change, "neighbour_of_my_upstreams.py")
+        load_module(str(write(folder, text)))
+        prints.append(load_upstream("my_model").fingerprint)
+    sys.modules.pop("neighbour_of_my_upstreams")
+    assert prints[0] != prints[1]
+
+
 def test_loading_twice_is_loading_once(tmp_path):
     path = write(tmp_path)
     load_module(str(path))
