@@ -215,7 +215,7 @@ def _list_manifest(manifest: Path, data: DataConfig, split: str) -> list[Utteran
                 f"manifest {manifest}: it has no column 'split', so its lines cannot be told apart, but "
                 f"{len(named)} splits are named ({', '.join(named)}). Add a column split with these names."
             )
-    _check_leak(manifest, rows, data)
+    _check_leak(manifest, rows, data, split)
     chosen = [row for row in rows if row.split in (None, split)]
     if not chosen:
         there = sorted({row.split for row in rows if row.split is not None})
@@ -240,11 +240,15 @@ def _list_manifest(manifest: Path, data: DataConfig, split: str) -> list[Utteran
     return [Utterance(row.id, row.audio, split, row.speaker, row.alignment) for row in chosen]
 
 
-def _check_leak(manifest: Path, rows: Sequence[_Row], data: DataConfig) -> None:
-    """Refuse an audio file that is both fitted on and scored: that would void the bound."""
+def _check_leak(manifest: Path, rows: Sequence[_Row], data: DataConfig, split: str) -> None:
+    """Refuse an audio file that is both fitted on and scored: that would void the bound.
+
+    Scored are the config's eval splits and, with `-m evaluate -t`, the split that is being listed.
+    """
     fit_names, eval_names = (
         {split_part(n)[0] for n in names} for names in (data.fit_splits, data.eval_splits)
     )
+    eval_names |= {split} - fit_names
     fitted = {row.audio: row.line for row in rows if row.split in fit_names}
     for row in rows:
         if row.split in eval_names and fitted.get(row.audio, row.line) != row.line:

@@ -164,6 +164,12 @@ class TestManifest:
         with pytest.raises(MIError, match=message):
             list_utterances(self.make(tmp_path, text), "fit")
 
+    def test_a_split_of_evaluate_may_not_hold_fitted_audio(self, tmp_path):
+        data = self.make(tmp_path, "split\taudio\nfit\twavs/a.wav\nlater\twavs/a.wav\n")
+        assert [u.id for u in list_utterances(data, "fit")] == ["a"]
+        with pytest.raises(MIError, match="the bound needs unseen audio"):
+            list_utterances(data, "later")
+
     def test_not_text(self, tmp_path):
         with pytest.raises(MIError, match="cannot be read as UTF-8"):
             list_utterances(self.make(tmp_path, "audio\té\n", encoding="latin-1"), "fit")
