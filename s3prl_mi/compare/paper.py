@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .._types import Bits
+from ..results import Record
+from ..selection import USUAL_CLUSTERS
 from ..superb import PaperFigure, canonical, paper_figures
 from .table import Column, Figure, Row, Table
 
@@ -78,8 +79,6 @@ def _counterpart(row: Row, published: PaperFigure) -> Figure | None:
 
 
 def _paper_row(row: Row, figure: Figure, published: PaperFigure) -> PaperRow:
-    splits: Sequence[str] = row.eval_splits[published.task]
-    same = tuple(splits) == (published.eval_split,)
     return PaperRow(
         label=row.label,
         model=published.model,
@@ -90,5 +89,19 @@ def _paper_row(row: Row, figure: Figure, published: PaperFigure) -> PaperRow:
         paper=published.bits,
         decimals=published.decimals,
         source=published.source,
-        remark="" if same else f"scored on {'+'.join(splits)}, the paper on {published.eval_split}",
+        remark="; ".join(_differences(row.measured[published.task], published)),
     )
+
+
+def _differences(measured: Record, published: PaperFigure) -> list[str]:
+    """What was measured otherwise than in the paper, as far as the paper says."""
+    found = []
+    if tuple(measured.eval_splits) != (published.eval_split,):
+        found.append(f"scored on {'+'.join(measured.eval_splits)}, the paper on {published.eval_split}")
+    if measured.task == "mi_views":
+        view = "30 of 40 frames" if published.layer is None else "shift(60 ms)"
+        if view not in (measured.view or ""):
+            found.append(f"{measured.view}, in the paper {view}")
+        if measured.clusters != USUAL_CLUSTERS:
+            found.append(f"{measured.clusters} clusters, in the paper {USUAL_CLUSTERS}")
+    return found
