@@ -67,6 +67,8 @@ class StockRun:
     """Only this entry of the hidden states (`-l`); None: the learned weighted sum."""
     scores: tuple[StockScore, ...]
     """The test score where there is one, then the dev score, of each metric."""
+    fine_tuned: bool = False
+    """The upstream was trained along (`-f`), so the score is not of the representation that was measured."""
 
     def best_of(self, metric: Metric) -> StockScore | None:
         """The score that stands for the run: on the test split, else on the dev split."""
@@ -83,7 +85,7 @@ class StockRun:
         if self.checkpoint is None:
             return True
         checkpoint = record.checkpoint or {}
-        if Path(self.checkpoint).is_file() and checkpoint.get("sha256"):
+        if Path(self.checkpoint).exists() and checkpoint.get("sha256"):
             return _sha256(Path(self.checkpoint)) == checkpoint["sha256"]
         return PurePath(self.checkpoint).name == PurePath(checkpoint.get("name", "")).name
 
@@ -144,11 +146,12 @@ def read_run(folder: Path) -> StockRun | None:
         checkpoint=args.get("upstream_ckpt") or None,
         layer=None if layer is None else int(layer),
         scores=tuple(scores),
+        fine_tuned=bool(args.get("upstream_trainable")),
     )
 
 
 def chosen_run(runs: Sequence[StockRun], metric: Metric) -> StockRun | None:
-    """The run that stands for a model: with the weighted sum if any is, then with the lowest dev score.
+    """The run that stands for a model: with a frozen upstream and the weighted sum if any; then the lowest dev score.
 
     The test score never chooses: that would be choosing on the test split.
 
@@ -160,6 +163,7 @@ def chosen_run(runs: Sequence[StockRun], metric: Metric) -> StockRun | None:
         MIError: several runs, but not all tell their dev score.
     """
     having = [r for r in runs if r.best_of(metric) is not None]
+    having = [r for r in having if not r.fine_tuned] or having
     having = [r for r in having if r.layer is None] or having
     if len(having) <= 1:
         return having[0] if having else None

@@ -16,6 +16,7 @@ from s3prl_mi.compare.outputs import latex_text, to_markdown, to_screen
 from s3prl_mi.compare.table import Column
 from s3prl_mi.errors import MIError
 from s3prl_mi.results import RESULTS_FILE, append_records
+from s3prl_mi.stock_runs import read_run
 from tests.records import SUPERVISED, curve, make
 
 FREE = {
@@ -122,6 +123,14 @@ class TestTable:
         assert table.relations[Column("mi_views", "logistic", "last"), "per"].n == 4
         assert "4.16?" in to_screen(table)
         assert "could not be checked" in to_screen(table)
+
+    def test_a_fine_tuned_run_says_nothing_of_the_frozen_upstream(self, results, tmp_path):
+        run = read_run(stock(tmp_path / "tuned", "test per: 0.01\n"))
+        own = build(results, runs=[run])
+        assert [r.scores["per"].percent for r in own.rows if r.label == "hubert"] == [1.0]
+        tuned = build(results, runs=[dataclasses.replace(run, fine_tuned=True)])
+        assert [r.scores["per"].percent for r in tuned.rows if r.label == "hubert"] == [5.41]
+        assert any("fine-tuned" in note for note in tuned.notes)
 
     def test_nothing(self):
         with pytest.raises(MIError, match="no estimate is left"):
@@ -292,6 +301,14 @@ class TestPaper:
         table = build([Result(tmp_path, curve([2.0, 3.0, 2.5], **shift), "a")])
         assert [(r.layer, r.paper) for r in paper_rows(table)] == [(0, 2.3), (1, 2.8), (2, 2.3)]
         assert paper_rows(table)[0].remark == "scored on test-other, the paper on test-clean"
+
+    def test_another_setting_than_the_papers_is_named(self, tmp_path):
+        other = {"clusters": 100, "view": "mask(latent, 26 of 40 frames)"}
+        records = [*curve([1.0, 1.84], model="hubert_base", **other)]
+        (row,) = paper_rows(build([Result(tmp_path, records, "h")]))
+        assert row.remark == (
+            "mask(latent, 26 of 40 frames), in the paper 30 of 40 frames; 100 clusters, in the paper 50"
+        )
 
     def test_what_the_paper_does_not_have(self, tmp_path):
         apc = Result(tmp_path, curve([1.0], model="apc"), "apc by logistic")

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from s3prl_mi.checkpoints import sha256_of
 from s3prl_mi.errors import MIError
 from s3prl_mi.stock_runs import chosen_run, edit_distance, read_run, read_runs
 from tests.records import make
@@ -193,8 +194,28 @@ class TestWhose:
         assert found.belongs_to(make(checkpoint={"name": "renamed.pt", "sha256": right}))
         assert not found.belongs_to(make(checkpoint={"name": "a.pt", "sha256": "00"}))
 
+    def test_by_content_of_a_folder(self, tmp_path):
+        model = tmp_path / "checkpoint-1000"
+        model.mkdir()
+        (model / "config.json").write_text("{}")
+        (run(tmp_path / "run", upstream="hf", ckpt=str(model)) / "log").write_text("test per: 0.1\n")
+        found = read_run(tmp_path / "run")
+        assert found.belongs_to(
+            make(model="hf", checkpoint={"name": "checkpoint-1000", "sha256": sha256_of(model)})
+        )
+        assert not found.belongs_to(make(model="hf", checkpoint={"name": "checkpoint-1000", "sha256": "00"}))
+
 
 class TestChosen:
+    def test_frozen_before_fine_tuned(self, tmp_path):
+        for name, dev, trainable in (("frozen", 0.2, False), ("tuned", 0.1, True)):
+            path = run(tmp_path / name) / "args_2026-01-01-10-00-00.yaml"
+            path.write_text(path.read_text() + f"upstream_trainable: {trainable}\n")
+            (tmp_path / name / "log").write_text(f"dev per: {dev}\n")
+        runs = read_runs([tmp_path])
+        assert chosen_run(runs, "per").folder.name == "frozen"
+        assert [r.fine_tuned for r in runs] == [False, True]
+
     def test_dev_chooses_not_test(self, tmp_path):
         for name, dev, test in (("a", 0.2, 0.5), ("b", 0.3, 0.1)):
             (run(tmp_path / name) / "log").write_text(f"test per: {test}\n")

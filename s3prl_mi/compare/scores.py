@@ -97,7 +97,7 @@ def scores_of(
     """
     found: dict[str, ScoreValue] = {}
     score = score_of(name) if published else None
-    own = [run for run in runs if runs_are_its or run.belongs_to(result.first)]
+    own = [run for run in runs if runs_are_its or (run.belongs_to(result.first) and not run.fine_tuned)]
     rows = [table[key] for key in (label, name, canonical(name)) if key in table]
     for metric in SCORES:
         value = _own(own, metric)
@@ -118,6 +118,8 @@ def _own(runs: Sequence[StockRun], metric: Metric) -> ScoreValue | None:
         remarks.append(f"of the {score.split} split, not of test")
     if run.layer is not None:
         remarks.append(f"of layer {run.layer} alone")
+    if run.fine_tuned:
+        remarks.append("of a fine-tuned upstream (-f), not of the frozen one that was measured")
     return ScoreValue(score.percent, "own run", f"{run.folder}: {score.source}", remark=", ".join(remarks))
 
 

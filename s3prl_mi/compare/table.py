@@ -74,8 +74,8 @@ class Row:
     """`per`, `wer`."""
     agreements: Sequence[LayerAgreement]
     """Of the label-free with the labelled choice of the layer, by probe."""
-    eval_splits: Mapping[str, tuple[str, ...]]
-    """By task."""
+    measured: Mapping[str, Record]
+    """By task, one record: all of a task agree in view, clusters, splits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue]) ->
         layers=layers,
         scores=scores,
         agreements=layer_agreements(records),
-        eval_splits={r.task: tuple(r.eval_splits) for r in records},
+        measured={r.task: r for r in records},
     )
 
 
@@ -286,6 +286,12 @@ def _score_notes(rows: Sequence[Row], runs: Sequence[StockRun], results: Sequenc
         for metric, value in row.scores.items()
         if value.remark
     ]
+    tuned = [run for run in runs if run.fine_tuned]
+    if tuned:
+        names = ", ".join(f"{run.folder} ({run.upstream})" for run in tuned)
+        notes.append(
+            f"Runs that fine-tuned the upstream (-f) are not of what was measured, and left out: {names}."
+        )
     strangers = [run for run in runs if not any(run.belongs_to(r.first) for r in results)]
     if strangers:
         names = ", ".join(f"{run.folder} ({run.upstream})" for run in strangers)
