@@ -10,7 +10,7 @@ from test_report import SHIFT, SUPERVISED, make
 from s3prl_mi import figures, report
 from s3prl_mi.classes import ClassRecord
 from s3prl_mi.figures import picture
-from s3prl_mi.figures.cluster_usage import perplexity
+from s3prl_mi.figures.cluster_usage import last_layers, perplexity
 from s3prl_mi.figures.phones import group_of
 from s3prl_mi.figures.score_scatter import place_names
 from s3prl_mi.figures.sweeps import Mask, _axis, mask_of, shift_of
@@ -150,6 +150,13 @@ class TestCheckpoints:
         assert "step 200 is picked without labels" in figures.stability_words(pick)
         assert "labels pick step 1,600 (0.250 bits" in figures.stability_words(pick)
 
+    def test_two_runs_of_one_name_are_no_series(self):
+        one = self.series((0.1, 0.5, 0.4))
+        records = one + [dataclasses.replace(r, upstream_sha256=f"other {r.step}") for r in one[:3]]
+        assert figures.mixed_series(summaries(one)) == []
+        assert figures.mixed_series(summaries(records)) == ["hubert_local hubert"]
+        assert figures.checkpoint_curves(summaries(records), records) == []
+
     def test_a_setting_with_one_checkpoint_says_nothing_of_stability(self):
         records = self.series((0.1, 0.5, 0.4)) + self.series((0.1, 0.5, 0.4), clusters=100)[:3]
         (pick,) = figures.picks_of("hubert_local hubert", records).values()
@@ -205,6 +212,12 @@ class TestClusters:
         entropy = -(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25))
         assert usage.perplexity == pytest.approx(2**entropy)
         assert perplexity([0, 0]) == 0.0
+
+    def test_the_last_layer_is_of_the_encoder(self):
+        records = [model(A, layer=2), model(A, layer=3, layer_name="vq[0] codes")]
+        classes = [classes_of(r, [5, 3, 2], [0.0] * 3) for r in records]
+        found = figures.usages([figures.Measured(records, classes)])
+        assert {u.layer for u in last_layers(found).values()} == {2}
 
     def test_picture_only_where_classes_were_kept(self):
         records = [model(A, layer=n) for n in range(2)]

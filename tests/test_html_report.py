@@ -14,6 +14,7 @@ from s3prl_mi import html_report, report_command
 from s3prl_mi.classes import append_classes
 from s3prl_mi.errors import MIError
 from s3prl_mi.html_report import study as study_module
+from s3prl_mi.html_report.sections import _note, _points
 from s3prl_mi.results import append_records
 
 SECTIONS = (
@@ -178,6 +179,30 @@ class TestWhatIsLeftOut:
         experiment(tmp_path / "one", records, classes=False)
         text = html_report.write_report([tmp_path], tmp_path / "out").read_text()
         assert "closer than their seeds scatter" in text
+
+
+class TestComparison:
+    def test_the_ceiling_is_that_of_the_best_layer(self, tmp_path):
+        records = [make(layer=0, bits=0.5, entropy_bits=4.25), make(layer=1, bits=4.5, entropy_bits=5.25)]
+        experiment(tmp_path / "one", records, classes=False)
+        text = html_report.write_report([tmp_path], tmp_path / "out").read_text()
+        assert ">5.25<" in text
+        assert ">4.25<" not in text
+
+    def test_published_scores_of_a_hugging_face_id(self, tmp_path):
+        record = make(upstream="hf", checkpoint={"name": "facebook/hubert-base-ls960", "sha256": ""})
+        experiment(tmp_path / "one", [record], classes=False)
+        (rates,) = study_module.read_study([tmp_path]).rates.values()
+        assert rates["per"].percent == 5.41
+
+    def test_the_number_of_points_is_that_of_the_correlation(self, tmp_path):
+        names = (*NAMED, "multires_hubert_base")
+        records = [published(n, bits=1 + i / 10) for i, n in enumerate(names)]
+        experiment(tmp_path / "one", records, classes=False)
+        study = study_module.read_study([tmp_path])
+        points, relation = _points(study, study.headline[0], "logistic", "per")
+        assert (len(points), relation.n) == (5, 4)
+        assert "(n = 4, without *)" in _note(relation, len(points))
 
 
 class TestNames:

@@ -141,7 +141,7 @@ def build(
     rows: list[Row] = []
     for label in labels:
         own = [r for r in results if r.label == label]
-        name = same_as.get(label, _published_name(own[0]))
+        name = same_as.get(label, published_name(own[0]))
         forced = runs_of.get(label)
         scores = scores_of(own[0], label, name, forced or runs, table or {}, published, forced is not None)
         rows.append(_row(own, name, scores))
@@ -150,7 +150,7 @@ def build(
     return Table(rows, columns, _relations(rows, columns), _settings(results), mixed, notes)
 
 
-def _published_name(result: Result) -> str:
+def published_name(result: Result) -> str:
     """The upstream's name; for Hugging Face models their id."""
     record = result.first
     name = (record.checkpoint or {}).get("name", "")

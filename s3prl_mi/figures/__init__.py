@@ -6,7 +6,14 @@ exist returns an empty list.
 
 from __future__ import annotations
 
-from .checkpoint_curves import checkpoint_curves, picks_of, series_in, series_name, stability_words
+from .checkpoint_curves import (
+    checkpoint_curves,
+    mixed_series,
+    picks_of,
+    series_in,
+    series_name,
+    stability_words,
+)
 from .cluster_usage import Usage, cluster_usage, usages
 from .layer_curves import layer_curves
 from .phones import ClassBits, class_bits, confusion_pictures, phone_bits
@@ -43,6 +50,7 @@ __all__ = [
     "headline_scales",
     "in_order",
     "layer_curves",
+    "mixed_series",
     "model_of",
     "natural",
     "phone_bits",

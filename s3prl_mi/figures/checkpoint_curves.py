@@ -14,7 +14,7 @@ from ..report.wording import BOUND, BOUND_TEX, seeds_text
 from ..results import Record
 from ..selection import CheckpointPick, Setting, checkpoint_pick, last_layer, setting_of
 from .picture import COLOURS, Picture, bits_axis, dress, finish, sheet
-from .scale import Scale, by_scale, headline_scales, natural
+from .scale import Scale, by_scale, headline_scales, model_of, natural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,13 +33,28 @@ def series_name(item: Summary | Record) -> str:
 
 
 def series_in(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
-    """Checkpoints of one training run by its name; only where there are at least two steps."""
+    """Checkpoints of one training run by its name; only where there are at least two steps, one model for each."""
+    kept = {
+        n: g for n, g in _by_series(summaries).items() if len({s.step for s in g}) > 1 and not _is_mixed(g)
+    }
+    return dict(sorted(kept.items(), key=lambda item: natural(item[0])))
+
+
+def mixed_series(summaries: Sequence[Summary]) -> list[str]:
+    """Names that several training runs share, so that a step stands for two models: no curve can be drawn."""
+    return sorted((n for n, g in _by_series(summaries).items() if _is_mixed(g)), key=natural)
+
+
+def _by_series(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
     found: dict[str, list[Summary]] = {}
     for s in summaries:
         if s.step is not None:
             found.setdefault(series_name(s), []).append(s)
-    kept = {n: g for n, g in found.items() if len({s.step for s in g}) > 1}
-    return dict(sorted(kept.items(), key=lambda item: natural(item[0])))
+    return found
+
+
+def _is_mixed(group: Sequence[Summary]) -> bool:
+    return len({(s.step, model_of(s)) for s in group}) > len({s.step for s in group})
 
 
 def picks_of(name: str, records: Sequence[Record]) -> dict[str, CheckpointPick]:

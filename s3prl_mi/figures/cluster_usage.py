@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..classes import ClassRecord
-from ..results import Record
+from ..results import Record, is_encoder_layer
 from .picture import Picture, chunks, dress, finish, label_ends, look, sheet
 from .scale import Measured, Model, Scale, model_of, scale_of
 
@@ -24,6 +24,8 @@ class Usage:
     """Clusters with at least one eval frame."""
     perplexity: float
     """2 to the entropy of the clusters: how many equally frequent clusters would be as uncertain."""
+    encoder: bool
+    """Whether it is a layer of the encoder, not what comes behind it (VQ codes, distilled predictions)."""
     curve: tuple[float, ...]
     """Share of the eval frames of each cluster, the largest first, in percent."""
 
@@ -51,8 +53,10 @@ def perplexity(counts: Sequence[int]) -> float:
 def usages(measured: Sequence[Measured]) -> list[Usage]:
     """Use of the codebook of every model, scale and layer (it does not depend on the probe)."""
     groups: dict[tuple[Model, Scale, int | str], dict[int, Sequence[int]]] = {}
+    names: dict[tuple[Model, int | str], str] = {}
     for record, classes in classes_with_records(measured, "mi_views"):
         key = (model_of(record), scale_of(record), record.layer)
+        names[model_of(record), record.layer] = record.layer_name
         groups.setdefault(key, {}).setdefault(record.seed, classes.eval_frames)
     found = []
     for (model, scale, layer), by_seed in groups.items():
@@ -65,6 +69,7 @@ def usages(measured: Sequence[Measured]) -> list[Usage]:
                 layer=layer,
                 used=statistics.fmean(sum(n > 0 for n in c) for c in counts),
                 perplexity=statistics.fmean(perplexity(c) for c in counts),
+                encoder=is_encoder_layer(names[model, layer]),
                 curve=tuple(statistics.fmean(column) for column in zip(*shares, strict=True)),
             )
         )
@@ -72,12 +77,16 @@ def usages(measured: Sequence[Measured]) -> list[Usage]:
 
 
 def last_layers(found: Sequence[Usage]) -> dict[Model, Usage]:
-    """The last numbered layer of each model (else `weighted`)."""
+    """The last numbered layer of each model's encoder (else what comes behind it, else `weighted`)."""
     last: dict[Model, Usage] = {}
     for u in found:
-        if u.model not in last or _number(u.layer) > _number(last[u.model].layer):
+        if u.model not in last or _rank(u) > _rank(last[u.model]):
             last[u.model] = u
     return last
+
+
+def _rank(usage: Usage) -> tuple[bool, int]:
+    return usage.encoder and isinstance(usage.layer, int), _number(usage.layer)
 
 
 def _number(layer: int | str) -> int:
@@ -137,8 +146,9 @@ def _draw(scale: Scale, found: list[Usage], names: Mapping[Model, str], number: 
             figure.draw_without_rendering()
             for row, part in zip(grid, parts, strict=True):
                 ends = [
-                    (float(_number(last[m].layer)), last[m].perplexity, names[m], look(numbers[m])["color"])
+                    (float(_number(end.layer)), end.perplexity, names[m], look(numbers[m])["color"])
                     for m in part
+                    for end in [max([*by_layer[m], last[m]], key=lambda u: _number(u.layer))]
                 ]
                 label_ends(row[1], ends)
         return finish(

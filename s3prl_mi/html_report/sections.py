@@ -113,7 +113,7 @@ def _scatter(study: Study) -> tuple[Section, list[Picture]] | None:
                 points, relation = _points(study, scale, probe, metric)
                 if len(points) > 1:
                     plots[probe, SCORES[metric]] = points
-                    notes[probe, SCORES[metric]] = _note(relation)
+                    notes[probe, SCORES[metric]] = _note(relation, len(points))
                     words = f"{BOUND[scale.task]} ({scale.kind or 'labels'}, {probe} probe)"
                     sentences.append(f"{words} and {SCORES[metric]}: {relation.sentence}")
         if plots:
@@ -161,9 +161,11 @@ def _source(value: ScoreValue) -> str:
     return f"{value.kind}: {value.source}{remark}" + (" *" if value.doubtful else "")
 
 
-def _note(relation: Relation) -> str:
+def _note(relation: Relation, n_points: int) -> str:
     spearman = relation.of("spearman")
-    return f"Spearman {spearman}" if spearman else "too few for a correlation"
+    if spearman is None:
+        return "too few for a correlation"
+    return f"Spearman {spearman}" + (f" (n = {relation.n}, without *)" if relation.n < n_points else "")
 
 
 def _checkpoints(study: Study) -> tuple[Section, list[Picture]] | None:
@@ -278,16 +280,17 @@ def _comparison_table(study: Study, scale: Scale, group: Sequence[Summary], metr
         head += [f"{probe}, best layer", f"{probe}, last layer"]
     head += [CEILING[scale.task], "frames scored", "seeds", *(SCORES[m] for m in metrics)]
     rows = []
-    for model in best_of_models(group):
+    for model, best in best_of_models(group).items():
         own = [s for s in group if model_of(s) == model]
         row: list[Cell | str] = [study.names[model]]
         for probe in probes:
             of_probe = [s for s in own if s.probe == probe]
             row.append(_bits(max(of_probe, key=lambda s: s.mi_lower_bound_bits, default=None), places))
             row.append(_bits(next((s for s in of_probe if s.layer == study.last.get(model)), None), places))
-        row.append(_number(own[0].entropy_bits, 2))
-        row.append(Cell(f"{own[0].eval_frames:,}", own[0].eval_frames))
-        row.append(Cell(str(own[0].n_seeds), own[0].n_seeds))
+        # H(c) is of each layer's own codebook: that of the best layer stands beside it
+        row.append(_number(best.entropy_bits, 2))
+        row.append(Cell(f"{best.eval_frames:,}", best.eval_frames))
+        row.append(Cell(str(best.n_seeds), best.n_seeds))
         for metric in metrics:
             rate = study.rates.get(model, {}).get(metric)
             mark = " *" if rate and rate.doubtful else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..classes import CLASSES_FILE, read_classes
 from ..collect import Result, collect
 from ..compare.scores import ScoreValue, scores_of
+from ..compare.table import published_name
 from ..figures import Measured, Model, Scale, all_summaries, by_scale, headline_scales, in_order
 from ..report import Summary
 from ..results import Record
@@ -71,7 +72,7 @@ def read_study(folders: Sequence[Path | str], stock: Sequence[Path | str] = ()) 
         headline=headline_scales(scales),
         last={m: last_layer(records) for m, records in models.items()},
         rates={
-            r.first.upstream_sha256: scores_of(r, r.label, r.first.upstream, runs, {}, published=True)
+            r.first.upstream_sha256: scores_of(r, r.label, published_name(r), runs, {}, published=True)
             for r in results
         },
     )

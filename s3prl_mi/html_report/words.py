@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..correlation import correlate
-from ..figures import Scale, picks_of, series_in, stability_words
+from ..figures import Scale, mixed_series, picks_of, series_in, stability_words
 from ..report import Summary, decimals
 from ..report.wording import BOUND
 from ..results import Record
@@ -149,6 +149,11 @@ def _warnings(study: Study) -> list[str]:
                 f"Beware: in {BOUND[scale.task]} ({scale.describe()}) models were scored on different amounts "
                 f"of speech ({low:,} to {high:,} frames); measure them on the same to rank them."
             )
+    found += [
+        f"Beware: {name} stands for several training runs (two models of one step), so no curve over training is "
+        "drawn; make a report of each run's folders."
+        for name in mixed_series(study.summaries)
+    ]
     if all(s.n_seeds == 1 for s in study.summaries):
         found.append("Beware: one seed only, so nothing is known about the scatter over seeds.")
     smallest = min(s.eval_frames for s in study.summaries)
