@@ -37,7 +37,8 @@ examples:
     s3prl-mi compare result/hubert result/apc --allow view,frames,frame_rate
 
 Figures that differ in protocol, view (mask pattern, shift), frames scored, clusters, frame rate, set of labels, fit
-split, eval split or number of utterances are not on one scale. They are refused, and the message names what differs.
+split, eval split, number of utterances or the weights of a weighted sum are not on one scale. They
+are refused, and the message names what differs.
 """
 
 
@@ -84,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow", default="", metavar="WHAT,...",
         help="put figures side by side although they differ in this: protocol, view, frames, clusters, frame_rate, "
-        "labels, fit_split, eval_split, utterances",
+        "labels, fit_split, eval_split, utterances, weights",
     )  # fmt: skip
     out = parser.add_argument_group("output (the table on the screen is always written)")
     out.add_argument(

@@ -105,6 +105,18 @@ class TestTable:
         assert figures[Column("mi_views", "logistic", "weighted")].bits == 5.0
         assert figures[Column("mi_views", "logistic", "best")].bits == 2.0
 
+    def test_weighted_sums_of_two_kinds(self, tmp_path):
+        def weighted(model, source, bits=2.0):
+            name = f"featurizer ({source}): 0.5000 0.5000"
+            return Result(tmp_path, [make(bits, model=model, layer="weighted", layer_name=name)], model)
+
+        trained = [weighted(m, f"dev-best.ckpt of ctc on {m}") for m in ("a", "b")]
+        assert len(build(trained).rows) == 2
+        with pytest.raises(MIError, match=r"weights \(measure both with one featurizer"):
+            build([trained[0], weighted("b", "uniform")])
+        with pytest.raises(MIError, match="measured in several ways"):
+            build([trained[0], weighted("a", "uniform", 3.0)])
+
     def test_layers_of_a_coarser_rate_are_left_out_by_name(self, tmp_path):
         records = [*curve([1.0, 1.5]), make(9.0, layer=2, frame_shift_ms=40.0)]
         table = build([Result(tmp_path, records, "mr")])

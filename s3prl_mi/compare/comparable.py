@@ -18,12 +18,20 @@ from ..results import Record
 class _Difference:
     """One thing that must agree."""
 
-    value: Callable[[Record], str]
+    value: Callable[[Record], str | None]
+    """None: says nothing of this record."""
     way_out: str
 
 
 def _splits(names: Sequence[str]) -> str:
     return "+".join(names)
+
+
+def _weights(record: Record) -> str | None:
+    """Where the weights of a weighted sum come from, the same for runs of one kind on several upstreams."""
+    if record.layer != "weighted":
+        return None
+    return record.layer_name.partition(":")[0].replace(f" on {record.upstream}", "")
 
 
 _DIFFERENCES: dict[str, _Difference] = {
@@ -46,6 +54,7 @@ _DIFFERENCES: dict[str, _Difference] = {
         lambda r: f"fit on {r.utterances.get('fit')} and scored on {r.utterances.get('eval')} utterances",
         "measure both with one datarc.max_utterances",
     ),
+    "weights": _Difference(_weights, "measure both with one featurizer"),
 }
 
 ALLOWABLE: tuple[str, ...] = tuple(_DIFFERENCES)
@@ -171,6 +180,8 @@ def _values(results: Sequence[Result], task: str, difference: _Difference) -> di
     found: dict[str, list[str]] = {}
     for result in results:
         for value in dict.fromkeys(difference.value(r) for r in result.records if r.task == task):
+            if value is None:
+                continue
             labels = found.setdefault(value, [])
             if result.label not in labels:
                 labels.append(result.label)
