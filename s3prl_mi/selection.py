@@ -49,7 +49,7 @@ class Setting(NamedTuple):
 def setting_of(record: Record) -> Setting:
     """The setting of a record."""
     values = (getattr(record, name) for name in Setting._fields)
-    return Setting(*(tuple(v) if isinstance(v, list) else v for v in values))
+    return Setting._make(tuple(v) if isinstance(v, list) else v for v in values)
 
 
 # --- Layers -------------------------------------------------------------------------------------------------
