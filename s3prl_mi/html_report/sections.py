@@ -77,8 +77,8 @@ def _layer_selection(study: Study) -> tuple[Section, list[Picture]] | None:
                 [
                     study.names[model],
                     a.probe,
-                    f"{a.setting.view}, {a.setting.frames} frames, {a.setting.clusters} clusters; {a.setting.protocol}, "
-                    f"scored on {'+'.join(a.setting.eval_splits)}",
+                    f"{a.setting.view}, {a.setting.frames} frames, {a.setting.clusters} clusters; "
+                    f"{a.setting.protocol}, scored on {'+'.join(a.setting.eval_splits)}",
                     Cell(str(a.free_layer), a.free_layer),
                     Cell(str(a.labelled_layer), a.labelled_layer),
                     _number(a.lost_bits, 3),
