@@ -171,7 +171,7 @@ class Stability:
     picks: dict[str, int]
     """Value of the factor -> step picked with it."""
     share_same: float
-    """Share of these that pick the same step as the main setting, 0 to 1."""
+    """Share of these that pick the same step as the main setting does of the steps that both have, 0 to 1."""
     lowest_rank_correlation: float | None
     """Smallest Spearman correlation of any of these curves with the main one; None with fewer than 4 steps."""
 
@@ -302,20 +302,20 @@ def _stabilities(records: Sequence[Record], main: Setting, curve: Curve) -> Iter
 
 
 def _stability(factor: str, curves: Mapping[str, Curve], main: Curve) -> Stability:
-    picks, ranks = {}, []
+    picks, same, ranks = {}, 0, []
     for name, curve in curves.items():
         steps = sorted(curve.keys() & main.keys())
         if not steps:
             continue
         picks[name] = best_of({s: curve[s] for s in steps})
+        same += picks[name] == best_of({s: main[s] for s in steps})
         spearman = correlate([main[s] for s in steps], [curve[s] for s in steps]).of("spearman")
         if spearman is not None:
             ranks.append(spearman.value)
-    best = best_of(main)
     return Stability(
         factor=factor,
         picks=picks,
-        share_same=sum(p == best for p in picks.values()) / len(picks),
+        share_same=same / len(picks),
         lowest_rank_correlation=min(ranks, default=None),
     )
 

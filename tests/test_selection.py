@@ -111,6 +111,11 @@ class TestCheckpoints:
         assert by["clusters"].lowest_rank_correlation == pytest.approx(0.9)
         assert (by["view"].share_same, by["view"].lowest_rank_correlation) == (1.0, 1.0)
 
+    def test_a_setting_that_lacks_the_best_step_is_compared_on_the_others(self):
+        other = [r for r in series(clusters=100) if r.step != 200]
+        (found,) = checkpoint_pick(series() + other).stability
+        assert (found.picks, found.share_same) == ({"50": 200, "100": 300}, 1.0)
+
     def test_the_papers_setting_is_the_main_one(self):
         records = series(FREE[::-1], clusters=500, view="mask(latent, 15 of 20 frames)") + series()
         assert checkpoint_pick(records).setting.clusters == 50

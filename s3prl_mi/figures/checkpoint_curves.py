@@ -79,7 +79,7 @@ def stability_words(pick: CheckpointPick) -> str:
     """The pick, how stable it is and what it costs against the choice with labels, in plain words."""
     text = f"With the {pick.setting.probe} probe, step {pick.step:,} is picked without labels"
     for s in pick.stability:
-        same = sum(step == pick.step for step in s.picks.values())
+        same = round(s.share_same * len(s.picks))
         what = {"seed": "seeds", "view": "views", "clusters": "numbers of clusters"}[s.factor]
         text += f"{',' if s is pick.stability[0] else ' and'} by {same} of {len(s.picks)} {what}"
     if pick.labelled_step is not None and pick.lost_bits is not None:
