@@ -1,4 +1,4 @@
-"""The options of `run_downstream.py`: exactly those of s3prl, with help of our own.
+"""The options of `run_downstream.py`: those of s3prl and three of ours, with help of our own.
 
 s3prl's parser cannot be had without importing every upstream, which takes ten seconds; a test compares the two
 option by option.
@@ -41,6 +41,11 @@ Examples:
     {PROG} -m train -d mi_views,mi_supervised -u fbank,hubert,wavlm -n three -c my.yaml
     {PROG} -m train -d mi_views -u hubert_local -k 'run/ckpt_*.pt' -n curve -c my.yaml
 
+  the same, two upstreams at once on this machine; and on a SLURM cluster, one job each:
+    {PROG} -m train -d mi_views,mi_supervised -u fbank,hubert,wavlm -n three -c my.yaml --jobs 2
+    {PROG} -m train -d mi_views -u hubert_local -k 'run/ckpt_*.pt' -n curve -c my.yaml \\
+      --slurm partition=gpu,gpus_per_node=1,cpus_per_task=4,timeout_min=120
+
   a whole study of the paper:
     {PROG} -m train -c downstream_configs/paper_table2_mlm.yaml -n table2 \\
       -o "config.downstream_expert.datarc.libri_root='/data/LibriSpeech',,\\
@@ -75,7 +80,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """A parser with exactly s3prl's options, defaults, types and choices."""
+    """A parser with s3prl's options, defaults, types and choices, and ours: --upstream_module, --jobs, --slurm."""
     configs = Path(__file__).resolve().parent / "config.py"
     parser = _Parser(
         prog=PROG,
@@ -139,6 +144,20 @@ def build_parser() -> argparse.ArgumentParser:
     group("--cache_dir", help="folder of torch.hub's downloads")
     group("--verbose", action="store_true", help="print more about the model")
     group("--disable_cudnn", action="store_true")
+    group(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="several upstreams or checkpoints: N at once, each in a process of its own",
+    )
+    group(
+        "--slurm",
+        nargs="?",
+        const="",
+        metavar="KEY=VALUE,...",
+        help="submit them to SLURM; keys as in sbatch (partition, account, qos, gres ...) or submitit "
+        "(timeout_min, mem_gb, cpus_per_task, gpus_per_node). With --jobs: at most N at once",
+    )
     group("--backend", default="nccl", help="of torch.distributed")
     group("--local_rank", type=int, help="set by torch.distributed's launcher; --local-rank is understood")
     return parser

@@ -23,6 +23,7 @@ from typing import Any
 
 from . import _hook, compat
 from ._hook import TASKS, default_config
+from .cluster import Engine, engine_of
 from .command_line import PROG, build_parser, check_task, stock_tasks, underscored
 from .errors import MIError
 from .resolving import (
@@ -34,7 +35,7 @@ from .resolving import (
     read_config,
     resolve,
 )
-from .study import default_splits, is_study, run_study
+from .study import default_splits, is_study, run_study, run_study_in_jobs
 
 __all__ = [
     "PROG",
@@ -119,6 +120,11 @@ def _run(argv: list[str]) -> int:
     config = read_config(args.config) if args.config and ours else {}
     if ours and is_study(args, config):
         return _run_study(args, config)
+    if args.jobs is not None or args.slurm is not None:
+        raise MIError(
+            "--jobs and --slurm are for several upstreams, checkpoints or tasks of s3prl_mi (-u a,b, -k 'run/*.pt', "
+            f"-d {','.join(TASKS)}); leave them out for one experiment."
+        )
     task = args.downstream
     checkpoint = past_checkpoint(args)
     past = None
@@ -252,10 +258,24 @@ def _run_ours(
     _run_experiment(args, config)
 
 
-def _prepare(args: argparse.Namespace) -> None:
+def run_in_job(args: argparse.Namespace, config: dict[str, Any]) -> None:
+    """One experiment of a study in a process of its own, which submitit has started (`cluster`)."""
+    _hook.install()
+    _load_module(args)
+    _prepare(args)
+    _run_experiment(args, config)
+
+
+_JOB = "s3prl_mi.run_downstream:run_in_job"
+
+
+def _prepare(args: argparse.Namespace, engine: Engine | None = None) -> None:
     """What holds for every experiment of a command."""
     _refuse_unsupported(args)
-    args.device = usable_device(args.device)
+    if (
+        engine is None or engine.slurm is None
+    ):  # the machine that submits to SLURM may lack the GPU of the jobs
+        args.device = usable_device(args.device)
     if args.cache_dir is not None:
         import torch
 
@@ -278,13 +298,17 @@ def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
     args.expdir = expdir_of(args)
     if args.expdir is None:
         raise MIError("-n or -p is missing: where to save? -n NAME saves to result/downstream/NAME.")
-    _prepare(args)
+    engine = engine_of(args)
+    _prepare(args, engine)
     if not config:
         config = read_config(str(default_config(TASKS[1])))
         default_splits(args, config)
     if args.override is not None and args.override.lower() != "none":
         apply_override(args.override, args, config)
-    failed = run_study(args, config, _run_experiment)
+    if engine is None:
+        failed = run_study(args, config, _run_experiment)
+    else:
+        failed = run_study_in_jobs(args, config, engine, _JOB)
     from .conclusion import conclude  # it draws, and needs all that goes with that
 
     conclude(Path(args.expdir), failed)

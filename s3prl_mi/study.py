@@ -4,6 +4,9 @@ A study is what its command line or its config asks for: `-u a,b`, `-u name=chec
 or folder in `-k`, or a section `study` in the config. What experiments share (hidden states of the unmasked input for
 both tasks, of one mask for every cluster count) is extracted once, through the store. A finished study can be asked
 for again with `-a`: finished estimates are not repeated, new ones are added.
+
+The experiments run one after the other in this process, or with `--jobs` or `--slurm` as jobs, one for each upstream or
+checkpoint (`cluster`).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .cluster import Engine, Part, Work, run_jobs
 from .config import TASKS, parse
 from .errors import MIError, nearest
 
@@ -196,7 +200,7 @@ def run_study(
     config: dict[str, Any],
     run_one: Callable[[argparse.Namespace, dict[str, Any]], None],
 ) -> list[str]:
-    """Run every experiment of a study; one that fails does not stop the others.
+    """Run every experiment of a study in this process; one that fails does not stop the others.
 
     Args:
         args: the command line; `expdir` is the study's folder.
@@ -229,6 +233,38 @@ def run_study(
         if left > 30:
             logger.info("%d of %d experiments done, about %s to go", number, len(runs), duration(left))
     if len(failed) == len(runs):
+        raise MIError(f"no experiment of the study succeeded. The first error: {failed[0]}")
+    return failed
+
+
+def run_study_in_jobs(
+    args: argparse.Namespace, config: dict[str, Any], engine: Engine, entry: str
+) -> list[str]:
+    """Run every experiment of a study in jobs, one for each upstream or checkpoint.
+
+    Args:
+        args: the command line; `expdir` is the study's folder.
+        config: the whole config.
+        engine: where, and how many at once.
+        entry: `module:function` that runs one experiment in a job.
+
+    Returns:
+        What failed, one line each.
+
+    Raises:
+        MIError: as `run_study` and `cluster.run_jobs`.
+    """
+    runs = runs_of(args, config)
+    single = {k: v for k, v in config.items() if k != "study"}
+    logger.info(_announce(runs))
+    works: dict[str, list[Part]] = {}
+    for run in runs:
+        one = _args_of(run, args)
+        one.jobs = one.slurm = None  # else the job would ask for jobs
+        works.setdefault(run.expdir.name, []).append(Part(run.task, one, single))
+    found = [Work(name, tuple(parts)) for name, parts in works.items()]
+    done, failed = run_jobs(found, engine, Path(args.expdir), entry, resume=bool(args.auto_resume))
+    if not done:
         raise MIError(f"no experiment of the study succeeded. The first error: {failed[0]}")
     return failed
 

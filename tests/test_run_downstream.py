@@ -102,6 +102,8 @@ def test_every_option_is_s3prls_own():
         for a in build_parser()._actions
     }
     assert ours.pop("upstream_module")[:3] == [["--upstream_module"], "upstream_module", None]
+    assert ours.pop("jobs")[:3] == [["--jobs"], "jobs", None]
+    assert ours.pop("slurm")[:3] == [["--slurm"], "slurm", None]
     assert ours == theirs
 
 
@@ -187,7 +189,7 @@ def test_missing_gpu_falls_back_with_one_line(calls, capsys, monkeypatch):
         ),
         (
             ["-m", "train", "-d", "mi_views", "-u", "a/b", "-n", "x", "--hub", "huggingface"],
-            "hf_hubert_custom",
+            "-u hf -k organisation/name",
         ),
         (["-m", "train", "-d", "mi_views", "-u", "fbank", "-n", "x", "-f"], "frozen"),
         (["-m", "evaluate", "-d", "mi_views", "-u", "fbank", "-n", "x"], "no states-"),
@@ -197,6 +199,12 @@ def test_missing_gpu_falls_back_with_one_line(calls, capsys, monkeypatch):
             "-c is missing: task ctc",
         ),
         (["-d", "mi_views"], "-m/--mode"),
+        (
+            ["-m", "train", "-d", "mi_views", "-u", "fbank", "-n", "x", "--jobs", "2"],
+            "leave them out for one",
+        ),
+        (["-m", "train", "-d", "ctc", "-u", "fbank", "-n", "x", "--slurm"], "leave them out for one"),
+        (["-m", "train", "-d", "mi_views", "-u", "fbank,mel", "-n", "x", "--jobs", "0"], "--jobs 0"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_1(calls, capsys, argv, message):

@@ -1,0 +1,118 @@
+"""What `--jobs` and `--slurm` ask for."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import MIError
+
+LOCAL, SLURM = "local", "slurm"
+
+_GENERIC = ("name", "timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "nodes", "tasks_per_node")
+"""Names of `AutoExecutor.update_parameters` that are not SLURM's own."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What `--jobs` and `--slurm` ask for; `slurm` is None on this machine, `jobs` None without a limit."""
+
+    jobs: int | None
+    slurm: Mapping[str, Any] | None
+
+    @property
+    def name(self) -> str:
+        """`local` or `slurm`."""
+        return LOCAL if self.slurm is None else SLURM
+
+
+def engine_of(args: argparse.Namespace) -> Engine | None:
+    """The engine that a command line asks for, or None: everything in this process.
+
+    Raises:
+        MIError: a value that means nothing, or submitit or SLURM is missing.
+    """
+    jobs, slurm = getattr(args, "jobs", None), getattr(args, "slurm", None)
+    if jobs is None and slurm is None:
+        return None
+    if jobs is not None and jobs < 1:
+        raise MIError(f"--jobs {jobs}: expected how many jobs at once, 1 or more.")
+    parameters = None if slurm is None else slurm_parameters(slurm)
+    try:
+        import submitit
+    except ImportError:
+        raise MIError(
+            "--jobs and --slurm need submitit: pip install 's3prl_mi[cluster]' (or pip install submitit)"
+        ) from None
+    if parameters is not None and submitit.SlurmExecutor.affinity() <= 0:
+        raise MIError(
+            "--slurm: no SLURM on this machine (srun is not in PATH). --jobs N runs N jobs at once here."
+        )
+    return Engine(jobs, parameters)
+
+
+def slurm_parameters(text: str) -> dict[str, Any]:
+    """Read `partition=gpu,gpus_per_node=1,timeout_min=120`.
+
+    Returns:
+        Arguments of submitit's `AutoExecutor.update_parameters`: names that are SLURM's own get their prefix `slurm_`.
+
+    Raises:
+        MIError: a piece without `=`, or more than one process a job.
+
+    Example:
+        >>> slurm_parameters("partition=gpu,mem_gb=16,nodelist=n1,n2")
+        {'slurm_partition': 'gpu', 'mem_gb': 16, 'slurm_nodelist': 'n1,n2'}
+    """
+    pairs: list[list[str]] = []
+    for piece in filter(None, text.split(",")):
+        if "=" in piece:
+            pairs.append([part.strip() for part in piece.split("=", 1)])
+        elif pairs:  # a comma within a value
+            pairs[-1][1] += f",{piece}"
+        else:
+            raise MIError(
+                f"--slurm {text}: expected key=value,key=value such as partition=gpu,gpus_per_node=1."
+            )
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        name = key if key in _GENERIC or key.startswith("slurm_") else f"slurm_{key}"
+        found[name] = _minutes(value) if name in ("slurm_time", "timeout_min") else _literal(value)
+    for name in ("nodes", "tasks_per_node", "slurm_ntasks_per_node"):
+        if found.get(name, 1) != 1:
+            raise MIError(
+                f"--slurm {name}={found[name]}: a job is one process, which measures one upstream; leave it out."
+            )
+    return found
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _minutes(text: str) -> int:
+    """A time limit as SLURM writes it (`90`, `4:00:00`, `2-12:00:00`), in minutes."""
+    days, dash, clock = text.rpartition("-")
+    parts = clock.split(":")
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text) or (dash and len(parts) == 1):
+        raise MIError(
+            f"--slurm: a time limit of {text!r}; expected minutes, or hours:minutes:seconds as in 4:00:00."
+        )
+    if len(parts) == 1:
+        return int(parts[0])
+    numbers = [int(p) for p in parts]
+    seconds = (
+        numbers[0] * 60 + numbers[1]
+        if len(numbers) == 2
+        else (numbers[0] * 60 + numbers[1]) * 60 + numbers[2]
+    )
+    if dash and len(numbers) == 2:  # days-hours:minutes
+        seconds *= 60
+    return max(1, -(-seconds // 60) + (int(days) * 24 * 60 if dash else 0))
