@@ -272,9 +272,8 @@ _JOB = "s3prl_mi.run_downstream:run_in_job"
 def _prepare(args: argparse.Namespace, engine: Engine | None = None) -> None:
     """What holds for every experiment of a command."""
     _refuse_unsupported(args)
-    if (
-        engine is None or engine.slurm is None
-    ):  # the machine that submits to SLURM may lack the GPU of the jobs
+    # the machine that submits to SLURM may lack the GPU that its jobs have
+    if engine is None or engine.slurm is None:
         args.device = usable_device(args.device)
     if args.cache_dir is not None:
         import torch

@@ -24,13 +24,13 @@ from ..locks import Lock
 from .engine import LOCAL, SLURM, Engine, engine_of
 from .job import JOBS_FILE, JOBS_FOLDER, Job, take_up, write_notes
 from .measure import Part, Work
-from .submission import Submitter, threads_for
+from .submission import SLURM_MINUTES, Submitter, threads_for
 from .view import FAILED, QUEUED, View, shortest
 
 if TYPE_CHECKING:
     from .._types import Seconds
 
-__all__ = ["Engine", "Part", "Work", "engine_of", "run_jobs"]
+__all__ = ["SLURM_MINUTES", "Engine", "Part", "Work", "engine_of", "run_jobs"]
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +40,10 @@ def engine_of(args: argparse.Namespace) -> Engine | None:
     jobs, slurm = getattr(args, "jobs", None), getattr(args, "slurm", None)
     if jobs is None and slurm is None:
         return None
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise MIError(
+            "--jobs and --slurm: not inside torchrun, which runs one experiment in several processes."
+        )
     if jobs is not None and jobs < 1:
         raise MIError(f"--jobs {jobs}: expected how many jobs at once, 1 or more.")
     parameters = None if slurm is None else slurm_parameters(slurm)

@@ -37,6 +37,7 @@ _DETERMINANTS = (
     "upstream_feature_selection",
     "upstream_feature_normalize",
     "upstream_layer_selection",
+    "checkpoint_series",
     "checkpoint_step",
     "seed",
 )

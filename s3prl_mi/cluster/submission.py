@@ -18,6 +18,8 @@ from .job import JOBS_FOLDER, Job, lock_of
 from .measure import Measure, one_line
 from .view import QUEUED
 
+logger = logging.getLogger(__name__)
+
 SLURM_MINUTES = 240
 """Time limit of a SLURM job where `--slurm` names none; a job whose time is up is queued again and goes on."""
 
@@ -93,9 +95,12 @@ class Submitter:
             executor.update_parameters(stderr_to_stdout=True, **asked)
         except (NameError, AssertionError, ValueError, TypeError) as error:
             raise MIError(f"--slurm: {one_line(str(error))}") from None
+        device = jobs[0].work.parts[0].args.device
+        if device.startswith("cuda") and not any("gpu" in f"{key}={value}" for key, value in asked.items()):
+            logger.info("no GPU is asked for (--slurm gpus_per_node=1): jobs that get none will use the CPU.")
         functions = [Measure(job.work, self._entry, {}) for job in jobs]
         try:
-            with _environment(_importable()):
+            with _environment(_importable()), _outside_of_slurm():
                 submitted = (
                     executor.submit_array(functions) if len(jobs) > 1 else [executor.submit(functions[0])]
                 )
@@ -148,6 +153,15 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _outside_of_slurm() -> contextlib.AbstractContextManager[None]:
+    """Hide the variables of the SLURM job that this command itself may run in: they would bind the new ones."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return contextlib.nullcontext()
+    from submitit.helpers import clean_env
+
+    return clean_env()
 
 
 @contextlib.contextmanager

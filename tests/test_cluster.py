@@ -1,0 +1,475 @@
+"""Jobs of a study: on this machine through submitit, and on a SLURM that shell scripts stand for."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import stat
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("submitit")
+
+from conftest import Runner
+from test_upstream_module import MODULE
+
+from s3prl_mi import cluster, conclusion
+from s3prl_mi.cluster import Engine, Part, Work, engine_of, run_jobs
+from s3prl_mi.cluster import handle as handle_module
+from s3prl_mi.cluster.engine import slurm_parameters
+from s3prl_mi.cluster.measure import Measure, Outcome
+from s3prl_mi.cluster.submission import threads_for
+from s3prl_mi.cluster.view import DONE, FAILED, QUEUED, RUNNING, View, progress
+from s3prl_mi.errors import MIError
+from s3prl_mi.locks import Lock
+from s3prl_mi.run_downstream import main
+
+STUB = '''
+import json, os, signal, sys, time
+from pathlib import Path
+from s3prl_mi.errors import MIError
+
+
+def measure(args, config):
+    """Says in a file that it was called; then does as the config says."""
+    folder = Path(args.expdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    about = {"device": args.device, "resume": args.auto_resume, **{n: os.environ.get(n) for n in names}}
+    with open(folder / "calls", "a") as file:
+        file.write(json.dumps({**about, "began": time.time()}) + "\\n")
+    print(f"measuring {folder.name}", file=sys.stderr)
+    how = config.get("how")
+    if how == "mistake":
+        raise MIError("key a is wrong")
+    if how == "bug":
+        raise ValueError("a bug\\nin two lines")
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    began = time.time()
+    while how == "wait" and not (folder.parents[1] / "go").exists() and time.time() - began < 60:
+        time.sleep(0.05)
+    time.sleep(config.get("seconds", 0))
+    (folder / "mi_results.jsonl").write_text("")
+    (folder / "ended").write_text(str(time.time()))
+'''
+ENTRY = "job_stub:measure"
+HERE = Engine(2, None)
+
+
+class Killed(BaseException):
+    """The command is gone at once, without a word."""
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    """A study's folder; jobs can import the stub and find no reason to take all cores."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "job_stub.py").write_text(STUB)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setitem(cluster._POLL, "local", 0.05)
+    monkeypatch.setitem(cluster._POLL, "slurm", 0.05)
+    return tmp_path / "study"
+
+
+def work(root: Path, name: str, tasks=("mi_views",), device="cpu", resume=False, **config) -> Work:
+    parts = []
+    for task in tasks:
+        args = argparse.Namespace(
+            expdir=str(root / task / name), device=device, auto_resume=resume, upstream=name, seed=1
+        )
+        parts.append(Part(task, args, config.get(task, config)))
+    return Work(name, tuple(parts))
+
+
+def calls(root: Path, name: str, task="mi_views") -> list[dict]:
+    path = root / task / name / "calls"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def notes(root: Path) -> dict:
+    return json.loads((root / "jobs.json").read_text())["jobs"]
+
+
+# --- What is asked for -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        ("partition=gpu,gpus_per_node=1", {"slurm_partition": "gpu", "gpus_per_node": 1}),
+        ("slurm_qos=low,mem_gb=1.5,name=x", {"slurm_qos": "low", "mem_gb": 1.5, "name": "x"}),
+        ("nodelist=n1,n2,exclusive=true", {"slurm_nodelist": "n1,n2", "slurm_exclusive": True}),
+        ("timeout_min=90", {"timeout_min": 90}),
+        ("time=4:00:00", {"slurm_time": 240}),
+        ("time=2-12:30:00", {"slurm_time": 60 * 60 + 30}),
+        ("time=1-06:00", {"slurm_time": 30 * 60}),
+        ("time=10:30", {"slurm_time": 11}),
+        ("gres=gpu:a100:1", {"slurm_gres": "gpu:a100:1"}),
+    ],
+)
+def test_slurm_parameters(text, expected):
+    assert slurm_parameters(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("gpu", "expected key=value"),
+        ("time=soon", "time limit of 'soon'"),
+        ("time=1-6", "time limit"),
+        ("nodes=2", "a job is one process"),
+        ("ntasks_per_node=4", "a job is one process"),
+    ],
+)
+def test_slurm_parameters_that_mean_nothing(text, says):
+    with pytest.raises(MIError, match=says):
+        slurm_parameters(text)
+
+
+def test_without_options_there_is_no_engine(monkeypatch):
+    assert engine_of(argparse.Namespace(jobs=None, slurm=None)) is None
+    assert engine_of(argparse.Namespace(jobs=3, slurm=None)) == Engine(3, None)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(MIError, match="no SLURM on this machine"):
+        engine_of(argparse.Namespace(jobs=None, slurm=""))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(MIError, match="torchrun"):
+        engine_of(argparse.Namespace(jobs=3, slurm=None))
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(MIError, match=r"s3prl_mi\[cluster\]"):
+        engine_of(argparse.Namespace(jobs=3, slurm=None))
+
+
+def test_jobs_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [threads_for(n) for n in (1, 2, 4, 20)] == [9, 4, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert [threads_for(n) for n in (1, 2, 4)] == [3, 3, 2]
+
+
+# --- On this machine -------------------------------------------------------------------------------------
+
+
+def test_local_jobs_and_how_they_fail(root, capfd, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    both = ("mi_views", "mi_supervised")
+    works = [
+        work(root, "good", both, seconds=0.3),
+        work(root, "half", both, mi_views={"how": "mistake"}, mi_supervised={}),
+        work(root, "bug", how="bug"),
+        work(root, "killed", how="killed"),
+    ]
+    done, failed = run_jobs(works, HERE, root, ENTRY, resume=False)
+    assert [d.relative_to(root).as_posix() for d in done] == [
+        "mi_views/good", "mi_supervised/good", "mi_supervised/half",
+    ]  # fmt: skip
+    assert [line.partition(" (log: ")[0] for line in failed] == [
+        "mi_views of half: key a is wrong",
+        "mi_views of bug: ValueError: a bug",
+        "mi_views of killed: killed before it ended (out of memory?)",
+    ]
+    log = Path(failed[1].partition(" (log: ")[2].rstrip(")"))
+    assert "Traceback" in log.read_text()
+    assert [(c["OMP_NUM_THREADS"], c["CUDA_VISIBLE_DEVICES"]) for c in calls(root, "good")] == [("1", "3,5")]
+    # never more than two at once: a third began only when one of the first two was over
+    began = sorted(calls(root, w.name)[0]["began"] for w in works)
+    assert began[2] >= float((root / "mi_views" / "good" / "ended").read_text()) or began[2] >= float(
+        (root / "mi_supervised" / "half" / "ended").read_text()
+    )
+    assert {n: note["state"] for n, note in notes(root).items()} == {
+        "good": DONE, "half": FAILED, "bug": FAILED, "killed": FAILED,
+    }  # fmt: skip
+    err = capfd.readouterr().err
+    assert "good: running on this machine (log: " in err
+    assert "bug: failed: ValueError: a bug (log: " in err
+
+    # -a: what is done is left alone, what failed is tried again and goes on
+    works = [
+        work(root, "good", both, resume=True, seconds=0.3),
+        work(root, "half", both, resume=True, mi_views={}, mi_supervised={}),
+    ]
+    done, failed = run_jobs(works, HERE, root, ENTRY, resume=True)
+    assert (len(done), failed) == (4, [])
+    assert len(calls(root, "good")) == 1
+    assert [c["resume"] for c in calls(root, "half")] == [False, True]
+    # other settings, or results that are gone: measured again
+    (root / "mi_views" / "half" / "mi_results.jsonl").unlink()
+    works = [work(root, "good", both, resume=True, seeds=5), works[1]]
+    run_jobs(works, HERE, root, ENTRY, resume=True)
+    assert [len(calls(root, name)) for name in ("good", "half")] == [2, 3]
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # processes without their parent
+def test_a_command_that_was_killed_leaves_jobs_that_are_taken_up(root, monkeypatch):
+    works = [work(root, "a", how="wait"), work(root, "b")]
+    with monkeypatch.context() as patch:
+        patch.setattr(View, "refresh", _raise_once_running(Killed, root, "a"))
+        with pytest.raises(Killed):
+            run_jobs(works, HERE, root, ENTRY, resume=False)
+    assert notes(root)["a"]["state"] in (QUEUED, RUNNING)
+    with pytest.raises(MIError, match=r"jobs of this study still run: a \(local job"):
+        run_jobs(works, HERE, root, ENTRY, resume=False)
+    refresh, seen = View.refresh, []
+
+    def let_it_go(view):
+        seen.append([job.state for job in view._jobs])
+        (root / "go").touch()
+        refresh(view)
+
+    monkeypatch.setattr(View, "refresh", let_it_go)
+    done, failed = run_jobs(works, HERE, root, ENTRY, resume=True)
+    assert (len(done), failed) == (2, [])
+    assert seen[0][0] == RUNNING
+    assert len(calls(root, "a")) == 1, "a job that ran was submitted once more"
+
+
+def test_ctrl_c_ends_local_jobs(root, monkeypatch, caplog):
+    works = [work(root, "a", how="wait"), work(root, "b")]
+    with monkeypatch.context() as patch:
+        patch.setattr(View, "refresh", _raise_once_running(KeyboardInterrupt, root, "a"))
+        with caplog.at_level("INFO", "s3prl_mi"), pytest.raises(KeyboardInterrupt):
+            run_jobs(works, Engine(1, None), root, ENTRY, resume=False)
+    assert "1 jobs on this machine were cancelled." in caplog.text
+    assert Lock(root / "jobs" / "a.lock").take(), "it still runs"
+    assert calls(root, "b") == []
+    (root / "go").touch()
+    done, failed = run_jobs(works, HERE, root, ENTRY, resume=True)
+    assert (len(done), failed) == (2, [])
+
+
+def _raise_once_running(error, root, name):
+    def refresh(view):
+        if calls(root, name):
+            raise error
+
+    return refresh
+
+
+def test_two_commands_on_one_study(root):
+    alone = Lock(root / "jobs" / "command.lock", create=True)
+    assert alone.take()
+    with pytest.raises(MIError, match="another command runs the jobs of this study"):
+        run_jobs([work(root, "a")], HERE, root, ENTRY, resume=True)
+
+
+def test_jobs_take_turns_on_gpus(root, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    works = [work(root, name, device="cuda") for name in "abc"]
+    run_jobs(works, Engine(3, None), root, ENTRY, resume=False)
+    assert sorted(calls(root, name)[0]["device"] for name in "abc") == ["cuda:0", "cuda:0", "cuda:1"]
+
+
+def test_damaged_jobs_file(root):
+    root.mkdir()
+    (root / "jobs.json").write_text("{")
+    with pytest.raises(MIError, match=r"jobs\.json: cannot be read"):
+        run_jobs([work(root, "a")], HERE, root, ENTRY, resume=True)
+
+
+def test_another_checkpoint_of_the_same_name_is_another_job(root, tmp_path):
+    path = tmp_path / "a.ckpt"
+    path.write_text("1")
+    one = work(root, "a")
+    one.parts[0].args.upstream_ckpt = str(path)
+    before = one.digest()
+    assert one.on("cuda:1").digest() == before
+    path.write_text("12")
+    assert one.digest() != before
+
+
+def test_a_job_of_slurm_that_starts_again_goes_on(root, monkeypatch):
+    measure = Measure(work(root, "a"), ENTRY, {})
+    assert measure() == [Outcome("mi_views", str(root / "mi_views" / "a"))]
+    again = measure.checkpoint()
+    again.function(*again.args, **again.kwargs)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    measure()
+    assert [c["resume"] for c in calls(root, "a")] == [False, True, True]
+
+
+# --- On a SLURM that scripts stand for -------------------------------------------------------------------
+
+SBATCH = """#!{python}
+import itertools, os, re, subprocess, sys
+here = os.path.dirname(os.path.abspath(__file__))
+number = len(os.listdir(os.path.join(here, "submitted"))) + 1
+text = open(sys.argv[1]).read()
+open(os.path.join(here, "submitted", str(number)), "w").write(text)
+if "partition=none" in text:
+    sys.exit("sbatch: error: invalid partition specified: none")
+array = re.search(r"--array=0-(\\d+)", text)
+for task in range(int(array[1]) + 1) if array else [None]:
+    env = dict(os.environ, SLURM_JOB_ID=str(100 * number + (task or 0)), SLURM_PROCID="0", SLURM_LOCALID="0")
+    if array:
+        env.update(SLURM_ARRAY_JOB_ID=str(number), SLURM_ARRAY_TASK_ID=str(task))
+    else:
+        env["SLURM_JOB_ID"] = str(number)
+    if "partition=lost" not in text:
+        subprocess.Popen(["bash", sys.argv[1]], env=env, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+print(f"Submitted batch job {{number}}")
+"""
+SRUN = """#!{python}
+import os, subprocess, sys
+words = sys.argv[1:]
+place = words[words.index("--output") + 1]
+command = words[words.index("--output") + 2 :]
+for sign, name in (("%A", "SLURM_ARRAY_JOB_ID"), ("%a", "SLURM_ARRAY_TASK_ID"), ("%j", "SLURM_JOB_ID")):
+    place = place.replace(sign, os.environ.get(name, ""))
+with open(place.replace("%t", "0"), "a") as log:
+    sys.exit(subprocess.run(command, stdout=log, stderr=log).returncode)
+"""
+
+
+@pytest.fixture
+def slurm(root, tmp_path, monkeypatch) -> Path:
+    """Folder of what was submitted; sacct knows nothing, as where accounting is off."""
+    tools = tmp_path / "slurm"
+    (tools / "submitted").mkdir(parents=True)
+    silent = "#!/bin/sh\nexit 0\n"
+    for name, text in {"sbatch": SBATCH, "srun": SRUN, "sacct": silent, "squeue": silent}.items():
+        (tools / name).write_text(text.format(python=sys.executable))
+        (tools / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    return tools / "submitted"
+
+
+def cluster_of(text: str, jobs: int | None = None) -> Engine:
+    engine = engine_of(argparse.Namespace(jobs=jobs, slurm=text))
+    assert engine is not None
+    return engine
+
+
+def test_slurm_gets_one_array_and_keeps_it_after_ctrl_c(root, slurm, monkeypatch, caplog):
+    works = [work(root, "a", how="wait"), work(root, "b", how="wait")]
+    engine = cluster_of("partition=gpu,time=2:00:00,gpus_per_node=1", jobs=7)
+    with monkeypatch.context() as patch:
+        patch.setattr(View, "refresh", _raise_once_running(KeyboardInterrupt, root, "a"))
+        with caplog.at_level("INFO", "s3prl_mi"), pytest.raises(KeyboardInterrupt):
+            run_jobs(works, engine, root, ENTRY, resume=False)
+    text = (slurm / "1").read_text()
+    for line in ("partition=gpu", "time=120", "gpus-per-node=1", "array=0-1%2", "job-name=s3prl_mi-study"):
+        assert f"#SBATCH --{line}\n" in text
+    assert "2 jobs go on under SLURM (1_0, 1_1)" in caplog.text
+    assert "`scancel 1` ends them" in caplog.text
+    assert {n["id"] for n in notes(root).values()} == {"1_0", "1_1"}
+    with pytest.raises(MIError, match=r"still run: a \(slurm job 1_0\), b"):
+        run_jobs(works, engine, root, ENTRY, resume=False)
+    (root / "go").touch()
+    done, failed = run_jobs([*works, work(root, "c", seconds=0)], engine, root, ENTRY, resume=True)
+    assert (len(done), failed) == (3, [])
+    assert [len(calls(root, name)) for name in "abc"] == [1, 1, 1]
+    assert "--array" not in (slurm / "2").read_text(), "only the new one was submitted"
+    assert calls(root, "c")[0]["CUDA_VISIBLE_DEVICES"] == os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_what_slurm_refuses_or_loses(root, slurm, monkeypatch):
+    works = [work(root, "a")]
+    with pytest.raises(MIError, match=r"sbatch refused the jobs: .*invalid partition specified: none"):
+        run_jobs(works, cluster_of("partition=none"), root, ENTRY, resume=False)
+    with pytest.raises(MIError, match="--slurm: Unknown argument 'partitoin'"):
+        run_jobs(works, cluster_of("partitoin=gpu"), root, ENTRY, resume=False)
+    monkeypatch.setattr(handle_module, "_ASK_SLURM_EVERY", 0.2)
+    done, failed = run_jobs(works, cluster_of("partition=lost"), root, ENTRY, resume=False)
+    assert done == []
+    assert failed[0].startswith("mi_views of a: SLURM knows job 2 no more, and it left no result")
+    assert f"#SBATCH --time={cluster.SLURM_MINUTES}\n" in (slurm / "2").read_text()
+
+
+# --- On the screen ---------------------------------------------------------------------------------------
+
+
+class Shown:
+    def __init__(self, name, state, log=None, why=None):
+        self.name, self.state, self.log, self.why = name, state, log, why
+        self.seconds, self.where = 75.0, "on cuda:0"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_last_line_of_a_progress_bar(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("submitit INFO - Starting\n")
+    assert progress(log) == "starting"
+    log.write_bytes(b"x" * 10_000 + b"\nmi_views:  0%|\r\x1b[Ami_views: 40%|####  | 2/5\r\nsubmitit INFO\n")
+    assert progress(log) == "mi_views: 40%|####  | 2/5"
+    assert progress(tmp_path / "none") == ""
+
+
+def test_a_terminal_is_drawn_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("LINES", "5")
+    log = tmp_path / "log"
+    log.write_text("mi_views: 40%\r")
+    jobs = [Shown("a", RUNNING, log), Shown("b", FAILED, log, "key a is wrong"), Shown("c", QUEUED)]
+    screen = Terminal()
+    view = View(jobs, screen)
+    view.refresh()
+    lines = screen.getvalue().splitlines()
+    assert lines[0].startswith("jobs: 1 running, 1 queued, 1 failed (")
+    assert lines[1] == "  running  a  1:15  mi_views: 40%"
+    assert lines[2].startswith("  failed   b: key a is wrong (log: ")
+    assert lines[3] == "  queued   c"
+    assert max(map(len, lines)) < 60
+    jobs += [Shown(f"d{n}", RUNNING, log) for n in range(20)]
+    view.refresh()
+    again = screen.getvalue().partition("\x1b[4F\x1b[J")[2].splitlines()
+    assert len(again) == 4
+    assert again[3] == "  ... and 21 more"
+    view.close()
+    assert f"\x1b[4F\x1b[J  running  a        1:15  {log}"[:40] in screen.getvalue()
+
+
+def test_plain_lines_say_what_changes(monkeypatch):
+    jobs, out = [Shown("a", QUEUED), Shown("b", RUNNING)], io.StringIO()
+    view = View(jobs, out)
+    view.refresh()
+    view.refresh()
+    assert out.getvalue() == "b: running on cuda:0\n"
+    jobs[0].state, jobs[1].state = RUNNING, DONE
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 120)
+    view.refresh()
+    assert out.getvalue().splitlines()[1:3] == ["a: running on cuda:0", "b: done in 1:15"]
+    assert "jobs: 1 done, 1 running (2:0" in out.getvalue()
+
+
+# --- The whole -------------------------------------------------------------------------------------------
+
+
+def test_a_study_in_jobs_from_the_command_line(run: Runner, tmp_path, capsys, monkeypatch):
+    concluded = []
+    monkeypatch.setattr(conclusion, "conclude", lambda folder, failed: concluded.append((folder, failed)))
+    module = tmp_path / "my_upstreams.py"
+    module.write_text(MODULE)
+    words = run.command("mi_views", "fbank", seeds=1, layers="last")
+    words[words.index("fbank")] = "fbank,my_model"
+    words += ["--upstream_module", str(module), "--jobs", "2"]
+    assert main(words) == 0
+    assert "2 of 2 jobs to submit: 2 at once here" in capsys.readouterr().err
+    results = {p.parent.name: p.read_bytes() for p in tmp_path.rglob("mi_results.jsonl")}
+    assert set(results) == {"fbank", "my_model"}
+    assert all(content.count(b"\n") == 1 for content in results.values())
+    assert main([*words, "-a"]) == 0
+    assert "0 of 2 jobs to submit, 2 done already" in capsys.readouterr().err
+    assert {p.parent.name: p.read_bytes() for p in tmp_path.rglob("mi_results.jsonl")} == results
+    assert concluded == 2 * [(tmp_path / "experiment", [])]
