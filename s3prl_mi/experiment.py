@@ -8,6 +8,7 @@ the fit splits, scored on the eval splits -> records -> tables and pictures.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -26,7 +27,7 @@ from tqdm import tqdm
 from . import __version__, report
 from .audio import SAMPLE_RATE
 from .classes import CLASSES_FILE, ClassRecord, append_classes, class_records
-from .config import MIConfig, as_dict, load, seed_list
+from .config import MIConfig, as_dict, load, overlap, seed_list
 from .cost import duration, estimation_seconds, extraction_speed
 from .errors import MIError
 from .estimators.mi_supervised import Estimate
@@ -36,7 +37,7 @@ from .families import Geometry
 from .fitted import load_fitted, save_fitted
 from .hidden_states import entries_beyond_s3prl, extract, layer_names
 from .plan import Identity, make_plan
-from .results import RESULTS_FILE, Record, append_records, read_records
+from .results import RESULTS_FILE, Record, append_records, last_encoder_layer, read_records
 from .sides import Side
 from .store import Store, default_root
 from .tasks import TASKS, Cell, Context, Fitted, MITask
@@ -269,9 +270,9 @@ class Experiment:
     def train(self) -> None:
         """Fit on the fit splits, score on the eval splits, write and show the results."""
         self.expdir.mkdir(parents=True, exist_ok=True)
-        finished = {r.identity() for r in self._begin()}
         data = self.config.datarc
         fit_splits, eval_splits = self._read(data.fit_splits), self._read(data.eval_splits)
+        finished = {r.identity() for r in self._begin([*fit_splits, *eval_splits])}
         self._fit_seconds = sum(s.seconds for s in fit_splits)
         self._warn_of_shared_speakers(fit_splits, eval_splits)
         wanted = self.plan.wanted
@@ -293,32 +294,32 @@ class Experiment:
             ) as bar:
                 self._measure(task, fit, scored, missing, bar)
             self._tidy([fit, scored])
-        everything = read_records(self.expdir / RESULTS_FILE)
-        self._show(self.expdir, [r for r in everything if r.identity() in set(wanted)])
+        self._show(self.expdir, read_records(self.expdir / RESULTS_FILE))
 
-    def _begin(self) -> list[Record]:
+    def _begin(self, splits: Sequence[Split]) -> list[Record]:
         """Take up the experiment's records with -a; without it, move earlier ones aside."""
         results, settings = self.expdir / RESULTS_FILE, self.expdir / SETTINGS_FILE
-        now = self._determinants()
+        now = {**self._determinants(), "speech": _digest_of(splits)}
         resume = bool(self.args.auto_resume or self.args.past_exp)
         if not resume:
             # else -a would take up the experiment that was here before this one
             (self.expdir / STATES_FILE).unlink(missing_ok=True)
         if results.exists() and not resume:
             stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(results.stat().st_mtime))
-            aside = results.with_name(f"mi_results.{stamp}.jsonl")
-            os.replace(results, aside)
+            for path in (results, self.expdir / CLASSES_FILE):
+                if path.exists():
+                    os.replace(path, path.with_name(f"{path.stem}.{stamp}{path.suffix}"))
             logger.warning(
-                "%s held results already; moved to %s (-a continues them).", self.expdir, aside.name
+                "%s held results already; moved to mi_results.%s.jsonl (-a continues them).",
+                self.expdir,
+                stamp,
             )
         elif results.exists() and settings.exists():
-            before = json.loads(settings.read_text())
-            changed = [k for k in sorted(set(before) | set(now)) if before.get(k) != now.get(k)]
+            changed = _changes(json.loads(settings.read_text()), now)
             if changed:
                 raise MIError(
                     f"-a: {self.expdir} was begun with other settings, so its results cannot be continued: "
-                    + "; ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed[:3])
-                    + ". Use another experiment name (-n), or leave -a out."
+                    f"{changed}. Use another experiment name (-n), or leave -a out."
                 )
         temporary = settings.with_suffix(".tmp")
         temporary.write_text(json.dumps(now, indent=1))
@@ -374,11 +375,13 @@ class Experiment:
                 checkpoint=self._checkpoint(),
                 upstream_sha256=self.upstream.fingerprint,
                 step=self.step,
+                series=getattr(self.args, "checkpoint_series", None),
                 layer=layer,
                 layer_name=self.layer_names[layer]
                 if isinstance(layer, int)
                 else (weights.describe() if weights else layer),
                 layers_in_upstream=len(self.layer_names),
+                last_layer=last_encoder_layer(self.layer_names),
                 dim=about.fitted.probes[0].affine.dim,
                 frame_shift_ms=1000 * self.context.geometry(layer).stride / SAMPLE_RATE,
                 probe=e.probe,
@@ -424,6 +427,22 @@ class Experiment:
 
     # --- evaluate ---------------------------------------------------------------------------------------
 
+    def _check_same_as_fitted(self) -> None:
+        """Refuse to score probes on the states of another checkpoint, or under other settings, than they were fitted."""
+        settings = self.expdir / SETTINGS_FILE
+        if not settings.exists():
+            return
+        fitted, now = json.loads(settings.read_text()), self._determinants()
+        for determinants in (fitted, now):
+            determinants.pop("speech", None)
+            determinants["datarc"].pop("eval_splits", None)
+        changed = _changes(fitted, now)
+        if changed:
+            raise MIError(
+                f"-m evaluate: the probes in {self.expdir} were fitted under other settings: {changed}. Score them as "
+                "they were fitted, or train anew (-m train without -a)."
+            )
+
     def evaluate(self, split: str) -> None:
         """Score the fitted probes on other splits, without fitting.
 
@@ -432,9 +451,10 @@ class Experiment:
         """
         data = self.config.datarc
         names = list(data.eval_splits) if split == "test" else [n.strip() for n in split.split(",")]
-        both = sorted(set(names) & set(data.fit_splits))
+        both = [n for n in names if any(overlap(n, fit) for fit in data.fit_splits)]
         if both:
             raise MIError(f"-t {split}: {', '.join(both)} was fitted on; the bound needs unseen speech.")
+        self._check_same_as_fitted()
         splits = self._read(names)
         task = TASKS[self.task](self.context)
         task.check(splits, self.plan.layers)
@@ -459,6 +479,18 @@ class Experiment:
         append_records(folder / RESULTS_FILE, records)
         self._tidy([scored])
         self._show(folder, records)
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What differs between two sets of settings, the first three of it; empty if nothing does."""
+    changed = [k for k in sorted(set(before) | set(now)) if before.get(k) != now.get(k)]
+    return "; ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed[:3])
+
+
+def _digest_of(splits: Sequence[Split]) -> str:
+    """Tells one set of recordings from another: ids and lengths, not where they lie."""
+    listed = sorted((s.name, u, n) for s in splits for u, n in s.checked.n_samples.items())
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from .config import MIConfig, Task
 from .errors import MIError
-from .results import is_encoder_layer
+from .results import last_encoder_layer
 from .tasks import Cell, Layer
 from .upstreams import Upstream
 from .views import PLAIN, View, resolve_views
@@ -132,7 +132,6 @@ def _layers(
 ) -> list[Layer]:
     """Layer numbers, or `weighted`."""
     n_layers = len(layer_names)
-    last = max((n for n, name in enumerate(layer_names) if is_encoder_layer(name)), default=n_layers - 1)
     if layer_option is not None:
         asked: str | Sequence[int] = [layer_option]
         key = "-l"
@@ -147,7 +146,7 @@ def _layers(
         return ["weighted"]
     if asked == "all":
         return list(range(n_layers))
-    numbers = [last] if asked == "last" else [int(n) for n in asked]
+    numbers = [last_encoder_layer(layer_names)] if asked == "last" else [int(n) for n in asked]
     for number in numbers:
         if not -n_layers <= number < n_layers:
             raise MIError(

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,16 @@ class Record:
     """Hash of the loaded weights and settings: two upstreams with the same hash are the same model."""
     step: int | None
     """Training step of the checkpoint, read from the file or its name; None where neither tells it."""
+    series: str | None
+    """The series of which the checkpoint is a step, where the study says so (`name=checkpoint#7`)."""
     layer: int | str
     """Index into the upstream's hidden states, or `weighted`."""
     layer_name: str
     """What that entry is (module path of the hook, or featurizer and its weights)."""
     layers_in_upstream: int
     """Number of entries in the upstream's hidden states."""
+    last_layer: int
+    """Index of the encoder's last layer; VQ codes and distilled predictions are entries behind it."""
     dim: int
     """Dimensions of a hidden state."""
     frame_shift_ms: float
@@ -102,6 +106,17 @@ def is_encoder_layer(layer_name: str) -> bool:
         [True, False, False]
     """
     return re.search(r"\b(codes|predictions?)\b", layer_name) is None
+
+
+def last_encoder_layer(layer_names: Sequence[str]) -> int:
+    """Index of the encoder's last layer.
+
+    Example:
+        >>> last_encoder_layer(["rnn_layers[0]", "rnn_layers[1]", "vq[0] codes"])
+        1
+    """
+    behind = len(layer_names) - 1
+    return max((n for n, name in enumerate(layer_names) if is_encoder_layer(name)), default=behind)
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:

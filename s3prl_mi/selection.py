@@ -15,7 +15,7 @@ from ._types import Bits
 from .correlation import Relation, correlate
 from .errors import MIError
 from .report.summary import FRAMES_ORDER, PROBE_ORDER, rank_in
-from .results import Record, is_encoder_layer
+from .results import Record
 
 Curve = dict[int, Bits]
 """Layer or training step -> mean bound over seeds, in bits; ascending."""
@@ -61,14 +61,9 @@ def last_layer(records: Iterable[Record]) -> int | None:
     Returns:
         None where the last layer was not measured.
     """
-    names = {r.layer: r.layer_name for r in records if isinstance(r.layer, int)}
-    total = max((r.layers_in_upstream for r in records), default=0)
-    for layer in range(total - 1, -1, -1):
-        if layer not in names:
-            return None
-        if is_encoder_layer(names[layer]):
-            return layer
-    return None
+    records = list(records)
+    measured = {r.layer for r in records}
+    return next((r.last_layer for r in records if r.last_layer in measured), None)
 
 
 def layer_curves(records: Iterable[Record]) -> dict[Setting, Curve]:
@@ -285,7 +280,7 @@ def _unusual(setting: Setting) -> tuple[Any, ...]:
     """Sort key: the paper's setting first."""
     return (
         rank_in(setting.frames, FRAMES_ORDER),
-        USUAL_MASK not in (setting.view or "") and "60 ms" not in (setting.view or ""),
+        USUAL_MASK not in (setting.view or "") and "shift(60 ms)" not in (setting.view or ""),
         setting.clusters != USUAL_CLUSTERS,
     )
 

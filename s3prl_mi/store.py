@@ -34,7 +34,7 @@ from ._types import FloatMatrix
 from .errors import MIError
 from .locks import Lock
 
-FORMAT = 1
+FORMAT = 2
 """Goes into every key: states written by another version of this file are not found."""
 
 LARGEST_ERROR = 1e-3

@@ -14,9 +14,11 @@ from __future__ import annotations
 import argparse
 import copy
 import glob
+import itertools
 import logging
 import re
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,11 +50,16 @@ class StudyConfig:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One model to measure; `step` is the training step of its checkpoint, where that can be told."""
+    """One model to measure.
+
+    `step` is the training step of its checkpoint, where that can be told; `series` names the series that the user put
+    together by `name=checkpoint#step`.
+    """
 
     upstream: str
     ckpt: str | None = None
     step: int | None = None
+    series: str | None = None
 
     @property
     def slug(self) -> str:
@@ -117,7 +124,7 @@ def expand(asked: Iterable[str], ckpt: str | None) -> list[System]:
         place, sharp, step = (place or "").rpartition("#") if _names_step(place) else (place, "", "")
         found = [System(name, place)] if place is None else _checkpoints(name, place)
         if sharp:
-            found = [System(s.upstream, s.ckpt, int(step)) for s in found]
+            found = [System(s.upstream, s.ckpt, int(step), f"{name} series") for s in found]
         systems += found
     twice = [s for i, s in enumerate(systems) if s in systems[:i]]
     if twice:
@@ -171,11 +178,10 @@ def runs_of(args: argparse.Namespace, config: Mapping[str, Any]) -> list[Run]:
     if not asked:
         raise MIError("-u is missing: which upstreams? -u hubert,wavlm or -u name=checkpoint,name=checkpoint")
     systems = expand(asked, args.upstream_ckpt)
-    slugs = [s.slug for s in systems]
-    names = [
-        slug if slugs.count(slug) == 1 else f"{slug}-{slugs[: i + 1].count(slug)}"
-        for i, slug in enumerate(slugs)
-    ]
+    names: list[str] = []
+    for system in systems:
+        free = (f"{system.slug}-{n}" if n > 1 else system.slug for n in itertools.count(1))
+        names.append(next(name for name in free if name not in names))
     root = Path(args.expdir)
     return [
         Run(t, s, root / t / n) for s, n in zip(systems, names, strict=True) for t in dict.fromkeys(tasks)
@@ -229,6 +235,12 @@ def run_study(
                 raise
             failed.append(f"{run.task} of {run.system.slug}: {error}")
             logger.warning("%s", error)
+        except Exception as error:  # a bug, or a GPU out of memory, in one model must not cost the others
+            run.expdir.mkdir(parents=True, exist_ok=True)
+            trace = run.expdir / "error.txt"
+            trace.write_text(traceback.format_exc())
+            failed.append(f"{run.task} of {run.system.slug}: {type(error).__name__}: {error} (see {trace})")
+            logger.warning("%s", failed[-1])
         left = (time.time() - began) / number * (len(runs) - number)
         if left > 30:
             logger.info("%d of %d experiments done, about %s to go", number, len(runs), duration(left))
@@ -282,11 +294,8 @@ def _announce(runs: Sequence[Run]) -> str:
 def _args_of(run: Run, args: argparse.Namespace) -> argparse.Namespace:
     one = argparse.Namespace(**vars(args))
     one.downstream, one.expdir, one.expname = run.task, str(run.expdir), None
-    one.upstream, one.upstream_ckpt, one.checkpoint_step = (
-        run.system.upstream,
-        run.system.ckpt,
-        run.system.step,
-    )
+    one.upstream, one.upstream_ckpt = run.system.upstream, run.system.ckpt
+    one.checkpoint_step, one.checkpoint_series = run.system.step, run.system.series
     return one
 
 

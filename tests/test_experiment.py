@@ -508,6 +508,36 @@ def test_halves_of_a_split_share_no_speaker(corpus):
     assert sorted(u.id for u in first + second) == [u.id for u in list_utterances(data, "fit-a")]
 
 
+def test_evaluate_refuses_a_half_of_what_was_fitted_on(run, capsys):
+    assert run("mi_views", layers="last") == 0
+    capsys.readouterr()
+    assert run.evaluate("fit-a@1/2") == 1
+    assert "fit-a@1/2 was fitted on" in one_error(capsys.readouterr().err)
+
+
+def test_evaluate_refuses_probes_fitted_otherwise(run, capsys):
+    assert run("mi_views", layers="last") == 0
+    capsys.readouterr()
+    assert run.evaluate("eval", "-o", "config.downstream_expert.kmeans_iterations=3") == 1
+    said = one_error(capsys.readouterr().err)
+    assert "kmeans_iterations was 100, is 3" in said
+
+
+def test_continuing_on_other_speech_is_refused(run, corpus, tmp_path, capsys):
+    assert run("mi_views", layers="last") == 0
+    other = corpus.copy(tmp_path / "other")
+    next(other.root.rglob("*.wav" if any(other.root.rglob("*.wav")) else "*.flac")).unlink()
+    assert "speech was" in refused(run, capsys, "mi_views", "fbank", "-a", layers="last", corpus=other)
+
+
+def test_a_new_run_takes_no_classes_of_the_old_one(run):
+    assert run("mi_views", layers="last", clusters=6) == 0
+    assert run("mi_views", layers="last", clusters=4) == 0
+    folder = run.folder / "experiment"
+    assert {c.clusters for c in read_classes(folder / CLASSES_FILE)} == {4}
+    assert len(list(folder.glob("mi_classes.*.jsonl"))) == 1
+
+
 def test_fit_and_eval_on_halves(run):
     halves = {"datarc__fit_splits": ["fit-a@1/2"], "datarc__eval_splits": ["fit-a@2/2"]}
     assert run("mi_views", layers="last", **halves) == 0

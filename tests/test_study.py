@@ -43,7 +43,7 @@ def test_a_pattern_or_folder_is_a_series_by_step(checkpoints, place):
 def test_items_with_and_without_checkpoints(checkpoints):
     one = str(checkpoints / "apc-15.ckpt")
     found = expand(["fbank", f"apc_local={one}", "hf=owner/model#3"], None)
-    assert found == [System("fbank"), System("apc_local", one), System("hf", "owner/model", 3)]
+    assert found == [System("fbank"), System("apc_local", one), System("hf", "owner/model", 3, "hf series")]
     assert [s.slug for s in found] == ["fbank", "apc_local-apc-15", "hf-owner-model"]
 
 
@@ -97,6 +97,15 @@ def test_two_systems_of_one_name_have_two_folders(tmp_path):
     assert len({r.expdir for r in found}) == 2
 
 
+def test_no_two_systems_share_a_folder(tmp_path):
+    for name in ("r1/ckpt.pt", "r2/ckpt.pt", "r3/ckpt-2.pt"):
+        (tmp_path / name).parent.mkdir()
+        torch.save({}, tmp_path / name)
+    listed = ",".join(f"hubert_local={tmp_path}/{n}" for n in ("r1/ckpt.pt", "r2/ckpt.pt", "r3/ckpt-2.pt"))
+    found = runs_of(arguments(listed, task="mi_views"), {})
+    assert len({r.expdir for r in found}) == 3
+
+
 @pytest.mark.parametrize("name", PAPER)
 def test_configs_of_the_paper_are_whole(name, tmp_path):
     config = yaml.safe_load(packaged_configs()[name].read_text())
@@ -143,6 +152,36 @@ def test_several_upstreams_and_tasks_in_one_command(run, checkpoint, capsys):
     together = bounds(study / "mi_views" / f"{name}-{file.stem}")
     assert together == pytest.approx(alone, abs=1e-9)
     assert "2 systems x mi_views and mi_supervised = 4 experiments" in capsys.readouterr().err
+
+
+def test_checkpoints_that_the_user_numbers_are_one_curve(run, checkpoint, capsys):
+    """As the published models in paper_fig_checkpoints.yaml, whose names tell no step."""
+    name, file = checkpoint("hubert-base")
+    other, large = checkpoint("hubert-large")
+    assert name == other
+    assert main(command(run, "-u", f"{name}={file}#1,{name}={large}#2", task="mi_views")) == 0
+    said = capsys.readouterr().out
+    assert "is picked without labels" in said
+    assert list((run.folder / "experiment" / "report" / "figures").glob("checkpoints_1.png"))
+
+
+def test_a_crash_in_one_model_does_not_cost_the_others(run, monkeypatch, capsys):
+    from s3prl_mi import experiment
+
+    original = experiment.run
+
+    def crashing(args, config):
+        if args.upstream == "mel":
+            raise RuntimeError("CUDA out of memory")
+        original(args, config)
+
+    monkeypatch.setattr(experiment, "run", crashing)
+    assert main(command(run, "-u", "mel,fbank", task="mi_views")) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert "CUDA out of memory" in err
+    assert "Traceback" in (run.folder / "experiment" / "mi_views" / "mel" / "error.txt").read_text()
+    assert (run.folder / "experiment" / "mi_views" / "fbank" / RESULTS_FILE).exists()
 
 
 def test_a_finished_study_repeats_nothing_and_takes_more(run, monkeypatch):

@@ -23,7 +23,9 @@ CHOICES = ("last layer", "best layer")
 
 
 def series_name(item: Summary | Record) -> str:
-    """What checkpoints of one training run have in common: the file's name without the step."""
+    """What checkpoints of one training run have in common: what the study says, or the file's name without the step."""
+    if item.series is not None:
+        return item.series
     checkpoint = item.checkpoint_name if isinstance(item, Summary) else (item.checkpoint or {}).get("name")
     stem = PurePath(checkpoint).stem if checkpoint else ""
     if item.step is not None:

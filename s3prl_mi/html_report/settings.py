@@ -12,7 +12,7 @@ from .markup import Section, code, details, paragraph, table
 from .study import Study
 
 _FIELDS = (
-    "task", "upstream", "checkpoint", "upstream_sha256", "step", "layer", "layers_in_upstream", "dim", "frame_shift_ms",
+    "task", "upstream", "checkpoint", "upstream_sha256", "step", "series", "layer", "layers_in_upstream", "last_layer", "dim", "frame_shift_ms",
     "probe", "protocol", "view", "frames", "clusters", "seed", "fit_splits", "eval_splits", "fit_frames", "eval_frames",
     "labels", "label_set", "unseen_frames", "unlabelled_frames", "utterances", "versions",
 )  # fmt: skip

@@ -38,6 +38,7 @@ class Summary:
     checkpoint_sha256: str | None
     upstream_sha256: str
     step: int | None
+    series: str | None
     protocol: str
     view: str | None
     frames: str
@@ -158,6 +159,7 @@ def _summary(panel: Panel, records: list[Record]) -> Summary:
     return Summary(
         **panel._asdict(),
         step=last.step,
+        series=last.series,
         layer=last.layer,
         layer_name=last.layer_name,
         dim=last.dim,
