@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..distributed import all_reduce_sum, from_main
 from ..errors import MIError
-from .frames import BLOCK_ROWS, Frames
+from .frames import Frames, near_mean
 
 SEEDING_FRAMES = 20_000
 """k-means++ draws its first centroids from at most so many frames; Lloyd's steps see all of them."""
@@ -33,7 +34,7 @@ class _Centred:
 
     def __init__(self, frames: Frames, device: torch.device | str) -> None:
         self.frames, self.device = frames, device
-        self.centre = torch.from_numpy(frames.read(0, BLOCK_ROWS)).mean(0).to(device)
+        self.centre = near_mean(frames).to(device)
         small = len(frames) * frames.dim * 4 <= CACHE_BYTES
         self._cache = self._read(0, len(frames)) if small else None
 
@@ -76,9 +77,9 @@ def fit_codebooks(
     """
     if clusters != int(clusters) or clusters < 2:
         raise MIError(f"clusters: expected a whole number of at least 2, found {clusters}.")
-    if len(frames) < clusters:
+    if frames.total < clusters:
         raise MIError(
-            f"{clusters} clusters need at least as many frames in the fit split, which has {len(frames)}: "
+            f"{clusters} clusters need at least as many frames in the fit split, which has {frames.total}: "
             "lower downstream_expert.clusters or take more speech."
         )
     data = _Centred(frames, device)
@@ -89,7 +90,7 @@ def fit_codebooks(
         updated = _lloyd_step(data, books[index])
         change = (updated - books[index]).square().sum((1, 2)) / updated.square().sum((1, 2)).clamp_min(1e-30)
         books[index] = updated
-        moving[index.cpu()] = (change > 1e-10).cpu()
+        moving[index.cpu()] = (from_main(change) > 1e-10).cpu()
         if not bool(moving.any()):
             break
     return _without_duplicates(data, books) + data.centre
@@ -107,6 +108,7 @@ def _without_duplicates(data: _Centred, books: Tensor) -> Tensor:
     for start, stop in data.blocks():
         flat = _nearest(data.block(start, stop), books) + offsets
         counts += torch.bincount(flat.reshape(-1), minlength=len(counts))
+    all_reduce_sum(counts)
     distance = torch.cdist(books, books, compute_mode="donot_use_mm_for_euclid_dist")
     spread = books.square().sum(2).mean(1).sqrt()
     same = distance <= SAME_POINT * spread[:, None, None]
@@ -155,6 +157,7 @@ def _lloyd_step(data: _Centred, books: Tensor) -> Tensor:
         for s in range(seeds):
             sums.index_add_(0, flat[:, s], x)
         counts += torch.bincount(flat.reshape(-1), minlength=len(counts))
+    all_reduce_sum(sums), all_reduce_sum(counts)
     means = sums / counts.clamp_min(1)[:, None]
     return torch.where((counts > 0)[:, None], means, books.reshape(-1, dim)).view(seeds, clusters, dim)
 
@@ -162,10 +165,10 @@ def _lloyd_step(data: _Centred, books: Tensor) -> Tensor:
 def _seed_codebook(frames: Frames, clusters: int, seed: int) -> Tensor:
     """k-means++ on a sample, on the CPU so that every device draws the same frames."""
     generator = torch.Generator().manual_seed(seed)
-    size = min(len(frames), max(SEEDING_FRAMES, clusters))
-    chosen = torch.randperm(len(frames), generator=generator)[:size].sort().values
-    x = torch.from_numpy(frames.select(chosen.numpy()).read(0, size))
-    x = x - x.mean(0)  # keeps the products below exact far from the origin
+    size = min(frames.total, max(SEEDING_FRAMES, clusters))
+    chosen = torch.randperm(frames.total, generator=generator)[:size].sort().values
+    sample = frames.collect(chosen)
+    x = sample - sample.mean(0)  # keeps the products below exact far from the origin
     norms = x.square().sum(1)
     first = int(torch.randint(size, (1,), generator=generator))
     picked = [first]
@@ -181,4 +184,4 @@ def _seed_codebook(frames: Frames, clusters: int, seed: int) -> Tensor:
         best = int(trials.sum(0).argmin())
         distance = trials[:, best].contiguous()
         picked.append(int(drawn[best]))
-    return torch.from_numpy(frames.select(chosen.numpy()[sorted(picked)]).read(0, clusters))
+    return from_main(sample[sorted(picked)])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..distributed import all_reduce_sum, from_main
 from .frames import Inputs
 
 BIAS_L2 = 1e-5
@@ -69,6 +70,7 @@ class Problems:
         counts = torch.zeros(self.targets.shape[1], self.classes, device=self.targets.device)
         used = torch.ones_like(self.targets) if self.held_out is None else (~self.held_out).long()
         counts.scatter_add_(1, self.targets.T, used.T.float())
+        all_reduce_sum(counts)
         return (counts + 0.5) / (counts + 0.5).sum(1, keepdim=True)
 
 
@@ -89,9 +91,9 @@ def _evaluate(inputs: Inputs, problems: Problems, at: Linear, anchor: Tensor) ->
     d_weight, d_bias = torch.zeros_like(weight), torch.zeros_like(at.bias)
     fitted = torch.zeros(count, dtype=torch.float64, device=weight.device)
     left_out = torch.zeros_like(fitted)
-    n_fitted = torch.full((count,), float(len(inputs)), device=weight.device)
+    n_out = torch.zeros_like(fitted)
     if problems.held_out is not None:
-        n_fitted -= problems.held_out.sum(0)
+        n_out += problems.held_out.sum(0)
     # enough rows for an efficient product, few enough that their logits stay in the processor's cache
     rows = max(256, min(4096, (1 << 20) // (count * classes)))
     for start, stop, x in inputs.blocks(rows):
@@ -111,6 +113,9 @@ def _evaluate(inputs: Inputs, problems: Problems, at: Linear, anchor: Tensor) ->
         residual = residual.view(stop - start, -1)
         d_weight.addmm_(x.T, residual)
         d_bias += residual.sum(0).view(count, classes)
+    all_reduce_sum(d_weight), all_reduce_sum(d_bias)
+    fitted, left_out, n_out = all_reduce_sum(torch.stack([fitted, left_out, n_out]))
+    n_fitted = (inputs.total - n_out).float()
     l2 = problems.l2
     pull = at.bias - anchor
     loss = (
@@ -122,7 +127,7 @@ def _evaluate(inputs: Inputs, problems: Problems, at: Linear, anchor: Tensor) ->
         d_weight.view(dim, count, classes) / n_fitted[:, None] + l2[:, None] * at.weight,
         d_bias / n_fitted[:, None] + BIAS_L2 * pull,
     )
-    return _Point(at, loss, gradient, left_out / (len(inputs) - n_fitted).clamp_min(1))
+    return _Point(at, from_main(loss), gradient, left_out / (inputs.total - n_fitted).clamp_min(1))
 
 
 def _dot(a: Linear, b: Linear) -> Tensor:
@@ -166,7 +171,7 @@ def minimise(
     point = _evaluate(inputs, problems, start, anchor)
     history: list[tuple[Linear, Linear, Tensor]] = []
     direction = _direction(point.gradient, history, inverse)
-    slope = _dot(point.gradient, direction)
+    slope = from_main(_dot(point.gradient, direction))
     size = torch.ones_like(point.loss)
     for _ in range(steps):
         # a share of small losses: a tolerance above what is left to gain would end a warm start where it began
@@ -182,7 +187,7 @@ def minimise(
             del history[:-MEMORY]
         refreshed = _direction(moved.gradient, history, inverse)
         direction = _where(good, refreshed, direction)
-        slope = torch.where(good, _dot(moved.gradient, direction), slope)
+        slope = from_main(torch.where(good, _dot(moved.gradient, direction), slope))
         size = torch.where(good, torch.ones_like(size), size * 0.3)
         # a step shrunk to nothing: this problem has reached the limit of float32
         slope = torch.where(size < 1e-3, torch.zeros_like(slope), slope)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._types import Bits, IntVector
+from ..distributed import all_reduce_sum, total
 from ..errors import MIError
 from .bounds import entropy_bits, lower_bound_bits, shares_in_bits
 from .frames import Frames
@@ -167,20 +168,30 @@ def score_supervised(
         MIError: no frame left to score, or too many with unseen labels.
     """
     known = ids >= 0
-    unseen = int((~known).sum())
-    if not known.any() or unseen > MAX_UNSEEN * len(ids):
+    unseen = total(int((~known).sum()))
+    if unseen == frames.total or unseen > MAX_UNSEEN * frames.total:
         raise MIError(
-            f"{unseen} of {len(ids)} eval frames have labels that never occur in the fit split (at most "
+            f"{unseen} of {frames.total} eval frames have labels that never occur in the fit split (at most "
             f"{MAX_UNSEEN:.0%} are left out): are both splits labelled with the same inventory?"
         )
     frames, ids = frames.select(known), ids[known]
-    entropy = entropy_bits(np.bincount(ids, minlength=classes))
-    counts = {"fit_frames": fit_frames, "eval_frames": len(ids), "labels": classes, "unseen_frames": unseen}
+    entropy = entropy_bits(counts_of(ids, classes))
+    counts = {
+        "fit_frames": fit_frames,
+        "eval_frames": frames.total,
+        "labels": classes,
+        "unseen_frames": unseen,
+    }
     scores = score(probes, frames, _column(ids))
     return [
         estimates_of(p, s, [entropy] * len(seeds), seeds, protocol, counts)
         for p, s in zip(probes, scores, strict=True)
     ]
+
+
+def counts_of(ids: IntVector, classes: int) -> IntVector:
+    """How often each class occurs on all processes, shape (n_classes,)."""
+    return all_reduce_sum(torch.from_numpy(np.bincount(ids, minlength=classes))).numpy()
 
 
 def _column(ids: IntVector) -> Tensor:

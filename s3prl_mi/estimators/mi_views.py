@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from .._types import IntVector
 from .bounds import entropy_bits
 from .frames import Frames
 from .kmeans import assign, fit_codebooks
-from .mi_supervised import Estimate, estimates_of
+from .mi_supervised import Estimate, counts_of, estimates_of
 from .probe import CHOICE_SEED, FittedProbe, fit_probes, score
 
 
@@ -94,8 +93,13 @@ def score_views(
     """
     targets = assign(frames_b, codebooks[:-1])
     clusters = codebooks.shape[1]
-    entropies = [entropy_bits(np.bincount(t, minlength=clusters)) for t in targets.T.cpu().numpy()]
-    counts = {"fit_frames": fit_frames, "eval_frames": len(frames_a), "labels": clusters, "unseen_frames": 0}
+    entropies = [entropy_bits(counts_of(t, clusters)) for t in targets.T.cpu().numpy()]
+    counts = {
+        "fit_frames": fit_frames,
+        "eval_frames": frames_a.total,
+        "labels": clusters,
+        "unseen_frames": 0,
+    }
     scores = score(probes, frames_a, targets)
     return [
         estimates_of(p, s, entropies, seeds, protocol, counts) for p, s in zip(probes, scores, strict=True)

@@ -6,16 +6,18 @@ one batched product.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..distributed import all_reduce_sum, world
 from .frames import Inputs
 
 BATCH_ORDER_SEED = 0
@@ -93,7 +95,7 @@ def train(
     Args:
         inputs: mapped frames.
         targets: class ids, shape (n_frames, n_seeds).
-        positions: the frames to train on, shape (n_train,).
+        positions: the frames to train on, among those of all processes, shape (n_train,).
         classes: number of classes.
         seeds: what initial weights and dropout are drawn with.
         settings: shape and training.
@@ -117,20 +119,36 @@ def train(
     else:
         optimiser = torch.optim.SGD(parameters, lr=settings.rate, momentum=0.9, foreach=True)
     drop = _dropout(settings.dropout, [torch.Generator(device=device).manual_seed(seed) for seed in seeds])
-    for done, chosen in enumerate(_batches(positions, settings.batch, steps), start=1):
+    for done, batch in enumerate(_batches(positions, settings.batch, steps), start=1):
+        chosen, which = inputs.own(batch)
         target = targets[chosen.to(targets.device)].T.reshape(-1)
         with torch.enable_grad():
-            logits = live.forward(inputs.take(chosen), drop)
+            whole = len(chosen) == len(batch)
+            noise = drop if whole else functools.partial(drop, which=which.to(device), batch=len(batch))
+            logits = live.forward(inputs.take(chosen), noise)
             # the sum over seeds of mean losses: each network has the gradient of its own mean loss
             loss = functional.cross_entropy(logits.reshape(len(target), -1), target) * len(seeds)
+            if not whole:  # this process's share of the mean
+                loss = loss * (len(chosen) / len(batch)) if len(chosen) else logits.sum() * 0
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
+        _sum_gradients(parameters)
         optimiser.step()
         # the running mean starts as a plain mean, so that it is not dominated by the start
         torch._foreach_lerp_(averaged, [p.detach() for p in parameters], max(1 - settings.average, 1 / done))
         if check_every and done % check_every == 0 and not check(done, mean):
             break
     return mean
+
+
+def _sum_gradients(parameters: Sequence[Tensor]) -> None:
+    """Sum gradients over processes."""
+    if world().size == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    summed = all_reduce_sum(torch.cat([g.reshape(-1) for g in gradients]))
+    for own, part in zip(gradients, summed.split([g.numel() for g in gradients]), strict=True):
+        own.copy_(part.view_as(own))
 
 
 def _batches(positions: Tensor, size: int, count: int) -> Iterator[Tensor]:
@@ -149,22 +167,36 @@ NOISE_POOL = 1 << 20
 the products."""
 
 
-def _dropout(share: float, noise: list[torch.Generator]) -> Callable[[Tensor], Tensor]:
+class _Dropout(Protocol):
+    def __call__(self, h: Tensor, which: Tensor | None = None, batch: int = 0) -> Tensor:
+        """Drop units of a hidden layer.
+
+        Args:
+            h: shape (n_seeds, n_rows, width).
+            which: frames of the mini-batch that its rows are, shape (n_rows,); None: all of it.
+            batch: frames of that mini-batch: each has the same noise on whatever process it is.
+        """
+        ...
+
+
+def _dropout(share: float, noise: list[torch.Generator]) -> _Dropout:
     """Dropout with one generator a seed: a network's noise does not depend on which others are trained."""
     if share <= 0:
-        return lambda h: h
+        return lambda h, which=None, batch=0: h
     device = noise[0].device
     pools = [
         torch.empty(NOISE_POOL, device=device).bernoulli_(1 - share, generator=g) / (1 - share) for g in noise
     ]
     places = [torch.Generator().manual_seed(g.initial_seed()) for g in noise]
 
-    def drop(h: Tensor) -> Tensor:
-        size = h[0].numel()
+    def drop(h: Tensor, which: Tensor | None = None, batch: int = 0) -> Tensor:
+        rows, width = h.shape[1:]
+        size = (rows if which is None else batch) * width
         keep = torch.empty_like(h)
         for own, pool, place in zip(keep, pools, places, strict=True):
             start = int(torch.randint(len(pool) - size + 1, (1,), generator=place))
-            own.copy_(pool[start : start + size].view_as(own))
+            whole = pool[start : start + size].view(-1, width)
+            own.copy_(whole if which is None else whole[which])
         return h * keep
 
     return drop

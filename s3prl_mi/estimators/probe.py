@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._types import Bits, IntVector
+from ..distributed import all_gather_object, all_reduce_sum, total
 from ..errors import MIError
 from .bounds import NATS_TO_BITS
 from .folds import assign_folds
@@ -161,6 +162,8 @@ class _Tally:
     def scores(self) -> list[Score]:
         """One score a seed."""
         classes = self._loss.shape[1]
+        for sums in (self._loss, self._frames, self._right, self._confused):
+            all_reduce_sum(sums)
         loss, frames = self._loss.cpu().numpy() * NATS_TO_BITS, self._frames.cpu().numpy()
         right, confused = self._right.cpu().numpy(), self._confused.cpu().numpy()
         return [
@@ -188,15 +191,15 @@ def score(probes: Sequence[FittedProbe], frames: Frames, targets: Tensor) -> lis
     """
     affine = probes[0].affine
     device = affine.mean.device
-    tallies: list[_Tally] = []
+    # a process may hold no frame
+    shapes = [p.log_probabilities(torch.zeros(1, affine.dim, device=device)).shape for p in probes]
+    tallies = [_Tally(seeds, classes, device) for _, seeds, classes in shapes]
     for start, stop in frames.blocks(2048):
         x = affine(torch.from_numpy(frames.read(start, stop)).to(device))
         block = targets[start:stop].to(device)
-        for number, probe in enumerate(probes):
+        for probe, tally in zip(probes, tallies, strict=True):
             log_q = probe.log_probabilities(x)
-            if number == len(tallies):
-                tallies.append(_Tally(log_q.shape[1], log_q.shape[2], device))
-            tallies[number].add(log_q, block.expand(-1, log_q.shape[1]))
+            tally.add(log_q, block.expand(-1, log_q.shape[1]))
     return [tally.scores() for tally in tallies]
 
 
@@ -254,8 +257,8 @@ def _check_request(frames: Frames, classes: int, kinds: Sequence[str], protocol:
             raise MIError(f"unknown probe {kind!r}: expected logistic or mlp.")
     if classes < 2:
         raise MIError("the fit split has one single class: there is nothing to be informed about.")
-    if len(frames) < 2:
-        raise MIError(f"a probe needs at least 2 frames in the fit split, found {len(frames)}.")
+    if frames.total < 2:
+        raise MIError(f"a probe needs at least 2 frames in the fit split, found {frames.total}.")
 
 
 class _Fitting:
@@ -272,12 +275,13 @@ class _Fitting:
     ) -> None:
         self.inputs, self.targets, self.classes, self.seeds = inputs, targets, classes, seeds
         self.device = inputs.device
-        stride = max(1, -(-len(inputs) // SELECTION_FRAMES))
-        rows = np.arange(0, len(inputs), stride)
+        stride = max(1, -(-inputs.total // SELECTION_FRAMES))
+        rows = np.flatnonzero(inputs.frames.positions % stride == 0)
         self.sample = inputs if stride == 1 else Inputs(inputs.frames.select(rows), inputs.affine)
         self.choice = choice[torch.from_numpy(rows).to(self.device)]
-        folds = assign_folds(groups[rows])
-        self.n_folds = int(folds.max()) + 1
+        chosen = self.sample.frames
+        folds = assign_folds(groups[rows], positions=chosen.positions, total=chosen.total)
+        self.n_folds = 1 + max(all_gather_object(int(folds.max(initial=0))))
         self.folds = torch.from_numpy(folds).to(self.device)
         self._logistic: tuple[Linear, float] | None = None
 
@@ -304,7 +308,7 @@ class _Fitting:
     def _choose_l2(self) -> float:
         """Follow the path from strong to weak, each step starting from the last, until held-out loss rises."""
         held_out = self.folds[:, None] == torch.arange(self.n_folds, device=self.device)
-        weight = held_out.double().mean(0)
+        weight = all_reduce_sum(held_out.double().sum(0)) / self.sample.total
         start: Linear | None = None
         tried: list[tuple[float, float]] = []
         for l2 in L2_PATH:
@@ -321,10 +325,10 @@ class _Fitting:
     def mlp(self) -> FittedProbe:
         """Three-layer MLP mixed with the logistic probe; rounds and share chosen on held-out speakers."""
         linear, l2 = self._fit_logistic()
-        round_steps = max(ROUND_STEPS, len(self.inputs) // MLP_DEFAULT.batch // 4)
+        round_steps = max(ROUND_STEPS, self.inputs.total // MLP_DEFAULT.batch // 4)
         rounds, share = self._choose_rounds(l2, round_steps)
         targets = self.targets.expand(-1, len(self.seeds))
-        everything, steps = torch.arange(len(self.inputs)), rounds * round_steps
+        everything, steps = torch.arange(self.inputs.total), rounds * round_steps
         network = train(self.inputs, targets, everything, self.classes, self.seeds, MLP_DEFAULT, steps)
         settings = {"l2": l2, "steps": steps, "share": share, "hidden": list(MLP_DEFAULT.hidden)}
         shares = torch.full((len(self.seeds),), share, device=self.device)
@@ -349,16 +353,22 @@ class _Fitting:
                 best, chosen, waited = loss, (step // round_steps, share), 0
             return waited < PATIENCE
 
-        kept = (~out).nonzero()[:, 0].cpu()
+        kept = self._of_all(~out).nonzero()[:, 0]
         most = ROUNDS * round_steps
         train(
             self.sample, self.choice, kept, self.classes, [CHOICE_SEED], MLP_DEFAULT, most, round_steps, check
         )
         return chosen
 
+    def _of_all(self, chosen: Tensor) -> Tensor:
+        """Which frames of the sample are chosen on any process, shape (n_frames of all,); bool, on the CPU."""
+        everywhere = torch.zeros(self.sample.total, dtype=torch.int32)
+        everywhere[torch.from_numpy(self.sample.frames.positions)] = chosen.int().cpu()
+        return all_reduce_sum(everywhere).bool()
+
     def by_sgd(self, kind: str, settings: NetworkSettings) -> FittedProbe:
         """The paper's protocol: a fixed number of epochs of SGD, nothing chosen."""
-        n = len(self.inputs)
+        n = self.inputs.total
         steps = PAPER_EPOCHS * max(1, n // min(settings.batch, n))
         targets = self.targets.expand(-1, len(self.seeds))
         network = train(self.inputs, targets, torch.arange(n), self.classes, self.seeds, settings, steps)
@@ -370,7 +380,7 @@ class _Fitting:
 def _mean_loss(logits: Tensor, target: Tensor) -> float:
     """Mean -ln q of (n_frames, 1, n_classes) logits for targets (n_frames, 1)."""
     picked = torch.log_softmax(logits, 2).gather(2, target[:, :, None])
-    return float(-picked.mean(dtype=torch.float64))
+    return float(-all_reduce_sum(picked.sum(dtype=torch.float64)) / total(len(picked)))
 
 
 def _lowest_point(tried: list[tuple[float, float]]) -> float:
