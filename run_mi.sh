@@ -65,8 +65,9 @@ run_tests() {
     "$venv/bin/ruff" check .
     "$venv/bin/ruff" format --check .
     "$venv/bin/mypy"
-    # Last, so that pytest's closing line closes the output and its exit status is ours.
-    "$venv/bin/python" -m pytest "$@"
+    # Last, so that pytest's closing line closes the output and its exit status is ours. A process a core, with one
+    # thread each; the tests of a file stay together, as they share models and corpora.
+    OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest -n logical --dist loadfile "$@"
 }
 
 environment
