@@ -76,6 +76,7 @@ def root(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setitem(cluster._POLL, "local", 0.05)
     monkeypatch.setitem(cluster._POLL, "slurm", 0.05)
+    monkeypatch.setattr(cluster, "_TIME_TO_END", 0.2)
     return tmp_path / "study"
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from ..errors import MIError
 from ..locks import Lock
 from .engine import LOCAL, SLURM, Engine, engine_of
+from .handle import Handle
 from .job import JOBS_FILE, JOBS_FOLDER, Job, take_up, write_notes
 from .measure import Part, Work
 from .submission import SLURM_MINUTES, Submitter, threads_for
@@ -35,6 +36,7 @@ __all__ = ["SLURM_MINUTES", "Engine", "Part", "Work", "engine_of", "run_jobs"]
 logger = logging.getLogger(__name__)
 
 _POLL: dict[str, Seconds] = {LOCAL: 0.5, SLURM: 5.0}
+_TIME_TO_END: Seconds = 2.0
 _TIME_TO_CANCEL: Seconds = 10.0
 
 
@@ -114,11 +116,11 @@ def _leave(jobs: Sequence[Job]) -> str:
     """After Ctrl-C: end what runs on this machine, leave what runs on the cluster; and say so."""
     handles = [(job, job.handle) for job in jobs if job.open and job.handle is not None]
     here = [(job, handle) for job, handle in handles if handle.engine == LOCAL]
-    for _, handle in here:
-        handle.cancel()
-    began = time.monotonic()
-    while not all(handle.ended for _, handle in here) and time.monotonic() - began < _TIME_TO_CANCEL:
-        time.sleep(0.1)
+    # Ctrl-C in a terminal has reached them already, and a second would disturb submitit's own cleaning up
+    if not _all_end([handle for _, handle in here], _TIME_TO_END):
+        for _, handle in here:
+            handle.cancel()
+        _all_end([handle for _, handle in here], _TIME_TO_CANCEL)
     for job, _ in here:
         job.state, job.why = FAILED, "cancelled"
     said = [f"{len(here)} jobs on this machine were cancelled."] if here else []
@@ -130,6 +132,16 @@ def _leave(jobs: Sequence[Job]) -> str:
             f"none of them twice; `scancel {ends}` ends them."
         )
     return " ".join(said) or "no job was running."
+
+
+def _all_end(handles: Sequence[Handle], within: Seconds) -> bool:
+    """Wait for jobs to end; whether they did in that time."""
+    began = time.monotonic()
+    while not all(handle.ended for handle in handles):
+        if time.monotonic() - began > within:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _failures(jobs: Sequence[Job]) -> list[str]:

@@ -73,9 +73,9 @@ class LocalHandle(Handle):
 
     @property
     def ended(self) -> bool:
-        """Whether it runs no more."""
-        if self._own:
-            return bool(self._job.done())
+        """Whether it runs no more; it may outlive its controller."""
+        if self._own and not self._job.done():
+            return False
         try:
             return Lock(self._lock).take()
         except FileNotFoundError:
