@@ -138,11 +138,8 @@ def _percent(row: Row, metric: str) -> str:
     value = row.scores.get(metric)
     if value is None:
         return "-"
-    return (
-        f"{value.percent:.2f}"
-        + ("?" if value.doubtful else "")
-        + ("*" if value.remark and not value.doubtful else "")
-    )
+    own = value.kind == "own run"
+    return f"{value.percent:.2f}" + ("?" if value.doubtful and not own else "*" if value.remark else "")
 
 
 def _sources(row: Row) -> str:
@@ -248,8 +245,11 @@ def _foot(table: Table, bullet: str) -> str:
         *table.mixed,
         *table.notes,
     ]
-    if any("?" in _percent(row, m) for row in table.rows for m in row.scores):
+    marks = "".join(_percent(row, m) for row in table.rows for m in row.scores)
+    if "?" in marks:
         lines.append("?: from a secondary source that could not be checked; left out of correlations.")
+    if "*" in marks:
+        lines.append("*: of your own run, but not a score like the others (see above); left out of correlations.")
     return "\n".join(bullet + line for line in lines)
 
 

@@ -120,7 +120,9 @@ def _own(runs: Sequence[StockRun], metric: Metric) -> ScoreValue | None:
         remarks.append(f"of layer {run.layer} alone")
     if run.fine_tuned:
         remarks.append("of a fine-tuned upstream (-f), not of the frozen one that was measured")
-    return ScoreValue(score.percent, "own run", f"{run.folder}: {score.source}", remark=", ".join(remarks))
+    # not what the other scores are: a correlation over both would mix two measurements
+    source = f"{run.folder}: {score.source}"
+    return ScoreValue(score.percent, "own run", source, doubtful=bool(remarks), remark=", ".join(remarks))
 
 
 def _published(score: Score, metric: Metric) -> ScoreValue | None:
