@@ -137,13 +137,13 @@ def _store(action: str, root: Path | None, upstream: str | None) -> int:
     chosen = [(e, m) for e, m in store.entries() if upstream in (None, m["determinants"].get("upstream"))]
     total = sum(e.bytes for e, _ in chosen)
     if action == "clear":
-        for entry, _ in chosen:
-            store.remove(entry.path)
+        removed = [entry for entry, _ in chosen if store.remove(entry.path)]
         partial = [] if upstream else store.partial_folders()
         for folder in partial:
             store.remove(folder)
         print(
-            f"removed {len(chosen)} entries ({total / 1e9:.2f} GB) and {len(partial)} unfinished from {store.root}"
+            f"removed {len(removed)} entries and {len(partial)} unfinished from {store.root}"
+            + (f"; {len(chosen) - len(removed)} are in use" if len(removed) < len(chosen) else "")
         )
         return 0
     for entry, manifest in chosen:
