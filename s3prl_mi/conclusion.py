@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import MIError
+from .selection import setting_of, unusual
 
 REPORT_FOLDER = "report"
 
@@ -36,11 +37,22 @@ def conclude(folder: Path, failed: Sequence[str]) -> None:
 
 
 def _comparison(folder: Path) -> str:
-    """The table of `s3prl-mi compare`, or why there is none."""
+    """The table of `s3prl-mi compare`; of a sweep, that of its usual setting."""
     from .collect import collect
-    from .compare import build, to_screen
+    from .compare import Filters, build, keep, to_screen
 
+    results = collect([folder])
     try:
-        return to_screen(build(collect([folder])))
-    except MIError as error:  # a sweep, or views of two kinds: no single table holds them
-        return f"no table of all at once: {error}\n"
+        return to_screen(build(results))
+    except MIError as error:
+        found = {setting_of(r) for x in results for r in x.records if r.clusters is not None}
+        settings = sorted(found, key=lambda s: (unusual(s), str(s)))
+        if len({(s.view, s.clusters, s.frames) for s in settings}) < 2:
+            return f"no table: {error}\n"
+        usual = settings[0]
+    kept = keep(results, Filters(view=usual.view, clusters=usual.clusters, frames=usual.frames))
+    told = f"At {usual.view}, {usual.clusters} clusters, {usual.frames} frames; the other settings are in the report.\n\n"
+    try:
+        return told + to_screen(build(kept))
+    except MIError as error:
+        return f"no table: {error}\n"

@@ -220,7 +220,7 @@ def checkpoint_pick(
     curves = _curves(chosen, lambda r: r.step)
     if layer is None or not curves:
         return None
-    main = min(curves, key=_unusual)
+    main = min(curves, key=unusual)
     curve = curves[main]
     if len(curve) < 2:
         return None
@@ -276,7 +276,7 @@ def _check_steps(records: Iterable[Record]) -> None:
             )
 
 
-def _unusual(setting: Setting) -> tuple[Any, ...]:
+def unusual(setting: Setting) -> tuple[Any, ...]:
     """Sort key: the paper's setting first."""
     return (
         rank_in(setting.frames, FRAMES_ORDER),

@@ -165,6 +165,13 @@ def test_checkpoints_that_the_user_numbers_are_one_curve(run, checkpoint, capsys
     assert list((run.folder / "experiment" / "report" / "figures").glob("checkpoints_1.png"))
 
 
+def test_a_sweep_ends_with_its_usual_setting(run, capsys):
+    assert main(command(run, "-u", "fbank,mel", task="mi_views", clusters=[6, 4])) == 0
+    said = capsys.readouterr().out
+    assert "the other settings are in the report" in said
+    assert "I(Za;Zb) last" in said
+
+
 def test_a_crash_in_one_model_does_not_cost_the_others(run, monkeypatch, capsys):
     from s3prl_mi import experiment
 
