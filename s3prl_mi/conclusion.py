@@ -51,7 +51,8 @@ def _comparison(folder: Path) -> str:
             return f"no table: {error}\n"
         usual = settings[0]
     kept = keep(results, Filters(view=usual.view, clusters=usual.clusters, frames=usual.frames))
-    told = f"At {usual.view}, {usual.clusters} clusters, {usual.frames} frames; the other settings are in the report.\n\n"
+    told = f"At {usual.view}, {usual.clusters} clusters, {usual.frames} frames; "
+    told += "the other settings are in the report.\n\n"
     try:
         return told + to_screen(build(kept))
     except MIError as error:
