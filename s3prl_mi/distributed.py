@@ -28,11 +28,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ._types import Seconds
 from .errors import MIError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ._types import Seconds  # with numpy behind it, which `run_downstream.py -h` does without
 
 START_SECONDS: Seconds = 900.0
 """How long processes wait for each other at the start."""
@@ -146,6 +147,16 @@ def from_main_object(make: Callable[[], Any]) -> Any:
         if is_main():
             found = make()
     return all_gather_object(found)[0]
+
+
+def first_on_each_machine(make: Callable[[], Any]) -> Any:
+    """What every process makes, one of each machine before the others, who then find what it has downloaded."""
+    made = None
+    for first in (True, False):
+        with together():
+            if (world().local_rank == 0) == first:
+                made = make()
+    return made
 
 
 @contextlib.contextmanager
@@ -332,9 +343,13 @@ class _Session:
 
     def fail(self, error: BaseException) -> BaseException:
         """Tell the other ranks of a failure, and wait until they know; returns what this rank raises."""
-        if isinstance(error, (ElsewhereError, RankError)):
+        if isinstance(error, ElsewhereError) or (isinstance(error, RankError) and error.__cause__ is None):
             return error
-        text = str(error) if isinstance(error, MIError) else f"{type(error).__name__}: {_first_line(error)}"
+        text = (
+            str(error)
+            if isinstance(error, (MIError, RankError))
+            else f"{type(error).__name__}: {_first_line(error)}"
+        )
         told: Any = pickle.dumps([self.world.rank, text, isinstance(error, MIError), socket.gethostname()])
         with contextlib.suppress(RuntimeError):
             first = pickle.loads(self._store.compare_set("failed", "", told))

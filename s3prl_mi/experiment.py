@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import platform
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -25,10 +26,19 @@ import torch
 from tqdm import tqdm
 
 from . import __version__, report
-from .audio import SAMPLE_RATE
+from .audio import SAMPLE_RATE, SkipCounter
 from .classes import CLASSES_FILE, ClassRecord, append_classes, class_records
 from .config import MIConfig, as_dict, load, overlap, seed_list
 from .cost import duration, estimation_seconds, extraction_speed
+from .distributed import (
+    all_gather_object,
+    first_on_each_machine,
+    from_main_object,
+    is_main,
+    session,
+    together,
+    world,
+)
 from .errors import MIError
 from .estimators.mi_supervised import Estimate
 from .estimators.probe import PROTOCOLS
@@ -38,7 +48,7 @@ from .fitted import load_fitted, save_fitted
 from .hidden_states import entries_beyond_s3prl, extract, layer_names
 from .plan import Identity, make_plan
 from .results import RESULTS_FILE, Record, append_records, last_encoder_layer, read_records
-from .sides import Side
+from .sides import Side, side_of
 from .store import Store, default_root
 from .tasks import TASKS, Cell, Context, Fitted, MITask
 from .upstreams import load_upstream
@@ -51,7 +61,7 @@ STATES_FILE = "states-1.ckpt"
 
 
 def run(args: argparse.Namespace, config: dict[str, Any]) -> None:
-    """Run one command of `-d mi_supervised` or `-d mi_views`.
+    """Run one command of `-d mi_supervised` or `-d mi_views`; many processes run it together.
 
     Args:
         args: s3prl's arguments.
@@ -61,12 +71,15 @@ def run(args: argparse.Namespace, config: dict[str, Any]) -> None:
         MIError: whatever the user can mend.
     """
     settings = load(config.get("downstream_expert"), args.downstream)
-    experiment = Experiment(args, settings)
-    if args.mode == "evaluate":
-        experiment.evaluate(args.evaluate_split)
-    else:
+    # our command line has begun one already; s3prl's own runner has not
+    with session(getattr(args, "backend", "nccl"), str(args.device)):
+        experiment = Experiment(args, settings)
+        if args.mode == "evaluate":
+            experiment.evaluate(args.evaluate_split)
+            return
         experiment.train()
-        _save_states(Path(args.expdir), args, config)
+        if is_main():
+            _save_states(Path(args.expdir), args, config)
 
 
 def _save_states(expdir: Path, args: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -98,13 +111,15 @@ class Experiment:
         self.expdir = Path(args.expdir)
         self.device = str(args.device)
         self.started = time.strftime("%Y-%m-%d %H:%M:%S")
-        self.upstream = load_upstream(
-            args.upstream,
-            ckpt=args.upstream_ckpt,
-            model_config=args.upstream_model_config,
-            refresh=args.upstream_refresh,
-            device=self.device,
-            feature_selection=args.upstream_feature_selection,
+        self.upstream = first_on_each_machine(
+            lambda: load_upstream(
+                args.upstream,
+                ckpt=args.upstream_ckpt,
+                model_config=args.upstream_model_config,
+                refresh=args.upstream_refresh,
+                device=self.device,
+                feature_selection=args.upstream_feature_selection,
+            )
         )
         # a study may know the step of a checkpoint that does not tell it
         asked = getattr(args, "checkpoint_step", None)
@@ -174,7 +189,8 @@ class Experiment:
     # --- data -------------------------------------------------------------------------------------------
 
     def _read(self, names: Sequence[str]) -> list[Split]:
-        splits = [read_split(self.config.datarc, name) for name in names]
+        with together():
+            splits = [read_split(self.config.datarc, name) for name in names]
         for split in splits:
             logger.info(split.describe())
             for note in split.checked.notes():
@@ -200,19 +216,29 @@ class Experiment:
             )
 
     def _extract(self, *sides: list[Split]) -> list[Side]:
-        """Hidden states of every split: of the unmasked input, and of each mask view."""
+        """Hidden states of every split: of the unmasked input, and of each mask view; each process its share."""
+        here = world()
         views = [PLAIN, *(v for v in self.plan.views if v.kind == "mask")]
         dtype, groups = self.config.store.dtype, self._layer_groups
         requests = {
-            (split.name, view): [Request(self.upstream, split, view, layers, dtype) for layers in groups]
+            (split.name, view): [
+                Request(self.upstream, split.share(here.rank, here.size), view, layers, dtype)
+                for layers in groups
+            ]
             for splits in sides
             for split in splits
             for view in views
         }
         self._make_room([r for group in requests.values() for r in group])
-        entries = {at: hidden_states(self.store, r, self.config.batch_size) for at, r in requests.items()}
+        with together():
+            entries = {at: hidden_states(self.store, r, self.config.batch_size) for at, r in requests.items()}
+        if here.size > 1:
+            for split in (s for splits in sides for s in splits):
+                told = all_gather_object(entries[split.name, PLAIN][0].skipped)
+                skipped = [*split.checked.unreadable, *(skip for own in told for skip in own)]
+                SkipCounter(split.found, split.max_unreadable, split.name, skipped).check()
         return [
-            Side(splits, {view: [entries[s.name, view] for s in splits] for view in views})
+            side_of(splits, {view: [entries[s.name, view] for s in splits] for view in views})
             for splits in sides
         ]
 
@@ -222,14 +248,28 @@ class Experiment:
         hidden = extract(self.upstream, [noise])[0]
         if self.plan.layers == ("weighted",):
             self._refuse_mixed_layers([h.shape[1] for h in hidden[: self._n_weighted]])
-        found = [(r, self.store.find(r.key, r.layers)) for r in requests]
-        needed = sum(r.bytes([hidden[n].shape[1] for n in r.layers]) for r, entry in found if entry is None)
-        if needed:
-            logger.info("hidden states: about %.2f GB to extract into %s", needed / 1e9, self.store.root)
+        with together():
+            found = [(r, self.store.find(r.key, r.layers)) for r in requests]
+        missing = [r for r, entry in found if entry is None]
+        needed = sum(r.bytes([hidden[n].shape[1] for n in r.layers]) for r in missing)
         in_use = [entry.path for _, entry in found if entry is not None]
         self._found_before = set(in_use)
-        self.store.make_room(needed, in_use, [r.key for r, entry in found if entry is None])
-        self._say_how_long([r for r, entry in found if entry is None], [h.shape[1] for h in hidden])
+        # processes of one machine share its store: the first of them makes room for all
+        host = socket.gethostname()
+        told = all_gather_object((host, needed, in_use, [r.key for r in missing]))
+        everything = sum(n for _, n, _, _ in told)
+        if everything:
+            logger.info("hidden states: about %.2f GB to extract into %s", everything / 1e9, self.store.root)
+        with together():
+            if world().local_rank == 0:
+                neighbours = [t for t in told if t[0] == host]
+                self.store.make_room(
+                    sum(n for _, n, _, _ in neighbours),
+                    [path for _, _, paths, _ in neighbours for path in paths],
+                    [key for _, _, _, keys in neighbours for key in keys],
+                )
+        if is_main():
+            self._say_how_long(missing, [h.shape[1] for h in hidden])
 
     def _say_how_long(self, missing: Sequence[Request], dims: Sequence[int]) -> None:
         """Say roughly how long extraction and estimation will take."""
@@ -238,7 +278,7 @@ class Experiment:
         # requests of one split and view share a forward pass
         audio = sum({(r.split.name, r.view): r.split.seconds for r in missing}.values())
         extraction = audio / extraction_speed(self.upstream) if audio else 0.0
-        frames = self._fit_seconds * SAMPLE_RATE / self.upstream.stride
+        frames = self._fit_seconds * SAMPLE_RATE / self.upstream.stride / world().size
         of_layers = [dims[n] if isinstance(n, int) else dims[0] for n in self.plan.layers]
         estimation = estimation_seconds(self.plan, of_layers, frames, self.device)
         logger.info(
@@ -272,7 +312,7 @@ class Experiment:
         self.expdir.mkdir(parents=True, exist_ok=True)
         data = self.config.datarc
         fit_splits, eval_splits = self._read(data.fit_splits), self._read(data.eval_splits)
-        finished = {r.identity() for r in self._begin([*fit_splits, *eval_splits])}
+        finished = from_main_object(lambda: {r.identity() for r in self._begin([*fit_splits, *eval_splits])})
         self._fit_seconds = sum(s.seconds for s in fit_splits)
         self._warn_of_shared_speakers(fit_splits, eval_splits)
         wanted = self.plan.wanted
@@ -291,10 +331,12 @@ class Experiment:
                 unit="estimate",
                 desc=self.task,
                 dynamic_ncols=True,
+                disable=not is_main(),
             ) as bar:
                 self._measure(task, fit, scored, missing, bar)
             self._tidy([fit, scored])
-        self._show(self.expdir, read_records(self.expdir / RESULTS_FILE))
+        if is_main():
+            self._show(self.expdir, read_records(self.expdir / RESULTS_FILE))
 
     def _begin(self, splits: Sequence[Split]) -> list[Record]:
         """Take up the experiment's records with -a; without it, move earlier ones aside."""
@@ -347,9 +389,11 @@ class Experiment:
                 estimates = task.score(fitted, scored, cell)
             except MIError as error:
                 raise MIError(f"layer {cell.layer} of {self.upstream.name}: {error}") from None
-            save_fitted(self.expdir, cell, fitted)
             used, unlabelled = zip(*(task.usage(side, cell.layer) for side in (fit, scored)), strict=True)
             utterances = {"fit": used[0], "eval": used[1], "skipped": fit.found + scored.found - sum(used)}
+            if not is_main():
+                continue
+            save_fitted(self.expdir, cell, fitted)
             about = _About(cell, fitted, utterances, sum(unlabelled), began, self.config.datarc.eval_splits)
             records = self._records(about, estimates)
             wanted = [i for i, r in enumerate(records) if r.identity() in set(missing)]
@@ -428,7 +472,7 @@ class Experiment:
     # --- evaluate ---------------------------------------------------------------------------------------
 
     def _check_same_as_fitted(self) -> None:
-        """Refuse to score probes on the states of another checkpoint, or under other settings, than they were fitted."""
+        """Refuse to score probes on states of another checkpoint, or under other settings, than they were fitted on."""
         settings = self.expdir / SETTINGS_FILE
         if not settings.exists():
             return
@@ -464,20 +508,24 @@ class Experiment:
         records: list[Record] = []
         classes: list[ClassRecord] = []
         todo = [(cell, probe) for cell in self.plan.cells for probe in self.plan.probes]
-        for cell, probe in tqdm(todo, unit="probe", desc=f"evaluate {'+'.join(names)}", dynamic_ncols=True):
+        title = f"evaluate {'+'.join(names)}"
+        for cell, probe in tqdm(todo, unit="probe", desc=title, dynamic_ncols=True, disable=not is_main()):
             began = time.time()
-            fitted = load_fitted(self.expdir, cell, probe, self.device)
+            with together():
+                fitted = load_fitted(self.expdir, cell, probe, self.device)
             estimates = task.score(fitted, scored, cell)
             used, unlabelled = task.usage(scored, cell.layer)
             utterances = {"fit": 0, "eval": used, "skipped": scored.found - used}
             found = self._records(_About(cell, fitted, utterances, unlabelled, began, names), estimates)
             classes += class_records(found, estimates[0], task.class_names(fitted))
             records += found
+        self._tidy([scored])
+        if not is_main():
+            return
         (folder / CLASSES_FILE).unlink(missing_ok=True)
         append_classes(folder / CLASSES_FILE, classes)
         (folder / RESULTS_FILE).unlink(missing_ok=True)
         append_records(folder / RESULTS_FILE, records)
-        self._tidy([scored])
         self._show(folder, records)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ._types import FloatMatrix, IntVector
+from .distributed import all_reduce_sum, total
 from .errors import MIError
 from .estimators.frames import Frames
 from .store import StoredLayer
@@ -130,19 +131,18 @@ def learn_weights(
         device: where to compute.
     """
     generator = torch.Generator().manual_seed(LEARNING_SEED)
-    count, dim = len(layers[0]), layers[0].dim
+    count, dim = layers[0].total, layers[0].dim
     targets = torch.from_numpy(ids)
 
     def read(rows: Tensor) -> Tensor:
-        picked = rows.sort().values.numpy()
+        picked = rows.numpy()
         stack = torch.stack([torch.from_numpy(f.select(picked).read(0, len(picked))) for f in layers]).to(
             device
         )
         return functional.layer_norm(stack, (dim,)) if normalize else stack
 
-    first = read(torch.randperm(count, generator=generator)[: min(count, 8192)])
-    mean = first.mean(1, keepdim=True)
-    scale = first.mean(0).std(0).clamp_min(1e-6)
+    sample = torch.randperm(count, generator=generator)[: min(count, 8192)].sort().values
+    mean, scale = _statistics(read(layers[0].own(sample)[0]))
     raw = torch.zeros(len(layers), device=device, requires_grad=True)
     linear = torch.nn.Linear(dim, classes).to(device)
     torch.nn.init.zeros_(linear.weight)
@@ -153,11 +153,37 @@ def learn_weights(
     steps = min(LEARNING_STEPS, 10 * max(1, count // LEARNING_BATCH))
     with torch.enable_grad():
         for _ in range(steps):
-            rows = torch.randint(count, (min(LEARNING_BATCH, count),), generator=generator).unique()
+            batch = torch.randint(count, (min(LEARNING_BATCH, count),), generator=generator).unique()
+            rows = layers[0].own(batch)[0]
             mixed = torch.einsum("l,lnd->nd", raw.softmax(0), read(rows) - mean) / scale
-            loss = functional.cross_entropy(linear(mixed), targets[rows].to(device))
+            logits = linear(mixed)
+            loss = functional.cross_entropy(logits, targets[rows].to(device))
+            if len(rows) < len(batch):  # this process's share of the mean
+                loss = loss * (len(rows) / len(batch)) if len(rows) else (logits.sum() + raw.sum()) * 0
             optimiser.zero_grad()
             loss.backward()
+            for parameter in (raw, *linear.parameters()):
+                assert parameter.grad is not None
+                all_reduce_sum(parameter.grad)
             optimiser.step()
     learned = raw.detach().double().softmax(0).cpu().numpy()
     return LayerWeights(learned, normalize, "learned with a linear probe on the fit split")
+
+
+def _statistics(stack: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of each layer, and standard deviation of their equal sum, over the frames of all processes.
+
+    Args:
+        stack: this process's frames, shape (n_layers, n_frames, dim).
+
+    Returns:
+        Shapes (n_layers, 1, dim) and (dim,).
+    """
+    own, count = stack.shape[1], total(stack.shape[1])
+    # means of means: in a world of one they are the means themselves
+    mean = stack.mean(1, keepdim=True) if own else stack.new_zeros(len(stack), 1, stack.shape[2])
+    centre = mean.mean(0)[0]
+    mean = all_reduce_sum(mean * (own / count))
+    inside = stack.mean(0).var(0) if own > 1 else torch.zeros_like(centre)
+    variance = all_reduce_sum((inside + (centre - mean.mean(0)[0]).square()) * (own / count))
+    return mean, variance.sqrt().clamp_min(1e-6)

@@ -51,17 +51,26 @@ def utterance_rows(entries: Sequence[Entry]) -> Iterator[tuple[str, int, int]]:
             start += count
 
 
-def held_out_groups(entries: Sequence[Entry], utterances: Mapping[str, Utterance]) -> IntVector:
+def held_out_groups(
+    entries: Sequence[Entry], utterances: Mapping[str, Utterance], everyone: Sequence[str] | None = None
+) -> IntVector:
     """The group of each row that is held out as a whole when a choice is made, shape (n_rows,).
 
     Speakers, where at least two are known and none is unknown; else utterances.
+
+    Args:
+        entries: hidden states.
+        utterances: by id.
+        everyone: ids of the utterances of all processes, in order; None: those of the entries.
     """
     rows = list(utterance_rows(entries))
-    speakers = [utterances[u].speaker for u, _, _ in rows]
+    ids = [u for u, _, _ in rows] if everyone is None else everyone
+    speakers = [utterances[u].speaker for u in ids]
     known = None not in speakers and len(set(speakers)) > 1
-    names = speakers if known else [u for u, _, _ in rows]
-    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return np.repeat([number[name] for name in names], [count for _, _, count in rows]).astype(np.int64)
+    name = {u: utterances[u].speaker if known else u for u in ids}
+    number = {group: i for i, group in enumerate(dict.fromkeys(name.values()))}
+    groups = np.array([number[name[u]] for u, _, _ in rows], dtype=np.int64)
+    return np.repeat(groups, np.array([count for _, _, count in rows], dtype=np.int64))
 
 
 def labelled_frames(

@@ -17,6 +17,7 @@ import shlex
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,16 @@ from . import _hook, compat
 from ._hook import TASKS, default_config
 from .cluster import Engine, engine_of
 from .command_line import PROG, build_parser, check_task, stock_tasks, underscored
+from .distributed import (
+    DESYNC_SECONDS,
+    ElsewhereError,
+    RankError,
+    World,
+    is_main,
+    session,
+    together,
+    world,
+)
 from .errors import MIError
 from .resolving import (
     apply_override,
@@ -82,11 +93,16 @@ def report_errors(action: Callable[[], int], again: str) -> int:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         return action()
+    except (ElsewhereError, RankError) as error:
+        if not error.said:
+            print(f"error: {error}", file=sys.stderr)
+        return 1
     except MIError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\ninterrupted; to continue: {again}", file=sys.stderr)
+        if World.of_launcher().local_rank == 0:
+            print(f"\ninterrupted; to continue: {again}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -240,8 +256,6 @@ def usable_device(device: str) -> str:
 def _run_ours(
     args: argparse.Namespace, task: str, checkpoint: Path | None, past: dict[str, Any] | None
 ) -> None:
-    if int(os.environ.get("RANK", "0")) > 0:
-        return  # started by torch.distributed: the measurement is one process, that of rank 0
     args.downstream = task
     args, config = resolve(args, checkpoint, past)
     if past is None and args.mode == "evaluate":
@@ -255,7 +269,8 @@ def _run_ours(
         )
     _load_module(args)  # that of a past experiment
     _prepare(args)
-    _run_experiment(args, config)
+    with session(args.backend, args.device):
+        _run_experiment(args, config)
 
 
 def run_in_job(args: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -274,7 +289,7 @@ def _prepare(args: argparse.Namespace, engine: Engine | None = None) -> None:
     _refuse_unsupported(args)
     # the machine that submits to SLURM may lack the GPU that its jobs have
     if engine is None or engine.slurm is None:
-        args.device = usable_device(args.device)
+        args.device = _own_device(usable_device(args.device), args)
     if args.cache_dir is not None:
         import torch
 
@@ -282,10 +297,46 @@ def _prepare(args: argparse.Namespace, engine: Engine | None = None) -> None:
     _log_to_screen()
 
 
+def _own_device(device: str, args: argparse.Namespace) -> str:
+    """Of the processes that a launcher has started on one machine each computes on a GPU of its own.
+
+    Raises:
+        MIError: more processes than GPUs, or `--local_rank` without a launcher.
+    """
+    here = World.of_launcher()
+    if args.local_rank is not None and "RANK" not in os.environ:
+        raise MIError(
+            "--local_rank is set by a launcher: torchrun --nproc_per_node N -m s3prl_mi.run_downstream ..."
+        )
+    if here.size == 1 or not device.startswith("cuda"):
+        return device
+    import torch
+
+    count = torch.cuda.device_count()
+    if here.local_size > count and args.backend == "nccl":
+        raise MIError(
+            f"--nproc_per_node {here.local_size}: this machine has {count} GPU(s), and nccl wants one a process. "
+            f"Start {count}, or let them share with --backend gloo."
+        )
+    torch.cuda.set_device(here.local_rank % count)
+    return f"cuda:{here.local_rank % count}"
+
+
 def _run_experiment(args: argparse.Namespace, config: dict[str, Any]) -> None:
-    _save_command(args, config)
-    _seed_everything(args.seed, args.disable_cudnn)
-    importlib.import_module("s3prl_mi.experiment").run(args, config)
+    with together(limit=DESYNC_SECONDS):
+        try:
+            if is_main():
+                _save_command(args, config)
+            _seed_everything(args.seed, args.disable_cudnn)
+            importlib.import_module("s3prl_mi.experiment").run(args, config)
+        except MIError:
+            raise
+        except Exception as error:
+            if world().size == 1:
+                raise
+            # the other processes wait for this one in the midst of their work: there is no way on
+            traceback.print_exc()
+            raise RankError(f"{type(error).__name__}: {error}", said=True) from error
 
 
 def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
@@ -305,9 +356,12 @@ def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
     if args.override is not None and args.override.lower() != "none":
         apply_override(args.override, args, config)
     if engine is None:
-        failed = run_study(args, config, _run_experiment)
+        with session(args.backend, args.device):
+            failed = run_study(args, config, _run_experiment)
     else:
         failed = run_study_in_jobs(args, config, engine, _JOB)
+    if World.of_launcher().rank > 0:
+        return 1 if failed else 0
     from .conclusion import conclude  # it draws, and needs all that goes with that
 
     conclude(Path(args.expdir), failed)
@@ -347,6 +401,9 @@ def _log_to_screen() -> None:
         ours.addHandler(_ScreenHandler())
         ours.setLevel(logging.INFO)
         ours.propagate = False
+    if World.of_launcher().rank > 0:  # the first of many processes speaks, but for what each alone can know
+        ours.setLevel(logging.ERROR)
+        logging.getLogger("s3prl_mi.extraction").setLevel(logging.WARNING)
 
 
 def _save_command(args: argparse.Namespace, config: dict[str, Any]) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from .corpora import Utterance
+from .distributed import all_gather_object, world
 from .errors import MIError
-from .estimators.frames import Frames
+from .estimators.frames import Frames, Owners
 from .extraction import Split
 from .featurizer import LayerWeights, WeightedLayer
 from .store import Entry
@@ -21,12 +24,15 @@ Layer = int | str
 class Side:
     """Splits and their hidden states.
 
-    `states` holds, for the unmasked input (`PLAIN`) and for each mask view, the entries of each split: one entry,
-    or one for each frame rate of the upstream. The entries of all views have the same rows.
+    `splits` are whole. Of several processes each has the hidden states of its own share of them, and `order` names the
+    utterances of all in the order in which one process would hold them. `states` holds, for the unmasked input
+    (`PLAIN`) and for each mask view, the entries of each split: one entry, or one for each frame rate of the upstream.
+    The entries of all views have the same rows.
     """
 
     splits: list[Split]
     states: Mapping[View, Sequence[Sequence[Entry]]]
+    order: Sequence[str]
 
     def __post_init__(self) -> None:
         """Refuse an id that stands for two utterances: labels, speakers and lengths are found by it.
@@ -58,12 +64,12 @@ class Side:
     @property
     def found(self) -> int:
         """Utterances that the splits list, readable or not."""
-        return sum(len(s.utterances) + len(s.checked.unreadable) for s in self.splits)
+        return sum(s.found for s in self.splits)
 
     @property
     def used(self) -> int:
-        """Utterances with hidden states."""
-        return sum(len(entries[0].utterances) for entries in self.states[PLAIN])
+        """Utterances with hidden states, of all processes."""
+        return len(self.order)
 
     @property
     def name(self) -> str:
@@ -77,9 +83,32 @@ class Side:
         return [next(e for e in entries if layer == "weighted" or layer in e.layers) for entries in of_view]
 
     def frames(self, layer: Layer, weights: LayerWeights | None, view: View = PLAIN) -> Frames:
-        """All frames of one layer; `weights` says what `weighted` is."""
+        """All frames of one layer that this process holds; `weights` says what `weighted` is."""
         entries = self.entries(layer, view)
+        owners = self._owners(entries) if world().size > 1 else None
         if weights is None:
-            return Frames([e.layer(int(layer)) for e in entries])
-        count = len(weights.weights)
-        return Frames([WeightedLayer([e.layer(n) for n in range(count)], weights) for e in entries])
+            return Frames([e.layer(int(layer)) for e in entries], owners=owners)
+        layers = range(len(weights.weights))
+        return Frames([WeightedLayer([e.layer(n) for n in layers], weights) for e in entries], owners=owners)
+
+    def _owners(self, entries: Sequence[Entry]) -> Owners:
+        number = {utterance: n for n, utterance in enumerate(self.order)}
+        numbers = np.array([number[u] for e in entries for u in e.utterances], dtype=np.int64)
+        counts = np.array([count for e in entries for count in e.n_frames], dtype=np.int64)
+        return Owners(np.repeat(numbers, counts), len(self.order))
+
+
+def side_of(splits: list[Split], states: Mapping[View, Sequence[Sequence[Entry]]]) -> Side:
+    """Put a side together; all processes do so at the same time.
+
+    Args:
+        splits: whole.
+        states: hidden states of this process's share, as in `Side`.
+    """
+    told = all_gather_object([u for entries in states[PLAIN] for u in entries[0].utterances])
+    place = {
+        u: (i, -n_samples, u)
+        for i, split in enumerate(splits)
+        for u, n_samples in split.checked.n_samples.items()
+    }
+    return Side(splits, states, sorted((u for own in told for u in own), key=place.__getitem__))

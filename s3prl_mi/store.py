@@ -403,8 +403,8 @@ class Writer:
         self._files = [open(self.folder / f"layer_{i}.bin", "ab") for i in self.layers]
         self._files.append(open(self.folder / JOURNAL, "ab"))
 
-    def _begin(self, hidden: Sequence[FloatMatrix]) -> None:
-        """Fix offset and scale of each layer by its first utterance."""
+    def begin(self, hidden: Sequence[FloatMatrix]) -> None:
+        """Fix offset and scale of each layer by one utterance: by the first one appended if not called before."""
         self._dims = [h.shape[1] for h in hidden]
         for index, h in zip(self.layers, hidden, strict=True):
             spread = h.std(0)
@@ -432,7 +432,7 @@ class Writer:
                     "this recording is at fault; compare another checkpoint, or leave the recording out."
                 )
         if not self._scales:
-            self._begin(hidden)
+            self.begin(hidden)
         for file, index, h in zip(self._files, self.layers, hidden, strict=False):
             file.write((h if self.dtype == "float32" else self._narrow(index, h)).tobytes())
         self.written[utterance] = len(hidden[0])

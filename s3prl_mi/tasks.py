@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ._types import IntVector
 from .alignments import match_utterances, open_alignments
 from .config import MIConfig
+from .distributed import all_gather_object, together, total
 from .errors import MIError
 from .estimators.frames import Frames
 from .estimators.mi_supervised import Estimate, Vocabulary, fit_supervised, score_supervised
@@ -158,15 +160,16 @@ class SupervisedTask(MITask):
         geometry = self.context.geometry(layer)
         if (side, geometry) not in self._labels:
             config = self.context.config.datarc.alignments
-            labels = labelled_frames(
-                side.entries(layer),
-                side.utterances,
-                side.n_samples,
-                open_alignments(config),
-                geometry,
-                config.silence == "drop",
-            )
-            if not len(labels.rows):
+            with together():
+                labels = labelled_frames(
+                    side.entries(layer),
+                    side.utterances,
+                    side.n_samples,
+                    open_alignments(config),
+                    geometry,
+                    config.silence == "drop",
+                )
+            if not total(len(labels.rows)):
                 raise MIError(
                     f"no frame of {side.name} has a label: check downstream_expert.datarc.alignments (path, tier, "
                     "silence)."
@@ -177,13 +180,15 @@ class SupervisedTask(MITask):
     def usage(self, side: Side, layer: Layer) -> tuple[int, int]:
         """Utterances used of a side, and frames left out for want of a label."""
         labels = self.labels(side, layer)
-        return labels.utterances, labels.unlabelled
+        return total(labels.utterances), total(labels.unlabelled)
 
     def fit(self, side: Side, cell: Cell, kinds: Sequence[str]) -> Fitted:
         """Fit probes of the labels."""
         c, layer = self.context, cell.layer
         labels = self.labels(side, layer)
-        vocabulary = Vocabulary.of(labels.labels)
+        # the labels that occur on any process
+        occurring = all_gather_object(Vocabulary.of(labels.labels).labels)
+        vocabulary = Vocabulary.of([label for own in occurring for label in own])
         classes, ids = len(vocabulary.labels), vocabulary.ids(labels.labels)
         if classes < 2:
             raise MIError(
@@ -197,9 +202,9 @@ class SupervisedTask(MITask):
                 every = [side.frames(n, None).select(labels.rows) for n in range(c.n_layers)]
                 weights = learn_weights(every, ids, classes, c.normalize, c.device)
         z = side.frames(layer, weights).select(labels.rows)
-        groups = held_out_groups(side.entries(layer), side.utterances)[labels.rows]
+        groups = _groups(side, layer)[labels.rows]
         probes = fit_supervised(z, ids, classes, groups, c.seeds, kinds, c.config.protocol, c.device)
-        return Fitted(probes, list(c.seeds), len(z), weights, list(vocabulary.labels))
+        return Fitted(probes, list(c.seeds), z.total, weights, list(vocabulary.labels))
 
     def score(self, fitted: Fitted, side: Side, cell: Cell) -> list[list[Estimate]]:
         """Score probes of the labels."""
@@ -250,9 +255,9 @@ class ViewsTask(MITask):
         codebooks = self._codebooks_of(b, cell)
         pairs = self._pairs(side, cell)
         a = side.frames(layer, weights, cell.view).select(pairs.rows_a)
-        groups = held_out_groups(side.entries(layer), side.utterances)[pairs.rows_a]
+        groups = _groups(side, layer)[pairs.rows_a]
         probes = fit_views(a, b.select(pairs.rows_b), codebooks, groups, c.seeds, kinds, c.config.protocol)
-        return Fitted(probes, list(c.seeds), len(a), weights, codebooks.cpu())
+        return Fitted(probes, list(c.seeds), a.total, weights, codebooks.cpu())
 
     def _codebooks_of(self, frames_b: Frames, cell: Cell) -> torch.Tensor:
         """The codebooks of a layer, fitted once: they serve every mask pattern, shift and kind of frames."""
@@ -280,7 +285,8 @@ class ViewsTask(MITask):
             side.frames(cell.layer, weights, view).select(rows).read(0, len(rows))
             for view in (cell.view, PLAIN)
         )
-        if np.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.std())):
+        differ = len(rows) > 0 and not np.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.std()))
+        if not total(differ):
             raise MIError(
                 "its hidden states are the same with and without masks, so it lies before the mask site and has no "
                 "two views. Leave it out with downstream_expert.layers, or use views.mask_level: waveform."
@@ -290,12 +296,17 @@ class ViewsTask(MITask):
         c = self.context
         geometry = c.geometry(cell.layer)
         pairs = paired_frames(side.entries(cell.layer), cell.view, cell.frames, geometry, c.geometry(0))
-        if not len(pairs.rows_a):
+        if not total(len(pairs.rows_a)):
             raise MIError(
                 f"{side.name}: no frame to score ({cell.frames}); its utterances are shorter than what the view "
                 f"{cell.view.describe()} needs."
             )
         return pairs
+
+
+def _groups(side: Side, layer: Layer) -> IntVector:
+    """Speakers or utterances of a side's rows."""
+    return held_out_groups(side.entries(layer), side.utterances, side.order)
 
 
 TASKS: dict[str, type[MITask]] = {"mi_supervised": SupervisedTask, "mi_views": ViewsTask}

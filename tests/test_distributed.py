@@ -6,17 +6,25 @@ import multiprocessing
 import os
 import socket
 import traceback
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from s3prl_mi import distributed
+from s3prl_mi.audio import SAMPLE_RATE, Checked
+from s3prl_mi.corpora import Utterance
+from s3prl_mi.errors import MIError
 from s3prl_mi.estimators import probe
 from s3prl_mi.estimators.frames import Frames, Owners
 from s3prl_mi.estimators.mi_supervised import fit_supervised, score_supervised
 from s3prl_mi.estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
+from s3prl_mi.extraction import Split
+from s3prl_mi.run_downstream import main
 
 
 def free_port() -> int:
@@ -38,8 +46,11 @@ def one_rank(
         S3PRL_MI_RANK_TIMEOUT="10",
     )
     try:
-        with distributed.session("nccl", "cpu"):
-            answer = function(*arguments)
+        if function is main:
+            answer = main(*arguments)
+        else:
+            with distributed.session("nccl", "cpu"):
+                answer = function(*arguments)
         results.put((rank, answer))
     except BaseException as error:
         results.put((rank, (type(error).__name__, str(error), traceback.format_exc())))
@@ -59,7 +70,7 @@ def ranks(
     for process in started:
         process.start()
     try:
-        return dict(results.get(timeout=50) for _ in range(size if expect is None else expect))
+        return dict(results.get(timeout=200) for _ in range(size if expect is None else expect))
     finally:
         for process in started:
             process.join(timeout=10)
@@ -96,7 +107,7 @@ def test_sums_and_objects_are_the_same_on_every_rank():
 
 # --- Estimates ----------------------------------------------------------------------------------------------
 
-UTTERANCES, LENGTH, DIM, CLASSES = 24, 30, 12, 6
+UTTERANCES, LENGTH, DIM, CLASSES = 24, 20, 8, 5
 
 
 ROUNDING = 2e-3
@@ -121,7 +132,7 @@ def speech(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 def estimates(shares: list[list[int]]) -> list[tuple[float, ...]]:
     """Both tasks on the utterances that fall to this rank."""
-    probe.ROUNDS, probe.ROUND_STEPS = 2, 5  # quick
+    probe.ROUNDS, probe.ROUND_STEPS = 2, 3  # quick
     mine = np.array(shares[distributed.world().rank], dtype=np.int64)
     sides = []
     for seed in (0, 1):
@@ -137,20 +148,11 @@ def estimates(shares: list[list[int]]) -> list[tuple[float, ...]]:
             )
         )
     (fa, fb, fy, groups), (ea, eb, ey, _) = sides
-    kinds = ["logistic", "mlp"]
-    found = score_supervised(
-        fit_supervised(fa, fy, CLASSES, groups, [0, 1], kinds, "default", "cpu"),
-        ea,
-        ey,
-        CLASSES,
-        [0, 1],
-        "default",
-        fa.total,
-    )
+    probes = fit_supervised(fa, fy, CLASSES, groups, [0], ["mlp"], "default", "cpu")
+    found = score_supervised(probes, ea, ey, CLASSES, [0], "default", fa.total)
     books = fit_codebooks_of_view(fb, 8, [0, 1])
-    found += score_views(
-        fit_views(fa, fb, books, groups, [0, 1], kinds, "default"), books, ea, eb, [0, 1], "default", fa.total
-    )
+    probes = fit_views(fa, fb, books, groups, [0, 1], ["logistic"], "default")
+    found += score_views(probes, books, ea, eb, [0, 1], "default", fa.total)
     return [
         (e.mi_lower_bound_bits, e.entropy_bits, e.accuracy, e.fit_frames, e.eval_frames, *e.class_bits[:5])
         for group in found
@@ -158,15 +160,103 @@ def estimates(shares: list[list[int]]) -> list[tuple[float, ...]]:
     ]
 
 
-def test_estimates_on_two_ranks_are_those_on_one():
+def test_estimates_on_several_ranks_are_those_on_one():
     alone = estimates([list(range(UTTERANCES))])
-    odd = [[u for u in range(UTTERANCES) if u % 3 == 0], [u for u in range(UTTERANCES) if u % 3]]
-    answers = ranks(2, estimates, odd)
-    assert answers[0] == answers[1]
+    # one rank has no frame at all
+    answers = ranks(
+        3, estimates, [[], list(range(0, UTTERANCES, 3)), [u for u in range(UTTERANCES) if u % 3]]
+    )
+    assert answers[0] == answers[1] == answers[2]
     np.testing.assert_allclose(answers[0], alone, atol=ROUNDING)
 
 
-def test_a_rank_without_frames_waits_for_nobody():
-    alone = estimates([list(range(UTTERANCES))])
-    answers = ranks(3, estimates, [[], list(range(5)), list(range(5, UTTERANCES))])
-    np.testing.assert_allclose(answers[2], alone, atol=ROUNDING)
+# --- Whole experiments --------------------------------------------------------------------------------------
+
+
+def split_of(seconds: list[float]) -> Split:
+    utterances = [Utterance(f"u{n:02d}", Path(f"{n}.flac"), "s", None, None) for n in range(len(seconds))]
+    lengths = {u.id: round(s * SAMPLE_RATE) for u, s in zip(utterances, seconds, strict=True)}
+    checked = Checked(utterances, [("bad", "empty")], sum(seconds), lengths, Counter(), 0)
+    return Split("s", utterances, checked, 0.5, len(seconds) + 1)
+
+
+def test_utterances_are_shared_by_duration():
+    whole = split_of([3, 5, 3, 4, 1])
+    shares = [whole.share(rank, 2) for rank in range(2)]
+    assert [s.seconds for s in shares] == [8.0, 8.0]
+    assert [[u.id for u in s.utterances] for s in shares] == [["u01", "u02"], ["u00", "u03", "u04"]]
+    assert [s.found for s in shares] == [6, 6]
+    assert whole.share(0, 1) is whole
+    assert whole.share(6, 7).utterances == []
+
+
+@pytest.mark.parametrize("task", ["mi_supervised", "mi_views"])
+def test_an_experiment_on_two_ranks_has_the_records_of_one(run, task):
+    assert run(task, name="alone", store__root=str(run.folder / "alone-store")) == 0
+    words = run.command(task, name="shared")
+    assert ranks(2, main, words) == {0: 0, 1: 0}
+    alone, shared = run.records("alone"), run.records("shared")
+    assert len(shared) == len(alone) == len({r.identity() for r in shared}) > 0
+    for one, two in zip(alone, shared, strict=True):
+        assert one.identity() == two.identity()
+        assert two.mi_lower_bound_bits == pytest.approx(one.mi_lower_bound_bits, abs=ROUNDING)
+        for counted in (
+            "fit_frames",
+            "eval_frames",
+            "utterances",
+            "unlabelled_frames",
+            "unseen_frames",
+            "labels",
+        ):
+            assert getattr(one, counted) == getattr(two, counted)
+    stored = [p for p in (run.folder / "store").glob("*/*/manifest.json")]
+    assert len(stored) == 2 * len(list((run.folder / "alone-store").glob("*/*/manifest.json")))
+
+
+# --- Failures -----------------------------------------------------------------------------------------------
+
+
+def mistake_on_one() -> Any:
+    try:
+        with distributed.together():
+            if distributed.world().rank == 1:
+                raise MIError("alignments: no such folder")
+    except MIError as error:
+        return type(error).__name__, str(error), distributed.total(1)
+
+
+def test_a_mistake_on_one_rank_is_one_on_all_and_they_go_on():
+    answers = ranks(2, mistake_on_one)
+    assert answers[1] == ("MIError", "alignments: no such folder", 2)
+    assert answers[0] == ("ElsewhereError", "alignments: no such folder", 2)
+
+
+def dies(how: str) -> None:
+    if distributed.world().rank == 1:
+        if how == "killed":
+            os._exit(9)
+        raise ValueError("a bug") if how == "bug" else MIError("a mistake")
+    distributed.all_reduce_sum(torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [("killed", "lost the others"), ("bug", "has failed (ValueError: a bug)"), ("mistake", "a mistake")],
+)
+def test_a_rank_that_dies_ends_the_others_with_a_message(how, expected):
+    kind, message, _ = ranks(2, dies, how, expect=1 if how == "killed" else 2)[0]
+    assert kind == "RankError"
+    assert expected in message
+    assert ("-a" in message) == (how != "mistake")
+
+
+def test_without_a_launcher_there_is_one_process(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with distributed.session("nccl", "cpu") as here:
+        assert (here.size, distributed.is_main()) == (1, True)
+        tensor = torch.ones(2)
+        assert distributed.all_reduce_sum(tensor) is tensor
+        assert distributed.all_gather_object("x") == ["x"]
+        with pytest.raises(MIError, match="as it is"), distributed.together():
+            raise MIError("as it is")

@@ -295,9 +295,9 @@ def test_stock_task_evaluated_without_naming_it(stock, tmp_path):
     assert stock == [["-m", "evaluate", "-e", "ctc_run", "--device", "cpu"]]
 
 
-def test_other_ranks_leave_the_work_to_rank_0(calls, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    assert train() == 0
+def test_a_local_rank_without_a_launcher_is_refused(calls, capsys):
+    assert train("--local_rank=0") == 1
+    assert "torchrun" in capsys.readouterr().err
     assert calls == []
 
 
