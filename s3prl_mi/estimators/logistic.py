@@ -99,9 +99,9 @@ def _evaluate(inputs: Inputs, problems: Problems, at: Linear, anchor: Tensor) ->
     for start, stop, x in inputs.blocks(rows):
         target = problems.targets[start:stop, :, None]
         logits = torch.addmm(at.bias.reshape(1, -1), x, weight).view(stop - start, count, classes)
-        norm = logits.logsumexp(2, keepdim=True)
-        nll = (norm - logits.gather(2, target)).squeeze(2)
-        residual = logits.sub_(norm).exp_()
+        log_q = logits.log_softmax(2)
+        nll = -log_q.gather(2, target).squeeze(2)
+        residual = log_q.exp_()
         residual.scatter_add_(2, target, torch.full_like(target, -1.0, dtype=residual.dtype))
         if problems.held_out is not None:
             out = problems.held_out[start:stop]

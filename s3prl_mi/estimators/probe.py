@@ -29,12 +29,17 @@ from .folds import assign_folds
 from .frames import AffineMap, Frames, Inputs, fit_affine
 from .logistic import Linear, Problems, minimise
 from .network import Network, NetworkSettings, train
+from .precision import fast_products
 
-PROTOCOLS = {"default": "default-1", "paper": "paper-1"}
+PROTOCOLS = {"default": "default-2", "paper": "paper-1"}
 """Name in the config -> name and version in records. A change of any number below needs a new version."""
 
-L2_PATH = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
-"""L2 strengths tried, strongest first, relative to the mean loss in nats (scikit-learn's 1 / (C n_frames))."""
+L2_PATH = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
+"""L2 strengths tried, strongest first, relative to the mean loss in nats (scikit-learn's 1 / (C n_frames)); the best is
+the lowest point of a parabola through three of them."""
+
+FIT_TOLERANCE = 1e-4
+"""Nats by which a logistic probe may be above the minimum of its loss (`logistic.minimise`)."""
 
 SELECTION_FRAMES = 50_000
 """Choices are made on at most so many fit frames, evenly spaced: neighbours in time say much the same."""
@@ -246,7 +251,8 @@ def fit_probes(
         ("paper", "logistic"): lambda: fitting.by_sgd("logistic", LOGISTIC_PAPER),
         ("paper", "mlp"): lambda: fitting.by_sgd("mlp", MLP_PAPER),
     }
-    return [fit[protocol, kind]() for kind in kinds]
+    with fast_products():
+        return [fit[protocol, kind]() for kind in kinds]
 
 
 def _check_request(frames: Frames, classes: int, kinds: Sequence[str], protocol: str) -> None:
@@ -299,7 +305,7 @@ class _Fitting:
             l2 = self._choose_l2()
             strengths = torch.full((self.targets.shape[1],), l2, device=self.device)
             problems = Problems(self.targets, None, self.classes, strengths)
-            linear, _ = minimise(self.inputs, problems, tolerance=2e-5)
+            linear, _ = minimise(self.inputs, problems, tolerance=FIT_TOLERANCE)
             if self.targets.shape[1] == 1:
                 linear = linear.problem([0] * len(self.seeds))
             self._logistic = (linear, l2)
@@ -317,7 +323,7 @@ class _Fitting:
             start, loss = minimise(self.sample, problems, start, tolerance=1e-3)
             tried.append((l2, float((loss * weight).sum())))
             best = min(v for _, v in tried)
-            if len(tried) > 2 and tried[-1][1] > best and tried[-2][1] > best:
+            if tried[-1][1] > best:
                 break
         # A penalty weighs against the sum of losses, and the final fit has one fold more of them.
         return _lowest_point(tried) * (1 - 1 / self.n_folds)
