@@ -91,6 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 after a mistake that the user can mend, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        build_parser().print_help(sys.stderr)
+        return 2
     args, extra = build_parser().parse_known_args(words)
     if extra and args.command != "demo":
         build_parser().error(f"unrecognized arguments: {' '.join(extra)}")

@@ -5,10 +5,15 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import MIError
-from .selection import setting_of, unusual
+from .selection import Setting, setting_of, unusual
+
+if TYPE_CHECKING:
+    from .collect import Result
 
 REPORT_FOLDER = "report"
 
@@ -33,27 +38,39 @@ def conclude(folder: Path, failed: Sequence[str]) -> None:
     for line in failed:
         sys.stderr.write(f"failed: {line}\n")
     if failed:
-        sys.stderr.write("The same command with -a tries these again and repeats nothing else.\n")
+        sys.stderr.write(
+            "Mend what is named; the same command with -a then runs these, and repeats nothing else.\n"
+        )
 
 
 def _comparison(folder: Path) -> str:
-    """The table of `s3prl-mi compare`; of a sweep, that of its usual setting."""
+    """Tables as of `s3prl-mi compare`: one for each frame rate, and of a sweep that of its usual setting."""
     from .collect import collect
     from .compare import Filters, build, keep, to_screen
 
-    results = collect([folder])
-    try:
-        return to_screen(build(results))
-    except MIError as error:
-        found = {setting_of(r) for x in results for r in x.records if r.clusters is not None}
-        settings = sorted(found, key=lambda s: (unusual(s), str(s)))
-        if len({(s.view, s.clusters, s.frames) for s in settings}) < 2:
-            return f"no table: {error}\n"
-        usual = settings[0]
-    kept = keep(results, Filters(view=usual.view, clusters=usual.clusters, frames=usual.frames))
-    told = f"At {usual.view}, {usual.clusters} clusters, {usual.frames} frames; "
-    told += "the other settings are in the report.\n\n"
-    try:
-        return told + to_screen(build(kept))
-    except MIError as error:
-        return f"no table: {error}\n"
+    by_rate: dict[float, list[Result]] = {}
+    for result in collect([folder]):
+        for shift in sorted({r.frame_shift_ms for r in result.records}):
+            records = [r for r in result.records if r.frame_shift_ms == shift]
+            by_rate.setdefault(shift, []).append(replace(result, records=records))
+    tables: list[str] = []
+    for shift, results in sorted(by_rate.items()):
+        usual = _usual_setting(results)
+        told = f"Frames every {shift:g} ms, not on one scale with the others.\n\n" if len(by_rate) > 1 else ""
+        if usual is not None:
+            told += f"At {usual.view}, {usual.clusters} clusters, {usual.frames} frames; the other settings are in the "
+            told += "report.\n\n"
+            results = keep(results, Filters(view=usual.view, clusters=usual.clusters, frames=usual.frames))
+        try:
+            tables.append(told + to_screen(build(results)))
+        except MIError as error:  # what earlier commands left in the folder was measured otherwise
+            tables.append(f"{told}No table: {error} (options of `s3prl-mi compare {folder}`)\n")
+    return "\n".join(tables)
+
+
+def _usual_setting(results: Sequence[Result]) -> Setting | None:
+    """The setting of mi_views that stands for a sweep, or None where there is one setting."""
+    found = {setting_of(r) for x in results for r in x.records if r.task == "mi_views"}
+    if len({(s.view, s.clusters, s.frames) for s in found}) < 2:
+        return None
+    return min(found, key=lambda s: (unusual(s), str(s)))

@@ -178,6 +178,7 @@ def runs_of(args: argparse.Namespace, config: Mapping[str, Any]) -> list[Run]:
     if not asked:
         raise MIError("-u is missing: which upstreams? -u hubert,wavlm or -u name=checkpoint,name=checkpoint")
     systems = expand(asked, args.upstream_ckpt)
+    check_systems(systems)
     names: list[str] = []
     for system in systems:
         free = (f"{system.slug}-{n}" if n > 1 else system.slug for n in itertools.count(1))
@@ -186,6 +187,31 @@ def runs_of(args: argparse.Namespace, config: Mapping[str, Any]) -> list[Run]:
     return [
         Run(t, s, root / t / n) for s, n in zip(systems, names, strict=True) for t in dict.fromkeys(tasks)
     ]
+
+
+def check_systems(systems: Iterable[System]) -> None:
+    """Refuse names and files that do not exist before the first model is measured.
+
+    Raises:
+        MIError: an unknown upstream, or a checkpoint that is neither there nor an address or Hugging Face id.
+    """
+    from .upstream_names import upstream_names
+
+    known = set(upstream_names())
+    for system in dict.fromkeys(systems):
+        if system.upstream not in known:
+            raise MIError(
+                f"unknown upstream -u {system.upstream!r}.{nearest(system.upstream, known)} `s3prl-mi upstreams` lists "
+                "all names."
+            )
+        ckpt = system.ckpt or ""
+        is_path = (
+            ckpt.startswith((".", "/", "~"))
+            or Path(ckpt).suffix in CHECKPOINT_SUFFIXES
+            or ckpt.count("/") > 1
+        )
+        if is_path and not ckpt.startswith("http") and not Path(ckpt).exists():
+            raise MIError(f"-u {system.upstream}={ckpt}: no such file or folder.")
 
 
 def default_splits(args: argparse.Namespace, config: dict[str, Any]) -> None:

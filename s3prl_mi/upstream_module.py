@@ -172,6 +172,7 @@ def _import_file(path: Path, what: str) -> ModuleType:
 def _beside(source: Path, names: Iterable[str]) -> list[Path]:
     """Files of modules that lie in or below the folder of `source`, which a script finds without installation."""
     files = {Path(f) for n in names if (f := getattr(sys.modules.get(n), "__file__", None))}
+    files = {f for f in files if f.is_absolute()}  # torch.classes calls itself _classes.py, which is no file
     libraries = (Path(__file__).resolve().parent, compat.s3prl_folder().resolve())
     return sorted(
         f

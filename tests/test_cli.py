@@ -66,13 +66,20 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["measure"], ["compare"], ["report"], ["store"], ["store", "list", "--seed", "1"]]
+    "words", [["measure"], ["compare"], ["report"], ["store"], ["store", "list", "--seed", "1"]]
 )
 def test_wrong_words_end_with_status_2(words, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(words)
     assert stopped.value.code == 2
     assert "usage: s3prl-mi" in capsys.readouterr().err
+
+
+def test_without_a_command_all_are_shown(capsys):
+    assert cli.main([]) == 2
+    said = capsys.readouterr().err
+    assert "compare" in said
+    assert "upstreams" in said
 
 
 def test_only_demo_passes_unknown_words_on(monkeypatch, tmp_path):

@@ -70,12 +70,17 @@ def whole(tmp_path_factory):
             [trained(step, layer=n, bits=bits + n / 20, layers_in_upstream=4, last_layer=3) for n in layers],
         )
         supervised = [
-            trained(step, layer=n, bits=bits + n / 10, layers_in_upstream=4, last_layer=3, **SUPERVISED) for n in layers
+            trained(step, layer=n, bits=bits + n / 10, layers_in_upstream=4, last_layer=3, **SUPERVISED)
+            for n in layers
         ]
         experiment(root / f"s{step}", supervised)
     for m in (26, 34):
         view = f"mask(latent, {m} of 40 frames)"
-        experiment(root / f"mask{m}", [trained(200, layer=3, layers_in_upstream=4, last_layer=3, view=view)], classes=False)
+        experiment(
+            root / f"mask{m}",
+            [trained(200, layer=3, layers_in_upstream=4, last_layer=3, view=view)],
+            classes=False,
+        )
     for i, name in enumerate(NAMED):
         records = [published(name, bits=1 + i / 10, layer=n, **SUPERVISED) for n in range(2)]
         experiment(root / "deep" / "er" / name, records, classes=False)

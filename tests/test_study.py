@@ -160,7 +160,7 @@ def test_checkpoints_that_the_user_numbers_are_one_curve(run, checkpoint, capsys
     other, large = checkpoint("hubert-large")
     assert name == other
     assert main(command(run, "-u", f"{name}={file}#1,{name}={large}#2", task="mi_views")) == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "is picked without labels" in said
     assert list((run.folder / "experiment" / "report" / "figures").glob("checkpoints_1.png"))
 
@@ -198,6 +198,23 @@ def test_a_finished_study_repeats_nothing_and_takes_more(run, monkeypatch):
     assert main(command(run, "-u", "fbank,mel", "-a")) == 0
     assert result.read_bytes() == before
     assert (run.folder / "experiment" / "mi_views" / "mel" / RESULTS_FILE).exists()
+
+
+def test_a_wrong_name_or_file_is_found_before_anything_is_measured(run, capsys):
+    assert main(command(run, "-u", "fbank,hubret", task="mi_views")) == 1
+    assert "unknown upstream -u 'hubret'. Did you mean 'hubert'" in capsys.readouterr().err
+    assert main(command(run, "-u", "fbank,apc_local=/no/such.ckpt", task="mi_views")) == 1
+    assert "/no/such.ckpt: no such file" in capsys.readouterr().err
+    assert not list(run.folder.rglob(RESULTS_FILE))
+
+
+def test_upstreams_of_two_frame_rates_have_a_table_each(run, checkpoint, capsys):
+    name, file = checkpoint("hubert-base")
+    assert main(command(run, "-u", f"fbank,{name}={file}", task="mi_views")) == 0
+    said = capsys.readouterr().out
+    assert "Frames every 10 ms, not on one scale with the others." in said
+    assert "Frames every 20 ms, not on one scale with the others." in said
+    assert "No table" not in said
 
 
 def test_one_that_fails_does_not_stop_the_others(run, tmp_path, capsys):

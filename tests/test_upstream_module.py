@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import types
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 import torch
@@ -226,3 +229,18 @@ def test_s3prls_own_tasks_see_them_too(tmp_path):
     upstream_module.show_to_s3prl(hub)
     assert {"my_model", "dinosr", "cotraining", "hf"} <= set(vars(hub))
     assert hub.my_model().encoder.in_features == 320
+
+
+def test_a_module_in_the_folder_where_the_command_runs(tmp_path):
+    """In a new process: torch, which the module imports first, has modules that call a file their own which is none."""
+    (tmp_path / "mine.py").write_text(MODULE)
+    code = "from s3prl_mi import upstream_module as m; m.load_module('mine.py'); print('my_model' in m.known())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "True", done.stderr

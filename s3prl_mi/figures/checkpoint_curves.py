@@ -79,7 +79,7 @@ def picks_of(name: str, records: Sequence[Record]) -> dict[str, CheckpointPick]:
 
 def stability_words(pick: CheckpointPick) -> str:
     """The pick, how stable it is and what it costs against the choice with labels, in plain words."""
-    text = f"With the {pick.setting.probe} probe, step {pick.step:,} is picked without labels"
+    text = f"With the {pick.setting.probe} probe at layer {pick.layer}, step {pick.step:,} is picked without labels"
     for s in pick.stability:
         same = round(s.share_same * len(s.picks))
         what = {"seed": "seeds", "view": "views", "clusters": "numbers of clusters"}[s.factor]

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from matplotlib.ticker import MaxNLocator
+
 from ..classes import ClassRecord
 from ..results import Record, is_encoder_layer
 from .picture import Picture, chunks, dress, finish, label_ends, look, sheet
@@ -142,6 +144,7 @@ def _draw(scale: Scale, found: list[Usage], names: Mapping[Model, str], number: 
                 row[1].axhline(clusters, color="0.5", linestyle="--", linewidth=0.9)
                 dress(row[1], "layer", "perplexity (clusters)", "all layers; dashed: number of clusters")
                 row[1].set_ylim(0, 1.08 * clusters)
+                row[1].xaxis.set_major_locator(MaxNLocator(integer=True))
         if several:
             figure.draw_without_rendering()
             for row, part in zip(grid, parts, strict=True):

@@ -86,6 +86,11 @@ def _best(study: Study, scale: Scale) -> str:
         gap = best.mi_lower_bound_bits - ranking[1].mi_lower_bound_bits
         if gap < best.mi_lower_bound_bits_sd + ranking[1].mi_lower_bound_bits_sd:
             text += ". The first two are closer than their seeds scatter: no order between them"
+        if ranking[-1].mi_lower_bound_bits < 0:
+            text += (
+                ". Below zero a probe does worse than the targets' frequency alone: the model's frames mean something "
+                "else for speakers that it was not fitted on, or there is too little speech"
+            )
     return text + "."
 
 
@@ -113,7 +118,8 @@ def _layers(study: Study) -> list[str]:
         f"{_count(len(rows), 'case')} (model, probe and setting)"
     )
     lost = max(a.lost_bits for a in rows)
-    text += f"; otherwise it costs at most {lost:.3f} bits of I(Z;Y)" if same < len(rows) else ""
+    if same < len(rows):
+        text += f"; {'where it does not, ' if same else ''}it costs at most {lost:.3f} bits of I(Z;Y)"
     last = [a.last_lost_bits for a in rows if a.last_lost_bits is not None]
     if last:
         text += f". Taking the last layer instead costs at most {max(last):.3f} bits"
