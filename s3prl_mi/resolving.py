@@ -11,6 +11,7 @@ from typing import Any
 
 from . import compat
 from ._hook import TASKS, default_config, packaged_configs
+from .distributed import World
 from .errors import MIError, nearest
 
 
@@ -163,7 +164,8 @@ def apply_override(text: str, args: argparse.Namespace, config: dict[str, Any]) 
             _override_args(args, fields, value, item)
         else:
             _override_config(config, fields, value, item)
-        print(f"[Override] - {key} = {value}", file=sys.stderr)
+        if World.of_launcher().rank == 0:
+            print(f"[Override] - {key} = {value}", file=sys.stderr)
 
 
 def _override_args(args: argparse.Namespace, fields: Sequence[str], value: Any, item: str) -> None:

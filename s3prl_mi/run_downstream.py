@@ -36,7 +36,7 @@ from .distributed import (
     together,
     world,
 )
-from .errors import MIError
+from .errors import MIError, nearest
 from .resolving import (
     apply_override,
     expdir_of,
@@ -259,6 +259,12 @@ def _run_ours(
     args.downstream = task
     args, config = resolve(args, checkpoint, past)
     if past is None and args.mode == "evaluate":
+        inside = sorted({str(p.parent) for p in Path(args.expdir).glob("*/*/states-*.ckpt")})
+        if inside:
+            raise MIError(
+                f"-m evaluate: {args.expdir} is a study of several experiments; name one of them with -p: "
+                f"{', '.join(inside)}."
+            )
         raise MIError(
             f"-m evaluate: {args.expdir} has no states-*.ckpt, so no finished experiment to score. "
             "Run it with -m train first (the same command with -a finishes one that was interrupted)."
@@ -269,8 +275,13 @@ def _run_ours(
         )
     _load_module(args)  # that of a past experiment
     _prepare(args)
+    _check_sections(config)
     with session(args.backend, args.device):
         _run_experiment(args, config)
+    if task == "mi_views" and args.mode == "train" and _sweeps(config) and World.of_launcher().rank == 0:
+        from .conclusion import conclude  # it draws, and needs all that goes with that
+
+        conclude(Path(args.expdir), [])
 
 
 def run_in_job(args: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -322,6 +333,27 @@ def _own_device(device: str, args: argparse.Namespace) -> str:
     return f"cuda:{here.local_rank % count}"
 
 
+_SECTIONS = ("runner", "optimizer", "scheduler", "specaug", "downstream_expert", "study")
+
+
+def _check_sections(config: dict[str, Any]) -> None:
+    """Refuse a misspelt or misplaced key, which would be passed over in silence."""
+    for key in config:
+        if key not in _SECTIONS:
+            raise MIError(
+                f"unknown config section {key!r}.{nearest(key, _SECTIONS)} The keys of mi_views and mi_supervised "
+                "stand below downstream_expert: config.downstream_expert.<key>."
+            )
+
+
+def _sweeps(config: dict[str, Any]) -> bool:
+    """Whether one experiment measures several settings side by side."""
+    expert = config.get("downstream_expert") or {}
+    views = expert.get("views") or {}
+    lists = (expert.get("clusters"), views.get("mask"), views.get("shift_ms"))
+    return any(isinstance(values, (list, tuple)) and len(values) > 1 for values in lists)
+
+
 def _run_experiment(args: argparse.Namespace, config: dict[str, Any]) -> None:
     with together(limit=DESYNC_SECONDS):
         try:
@@ -355,6 +387,7 @@ def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
         default_splits(args, config)
     if args.override is not None and args.override.lower() != "none":
         apply_override(args.override, args, config)
+    _check_sections(config)
     if engine is None:
         with session(args.backend, args.device):
             failed = run_study(args, config, _run_experiment)

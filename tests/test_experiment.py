@@ -481,6 +481,7 @@ def test_a_sweep_gives_what_its_parts_give(run, finished, monkeypatch):
         == 0
     )
     assert len(run.numbers()) == 2 * 2 * 3
+    assert (run.folder / "experiment" / "report" / "mi_report.html").exists()
     assert {k: v for k, v in run.numbers().items() if k in mine} == mine
 
 

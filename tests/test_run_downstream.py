@@ -128,13 +128,13 @@ def test_own_config_and_model_config_are_used_and_backed_up(calls, tmp_path):
 def test_override_reads_literals_words_and_text(calls):
     text = "config.downstream_expert.datarc.libri_root='/a=b',,config.downstream_expert.clusters=7,,"
     text += (
-        "config.downstream_expert.store.keep=false ,, config.new.deep.key=[1, 2],,args.seed=3,,config.t=fbank"
+        "config.downstream_expert.store.keep=false ,, config.specaug.deep.key=[1, 2],,args.seed=3,,config.optimizer=none"
     )
     assert train("-o", text) == 0
     args, config = calls[0]
     expert = config["downstream_expert"]
     assert (expert["datarc"]["libri_root"], expert["clusters"], expert["store"]["keep"]) == ("/a=b", 7, False)
-    assert (config["new"], args.seed, config["t"]) == ({"deep": {"key": [1, 2]}}, 3, "fbank")
+    assert (config["specaug"], args.seed, config["optimizer"]) == ({"deep": {"key": [1, 2]}}, 3, "none")
 
 
 @pytest.mark.parametrize(
@@ -343,3 +343,19 @@ def test_help_shows_examples_first_and_imports_nothing_heavy():
     assert lines[-1] == "[]"
     assert done.stdout.index("-d mi_supervised -u fbank") < done.stdout.index("--upstream_feature_selection")
     assert max(map(len, lines)) <= 110
+
+
+@pytest.mark.parametrize("key", ["downstream_exprt.seeds", "seeds", "datarc.libri_root"])
+def test_a_misplaced_key_is_refused(calls, capsys, key):
+    assert train("-o", f"config.{key}=3") == 1
+    assert f"unknown config section {key.partition('.')[0]!r}" in capsys.readouterr().err
+    assert calls == []
+
+
+def test_evaluating_a_study_names_its_experiments(calls, tmp_path, capsys):
+    for task in ("mi_views", "mi_supervised"):
+        finished(tmp_path / "study" / task / "fbank", downstream=task)
+    assert main(["-m", "evaluate", "-d", "mi_views", "-p", str(tmp_path / "study"), "--device", "cpu"]) == 1
+    said = capsys.readouterr().err
+    assert "is a study of several experiments" in said
+    assert str(tmp_path / "study" / "mi_views" / "fbank") in said
