@@ -127,9 +127,8 @@ def test_own_config_and_model_config_are_used_and_backed_up(calls, tmp_path):
 
 def test_override_reads_literals_words_and_text(calls):
     text = "config.downstream_expert.datarc.libri_root='/a=b',,config.downstream_expert.clusters=7,,"
-    text += (
-        "config.downstream_expert.store.keep=false ,, config.specaug.deep.key=[1, 2],,args.seed=3,,config.optimizer=none"
-    )
+    text += "config.downstream_expert.store.keep=false ,, config.specaug.deep.key=[1, 2],,args.seed=3,,"
+    text += "config.optimizer=none"
     assert train("-o", text) == 0
     args, config = calls[0]
     expert = config["downstream_expert"]
