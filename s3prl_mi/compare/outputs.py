@@ -249,7 +249,9 @@ def _foot(table: Table, bullet: str) -> str:
     if "?" in marks:
         lines.append("?: from a secondary source that could not be checked; left out of correlations.")
     if "*" in marks:
-        lines.append("*: of your own run, but not a score like the others (see above); left out of correlations.")
+        lines.append(
+            "*: of your own run, but not a score like the others (see above); left out of correlations."
+        )
     return "\n".join(bullet + line for line in lines)
 
 
