@@ -187,9 +187,13 @@ def _lloyd_step(data: _Centred, books: Tensor) -> Tensor:
     sums = torch.zeros(seeds * clusters, dim, device=books.device)
     counts = torch.zeros(seeds * clusters, device=books.device)
     offsets = torch.arange(seeds, device=books.device) * clusters
+    flat_books = books.reshape(-1, dim)
+    norms, doubled = flat_books.square().sum(1)[None], -2.0 * flat_books.T
     for start, stop in data.blocks():
         x = data.block(start, stop)
-        flat = _nearest(x, books) + offsets
+        # as `_nearest`, of frames and centroids that are centred and of centroids that are all there
+        scores = torch.addmm(norms, x, doubled)
+        flat = scores.view(-1, seeds, clusters).min(2).indices + offsets
         for s in range(seeds):
             sums.index_add_(0, flat[:, s], x)
         counts += torch.bincount(flat.reshape(-1), minlength=len(counts))
