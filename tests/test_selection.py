@@ -63,7 +63,9 @@ class TestLayers:
         assert last_layer(curve(FREE)) == 4
         codes = make(layer=5, layer_name="vq[0] codes", layers_in_upstream=6, last_layer=4)
         assert last_layer([*curve(FREE, layers_in_upstream=6, last_layer=4), codes]) == 4
-        assert last_layer([make(layer=4, layers_in_upstream=6, last_layer=4)]) == 4  # the codes were not measured
+        assert (
+            last_layer([make(layer=4, layers_in_upstream=6, last_layer=4)]) == 4
+        )  # the codes were not measured
         assert last_layer(curve(FREE, layers_in_upstream=9, last_layer=8)) is None
         assert last_layer([make(layer="weighted", layers_in_upstream=1)]) is None
 
