@@ -149,3 +149,25 @@ def test_fewer_frames_than_clusters():
 def test_number_of_clusters_that_is_none(clusters):
     with pytest.raises(MIError, match=f"clusters: expected a whole number of at least 2, found {clusters}"):
         fit_codebooks(Frames([np.zeros((49, 3))]), clusters, [0])
+
+
+def test_inertia_is_that_of_a_hundred_iterations(monkeypatch):
+    """Within 0.5 % for each seed, though steps end when they hardly gain any more."""
+    z, _ = blobs(6000, 40, 12, 0.8)
+    books = fit_codebooks(Frames([z]), 20, SEEDS)
+    monkeypatch.setattr(kmeans, "TOLERANCE", 0.0)
+    for ours, full in zip(books, fit_codebooks(Frames([z]), 20, SEEDS, 100), strict=True):
+        assert inertia(z, ours) <= 1.005 * inertia(z, full)
+
+
+def test_a_seed_asked_for_twice_is_fitted_once():
+    z, _ = blobs(500, 5, 3, 2.0)
+    books = fit_codebooks(Frames([z]), 4, [3, 1, 3])
+    assert torch.equal(books[0], books[2])
+    assert not torch.equal(books[0], books[1])
+
+
+def test_the_precision_of_products_is_left_as_it_was():
+    before = torch.get_float32_matmul_precision()
+    fit_codebooks(Frames([blobs(300, 5, 3, 2.0)[0]]), 4, [0])
+    assert torch.get_float32_matmul_precision() == before
