@@ -76,9 +76,9 @@ def class_records(
             clusters=r.clusters,
             seed=r.seed,
             labels=list(names),
-            eval_frames=e.class_frames.tolist(),
-            bits=e.class_bits.tolist(),
-            confusion=None if e.confusion is None or r.task == "mi_views" else e.confusion.tolist(),
+            eval_frames=e.class_frames,
+            bits=e.class_bits,
+            confusion=None if r.task == "mi_views" else e.confusion,
         )
         for r, e in zip(records, estimates, strict=True)
     ]

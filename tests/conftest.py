@@ -218,3 +218,12 @@ class Runner:
 @pytest.fixture
 def run(corpus, checkpoint, tmp_path) -> Runner:
     return Runner(corpus, tmp_path, checkpoint)
+
+
+@pytest.fixture(autouse=True)
+def upstreams_of_this_test_only(monkeypatch):
+    """What a test registers is forgotten after it."""
+    from s3prl_mi import families, upstream_module
+
+    monkeypatch.setattr(upstream_module, "_OWN", dict(upstream_module._OWN))
+    monkeypatch.setattr(families, "_BY_NAME", dict(families._BY_NAME))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import Runner
 
-from s3prl_mi import cli, estimate_supervised_mi, estimate_view_mi, families, upstream_module
+from s3prl_mi import cli, estimate_supervised_mi, estimate_view_mi
 from s3prl_mi._hook import packaged_configs
 from s3prl_mi.command_line import build_parser
 from s3prl_mi.config import MIConfig
@@ -36,8 +36,6 @@ def commands(program: str) -> list[list[str]]:
 def test_an_upstream_of_your_own(run: Runner, tmp_path, monkeypatch):
     """The worked example, literally: the module as printed, the command as printed, on the tests' corpus."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(upstream_module, "_OWN", dict(upstream_module._OWN))
-    monkeypatch.setattr(families, "_BY_NAME", dict(families._BY_NAME))
     (source,) = [b for b in blocks("python") if b.startswith("# my_upstreams.py")]
     Path("my_upstreams.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)

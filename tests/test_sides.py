@@ -13,11 +13,13 @@ from s3prl_mi.sides import Side
 
 def split(name, *ids):
     utterances = [Utterance(u, None, name, f"speaker of {name}", None) for u in ids]
-    return Split(name, utterances, Checked(utterances, [], 1.0, dict.fromkeys(ids, 16000), Counter(), 0), 0.0)
+    return Split(
+        name, utterances, Checked(utterances, [], 1.0, dict.fromkeys(ids, 16000), Counter(), 0), 0.0, len(ids)
+    )
 
 
 def test_ids_of_all_splits():
-    side = Side([split("a", "1", "2"), split("b", "3")], {})
+    side = Side([split("a", "1", "2"), split("b", "3")], {}, ["1", "2", "3"])
     assert {u.id: u.speaker for u in side.utterances.values()} == {
         "1": "speaker of a",
         "2": "speaker of a",
@@ -27,9 +29,9 @@ def test_ids_of_all_splits():
 
 def test_one_id_in_two_splits():
     with pytest.raises(MIError, match="'2' is in a and again in b"):
-        Side([split("a", "1", "2"), split("b", "2")], {})
+        Side([split("a", "1", "2"), split("b", "2")], {}, ["1", "2"])
 
 
 def test_a_split_that_is_named_twice():
     with pytest.raises(MIError, match="name each split once"):
-        Side([split("a", "1")] * 2, {})
+        Side([split("a", "1")] * 2, {}, ["1"])

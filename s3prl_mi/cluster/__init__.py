@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 _POLL: dict[str, Seconds] = {LOCAL: 0.5, SLURM: 5.0}
 _TIME_TO_END: Seconds = 2.0
-_TIME_TO_CANCEL: Seconds = 10.0
+_TIME_TO_CANCEL: Seconds = 30.0
 
 
 def run_jobs(

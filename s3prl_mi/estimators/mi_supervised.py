@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .._types import Bits, IntVector
@@ -33,8 +32,8 @@ class Estimate:
     `unseen_frames`: eval frames left out, from entropy and cross-entropy alike, because their label never
     occurs in the fit split (the bound then is of the information about the other labels).
     `settings`: what was chosen within the fit split.
-    `class_frames`, `class_bits`: frames of each class that were scored, and their share of the bound (they sum to it),
-    shape (labels,). `confusion`: frames by class (row) and most probable class (column), or None for many classes.
+    `class_frames`, `class_bits`: frames of each class that were scored, and their share of the bound (they sum to it).
+    `confusion`: frames by class (row) and most probable class (column), or None for many classes.
     """
 
     mi_lower_bound_bits: Bits
@@ -49,9 +48,9 @@ class Estimate:
     protocol: str
     seed: int
     settings: dict[str, Any]
-    class_frames: NDArray[np.int64] = field(repr=False, compare=False)
-    class_bits: NDArray[np.float64] = field(repr=False, compare=False)
-    confusion: NDArray[np.int64] | None = field(repr=False, compare=False)
+    class_frames: list[int] = field(repr=False, compare=False)
+    class_bits: list[Bits] = field(repr=False, compare=False)
+    confusion: list[list[int]] | None = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,9 @@ def estimates_of(
             protocol=PROTOCOLS[protocol],
             seed=seed,
             settings=settings,
-            class_frames=s.class_frames,
-            class_bits=shares_in_bits(s.class_frames, s.class_loss_bits),
-            confusion=s.confusion,
+            class_frames=s.class_frames.tolist(),
+            class_bits=shares_in_bits(s.class_frames, s.class_loss_bits).tolist(),
+            confusion=None if s.confusion is None else s.confusion.tolist(),
             **counts,
         )
         for s, h, seed, settings in zip(scores, entropies, seeds, probe.settings, strict=True)
