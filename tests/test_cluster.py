@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import signal
 import stat
 import sys
 import time
@@ -237,6 +238,15 @@ def test_a_command_that_was_killed_leaves_jobs_that_are_taken_up(root, monkeypat
     assert len(calls(root, "a")) == 1, "a job that ran was submitted once more"
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """Where the tests run in the background of a shell, they and all that they start ignore SIGINT; undo that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_ends_local_jobs(root, monkeypatch, caplog):
     works = [work(root, "a", how="wait"), work(root, "b")]
     with monkeypatch.context() as patch:
