@@ -331,6 +331,14 @@ class TestPaper:
         assert "apc by logistic: the paper has figures by the probe mlp" in text
 
 
+def test_a_dinosr_file_of_ones_own_has_no_published_score(tmp_path):
+    mine = Result(
+        tmp_path, curve([1.0], upstream="dinosr", checkpoint={"name": "mine.pt", "sha256": "0"}), "mine"
+    )
+    assert not build([mine]).rows[0].scores
+    assert build([mine], same_as={"mine": "dinosr"}).rows[0].scores["per"].percent == 3.21
+
+
 class TestOutputs:
     def test_screen(self, results):
         text = to_screen(build(results))

@@ -150,9 +150,18 @@ def build(
     return Table(rows, columns, _relations(rows, columns), _settings(results), mixed, notes)
 
 
+TAKES_ANY_FILE = ("dinosr", "cotraining")
+"""Names of published models that read a file which the user gives (`-k`)."""
+
+
 def published_name(result: Result) -> str:
-    """The upstream's name; for Hugging Face models their id."""
+    """The upstream's name; for Hugging Face models their id.
+
+    A name that opens any file of the user's is nobody's published model: `--same-as` says whose weights they are.
+    """
     record = result.first
+    if record.upstream in TAKES_ANY_FILE and record.checkpoint is not None:
+        return f"{record.upstream} file"
     name = (record.checkpoint or {}).get("name", "")
     return name if record.upstream.startswith("hf") and "/" in name else record.upstream
 
