@@ -400,6 +400,8 @@ class Writer:
         self._open_files()
 
     def _open_files(self) -> None:
+        if not (self.folder / "scales.npz").exists():
+            np.savez(self.folder / "scales.npz", **self._scales)  # type: ignore[arg-type]
         self._files = [open(self.folder / f"layer_{i}.bin", "ab") for i in self.layers]
         self._files.append(open(self.folder / JOURNAL, "ab"))
 
@@ -411,7 +413,6 @@ class Writer:
             self._scales[f"offset_{index}"] = h.mean(0)
             self._scales[f"scale_{index}"] = np.where(spread > 0, spread, 1.0).astype(np.float32)
             self._errors[index] = _Error.zero(h.shape[1])
-        np.savez(self.folder / "scales.npz", **self._scales)  # type: ignore[arg-type]
         self._open_files()
 
     def append(self, utterance: str, hidden: Sequence[FloatMatrix]) -> None:
@@ -471,10 +472,7 @@ class Writer:
         Raises:
             TooCoarse: float16 turned out to be too coarse.
         """
-        if self.dtype == "float16" and any(
-            e.count and e.worst() > LARGEST_ERROR for e in self._errors.values()
-        ):
-            raise TooCoarse
+        self._refuse_too_coarse()
         for file in self._files:
             file.flush()
             os.fsync(file.fileno())
@@ -497,6 +495,12 @@ class Writer:
         entry = read_entry(self.final)
         assert entry is not None
         return entry
+
+    def _refuse_too_coarse(self) -> None:
+        if self.dtype == "float16" and any(
+            e.count and e.worst() > LARGEST_ERROR for e in self._errors.values()
+        ):
+            raise TooCoarse
 
 
 def _size(path: Path) -> int:
