@@ -15,6 +15,7 @@ held by whoever reads an entry, so that no other run removes it to make room.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -67,11 +68,22 @@ class StoredLayer:
 
     def __init__(self, path: Path, dim: int, dtype: str, offset: FloatMatrix, scale: FloatMatrix) -> None:
         rows = path.stat().st_size // (dim * np.dtype(dtype).itemsize)
-        self.shape: tuple[int, ...] = (rows, dim)
-        self._data: NDArray[np.floating] = (
-            np.memmap(path, dtype=dtype, mode="r", shape=self.shape) if rows else np.zeros((0, dim), dtype)
+        empty = np.zeros((0, dim), dtype)
+        self._take(
+            np.memmap(path, dtype=dtype, mode="r", shape=(rows, dim)) if rows else empty, offset, scale
         )
-        self._plain = dtype == "float32"
+
+    @classmethod
+    def of(cls, data: NDArray[np.floating], offset: FloatMatrix, scale: FloatMatrix) -> StoredLayer:
+        """A layer that lies in memory in the very form it would have on disk: float16 or float32, (n_frames, dim)."""
+        layer = cls.__new__(cls)
+        layer._take(data, offset, scale)
+        return layer
+
+    def _take(self, data: NDArray[np.floating], offset: FloatMatrix, scale: FloatMatrix) -> None:
+        self.shape: tuple[int, ...] = data.shape
+        self._data = data
+        self._plain = data.dtype == np.float32
         self._offset, self._scale = offset, scale
 
     def __len__(self) -> int:
@@ -118,6 +130,60 @@ class Entry:
     def bytes(self) -> int:
         """Size on disk."""
         return _bytes(self.path)
+
+
+class NoRoom(MIError):
+    """Hidden states do not fit where they should be kept."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a run may write into a store at most, in bytes, and why not more.
+
+    `why`: `limit` (store.max_gb), `others` (the same, and other runs), `disk` (it is full), `closed` (the folder cannot
+    be written). `kept`: bytes that this run reads there; `others`: those that other runs use.
+    """
+
+    bytes: int
+    why: str
+    store: Store
+    kept: int = 0
+    others: int = 0
+    error: str = ""
+
+    def reason(self) -> str:
+        """Why not more, as a clause."""
+        root, limit = self.store.root, self.store.max_bytes / 1e9
+        return {
+            "limit": f"the store may take {limit:g} GB (store.max_gb)",
+            "others": f"the store may take {limit:g} GB (store.max_gb), {self.others / 1e9:.2f} GB of which others use",
+            "disk": f"the disk of {root} has {self.bytes / 1e9:.2f} GB left",
+            "closed": f"the store {root} cannot be written ({self.error})",
+        }[self.why]
+
+    def refusal(self, needed: int) -> str:
+        """The message where `needed` more bytes do not fit."""
+        root, limit = self.store.root, self.store.max_bytes / 1e9
+        need = f"the hidden states of this run need {(needed + self.kept) / 1e9:.2f} GB on disk"
+        smaller = (
+            "take fewer layers (downstream_expert.layers), or less speech "
+            "(downstream_expert.datarc.max_utterances)"
+        )
+        alone = needed + self.kept > self.store.max_bytes
+        return {
+            "limit": f"{need}, but downstream_expert.store.max_gb is {limit:g}. Raise it (--max_store_gb), do without "
+            f"(--store_mode auto), {smaller}.",
+            "others": f"{need}, other runs use {self.others / 1e9:.2f} GB of {root} now, and "
+            f"downstream_expert.store.max_gb is {limit:g}. Raise it (--max_store_gb), run fewer at once, wait for the "
+            "others (the same command with -a goes on then), or give this run a store of its own "
+            "(downstream_expert.store.root).",
+            "disk": f"the hidden states of this run need {needed / 1e9:.2f} GB, but the disk of {root} has "
+            f"{self.bytes / 1e9:.2f} GB left. Free some, set downstream_expert.store.root to a larger disk, do without "
+            f"(--store_mode auto), or {smaller}.",
+            "closed": f"the store of hidden states {root} cannot be made or written ({self.error}). Set config key "
+            "downstream_expert.store.root or $S3PRL_MI_STORE to a folder that can be written, or do without "
+            "(--store_mode auto).",
+        }["limit" if self.why == "others" and alone else self.why]
 
 
 class Store:
@@ -175,8 +241,36 @@ class Store:
             folder.parent.rmdir()
         return True
 
+    def room(self, in_use: Sequence[Path], keys: Sequence[str] = ()) -> Room:
+        """What a run may write at most, once whatever nobody uses is removed. Removes nothing.
+
+        Args:
+            in_use: folders of entries that this run reads.
+            keys: of entries that this run will fill, or go on filling.
+        """
+        entries = {e.path: e.bytes for e, _ in self.entries()}
+        kept = sum(size for path, size in entries.items() if path in in_use)
+        others = {path: size for path, size in entries.items() if path not in in_use and _is_read(path)}
+        unfinished = self._unfinished(keys)
+        others |= {path: size for path, size in unfinished.items() if _is_locked(path)}
+        taken = sum(others.values())
+        loose = sum(entries.values()) + sum(unfinished.values()) - kept - taken
+        there = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            number = errno.EACCES if there.is_dir() else errno.ENOTDIR
+            return Room(0, "closed", self, kept, taken, f"{there}: {os.strerror(number)}")
+        allowed, free = max(0, self.max_bytes - kept - taken), shutil.disk_usage(there).free + loose
+        if free < allowed:
+            return Room(free, "disk", self, kept, taken)
+        return Room(allowed, "others" if taken else "limit", self, kept, taken)
+
+    def _unfinished(self, keys: Sequence[str]) -> dict[Path, int]:
+        """Sizes of partial folders, but for those that will be gone on with."""
+        going_on = {self.root / key for key in keys}
+        return {p: _bytes(p) for p in self.partial_folders() if p.parent not in going_on}
+
     def make_room(self, needed: int, in_use: Sequence[Path], keys: Sequence[str] = ()) -> None:
-        """Remove least recently used entries until `needed` more bytes fit below the limit.
+        """Remove least recently used entries until `needed` more bytes fit below the limit, and on the disk.
 
         Args:
             needed: bytes about to be written.
@@ -184,53 +278,24 @@ class Store:
             keys: of entries that this run will fill, or go on filling.
 
         Raises:
-            MIError: more is needed than the limit or the disk allows, or than other runs leave.
+            NoRoom: more is needed than the limit or the disk allows, or than other runs leave; nothing is removed then.
         """
-        going_on = {self.root / key for key in keys}
-        kept = sum(e.bytes for e, _ in self.entries() if e.path in in_use)
-        if needed + kept > self.max_bytes:
-            raise MIError(
-                f"the hidden states of this run need {(needed + kept) / 1e9:.2f} GB on disk, but "
-                f"downstream_expert.store.max_gb is {self.max_bytes / 1e9:g}. Raise it, or take fewer layers "
-                "(downstream_expert.layers), or less speech (downstream_expert.datarc.max_utterances)."
-            )
-        held = [(e.path, e.bytes) for e, _ in self.entries()]
+        if needed:
+            room = self.room(in_use, keys)
+            if needed > room.bytes:
+                raise NoRoom(room.refusal(needed))
+            self.root.mkdir(parents=True, exist_ok=True)
         # what dead runs left unfinished goes first; one that is being filled, or will be gone on with, stays
-        partial = {p: _bytes(p) for p in self.partial_folders()}
-        dead = [p for p in partial if p.parent not in going_on and not _is_locked(p)]
-        held = [(p, partial[p]) for p in dead] + held
-        total = sum(partial.values()) + sum(e.bytes for e, _ in self.entries())
-        others = sum(partial[p] for p in partial if p.parent not in going_on and p not in dead)
+        unfinished = self._unfinished(keys)
+        held = [(p, size) for p, size in unfinished.items() if not _is_locked(p)]
+        held += [(e.path, e.bytes) for e, _ in self.entries() if e.path not in in_use]
+        total = sum(_bytes(p) for p in self.partial_folders()) + sum(e.bytes for e, _ in self.entries())
         for folder, size in held:
-            if total + needed <= self.max_bytes:
+            full = needed and needed > shutil.disk_usage(self.root).free
+            if total + needed <= self.max_bytes and not full:
                 break
-            if folder in in_use:
-                continue
             if self.remove(folder):
                 total -= size
-            else:
-                others += size
-        if needed and needed + kept + others > self.max_bytes:
-            raise MIError(
-                f"the hidden states of this run need {(needed + kept) / 1e9:.2f} GB on disk, other runs use "
-                f"{others / 1e9:.2f} GB of {self.root} now, and downstream_expert.store.max_gb is "
-                f"{self.max_bytes / 1e9:g}. Raise it, run fewer at once, wait for the others (the same command with -a "
-                "goes on then), or give this run a store of its own (downstream_expert.store.root)."
-            )
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise MIError(
-                f"the store of hidden states {self.root} cannot be made ({error.strerror}). Set config key "
-                "downstream_expert.store.root or $S3PRL_MI_STORE to a folder that can be written."
-            ) from None
-        free = shutil.disk_usage(self.root).free
-        if needed > free:
-            raise MIError(
-                f"the hidden states of this run need {needed / 1e9:.2f} GB, but the disk of {self.root} has "
-                f"{free / 1e9:.2f} GB left. Free some, set downstream_expert.store.root to a larger disk, or "
-                "take fewer layers (downstream_expert.layers)."
-            )
 
     def writer(self, key: str, determinants: Mapping[str, Any], layers: Sequence[int], dtype: str) -> Writer:
         """Begin, or go on with, an entry. Use as a context manager."""
@@ -266,6 +331,14 @@ def _alone(folder: Path) -> Lock | object | None:
     except FileNotFoundError:
         return None
     return lock if lock.take() else _READ_BY_OTHERS
+
+
+def _is_read(folder: Path) -> bool:
+    """Whether anyone holds an entry, another object of this process included."""
+    try:
+        return not Lock(folder / MANIFEST).take()
+    except FileNotFoundError:
+        return False
 
 
 def read_entry(folder: Path) -> Entry | None:
