@@ -1,4 +1,4 @@
-"""The options of `run_downstream.py`: those of s3prl and three of ours, with help of our own.
+"""The options of `run_downstream.py`: those of s3prl and some of ours, with help of our own.
 
 s3prl's parser cannot be had without importing every upstream, which takes ten seconds; a test compares the two
 option by option.
@@ -80,7 +80,10 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """A parser with s3prl's options, defaults, types and choices, and ours: --upstream_module, --jobs, --slurm."""
+    """A parser with s3prl's options, defaults, types and choices, and ours.
+
+    Ours: --upstream_module, --jobs, --slurm, --max_store_gb, --store_mode.
+    """
     configs = Path(__file__).resolve().parent / "config.py"
     parser = _Parser(
         prog=PROG,
@@ -157,6 +160,19 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE,...",
         help="submit them to SLURM; keys as in sbatch (partition, account, qos, gres ...) or submitit "
         "(timeout_min, mem_gb, cpus_per_task, gpus_per_node). With --jobs: at most N at once",
+    )
+    group(
+        "--max_store_gb",
+        type=float,
+        metavar="N",
+        help="hidden states may take N GB on disk (50); above that they are kept in memory, or worked a few layers at "
+        "a time",
+    )
+    group(
+        "--store_mode",
+        choices=["auto", "disk", "memory", "recompute"],
+        help="where hidden states lie: disk (other runs find them again), memory (nothing is written), recompute (as "
+        "many layers at a time as fit, the upstream runs once for each group); auto says what it takes and why",
     )
     group("--backend", default="nccl", help="of torch.distributed")
     group("--local_rank", type=int, help="set by torch.distributed's launcher; --local-rank is understood")

@@ -83,8 +83,13 @@ class StoreConfig:
     """Default: $S3PRL_MI_STORE, else ~/.cache/s3prl_mi/store."""
     dtype: Literal["auto", "float16", "float32"] = "auto"
     """`auto`: float16 if it is exact enough for this upstream (checked), else float32."""
+    mode: Literal["auto", "disk", "memory", "recompute"] = "auto"
+    """`disk`: kept for other runs and tasks. `memory`: gone with this run. `recompute`: as many layers at a time as
+    fit, one pass of the upstream for each such group. `auto`: disk where they fit; memory for spectral upstreams, or
+    where the disk gives too little and they are small; else recompute. The bits are the same."""
     max_gb: float = 50.0
-    """Refuse to start if this run needs more; remove the least recently used states to stay below it."""
+    """The most that hidden states may take on disk (or in memory, where `mode` asks for memory); the least recently
+    used ones are removed to stay below it."""
     keep: bool = True
     """False: remove this run's hidden states when it ends."""
 

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import platform
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -26,12 +25,11 @@ import torch
 from tqdm import tqdm
 
 from . import __version__, report
-from .audio import SAMPLE_RATE, SkipCounter
+from .audio import SAMPLE_RATE
 from .classes import CLASSES_FILE, ClassRecord, append_classes, class_records
 from .config import MIConfig, as_dict, load, overlap, seed_list
 from .cost import duration, estimation_seconds, extraction_speed
 from .distributed import (
-    all_gather_object,
     first_on_each_machine,
     from_main_object,
     is_main,
@@ -42,13 +40,13 @@ from .distributed import (
 from .errors import MIError
 from .estimators.mi_supervised import Estimate
 from .estimators.probe import PROTOCOLS
-from .extraction import Request, Split, hidden_states, read_split
-from .families import Geometry
+from .extraction import Split, read_split
 from .fitted import load_fitted, save_fitted
 from .hidden_states import entries_beyond_s3prl, extract, layer_names
+from .kept_states import KeptStates
 from .plan import Identity, make_plan
 from .results import RESULTS_FILE, Record, append_records, last_encoder_layer, read_records
-from .sides import Side, side_of
+from .sides import Layer, Side
 from .store import Store, default_root
 from .tasks import TASKS, Cell, Context, Fitted, MITask
 from .upstreams import load_upstream
@@ -57,6 +55,12 @@ from .views import PLAIN
 logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "mi_settings.json"
+KEPT = "hidden_states"
+"""Key of the settings under which stands how hidden states were kept, and why."""
+
+STORE_OPTIONS = {"max_gb": "max_store_gb", "mode": "store_mode"}
+"""Config key below `store` -> option of the command line."""
+
 STATES_FILE = "states-1.ckpt"
 
 
@@ -70,7 +74,7 @@ def run(args: argparse.Namespace, config: dict[str, Any]) -> None:
     Raises:
         MIError: whatever the user can mend.
     """
-    settings = load(config.get("downstream_expert"), args.downstream)
+    settings = load(_with_options(config.get("downstream_expert"), args), args.downstream)
     # our command line has begun one already; s3prl's own runner has not
     with session(getattr(args, "backend", "nccl"), str(args.device)):
         experiment = Experiment(args, settings)
@@ -153,18 +157,6 @@ class Experiment:
         """Layers that s3prl's featurizer weighs."""
         return len(self.layer_names) - entries_beyond_s3prl(self.upstream)
 
-    @property
-    def _layer_groups(self) -> list[tuple[int, ...]]:
-        """Layers that the store must hold, those of one frame rate together."""
-        if self.plan.layers == ("weighted",):
-            kept = list(range(self._n_weighted))
-        else:
-            kept = [n for n in self.plan.layers if isinstance(n, int)]
-        groups: dict[Geometry, list[int]] = {}
-        for layer in kept:
-            groups.setdefault(self.upstream.geometry_of(layer), []).append(layer)
-        return [tuple(layers) for layers in groups.values()]
-
     def _determinants(self) -> dict[str, Any]:
         """Settings that every record of this experiment shares."""
         config = as_dict(self.config)
@@ -215,68 +207,33 @@ class Experiment:
                 "and may be too weak for new speakers."
             )
 
-    def _extract(self, *sides: list[Split]) -> list[Side]:
-        """Hidden states of every split: of the unmasked input, and of each mask view; each process its share."""
-        here = world()
-        views = [PLAIN, *(v for v in self.plan.views if v.kind == "mask")]
-        dtype, groups = self.config.store.dtype, self._layer_groups
-        requests = {
-            (split.name, view): [
-                Request(self.upstream, split.share(here.rank, here.size), view, layers, dtype)
-                for layers in groups
-            ]
-            for splits in sides
-            for split in splits
-            for view in views
-        }
-        self._make_room([r for group in requests.values() for r in group])
-        with together():
-            entries = {at: hidden_states(self.store, r, self.config.batch_size) for at, r in requests.items()}
-        if here.size > 1:
-            for split in (s for splits in sides for s in splits):
-                told = all_gather_object(entries[split.name, PLAIN][0].skipped)
-                skipped = [*split.checked.unreadable, *(skip for own in told for skip in own)]
-                SkipCounter(split.found, split.max_unreadable, split.name, skipped).check()
-        return [
-            side_of(splits, {view: [entries[s.name, view] for s in splits] for view in views})
-            for splits in sides
-        ]
-
-    def _make_room(self, requests: Sequence[Request]) -> None:
-        """Say what the hidden states take on disk, and make room, before anything is extracted."""
+    def _keep(self, *sides: list[Split]) -> KeptStates:
+        """How hidden states are kept: of the unmasked input, and of each mask view."""
         noise = torch.randn(16000, generator=torch.Generator().manual_seed(0))
-        hidden = extract(self.upstream, [noise])[0]
-        if self.plan.layers == ("weighted",):
-            self._refuse_mixed_layers([h.shape[1] for h in hidden[: self._n_weighted]])
-        with together():
-            found = [(r, self.store.find(r.key, r.layers)) for r in requests]
-        missing = [r for r, entry in found if entry is None]
-        needed = sum(r.bytes([hidden[n].shape[1] for n in r.layers]) for r in missing)
-        in_use = [entry.path for _, entry in found if entry is not None]
-        self._found_before = set(in_use)
-        # processes of one machine share its store: the first of them makes room for all
-        host = socket.gethostname()
-        told = all_gather_object((host, needed, in_use, [r.key for r in missing]))
-        everything = sum(n for _, n, _, _ in told)
-        if everything:
-            logger.info("hidden states: about %.2f GB to extract into %s", everything / 1e9, self.store.root)
-        with together():
-            if world().local_rank == 0:
-                neighbours = [t for t in told if t[0] == host]
-                self.store.make_room(
-                    sum(n for _, n, _, _ in neighbours),
-                    [path for _, _, paths, _ in neighbours for path in paths],
-                    [key for _, _, _, keys in neighbours for key in keys],
-                )
+        dims = [h.shape[1] for h in extract(self.upstream, [noise])[0]]
+        weighted = self.plan.layers == ("weighted",)
+        if weighted:
+            self._refuse_mixed_layers(dims[: self._n_weighted])
+        states = KeptStates(
+            self.upstream,
+            dims,
+            range(self._n_weighted) if weighted else [n for n in self.plan.layers if isinstance(n, int)],
+            not weighted,
+            [PLAIN, *(v for v in self.plan.views if v.kind == "mask")],
+            self.config.store,
+            self.store,
+            self.config.batch_size,
+            sides,
+        )
         if is_main():
-            self._say_how_long(missing, [h.shape[1] for h in hidden])
+            self._say_how_long(states)
+        return states
 
-    def _say_how_long(self, missing: Sequence[Request], dims: Sequence[int]) -> None:
+    def _say_how_long(self, states: KeptStates) -> None:
         """Say roughly how long extraction and estimation will take."""
         if self.args.mode != "train":
             return
-        # requests of one split and view share a forward pass
-        audio = sum({(r.split.name, r.view): r.split.seconds for r in missing}.values())
+        audio, dims = states.missing_seconds, states.dims
         extraction = audio / extraction_speed(self.upstream) if audio else 0.0
         frames = self._fit_seconds * SAMPLE_RATE / self.upstream.stride / world().size
         of_layers = [dims[n] if isinstance(n, int) else dims[0] for n in self.plan.layers]
@@ -298,13 +255,6 @@ class Experiment:
                 f"layers: weighted needs layers of one {what}, but {self.upstream.name} has {found}."
             )
 
-    def _tidy(self, sides: Sequence[Side]) -> None:
-        """With `store.keep: false`, remove the hidden states that this run extracted."""
-        if not self.config.store.keep:
-            of_splits = [entries for side in sides for splits in side.states.values() for entries in splits]
-            for folder in {e.path for entries in of_splits for e in entries} - self._found_before:
-                self.store.remove(folder)
-
     # --- train ------------------------------------------------------------------------------------------
 
     def train(self) -> None:
@@ -322,25 +272,24 @@ class Experiment:
         )
         if missing:
             self._say_what_is_held_out(fit_splits)
-            task = TASKS[self.task](self.context)
-            task.check([*fit_splits, *eval_splits], self.plan.layers)
-            fit, scored = self._extract(fit_splits, eval_splits)
-            with tqdm(
-                total=len(wanted),
-                initial=len(wanted) - len(missing),
-                unit="estimate",
-                desc=self.task,
-                dynamic_ncols=True,
-                disable=not is_main(),
-            ) as bar:
-                self._measure(task, fit, scored, missing, bar)
-            self._tidy([fit, scored])
+            TASKS[self.task](self.context).check([*fit_splits, *eval_splits], self.plan.layers)
+            states = self._keep(fit_splits, eval_splits)
+            if is_main():
+                self._write_settings({**json.loads(self._settings.read_text()), KEPT: states.about()})
+            done = len(wanted) - len(missing)
+            for layers, (fit, scored) in states.groups({w[0] for w in missing}):
+                # a task keeps labels and codebooks of the states that it has seen: a new one lets go of them
+                task = TASKS[self.task](self.context)
+                with self._bar(total=len(wanted), initial=done, unit="estimate", desc=self.task) as bar:
+                    done += self._measure(
+                        task, fit, scored, [w for w in missing if _is_of(w[0], layers)], bar
+                    )
         if is_main():
             self._show(self.expdir, read_records(self.expdir / RESULTS_FILE))
 
     def _begin(self, splits: Sequence[Split]) -> list[Record]:
         """Take up the experiment's records with -a; without it, move earlier ones aside."""
-        results, settings = self.expdir / RESULTS_FILE, self.expdir / SETTINGS_FILE
+        results, settings = self.expdir / RESULTS_FILE, self._settings
         now = {**self._determinants(), "speech": _digest_of(splits)}
         resume = bool(self.args.auto_resume or self.args.past_exp)
         if not resume:
@@ -363,18 +312,33 @@ class Experiment:
                     f"-a: {self.expdir} was begun with other settings, so its results cannot be continued: "
                     f"{changed}. Use another experiment name (-n), or leave -a out."
                 )
-        temporary = settings.with_suffix(".tmp")
-        temporary.write_text(json.dumps(now, indent=1))
-        os.replace(temporary, settings)
+        self._write_settings(now)
         return read_records(results) if resume else []
+
+    @property
+    def _settings(self) -> Path:
+        return self.expdir / SETTINGS_FILE
+
+    def _write_settings(self, content: dict[str, Any]) -> None:
+        temporary = self._settings.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=1))
+        os.replace(temporary, self._settings)
+
+    @staticmethod
+    def _bar(**options: Any) -> tqdm[Any]:
+        return tqdm(dynamic_ncols=True, disable=not is_main(), **options)
 
     def _measure(
         self, task: MITask, fit: Side, scored: Side, missing: Sequence[Identity], bar: tqdm[Any]
-    ) -> None:
+    ) -> int:
         """Fit and score cell by cell; probes of a cell are fitted together, as the MLP builds on the logistic.
 
         They are always fitted for all seeds, so that an interrupted run ends with the same numbers.
+
+        Returns:
+            The number of estimates made.
         """
+        made = 0
         for cell in self.plan.cells:
             identities = {
                 p: {self.plan.identity(cell, p, s) for s in self.plan.seeds} for p in self.plan.probes
@@ -389,6 +353,7 @@ class Experiment:
                 estimates = task.score(fitted, scored, cell)
             except MIError as error:
                 raise MIError(f"layer {cell.layer} of {self.upstream.name}: {error}") from None
+            made += sum(len(identities[p] & set(missing)) for p in kinds)
             used, unlabelled = zip(*(task.usage(side, cell.layer) for side in (fit, scored)), strict=True)
             utterances = {"fit": used[0], "eval": used[1], "skipped": fit.found + scored.found - sum(used)}
             if not is_main():
@@ -404,6 +369,7 @@ class Experiment:
             append_classes(self.expdir / CLASSES_FILE, [classes[i] for i in wanted])
             append_records(self.expdir / RESULTS_FILE, [records[i] for i in wanted])
             bar.update(len(wanted))
+        return made
 
     # --- results ----------------------------------------------------------------------------------------
 
@@ -473,7 +439,7 @@ class Experiment:
 
     def _check_same_as_fitted(self) -> None:
         """Refuse to score probes on states of another checkpoint, or under other settings, than they were fitted on."""
-        settings = self.expdir / SETTINGS_FILE
+        settings = self._settings
         if not settings.exists():
             return
         fitted, now = json.loads(settings.read_text()), self._determinants()
@@ -500,26 +466,32 @@ class Experiment:
             raise MIError(f"-t {split}: {', '.join(both)} was fitted on; the bound needs unseen speech.")
         self._check_same_as_fitted()
         splits = self._read(names)
-        task = TASKS[self.task](self.context)
-        task.check(splits, self.plan.layers)
-        (scored,) = self._extract(splits)
+        TASKS[self.task](self.context).check(splits, self.plan.layers)
         folder = self.expdir / "evaluate" / "+".join(names).replace("/", "of")
         folder.mkdir(parents=True, exist_ok=True)
         records: list[Record] = []
         classes: list[ClassRecord] = []
         todo = [(cell, probe) for cell in self.plan.cells for probe in self.plan.probes]
-        title = f"evaluate {'+'.join(names)}"
-        for cell, probe in tqdm(todo, unit="probe", desc=title, dynamic_ncols=True, disable=not is_main()):
-            began = time.time()
-            with together():
-                fitted = load_fitted(self.expdir, cell, probe, self.device)
-            estimates = task.score(fitted, scored, cell)
-            used, unlabelled = task.usage(scored, cell.layer)
-            utterances = {"fit": 0, "eval": used, "skipped": scored.found - used}
-            found = self._records(_About(cell, fitted, utterances, unlabelled, began, names), estimates)
-            classes += class_records(found, estimates[0], task.class_names(fitted))
-            records += found
-        self._tidy([scored])
+        done = 0
+        for layers, (scored,) in self._keep(splits).groups(self.plan.layers):
+            task = TASKS[self.task](self.context)
+            own = [(cell, probe) for cell, probe in todo if _is_of(cell.layer, layers)]
+            title = f"evaluate {'+'.join(names)}"
+            with self._bar(total=len(todo), initial=done, unit="probe", desc=title) as bar:
+                for cell, probe in own:
+                    began = time.time()
+                    with together():
+                        fitted = load_fitted(self.expdir, cell, probe, self.device)
+                    estimates = task.score(fitted, scored, cell)
+                    used, unlabelled = task.usage(scored, cell.layer)
+                    utterances = {"fit": 0, "eval": used, "skipped": scored.found - used}
+                    found = self._records(
+                        _About(cell, fitted, utterances, unlabelled, began, names), estimates
+                    )
+                    classes += class_records(found, estimates[0], task.class_names(fitted))
+                    records += found
+                    bar.update()
+            done += len(own)
         if not is_main():
             return
         (folder / CLASSES_FILE).unlink(missing_ok=True)
@@ -529,9 +501,26 @@ class Experiment:
         self._show(folder, records)
 
 
+def _is_of(layer: Layer, layers: Sequence[int]) -> bool:
+    """Whether a layer is measured on the hidden states of some layers; `weighted` is, as it comes with all of them."""
+    return layer == "weighted" or layer in layers
+
+
+def _with_options(section: dict[str, Any] | None, args: argparse.Namespace) -> dict[str, Any]:
+    """The config's section with what the command line says of the store."""
+    found = {k: getattr(args, name, None) for k, name in STORE_OPTIONS.items()}
+    given = {k: v for k, v in found.items() if v is not None}
+    if not given:
+        return section or {}
+    return {**(section or {}), "store": {**((section or {}).get("store") or {}), **given}}
+
+
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What differs between two sets of settings, the first three of it; empty if nothing does."""
-    changed = [k for k in sorted(set(before) | set(now)) if before.get(k) != now.get(k)]
+    """What differs between two sets of settings, the first three of it; empty if nothing does.
+
+    Where hidden states were kept changes nothing.
+    """
+    changed = [k for k in sorted((set(before) | set(now)) - {KEPT}) if before.get(k) != now.get(k)]
     return "; ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed[:3])
 
 

@@ -27,7 +27,7 @@ from .config import DataConfig
 from .corpora import Utterance, list_utterances
 from .distributed import is_main
 from .errors import MIError
-from .store import Entry, Store, StoredLayer, TooCoarse, Writer, key_of
+from .store import Entry, Store, StoredLayer, TooCoarse, Writer, in_use, key_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +65,11 @@ class Split:
     def seconds(self) -> Seconds:
         """Audio in the split."""
         return self.checked.seconds
+
+    @functools.cached_property
+    def hashes(self) -> dict[str, str]:
+        """The content of each utterance's audio file, hashed once for all that is asked of this split, by id."""
+        return {u.id: content_hash(u.path) for u in self.utterances}
 
     @property
     def speakers(self) -> set[str]:
@@ -143,7 +148,7 @@ class Request:
     def key(self) -> str:
         """Names the hidden states by everything that determines them."""
         try:
-            audio = [[u.id, content_hash(u.path)] for u in self.ordered]
+            audio = [[u.id, self.split.hashes[u.id]] for u in self.ordered]
         except AudioError as error:
             raise MIError(f"{error}. Did it disappear while this run was reading?") from None
         exact = self.dtype == "float32"
@@ -162,14 +167,22 @@ class Request:
             "seconds": round(self.split.seconds, 1),
         }
 
-    def bytes(self, dims: Sequence[int]) -> int:
-        """What they take on disk, given the dimensions of the layers kept."""
-        stride = self.upstream.geometry_of(self.layers[0]).stride
-        frames = sum(self.split.checked.n_samples.values()) // stride
-        return frames * sum(dims) * (4 if self.dtype == "float32" else 2)
+    def bytes(self, dims: Sequence[int], wide: bool = False) -> int:
+        """What they take on disk or in memory.
+
+        Args:
+            dims: of the layers kept.
+            wide: whether float16 turned out to be too coarse.
+        """
+        geometry = self.upstream.geometry_of(self.layers[0])
+        counts = [(geometry.n_frames(n), n) for n in self.split.checked.n_samples.values()]
+        frames = sum(-(-n // geometry.stride) if count is None else count for count, n in counts)
+        return frames * sum(dims) * (4 if wide or self.dtype == "float32" else 2)
 
 
-def hidden_states(store: Store, requests: Sequence[Request], batch_size: int = 0) -> list[Entry]:
+def hidden_states(
+    store: Store, requests: Sequence[Request], batch_size: int = 0, wide: bool = False
+) -> list[Entry]:
     """Find hidden states in the store, or extract them into it.
 
     Args:
@@ -177,12 +190,14 @@ def hidden_states(store: Store, requests: Sequence[Request], batch_size: int = 0
         requests: what is wanted; all of one upstream, split and view (an upstream of several frame rates has a
             request for each), so that one forward pass serves them all.
         batch_size: utterances a forward pass; 0: by device. It changes hidden states by rounding errors only.
+        wide: whether float16 is known to be too coarse, so that it need not be tried.
 
     Raises:
         MIError: too many unreadable files, NaN or infinite hidden states, or float16 asked for where it is too
             coarse.
+        NoRoom: float16 is too coarse, and the store cannot hold twice as much.
     """
-    for dtype in ("float16", "float32"):
+    for dtype in ("float32",) if wide else ("float16", "float32"):
         missing = [r for r in requests if r.ordered and store.find(r.key, r.layers) is None]
         if not missing:
             break
@@ -199,33 +214,35 @@ def hidden_states(store: Store, requests: Sequence[Request], batch_size: int = 0
                     "downstream_expert.store.dtype to auto or float32."
                 ) from None
             logger.info("float16 is too coarse for %s: extracting again as float32.", first.upstream.name)
+            dims = _dims(first)
+            needed = sum(r.bytes([dims[n] for n in r.layers], wide=True) for r in missing)
+            store.make_room(needed, in_use(), [r.key for r in missing])
     return [_still_there(store, r) if r.ordered else _nothing(store, r) for r in requests]
-
-
-class _EmptyLayer(StoredLayer):
-    """A layer without frames."""
-
-    def __init__(self, dim: int) -> None:
-        self.shape = (0, dim)
-        self._data, self._plain = np.zeros((0, dim), np.float32), True
 
 
 class _NoFrames(Entry):
     """What stands for an entry where a process has no utterance of a split."""
 
     def layer(self, index: int) -> StoredLayer:
-        return _EmptyLayer(self.dims[self.layers.index(index)])
+        nothing = np.zeros((0, self.dims[self.layers.index(index)]), np.float32)
+        return StoredLayer.of(nothing, nothing, nothing)
 
 
 def _nothing(store: Store, request: Request) -> Entry:
+    dims = _dims(request)
+    layers = list(request.layers)
+    nowhere = store.root / request.key / "nothing"
+    return _NoFrames(nowhere, [], [], layers, [dims[n] for n in layers], "float32", [])
+
+
+def _dims(request: Request) -> list[int]:
+    """Dimensions of the upstream's hidden states."""
     import torch
 
     from .hidden_states import extract
 
-    hidden = extract(request.upstream, [torch.randn(SAMPLE_RATE)])[0]
-    layers = list(request.layers)
-    nowhere = store.root / request.key / "nothing"
-    return _NoFrames(nowhere, [], [], layers, [hidden[n].shape[1] for n in layers], "float32", [])
+    noise = torch.randn(SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
+    return [h.shape[1] for h in extract(request.upstream, [noise])[0]]
 
 
 def _still_there(store: Store, request: Request) -> Entry:

@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,10 @@ from numpy.typing import NDArray
 from ._types import FloatMatrix
 from .errors import MIError
 from .locks import Lock
+from .narrowing import ErrorSums, Narrowed, narrow
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 2
 """Goes into every key: states written by another version of this file are not found."""
@@ -308,6 +312,11 @@ _HELD: weakref.WeakValueDictionary[Path, Lock] = weakref.WeakValueDictionary()
 _READ_BY_OTHERS = object()
 
 
+def in_use() -> list[Path]:
+    """Folders of the entries that this process reads."""
+    return list(_HELD)
+
+
 def _hold(folder: Path) -> Lock | None:
     """Keep other runs from removing an entry for as long as the lock lives; None: it is gone already."""
     lock = _HELD.get(folder)
@@ -367,29 +376,6 @@ class TooCoarse(Exception):
 
 
 @dataclass
-class _Error:
-    """Running sums over frames, per dimension, from which the error of float16 is judged."""
-
-    count: int
-    total: NDArray[np.float64]
-    square: NDArray[np.float64]
-    error: NDArray[np.float64]
-
-    @staticmethod
-    def zero(dim: int) -> _Error:
-        """No frame yet."""
-        return _Error(0, np.zeros(dim), np.zeros(dim), np.zeros(dim))
-
-    def worst(self) -> float:
-        """Largest root mean square error of a dimension, in its standard deviations."""
-        variance = self.square / self.count - (self.total / self.count) ** 2
-        varies = variance > 1e-12 * max(float(variance.max()), 1e-30)
-        if not varies.any():
-            return 0.0
-        return float(np.sqrt(self.error[varies] / self.count / variance[varies]).max())
-
-
-@dataclass
 class Writer:
     """Fills one entry, utterance by utterance; survives being killed.
 
@@ -409,7 +395,7 @@ class Writer:
         self.folder = self.parent / f"{name}.partial"
         self._files: list[IO[bytes]] = []
         self._scales: dict[str, FloatMatrix] = {}
-        self._errors: dict[int, _Error] = {}
+        self._errors: dict[int, ErrorSums] = {}
         self._dims: list[int] = []
 
     def __enter__(self) -> Writer:
@@ -463,7 +449,7 @@ class Writer:
             with open(self.folder / f"layer_{index}.bin", "ab") as file:
                 file.truncate(rows * dim * item)
         # what is on disk was judged when it was written: errors are summed anew over the frames to come
-        self._errors = {i: _Error.zero(d) for i, d in zip(self.layers, self._dims, strict=True)}
+        self._errors = {i: ErrorSums.of(self._scales[f"scale_{i}"]) for i in self.layers}
         (self.folder / JOURNAL).write_text("".join(json.dumps(n) + "\n" for n in kept))
         for note in kept:
             if "why" in note:
@@ -478,17 +464,18 @@ class Writer:
         self._files = [open(self.folder / f"layer_{i}.bin", "ab") for i in self.layers]
         self._files.append(open(self.folder / JOURNAL, "ab"))
 
-    def begin(self, hidden: Sequence[FloatMatrix]) -> None:
-        """Fix offset and scale of each layer by one utterance: by the first one appended if not called before."""
+    def begin(self, hidden: Sequence[Tensor | FloatMatrix]) -> None:
+        """Fix offset and scale of each layer by one utterance: by the first one written if not called before."""
         self._dims = [h.shape[1] for h in hidden]
-        for index, h in zip(self.layers, hidden, strict=True):
-            spread = h.std(0)
-            self._scales[f"offset_{index}"] = h.mean(0)
+        for index, h in zip(self.layers, (_array(h) for h in hidden), strict=True):
+            with np.errstate(invalid="ignore"):  # `write` refuses what is not finite
+                spread = h.std(0)
+                self._scales[f"offset_{index}"] = h.mean(0)
             self._scales[f"scale_{index}"] = np.where(spread > 0, spread, 1.0).astype(np.float32)
-            self._errors[index] = _Error.zero(h.shape[1])
+            self._errors[index] = ErrorSums.of(self._scales[f"scale_{index}"])
         self._open_files()
 
-    def append(self, utterance: str, hidden: Sequence[FloatMatrix]) -> None:
+    def append(self, utterance: str, hidden: Sequence[Tensor | FloatMatrix]) -> None:
         """Add the hidden states of one utterance.
 
         Args:
@@ -499,32 +486,54 @@ class Writer:
             TooCoarse: float16 does not hold these values.
             MIError: NaN or infinite hidden states (layer and utterance named).
         """
-        for index, h in zip(self.layers, hidden, strict=True):
-            if not np.isfinite(h).all():
-                raise MIError(
-                    f"layer {index} of utterance {utterance} has NaN or infinite hidden states. The checkpoint or "
-                    "this recording is at fault; compare another checkpoint, or leave the recording out."
-                )
-        if not self._scales:
-            self.begin(hidden)
-        for file, index, h in zip(self._files, self.layers, hidden, strict=False):
-            file.write((h if self.dtype == "float32" else self._narrow(index, h)).tobytes())
-        self.written[utterance] = len(hidden[0])
-        self._note({"id": utterance, "frames": len(hidden[0])})
+        import torch
 
-    def _narrow(self, index: int, h: FloatMatrix) -> NDArray[np.float16]:
-        offset, scale = self._scales[f"offset_{index}"], self._scales[f"scale_{index}"]
-        with np.errstate(over="ignore"):
-            narrow = ((h - offset) / scale).astype(np.float16)
-        if not np.isfinite(narrow).all():
-            raise TooCoarse(index)
-        sums = self._errors[index]
-        centred = (h - offset).astype(np.float64)
-        sums.count += len(h)
-        sums.total += centred.sum(0)
-        sums.square += (centred**2).sum(0)
-        sums.error += ((narrow.astype(np.float32) * scale - centred) ** 2).sum(0)
-        return narrow
+        self.write([utterance], self.narrow([[torch.as_tensor(h) for h in hidden]]))
+
+    def narrow(self, hidden: Sequence[Sequence[Tensor]]) -> Narrowed:
+        """The hidden states of a batch as they will be stored; on a GPU nothing is waited for.
+
+        Args:
+            hidden: for each utterance, for each layer of this entry, float32 of shape (n_frames, dim).
+        """
+        if not self._scales:
+            self.begin(hidden[0])
+        exact = self.dtype == "float32"
+        scales = [(self._scales[f"offset_{i}"], self._scales[f"scale_{i}"]) for i in self.layers]
+        return narrow(hidden, None if exact else scales)
+
+    def write(self, utterances: Sequence[str], states: Narrowed) -> None:
+        """Add what `narrow` made; one thread may narrow while another one writes.
+
+        Raises:
+            TooCoarse: float16 does not hold these values.
+            MIError: NaN or infinite hidden states (layer and utterance named).
+        """
+        states.wait()
+        for index, array, sums in zip(self.layers, states.arrays, states.sums, strict=True):
+            if not np.isfinite(sums[0]).all():
+                self._refuse_not_finite(index, utterances, states.n_frames, array)
+        if self.dtype == "float16":
+            for index, sums in zip(self.layers, states.sums, strict=True):
+                if not np.isfinite(sums).all():
+                    raise TooCoarse(index)
+                self._errors[index].add(sum(states.n_frames), sums)
+        for file, array in zip(self._files, states.arrays, strict=False):
+            file.write(np.ascontiguousarray(array).data)
+        for utterance, count in zip(utterances, states.n_frames, strict=True):
+            self.written[utterance] = count
+        self._note(*({"id": u, "frames": n} for u, n in zip(utterances, states.n_frames, strict=True)))
+
+    @staticmethod
+    def _refuse_not_finite(
+        index: int, utterances: Sequence[str], n_frames: Sequence[int], array: NDArray[np.floating]
+    ) -> None:
+        row = int(np.argmax(~np.isfinite(array).all(1)))
+        utterance = utterances[int(np.searchsorted(np.cumsum(n_frames), row, side="right"))]
+        raise MIError(
+            f"layer {index} of utterance {utterance} has NaN or infinite hidden states. The checkpoint or "
+            "this recording is at fault; compare another checkpoint, or leave the recording out."
+        )
 
     def skip(self, utterance: str, why: str) -> None:
         """Note an utterance that cannot be read."""
@@ -532,11 +541,11 @@ class Writer:
         if self._files:  # a run killed before its first utterance simply begins again
             self._note({"id": utterance, "why": why})
 
-    def _note(self, note: dict[str, Any]) -> None:
-        """Put one line into the journal once the layers' frames are with the operating system."""
+    def _note(self, *notes: dict[str, Any]) -> None:
+        """Put lines into the journal once the layers' frames are with the operating system."""
         for file in self._files[:-1]:
             file.flush()
-        self._files[-1].write((json.dumps(note) + "\n").encode())
+        self._files[-1].write("".join(json.dumps(note) + "\n" for note in notes).encode())
         self._files[-1].flush()
 
     def finish(self) -> Entry:
@@ -574,6 +583,10 @@ class Writer:
             e.count and e.worst() > LARGEST_ERROR for e in self._errors.values()
         ):
             raise TooCoarse
+
+
+def _array(hidden: Tensor | FloatMatrix) -> FloatMatrix:
+    return hidden if isinstance(hidden, np.ndarray) else hidden.cpu().numpy()
 
 
 def _size(path: Path) -> int:

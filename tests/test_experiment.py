@@ -180,7 +180,7 @@ def test_batch_size_changes_nothing_that_matters(finished, run):
 def test_finished_and_continued_does_nothing_new(run, monkeypatch):
     assert run("mi_views") == 0
     before = (run.folder / "experiment" / RESULTS_FILE).read_bytes()
-    monkeypatch.setattr(experiment, "hidden_states", never)
+    monkeypatch.setattr(extraction, "_extract", never)
     for name in WHAT_IS_FITTED:
         monkeypatch.setattr(tasks, name, never)
     assert run("mi_views", "fbank", "-a") == 0
@@ -786,7 +786,7 @@ def test_a_full_disk(run, monkeypatch, capsys, place):
 
 
 def test_too_small_a_limit_for_the_store_is_refused(run, capsys):
-    said = refused(run, capsys, "mi_views", store__max_gb=0.0001)
+    said = refused(run, capsys, "mi_views", store__max_gb=0.0001, store__mode="disk")
     assert "downstream_expert.store.max_gb" in said
 
 

@@ -1,0 +1,329 @@
+"""The hidden states of an experiment while its probes are fitted: all at once, or a few layers at a time.
+
+`store_mode` says how they may be kept; here it is found out what they need, chosen, said, and done.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ._types import Seconds
+from .audio import SkipCounter
+from .config import StoreConfig
+from .distributed import all_gather_object, together, world
+from .extraction import Request, Split, hidden_states
+from .families import Geometry
+from .memory_store import MemoryStore
+from .sides import Side, side_of
+from .store import Entry, NoRoom, Room, Store
+from .store_mode import (
+    MEMORY_BYTES,
+    SHARE_ASKED,
+    SHARE_BY_ITSELF,
+    Budget,
+    Choice,
+    Options,
+    choose,
+    free_memory,
+)
+from .upstreams import Upstream
+from .views import View
+
+logger = logging.getLogger(__name__)
+
+SPECTRAL = ("baseline", "baseline_stft")
+"""Families that are computed as fast as a disk gives them back: nothing is gained by keeping them."""
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a process tells the others: what it would extract, what it reads, and the memory it has."""
+
+    host: str
+    needs: dict[int, int]
+    in_use: list[Path]
+    keys: list[str]
+    memory: int
+
+
+class KeptStates:
+    """Hidden states of some splits under some views.
+
+    Args:
+        upstream: the upstream.
+        dims: dimensions of all its hidden states.
+        layers: indices of those that are measured, in order.
+        divisible: whether one layer can be measured without the others (the weighted sum of all cannot).
+        views: of the input.
+        config: what the user says of the store.
+        store: the store on disk.
+        batch_size: utterances a forward pass; 0: by device.
+        sides: the splits that are fitted on, and those that are scored.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        dims: Sequence[int],
+        layers: Sequence[int],
+        divisible: bool,
+        views: Sequence[View],
+        config: StoreConfig,
+        store: Store,
+        batch_size: int,
+        sides: Sequence[list[Split]],
+    ) -> None:
+        self.upstream, self.dims, self.layers, self.divisible = upstream, dims, tuple(layers), divisible
+        self.views, self.config, self.disk, self.batch_size = views, config, store, batch_size
+        self.sides = sides
+        here = world()
+        # shared out once, so that each file is hashed once
+        self._shares = {s.name: s.share(here.rank, here.size) for splits in sides for s in splits}
+        self._wide = False
+        self._store = store
+        self.choice = self._choose(self.layers)
+
+    # --- what is asked for ------------------------------------------------------------------------------
+
+    def _requests(self, layers: Sequence[int]) -> dict[tuple[str, View], list[Request]]:
+        """By split and view; layers of one frame rate are stored together."""
+        rates: dict[Geometry, list[int]] = {}
+        for layer in sorted(layers):
+            rates.setdefault(self.upstream.geometry_of(layer), []).append(layer)
+        return {
+            (name, view): [
+                Request(self.upstream, share, view, tuple(of_rate), self.config.dtype)
+                for of_rate in rates.values()
+            ]
+            for name, share in self._shares.items()
+            for view in self.views
+        }
+
+    def _look(self, layers: Sequence[int]) -> tuple[list[Request], list[Path]]:
+        """Requests that nothing serves yet, and the entries that serve the others."""
+        requests = [r for group in self._requests(layers).values() for r in group]
+        with together():
+            found = [(r, self._store.find(r.key, r.layers)) for r in requests]
+        return [r for r, entry in found if entry is None], [e.path for _, e in found if e is not None]
+
+    def _tell(self, layers: Sequence[int]) -> list[_Told]:
+        """What every process needs for some layers, by rank."""
+        missing, in_use = self._look(layers)
+        needs = dict.fromkeys(layers, 0)
+        for request in missing:
+            for layer in request.layers:
+                needs[layer] += request.bytes([self.dims[layer]], self._wide)
+        told = _Told(socket.gethostname(), needs, in_use, [r.key for r in missing], free_memory())
+        return all_gather_object(told)
+
+    @property
+    def missing_seconds(self) -> Seconds:
+        """Audio that all forward passes together will take in, of this process's share."""
+        groups = [self._look(group)[0] for group in self.choice.groups]
+        # requests of one split and view share a forward pass
+        return sum(
+            seconds
+            for missing in groups
+            for seconds in {(r.split.name, r.view): r.split.seconds for r in missing}.values()
+        )
+
+    # --- the choice -------------------------------------------------------------------------------------
+
+    def _choose(self, layers: Sequence[int]) -> Choice:
+        """Choose how some layers are kept, alike on every process, and say so.
+
+        Raises:
+            NoRoom: they fit nowhere.
+        """
+        self._store = self.disk
+        told = self._tell(layers)
+        rooms = self._rooms(told)
+        asked = self.config.mode
+        limit = self.disk.max_bytes
+        of_host = [{n: sum(t.needs[n] for t in told if t.host == host) for n in layers} for host, _ in rooms]
+        most = [SHARE_ASKED * self._memory_of(t, told) for t in told]
+        by_itself = [min(MEMORY_BYTES, SHARE_BY_ITSELF * self._memory_of(t, told)) for t in told]
+        if asked == "recompute":
+            by_itself = [min(limit, m) for m in by_itself]
+        tightest = min((room for _, room in rooms), key=lambda room: room.bytes)
+        options = Options(
+            layers=tuple(layers),
+            disk=[Budget(needs, room.bytes) for needs, (_, room) in zip(of_host, rooms, strict=True)],
+            memory=[Budget(t.needs, int(m)) for t, m in zip(told, by_itself, strict=True)],
+            most_memory=[Budget(t.needs, int(min(limit, m))) for t, m in zip(told, most, strict=True)],
+            cheap=self._cheap(),
+            why_no_disk=tightest.reason(),
+            divisible=self.divisible,
+        )
+        choice = choose(asked, options)
+        if choice is None:
+            raise self._refusal(asked, options, rooms)
+        if choice.scratch == "memory":
+            self._store = MemoryStore(
+                self.disk, max(b.bytes for b in (*options.most_memory, *options.memory))
+            )
+        self._say(choice, told)
+        return choice
+
+    def _rooms(self, told: Sequence[_Told]) -> list[tuple[str, Room]]:
+        """The room that each machine's store has; its processes share it."""
+        own = None
+        with together():
+            if world().local_rank == 0:
+                host = socket.gethostname()
+                near = [t for t in told if t.host == host]
+                in_use, keys = [p for t in near for p in t.in_use], [k for t in near for k in t.keys]
+                own = (host, self.disk.room(in_use, keys))
+        return [found for found in all_gather_object(own) if found is not None]
+
+    @staticmethod
+    def _memory_of(one: _Told, told: Sequence[_Told]) -> float:
+        """A process's part of its machine's free memory."""
+        near = [t.memory for t in told if t.host == one.host]
+        return min(near) / len(near)
+
+    def _cheap(self) -> str | None:
+        if self.upstream.family.name in SPECTRAL:
+            return f"{self.upstream.name} is computed again as fast as it is read"
+        return None if self.config.keep else "store.keep is false"
+
+    def _refusal(self, asked: str, options: Options, rooms: Sequence[tuple[str, Room]]) -> NoRoom:
+        for budget, (_, room) in zip(options.disk, rooms, strict=True):
+            needed = sum(budget.needs.values())
+            if asked != "memory" and needed > room.bytes:
+                text = room.refusal(needed)
+                if asked != "disk":
+                    largest = max(budget.needs.values())
+                    text += (
+                        f" Nor does one layer alone ({largest / 1e9:.2f} GB) fit there, or into the "
+                        f"{options.memory[0].bytes / 1e9:.2f} GB of memory that may be taken."
+                        if self.divisible
+                        else " The weighted sum needs all layers at once."
+                    )
+                return NoRoom(text)
+        budget = next(b for b in options.most_memory if not b.holds(options.layers))
+        needed = sum(budget.needs.values())
+        try:
+            MemoryStore(self.disk, budget.bytes).make_room(needed, [])
+        except NoRoom as error:
+            return error
+        return NoRoom(f"the hidden states of this run need {needed / 1e9:.2f} GB, which fit nowhere.")
+
+    def _say(self, choice: Choice, told: Sequence[_Told]) -> None:
+        needed = sum(sum(t.needs.values()) for t in told)
+        if not needed:
+            return
+        size = (
+            f"hidden states: about {needed / 1e9:.2f} GB" if needed > 1e7 else "hidden states: below 0.01 GB"
+        )
+        if choice.mode == "disk":
+            limit = self.disk.max_bytes / 1e9
+            logger.info("%s to extract into %s (limit %g GB)", size, self.disk.root, limit)
+        elif choice.mode == "memory":
+            logger.info("%s, kept in memory: %s", size, choice.reason)
+        else:
+            most = max(sum(t.needs[n] for t in told for n in group) for group in choice.groups)
+            where = "memory" if choice.scratch == "memory" else str(self.disk.root)
+            count = len(choice.groups)
+            logger.info(
+                "%s, in %d group%s of layers, for each of which the upstream runs anew, %.2f GB at once in %s: %s",
+                size,
+                count,
+                "" if count == 1 else "s",
+                most / 1e9,
+                where,
+                choice.reason,
+            )
+
+    def about(self) -> dict[str, Any]:
+        """The choice, for the experiment's settings."""
+        c = self.choice
+        return {"mode": c.mode, "scratch": c.scratch, "groups": len(c.groups), "reason": c.reason}
+
+    # --- doing it ---------------------------------------------------------------------------------------
+
+    def groups(self, wanted: Collection[int | str]) -> Iterator[tuple[Sequence[int], list[Side]]]:
+        """Hidden states, as many layers at a time as the choice allows; they are gone when the next are asked for.
+
+        Args:
+            wanted: layers without which a group is passed over; `weighted` wants all.
+
+        Yields:
+            Layers, and each side's hidden states of them.
+        """
+        left = self.layers
+        while left:
+            for group in self.choice.groups:
+                if "weighted" in wanted or set(group) & set(wanted):
+                    before = self._make_room(group)
+                    sides = self._extract(group)
+                    if sides is None:
+                        break
+                    yield group, sides
+                    self._tidy(sides, before)
+                left = tuple(n for n in left if n not in group)
+            else:
+                return
+            # float16 was too coarse, and float32 takes more room than there is: choose again
+            self._wide = True
+            self.choice = self._choose(left)
+
+    def _make_room(self, group: Sequence[int]) -> set[Path]:
+        """Make room for some layers; the entries of this process that are there already."""
+        told = self._tell(group)
+        host = socket.gethostname()
+        with together():
+            # processes of one machine share its store: the first of them makes room for all
+            near = [t for t in told if t.host == host]
+            if isinstance(self._store, MemoryStore):
+                near = [told[world().rank]]
+            if isinstance(self._store, MemoryStore) or world().local_rank == 0:
+                self._store.make_room(
+                    sum(sum(t.needs.values()) for t in near),
+                    [path for t in near for path in t.in_use],
+                    [key for t in near for key in t.keys],
+                )
+        return set(told[world().rank].in_use)
+
+    def _extract(self, group: Sequence[int]) -> list[Side] | None:
+        """Hidden states of every split and view; None: float16 is too coarse, and there is no room for float32."""
+        entries: dict[tuple[str, View], list[Entry]] | None = None
+        with together():
+            try:
+                entries = {
+                    at: hidden_states(self._store, requests, self.batch_size, self._wide)
+                    for at, requests in self._requests(group).items()
+                }
+            except NoRoom:
+                if self._wide or self.config.mode in ("disk", "memory"):
+                    raise
+        if not all(all_gather_object(entries is not None)):
+            return None
+        assert entries is not None
+        self._check_skipped(entries)
+        return [
+            side_of(splits, {view: [entries[s.name, view] for s in splits] for view in self.views})
+            for splits in self.sides
+        ]
+
+    def _check_skipped(self, entries: dict[tuple[str, View], list[Entry]]) -> None:
+        """Of several processes each counts its own unreadable files; together they may be too many."""
+        if world().size == 1:
+            return
+        for split in (s for splits in self.sides for s in splits):
+            told = all_gather_object(entries[split.name, self.views[0]][0].skipped)
+            skipped = [*split.checked.unreadable, *(skip for own in told for skip in own)]
+            SkipCounter(split.found, split.max_unreadable, split.name, skipped).check()
+
+    def _tidy(self, sides: Sequence[Side], before: set[Path]) -> None:
+        """Remove what this run extracted and nobody is to find: all but what `disk` keeps."""
+        if self.choice.mode == "disk" and self.config.keep:
+            return
+        of_splits = [entries for side in sides for splits in side.states.values() for entries in splits]
+        for folder in {e.path for entries in of_splits for e in entries} - before:
+            self._store.remove(folder)
