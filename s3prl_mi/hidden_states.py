@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import MIError
 from .families import SAMPLE_RATE, geometry_of_entry, resolve
-from .masking import at_mask_site, conv_stack_alone, silence_masked
+from .masking import Front, at_mask_site, conv_stack, silence_masked
 from .upstreams import Upstream
 from .views import PLAIN, View
 
@@ -33,7 +33,9 @@ _SHORTEST_SPECTRAL = 400
 _CODES = "_s3prl_mi_codes"
 
 
-def extract(upstream: Upstream, waveforms: Sequence[Tensor], view: View | None = None) -> list[list[Tensor]]:
+def extract(
+    upstream: Upstream, waveforms: Sequence[Tensor], view: View | None = None, front: Front | None = None
+) -> list[list[Tensor]]:
     """Hidden states of a few utterances, every layer from one forward pass.
 
     Args:
@@ -41,6 +43,7 @@ def extract(upstream: Upstream, waveforms: Sequence[Tensor], view: View | None =
         waveforms: float32 tensors of shape (n_samples,), 16 kHz.
         view: a mask view masks the input; None, `plain` and `shift` leave it as it is (a shift pairs rows
             later, `views.shifted_rows`).
+        front: one for all views of these very waveforms: the conv stack then runs for the first of them only.
 
     Returns:
         For each utterance, for each layer, a float32 tensor of shape (n_frames, dim) on the upstream's
@@ -55,17 +58,17 @@ def extract(upstream: Upstream, waveforms: Sequence[Tensor], view: View | None =
     import torch
 
     view = view or PLAIN
-    batch = [w.to(device=upstream.device, dtype=torch.float32) for w in waveforms]
+    batch = [w.to(upstream.device, torch.float32, non_blocking=True) for w in waveforms]
     for index, waveform in enumerate(batch):
         _check_length(upstream, index, waveform)
     if view.kind == "mask" and view.level == "waveform":
-        batch = [silence_masked(upstream, w, view) for w in batch]
+        batch, front = [silence_masked(upstream, w, view) for w in batch], None
     if upstream.family.cuts_silent_tail:
         batch = [_keep_tail(w) for w in batch]
     with torch.no_grad():
         if upstream.family.padding == "alone":
-            return [_forward(upstream, [w], view)[0] for w in batch]
-        return _forward(upstream, batch, view) if batch else []
+            return [_forward(upstream, [w], view, front, number)[0] for number, w in enumerate(batch)]
+        return _forward(upstream, batch, view, front) if batch else []
 
 
 def layer_names(upstream: Upstream) -> list[str]:
@@ -125,16 +128,24 @@ def _check_length(upstream: Upstream, index: int, waveform: Tensor) -> None:
         )
 
 
-def _forward(upstream: Upstream, batch: list[Tensor], view: View) -> list[list[Tensor]]:
-    """One forward pass over a batch of waveforms, each of shape (n_samples,)."""
+def _forward(
+    upstream: Upstream, batch: list[Tensor], view: View, front: Front | None = None, number: int = 0
+) -> list[list[Tensor]]:
+    """One forward pass, the `number`-th of `front`, over a batch of waveforms, each of shape (n_samples,)."""
+    import torch
+
+    family, masker = upstream.family, None
     lengths = [len(w) for w in batch]
     expected = [upstream.geometry.n_frames(n) for n in lengths]
     with contextlib.ExitStack() as hooks:
-        if len(batch) > 1 and upstream.family.padding == "conv_norm":
-            hooks.enter_context(conv_stack_alone(upstream, lengths))
         latent = view.kind == "mask" and view.level == "latent"
-        if latent or (len(batch) > 1 and upstream.family.mask_site is not None):
-            hooks.enter_context(at_mask_site(upstream, expected, view if latent else PLAIN))
+        rounded = torch.is_autocast_enabled(batch[0].device.type)
+        if latent or (family.mask_site is not None and (len(batch) > 1 or rounded)):
+            masker = hooks.enter_context(at_mask_site(upstream, expected, view if latent else PLAIN))
+        alone = len(batch) > 1 and family.padding == "conv_norm"
+        shared = front if family.mask_site is not None and family.conv_stack is not None else None
+        if alone or shared is not None:
+            hooks.enter_context(conv_stack(upstream, lengths if alone else None, shared, number, masker))
         entries = _entries(upstream, _call(upstream, batch))
     geometries = [
         geometry_of_entry(upstream.expert, upstream.family, upstream.geometry, _entry_number(upstream, i))
