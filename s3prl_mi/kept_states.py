@@ -107,13 +107,13 @@ class KeptStates:
     def _look(self, layers: Sequence[int]) -> tuple[list[Request], list[Path]]:
         """Requests that nothing serves yet, and the entries that serve the others."""
         requests = [r for group in self._requests(layers).values() for r in group]
-        with together():
-            found = [(r, self._store.find(r.key, r.layers)) for r in requests]
+        found = [(r, self._store.find(r.key, r.layers)) for r in requests]
         return [r for r, entry in found if entry is None], [e.path for _, e in found if e is not None]
 
     def _tell(self, layers: Sequence[int]) -> list[_Told]:
         """What every process needs for some layers, by rank."""
-        missing, in_use = self._look(layers)
+        with together():
+            missing, in_use = self._look(layers)
         needs = dict.fromkeys(layers, 0)
         for request in missing:
             for layer in request.layers:
@@ -123,7 +123,7 @@ class KeptStates:
 
     @property
     def missing_seconds(self) -> Seconds:
-        """Audio that all forward passes together will take in, of this process's share."""
+        """Audio that all forward passes together will take in, of this process's share; each may ask for itself."""
         groups = [self._look(group)[0] for group in self.choice.groups]
         # requests of one split and view share a forward pass
         return sum(

@@ -190,10 +190,12 @@ def test_utterances_are_shared_by_duration():
     assert whole.share(6, 7).utterances == []
 
 
-@pytest.mark.parametrize("task", ["mi_supervised", "mi_views"])
-def test_an_experiment_on_two_ranks_has_the_records_of_one(run, task):
-    assert run(task, name="alone", store__root=str(run.folder / "alone-store")) == 0
-    words = run.command(task, name="shared")
+@pytest.mark.parametrize(
+    ("task", "mode"), [("mi_supervised", "disk"), ("mi_views", "disk"), ("mi_views", "auto")]
+)
+def test_an_experiment_on_two_ranks_has_the_records_of_one(run, task, mode):
+    assert run(task, name="alone", store__root=str(run.folder / "alone-store"), store__mode=mode) == 0
+    words = run.command(task, name="shared", store__mode=mode)
     assert ranks(2, main, words) == {0: 0, 1: 0}
     alone, shared = run.records("alone"), run.records("shared")
     assert len(shared) == len(alone) == len({r.identity() for r in shared}) > 0
@@ -211,6 +213,7 @@ def test_an_experiment_on_two_ranks_has_the_records_of_one(run, task):
             assert getattr(one, counted) == getattr(two, counted)
     stored = [p for p in (run.folder / "store").glob("*/*/manifest.json")]
     assert len(stored) == 2 * len(list((run.folder / "alone-store").glob("*/*/manifest.json")))
+    assert (len(stored) > 0) == (mode == "disk")
 
 
 # --- Failures -----------------------------------------------------------------------------------------------
