@@ -23,6 +23,7 @@ from .audio import (
     content_hash,
     read_waveform,
 )
+from .beside import Behind, ahead
 from .config import DataConfig
 from .corpora import Utterance, list_utterances
 from .distributed import is_main
@@ -130,7 +131,7 @@ class Request:
     """Hidden states of one split under one view.
 
     `layers` are kept of the upstream's hidden states, all of one frame rate; `dtype` is `auto`, `float16` or
-    `float32`.
+    `float32`; `precision`, that of the forward pass, is `fp32` or `bf16`.
     """
 
     upstream: Upstream
@@ -138,6 +139,7 @@ class Request:
     view: View
     layers: tuple[int, ...]
     dtype: str
+    precision: str = "fp32"
 
     @functools.cached_property
     def ordered(self) -> list[Utterance]:
@@ -153,6 +155,8 @@ class Request:
             raise MIError(f"{error}. Did it disappear while this run was reading?") from None
         exact = self.dtype == "float32"
         determinants = {"upstream": self.upstream.name, "fingerprint": self.upstream.fingerprint}
+        if self.precision != "fp32":
+            determinants["precision"] = self.precision
         return key_of({**determinants, "view": self.view.describe(), "audio": audio, "exact": exact})
 
     def about(self) -> dict[str, Any]:
@@ -162,6 +166,7 @@ class Request:
             "checkpoint": self.upstream.checkpoint_name,
             "fingerprint": self.upstream.fingerprint,
             "view": self.view.describe(),
+            "precision": self.precision,
             "split": self.split.name + self.split.part,
             "utterances": len(self.ordered),
             "seconds": round(self.split.seconds, 1),
@@ -187,8 +192,8 @@ def hidden_states(
 
     Args:
         store: the store.
-        requests: what is wanted; all of one upstream, split and view (an upstream of several frame rates has a
-            request for each), so that one forward pass serves them all.
+        requests: what is wanted; all of one upstream, precision and split. Those of one view (an upstream of several
+            frame rates has a request for each rate) share a forward pass, and all views share its convolutions.
         batch_size: utterances a forward pass; 0: by device. It changes hidden states by rounding errors only.
         wide: whether float16 is known to be too coarse, so that it need not be tried.
 
@@ -261,80 +266,131 @@ def _extract(store: Store, requests: Sequence[Request], dtype: str, batch_size: 
     Returns:
         False where not one utterance of a process's share can be read.
     """
-    from .hidden_states import extract, shortest_samples
+    from .precision import running_in
 
     first = requests[0]
-    upstream, split, view = first.upstream, first.split, first.view
+    split = first.split
     skips = SkipCounter(split.found, split.max_unreadable, split.name, list(split.checked.unreadable))
-    size = batch_size or (CPU_BATCH if upstream.device == "cpu" else GPU_BATCH)
     with contextlib.ExitStack() as stack:
-        writers = [stack.enter_context(store.writer(r.key, r.about(), r.layers, dtype)) for r in requests]
+        # in one order in every run, so that no two of them wait for each other
+        jobs = [
+            _Job(r, stack.enter_context(store.writer(r.key, r.about(), r.layers, dtype)))
+            for r in sorted(requests, key=lambda r: r.key)
+        ]
         # another run may have finished the very same states while this one waited for the lock
-        if all(store.find(r.key, r.layers) is not None for r in requests):
+        jobs = [j for j in jobs if store.find(j.request.key, j.request.layers) is None]
+        if not jobs:
             return True
-        for name, why in writers[0].skipped:
+        jobs.sort(key=lambda j: requests.index(j.request))
+        for name, why in {entry: None for j in jobs for entry in j.writer.skipped}:
             skips.skip(name, why)
-        done = set.intersection(*({*w.written, *(u for u, _ in w.skipped)} for w in writers))
-        seconds = {u: n / SAMPLE_RATE for u, n in split.checked.n_samples.items()}
-        title = f"{upstream.name} {split.name}{split.part} {view.describe()}"
-        if split.part and not any(w.written for w in writers):
-            _scale_as_one_process(first, requests, writers)
-        with tqdm(
-            total=round(split.seconds),
-            desc=title,
-            unit="s",
-            dynamic_ncols=True,
-            leave=False,
-            disable=not is_main(),
-        ) as bar:
-            bar.update(round(sum(seconds[u] for u in done)))
-            for batch in _batches([u for u in first.ordered if u.id not in done], split, size):
-                waveforms, kept = _read(batch, shortest_samples(upstream), skips, writers)
-                for utterance, hidden in zip(kept, extract(upstream, waveforms, view), strict=True):
-                    for request, writer in zip(requests, writers, strict=True):
-                        if utterance.id not in writer.written:
-                            writer.append(utterance.id, [hidden[n].cpu().numpy() for n in request.layers])
-                bar.update(round(sum(seconds[u.id] for u in batch)))
-        for name, why in writers[0].skipped:
+        with running_in(first.upstream, first.precision):
+            if split.part and not any(j.before for j in jobs):
+                _scale_as_one_process(split, jobs)
+            _fill(jobs, skips, batch_size)
+        for name, why in jobs[0].writer.skipped:
             logger.warning("%s: skipped %s (%s)", split.name, name, why)
-        if split.part and not writers[0].written:
+        if split.part and not jobs[0].writer.written:
             return False
-        for writer in writers:
-            writer.finish()
+        for job in jobs:
+            job.writer.finish()
     return True
 
 
-def _scale_as_one_process(first: Request, requests: Sequence[Request], writers: Sequence[Writer]) -> None:
+@dataclass(eq=False)
+class _Job:
+    """A request, the writer that fills its entry, and the utterances that a killed run has left there."""
+
+    request: Request
+    writer: Writer
+    before: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.before = frozenset([*self.writer.written, *(u for u, _ in self.writer.skipped)])
+
+    def write(
+        self, behind: Behind, utterances: Sequence[Utterance], hidden: Sequence[Sequence[Tensor]]
+    ) -> None:
+        """Have the hidden states (by utterance, by layer) of a batch written."""
+        new = [(u.id, h) for u, h in zip(utterances, hidden, strict=True) if u.id not in self.before]
+        if new:
+            states = self.writer.narrow([[h[n] for n in self.request.layers] for _, h in new])
+            behind.do(functools.partial(self.writer.write, [u for u, _ in new], states))
+
+
+def _fill(jobs: Sequence[_Job], skips: SkipCounter, batch_size: int) -> None:
+    """Forward passes over what is missing; audio is read and hidden states are written beside them."""
+    from .hidden_states import extract, shortest_samples
+    from .masking import Front
+
+    request = jobs[0].request
+    upstream, split = request.upstream, request.split
+    size = batch_size or (CPU_BATCH if upstream.device == "cpu" else GPU_BATCH)
+    views = {view: [j for j in jobs if j.request.view == view] for view in (j.request.view for j in jobs)}
+    missing = [u for u in request.ordered if not all(u.id in j.before for j in jobs)]
+    read = functools.partial(_read, shortest=shortest_samples(upstream), pinned=upstream.device.startswith("cuda"))
+    seconds = {u: n / SAMPLE_RATE for u, n in split.checked.n_samples.items()}
+    title = f"{upstream.name} {split.name}{split.part} {', '.join(v.describe() for v in views)}"
+    total = len(views) * sum(seconds.values())
+    with (
+        tqdm(
+            total=round(total), desc=title, unit="s", dynamic_ncols=True, leave=False, disable=not is_main()
+        ) as bar,
+        Behind() as behind,
+    ):
+        bar.update(round(total - len(views) * sum(seconds[u.id] for u in missing)))
+        for batch in ahead(_batches(missing, split, size), read):
+            for utterance, error in ((u, w) for u, w in batch if isinstance(w, AudioError)):
+                _skip(utterance, str(error), jobs, skips, behind)
+            kept = [(u, w) for u, w in batch if not isinstance(w, AudioError)]
+            utterances, front = [u for u, _ in kept], Front()
+            for view, of_view in views.items():
+                if any(u.id not in j.before for u in utterances for j in of_view):
+                    hidden = extract(upstream, [w for _, w in kept], view, front)
+                    for job in of_view:
+                        job.write(behind, utterances, hidden)
+                bar.update(round(sum(seconds[u.id] for u, _ in batch)))
+
+
+def _skip(utterance: Utterance, why: str, jobs: Sequence[_Job], skips: SkipCounter, behind: Behind) -> None:
+    """Leave out an utterance that cannot be read."""
+    if not any(utterance.id in j.before for j in jobs):
+        skips.skip(utterance.id, why)
+    for job in jobs:
+        if utterance.id not in job.before:
+            behind.do(functools.partial(job.writer.skip, utterance.id, why))
+
+
+def _scale_as_one_process(split: Split, jobs: Sequence[_Job]) -> None:
     """Let float16 values be rounded as in one process: by offset and scale of the whole split's first utterance.
 
     Rounded otherwise, k-means would end elsewhere, as with another seed (measured: 0.01 bits on 40 s of speech).
     """
     from .hidden_states import extract, shortest_samples
 
-    for utterance in first.split.longest:
+    upstream = jobs[0].request.upstream
+    for utterance in split.longest:
         with contextlib.suppress(AudioError):
-            waveform = _waveform(utterance, shortest_samples(first.upstream))
-            hidden = extract(first.upstream, [waveform], first.view)[0]
-            for request, writer in zip(requests, writers, strict=True):
-                writer.begin([hidden[n].cpu().numpy() for n in request.layers])
+            waveform = _waveform(utterance, shortest_samples(upstream))
+            for view in {j.request.view: None for j in jobs}:
+                hidden = extract(upstream, [waveform], view)[0]
+                for job in (j for j in jobs if j.request.view == view):
+                    job.writer.begin([hidden[n] for n in job.request.layers])
             return
 
 
 def _read(
-    batch: Sequence[Utterance], shortest: int, skips: SkipCounter, writers: Sequence[Writer]
-) -> tuple[list[Tensor], list[Utterance]]:
-    """The waveforms of those utterances that can be read."""
-    waveforms: list[Tensor] = []
-    kept: list[Utterance] = []
+    batch: Sequence[Utterance], shortest: int, pinned: bool
+) -> list[tuple[Utterance, Tensor | AudioError]]:
+    """The waveforms of some utterances, or why one cannot be read; `pinned`: ready to be copied to a GPU."""
+    found: list[tuple[Utterance, Tensor | AudioError]] = []
     for utterance in batch:
         try:
-            waveforms.append(_waveform(utterance, shortest))
-            kept.append(utterance)
+            waveform = _waveform(utterance, shortest)
+            found.append((utterance, waveform.pin_memory() if pinned else waveform))
         except AudioError as error:
-            skips.skip(utterance.id, str(error))
-            for writer in writers:
-                writer.skip(utterance.id, str(error))
-    return waveforms, kept
+            found.append((utterance, error))
+    return found
 
 
 def _waveform(utterance: Utterance, shortest: int) -> Tensor:

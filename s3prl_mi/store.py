@@ -461,8 +461,8 @@ class Writer:
     def _open_files(self) -> None:
         if not (self.folder / "scales.npz").exists():
             np.savez(self.folder / "scales.npz", **self._scales)  # type: ignore[arg-type]
-        self._files = [open(self.folder / f"layer_{i}.bin", "ab") for i in self.layers]
-        self._files.append(open(self.folder / JOURNAL, "ab"))
+        names = [*(f"layer_{i}.bin" for i in self.layers), JOURNAL]
+        self._files = [open(self.folder / name, "ab") for name in names]
 
     def begin(self, hidden: Sequence[Tensor | FloatMatrix]) -> None:
         """Fix offset and scale of each layer by one utterance: by the first one written if not called before."""

@@ -44,9 +44,9 @@ def passes(monkeypatch):
     seen: list[int] = []
     original = forward.extract
 
-    def counted(upstream, waveforms, view=None):
+    def counted(upstream, waveforms, view=None, front=None):
         seen.append(len(waveforms))
-        return original(upstream, waveforms, view)
+        return original(upstream, waveforms, view, front)
 
     monkeypatch.setattr(forward, "extract", counted)
     return seen
@@ -133,10 +133,10 @@ def test_a_killed_run_goes_on_with_the_utterances_that_lack(corpus, fbank, store
     split = split_of(corpus.root)
     counted = forward.extract
 
-    def killed(upstream, waveforms, view=None):
+    def killed(upstream, waveforms, view=None, front=None):
         if len(passes) == 4:
             raise KeyboardInterrupt
-        return counted(upstream, waveforms, view)
+        return counted(upstream, waveforms, view, front)
 
     monkeypatch.setattr(forward, "extract", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -154,8 +154,8 @@ def test_a_killed_run_goes_on_with_the_utterances_that_lack(corpus, fbank, store
 def test_states_too_coarse_for_float16_are_kept_as_float32_or_refused(corpus, fbank, store, monkeypatch):
     """One dimension has its like in nothing before: 1e7 times its first utterance's spread."""
 
-    def far(upstream, waveforms, view=None):
-        original = forward_extract(upstream, waveforms, view)
+    def far(upstream, waveforms, view=None, front=None):
+        original = forward_extract(upstream, waveforms, view, front)
         for utterance in original:
             if len(seen) and len(seen) % 2:
                 utterance[0][0, 0] += 1e7

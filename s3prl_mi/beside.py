@@ -1,0 +1,80 @@
+"""What goes on beside the forward pass, in threads of their own: audio is read ahead, hidden states are written."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ahead(items: Iterable[T], work: Callable[[T], R], depth: int = 2) -> Iterator[R]:
+    """`map(work, items)`, of which a thread does up to `depth` steps before they are asked for.
+
+    An error of a step shows where its result is asked for.
+    """
+    with ThreadPoolExecutor(1, "s3prl_mi-read") as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > depth:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class Behind:
+    """One thread that does jobs in the order in which they are handed over. Use as a context manager.
+
+    An error of a job ends the thread's work: it shows at the next `do`, or at the end of the context, and no later job
+    is done. On any other exception the jobs handed over before it are still done.
+
+    Args:
+        depth: jobs that may wait; handing over one more waits for the first of them.
+    """
+
+    def __init__(self, depth: int = 1) -> None:
+        self._depth = depth
+        self._waiting: deque[Future[None]] = deque()
+        self._failed = False
+
+    def __enter__(self) -> Behind:
+        self._pool = ThreadPoolExecutor(1, "s3prl_mi-write")
+        return self
+
+    def do(self, job: Callable[[], None]) -> None:
+        """Hand over a job.
+
+        Raises:
+            Exception: that of an earlier job.
+        """
+        self._waiting.append(self._pool.submit(self._do, job))
+        self._wait(self._depth)
+
+    def _do(self, job: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            job()
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _wait(self, left: int) -> None:
+        while len(self._waiting) > left:
+            self._waiting.popleft().result()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True)
+        if kind is None:
+            self._wait(0)
