@@ -64,6 +64,7 @@ class KeptStates:
         store: the store on disk.
         batch_size: utterances a forward pass; 0: by device.
         sides: the splits that are fitted on, and those that are scored.
+        precision: of the forward pass, `fp32` or `bf16`.
     """
 
     def __init__(
@@ -77,10 +78,11 @@ class KeptStates:
         store: Store,
         batch_size: int,
         sides: Sequence[list[Split]],
+        precision: str = "fp32",
     ) -> None:
         self.upstream, self.dims, self.layers, self.divisible = upstream, dims, tuple(layers), divisible
         self.views, self.config, self.disk, self.batch_size = views, config, store, batch_size
-        self.sides = sides
+        self.sides, self.precision = sides, precision
         here = world()
         # shared out once, so that each file is hashed once
         self._shares = {s.name: s.share(here.rank, here.size) for splits in sides for s in splits}
@@ -97,7 +99,7 @@ class KeptStates:
             rates.setdefault(self.upstream.geometry_of(layer), []).append(layer)
         return {
             (name, view): [
-                Request(self.upstream, share, view, tuple(of_rate), self.config.dtype)
+                Request(self.upstream, share, view, tuple(of_rate), self.config.dtype, self.precision)
                 for of_rate in rates.values()
             ]
             for name, share in self._shares.items()
@@ -263,6 +265,7 @@ class KeptStates:
                     before = self._make_room(group)
                     sides = self._extract(group)
                     if sides is None:
+                        self._forget(group, before)
                         break
                     yield group, sides
                     self._tidy(sides, before)
@@ -295,10 +298,7 @@ class KeptStates:
         entries: dict[tuple[str, View], list[Entry]] | None = None
         with together():
             try:
-                entries = {
-                    at: hidden_states(self._store, requests, self.batch_size, self._wide)
-                    for at, requests in self._requests(group).items()
-                }
+                entries = self._entries(group)
             except NoRoom:
                 if self._wide or self.config.mode in ("disk", "memory"):
                     raise
@@ -310,6 +310,24 @@ class KeptStates:
             side_of(splits, {view: [entries[s.name, view] for s in splits] for view in self.views})
             for splits in self.sides
         ]
+
+    def _entries(self, group: Sequence[int]) -> dict[tuple[str, View], list[Entry]]:
+        """By split and view; all views of a split are extracted together, as they share the convolutions."""
+        requests = self._requests(group)
+        entries: dict[tuple[str, View], list[Entry]] = {}
+        for name in self._shares:
+            of_split = {at: found for at, found in requests.items() if at[0] == name}
+            every = [r for found in of_split.values() for r in found]
+            stored = iter(hidden_states(self._store, every, self.batch_size, self._wide))
+            entries |= {at: [next(stored) for _ in found] for at, found in of_split.items()}
+        return entries
+
+    def _forget(self, group: Sequence[int], before: set[Path]) -> None:
+        """Remove what was extracted of a group before it turned out that not all of it fits."""
+        for request in (r for requests in self._requests(group).values() for r in requests):
+            entry = self._store.find(request.key, request.layers) if request.ordered else None
+            if entry is not None and entry.path not in before:
+                self._store.remove(entry.path)
 
     def _check_skipped(self, entries: dict[tuple[str, View], list[Entry]]) -> None:
         """Of several processes each counts its own unreadable files; together they may be too many."""

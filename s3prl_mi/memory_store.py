@@ -21,7 +21,7 @@ from .store import Entry, NoRoom, Store, StoredLayer, Writer
 class MemoryEntry(Entry):
     """An entry whose layers lie in memory; its `path` names it and is no folder."""
 
-    in_memory: Mapping[int, StoredLayer] = field(default_factory=dict, repr=False, compare=False)
+    in_memory: dict[int, StoredLayer] = field(default_factory=dict, repr=False, compare=False)
 
     def layer(self, index: int) -> StoredLayer:
         """Frames of one layer, of all utterances end to end."""
@@ -70,8 +70,10 @@ class MemoryStore(Store):
             )
 
     def remove(self, folder: Path) -> bool:
-        """Forget an entry."""
-        self._entries.pop(folder, None)
+        """Forget an entry, and free its memory, whoever still has it."""
+        entry = self._entries.pop(folder, None)
+        if entry is not None:
+            entry.in_memory.clear()
         return True
 
     def writer(self, key: str, determinants: Mapping[str, Any], layers: Sequence[int], dtype: str) -> Writer:

@@ -58,8 +58,12 @@ def read_config(path: str) -> dict[str, Any]:
 
 # --- A past experiment --------------------------------------------------------------------------------------
 
-_KEPT = ("mode", "evaluate_split", "override", "backend", "local_rank", "past_exp", "device", "auto_resume")
-"""Arguments that a past experiment does not overwrite: those of s3prl, and -a."""
+_KEPT = (
+    *("mode", "evaluate_split", "override", "backend", "local_rank", "past_exp", "device", "auto_resume"),
+    *("max_store_gb", "store_mode", "precision"),
+)
+"""Arguments that a past experiment does not overwrite: those of s3prl, -a, where hidden states lie, and their precision
+(another one is refused)."""
 
 
 def _with_past(args: argparse.Namespace, past: argparse.Namespace) -> argparse.Namespace:

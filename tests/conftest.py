@@ -119,6 +119,7 @@ def _fresh_log() -> Iterator[None]:
     """The package's handler writes to the stderr of the moment it was made; each test has its own."""
     ours = logging.getLogger("s3prl_mi")
     ours.handlers.clear()
+    ours.propagate = True  # else pytest adds handlers of its own, and the package none
     yield
     ours.handlers.clear()
     ours.propagate = True
@@ -167,7 +168,7 @@ class Runner:
         """The words of a training command.
 
         `model` is an upstream, or a name of `models.MODELS`; `settings` are keys under downstream_expert with
-        __ for a dot. Defaults: the logistic probe, 2 seeds, 6 clusters, masks of 6 in 10 frames.
+        __ for a dot. Defaults: the logistic probe, 2 seeds, 6 clusters, masks of 6 in 10 frames, float32.
         """
         corpus = corpus or self.corpus
         upstream, file = (model, None) if model in ("fbank", "mel") else self.checkpoint(model)
@@ -181,6 +182,7 @@ class Runner:
             "seeds": 2,
             "clusters": 6,
             "views.mask": "6/10",
+            "precision": "fp32",  # on every machine the same
         }
         values |= {key.replace("__", "."): value for key, value in settings.items()}
         override = ",,".join(f"config.downstream_expert.{k}={v!r}" for k, v in values.items())
