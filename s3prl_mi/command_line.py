@@ -82,7 +82,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 def build_parser() -> argparse.ArgumentParser:
     """A parser with s3prl's options, defaults, types and choices, and ours.
 
-    Ours: --upstream_module, --jobs, --slurm, --max_store_gb, --store_mode.
+    Ours: --upstream_module, --jobs, --slurm, --max_store_gb, --store_mode, --precision.
     """
     configs = Path(__file__).resolve().parent / "config.py"
     parser = _Parser(
@@ -173,6 +173,12 @@ def build_parser() -> argparse.ArgumentParser:
         choices=["auto", "disk", "memory", "recompute"],
         help="where hidden states lie: disk (other runs find them again), memory (nothing is written), recompute (as "
         "many layers at a time as fit, the upstream runs once for each group); auto says what it takes and why",
+    )
+    group(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        help="of the upstream's forward pass; auto takes bfloat16 where the machine is fast at it and the hidden "
+        "states stay the same but for a small rounding error, fp32 turns that off",
     )
     group("--backend", default="nccl", help="of torch.distributed")
     group("--local_rank", type=int, help="set by torch.distributed's launcher; --local-rank is understood")

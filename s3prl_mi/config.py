@@ -118,6 +118,9 @@ class MIConfig:
     kmeans_iterations: int = 100
     batch_size: int = 0
     """Utterances per forward pass; 0: chosen by device. Hidden states do not depend on it."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the upstream's forward pass. `auto`: bfloat16 (autocast) where the processor or GPU is fast at it and it
+    changes hidden states of this upstream by little (s3prl_mi/precision.py), else float32."""
     store: StoreConfig = field(default_factory=StoreConfig)
 
 

@@ -45,6 +45,7 @@ from .fitted import load_fitted, save_fitted
 from .hidden_states import entries_beyond_s3prl, extract, layer_names
 from .kept_states import KeptStates
 from .plan import Identity, make_plan
+from .precision import Precision, choose, running_in
 from .results import RESULTS_FILE, Record, append_records, last_encoder_layer, read_records
 from .sides import Layer, Side
 from .store import Store, default_root
@@ -137,6 +138,7 @@ class Experiment:
             seed_list(config.seeds, args.seed),
             args.upstream_layer_selection,
         )
+        self.precision: Precision = from_main_object(self._precision)
         root = Path(config.store.root).expanduser() if config.store.root else default_root()
         self.store = Store(root, int(config.store.max_gb * 1e9))
         self.context = Context(
@@ -151,6 +153,14 @@ class Experiment:
         )
 
     # --- what is asked for ------------------------------------------------------------------------------
+
+    def _precision(self) -> Precision:
+        """What is asked for; left open, it is what the experiment that is gone on with was begun in."""
+        asked = self.config.precision
+        goes_on = self.args.mode == "evaluate" or self.args.auto_resume or self.args.past_exp
+        if asked == "auto" and goes_on and self._settings.exists():
+            asked = self._read_settings()["precision"]
+        return choose(asked, self.upstream)
 
     @property
     def _n_weighted(self) -> int:
@@ -176,6 +186,7 @@ class Experiment:
             "feature_normalize": bool(self.args.upstream_feature_normalize),
             "protocol_version": PROTOCOLS[self.config.protocol],
             **{k: json.loads(json.dumps(v)) for k, v in config.items()},
+            "precision": self.precision,
         }
 
     # --- data -------------------------------------------------------------------------------------------
@@ -224,6 +235,7 @@ class Experiment:
             self.store,
             self.config.batch_size,
             sides,
+            self.precision,
         )
         if is_main():
             self._say_how_long(states)
@@ -234,7 +246,8 @@ class Experiment:
         if self.args.mode != "train":
             return
         audio, dims = states.missing_seconds, states.dims
-        extraction = audio / extraction_speed(self.upstream) if audio else 0.0
+        with running_in(self.upstream, self.precision):
+            extraction = audio / extraction_speed(self.upstream) if audio else 0.0
         frames = self._fit_seconds * SAMPLE_RATE / self.upstream.stride / world().size
         of_layers = [dims[n] if isinstance(n, int) else dims[0] for n in self.plan.layers]
         estimation = estimation_seconds(self.plan, of_layers, frames, self.device)
@@ -306,7 +319,7 @@ class Experiment:
                 stamp,
             )
         elif results.exists() and settings.exists():
-            changed = _changes(json.loads(settings.read_text()), now)
+            changed = _changes(self._read_settings(), now)
             if changed:
                 raise MIError(
                     f"-a: {self.expdir} was begun with other settings, so its results cannot be continued: "
@@ -318,6 +331,10 @@ class Experiment:
     @property
     def _settings(self) -> Path:
         return self.expdir / SETTINGS_FILE
+
+    def _read_settings(self) -> dict[str, Any]:
+        """As they were written; folders that tell no precision are of the time before there was a choice."""
+        return {"precision": "fp32", **json.loads(self._settings.read_text())}
 
     def _write_settings(self, content: dict[str, Any]) -> None:
         temporary = self._settings.with_suffix(".tmp")
@@ -416,6 +433,7 @@ class Experiment:
                 probe_settings=e.settings,
                 seconds=round((time.time() - about.began) / len(flat), 3),
                 versions={**versions(), "started": self.started},
+                precision=self.precision,
             )
             for e in flat
         ]
@@ -442,7 +460,7 @@ class Experiment:
         settings = self._settings
         if not settings.exists():
             return
-        fitted, now = json.loads(settings.read_text()), self._determinants()
+        fitted, now = self._read_settings(), self._determinants()
         for determinants in (fitted, now):
             determinants.pop("speech", None)
             determinants["datarc"].pop("eval_splits", None)
@@ -507,7 +525,9 @@ def _is_of(layer: Layer, layers: Sequence[int]) -> bool:
 
 
 def _with_options(section: dict[str, Any] | None, args: argparse.Namespace) -> dict[str, Any]:
-    """The config's section with what the command line says of the store."""
+    """The config's section with what the command line says of the store and of the precision."""
+    if getattr(args, "precision", None) is not None:
+        section = {**(section or {}), "precision": args.precision}
     found = {k: getattr(args, name, None) for k, name in STORE_OPTIONS.items()}
     given = {k: v for k, v in found.items() if v is not None}
     if not given:

@@ -328,9 +328,12 @@ def _fill(jobs: Sequence[_Job], skips: SkipCounter, batch_size: int) -> None:
     size = batch_size or (CPU_BATCH if upstream.device == "cpu" else GPU_BATCH)
     views = {view: [j for j in jobs if j.request.view == view] for view in (j.request.view for j in jobs)}
     missing = [u for u in request.ordered if not all(u.id in j.before for j in jobs)]
-    read = functools.partial(_read, shortest=shortest_samples(upstream), pinned=upstream.device.startswith("cuda"))
+    read = functools.partial(
+        _read, shortest=shortest_samples(upstream), pinned=upstream.device.startswith("cuda")
+    )
     seconds = {u: n / SAMPLE_RATE for u, n in split.checked.n_samples.items()}
-    title = f"{upstream.name} {split.name}{split.part} {', '.join(v.describe() for v in views)}"
+    what = f"{len(views)} views" if len(views) > 2 else " and ".join(v.describe() for v in views)
+    title = f"{upstream.name} {split.name}{split.part} {what}"
     total = len(views) * sum(seconds.values())
     with (
         tqdm(

@@ -92,6 +92,9 @@ class Record:
     """Time spent on this estimate (a group that is fitted together shares its time equally)."""
     versions: dict[str, str]
     """Versions of s3prl_mi, s3prl, torch, transformers, Python; `started`: when the run began."""
+    precision: str = "fp32"
+    """Of the upstream's forward pass: `fp32`, or `bf16` (products of bfloat16, sums of float32). Records of the time
+    before there was a choice lack it."""
 
     def identity(self) -> tuple[Any, ...]:
         """What tells this estimate from the others of one experiment, whose other settings are all the same."""

@@ -459,7 +459,7 @@ def test_a_sweep_gives_what_its_parts_give(run, finished, monkeypatch):
     original = extraction._extract
 
     def counted(store, requests, *rest):
-        seen.append(requests[0].view.describe())
+        seen.extend(r.view.describe() for r in requests)
         return original(store, requests, *rest)
 
     monkeypatch.setattr(extraction, "_extract", counted)
@@ -584,7 +584,7 @@ def test_views_that_cannot_be(run, capsys, settings, words):
 def test_a_layer_that_the_mask_does_not_reach_is_refused(run, capsys, monkeypatch):
     """Both views of such a layer are one: its bound would be H(c), and the best of all."""
     whole = hidden_states.extract
-    monkeypatch.setattr(hidden_states, "extract", lambda upstream, waves, view=None: whole(upstream, waves))
+    monkeypatch.setattr(hidden_states, "extract", lambda upstream, waves, *_: whole(upstream, waves))
     said = refused(run, capsys, "mi_views", "hubert-base")
     assert "layer 0" in said
     assert "before the mask site" in said
@@ -772,7 +772,7 @@ def full(*_args, **_kwargs):
 def test_a_full_disk(run, monkeypatch, capsys, place):
     with monkeypatch.context() as m:
         if place == "states":
-            m.setattr(Writer, "append", full)
+            m.setattr(Writer, "write", full)
         elif place == "results":
             m.setattr(experiment, "append_records", full)
         else:
