@@ -17,9 +17,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
+import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -67,15 +69,81 @@ def key_of(determinants: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+class _LayerFile:
+    """Rows of a layer's file, copied out of it; reads like an array of shape (n_frames, dim).
+
+    Not mapped: every page of a map that was once read counts as this process's memory, in the end all of the file.
+    """
+
+    def __init__(self, path: Path, dim: int, dtype: str) -> None:
+        self._path, self._file = path, os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        # open for as long as this object lives, also where its entry is removed meanwhile
+        weakref.finalize(self, os.close, self._file)
+        self.dtype = np.dtype(dtype)
+        self._row = dim * self.dtype.itemsize
+        self.shape = (os.fstat(self._file).st_size // self._row, dim)
+
+    def __getitem__(self, rows: slice | NDArray[np.integer]) -> NDArray[np.floating]:
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(self.shape[0])
+            return self._read(start, max(start, stop)) if step == 1 else self[np.arange(start, stop, step)]
+        wanted = np.asarray(rows)
+        wanted = (
+            np.flatnonzero(wanted)
+            if wanted.dtype == np.bool_
+            else np.where(wanted < 0, wanted + self.shape[0], wanted)
+        )
+        out = np.empty((len(wanted), self.shape[1]), self.dtype)
+        order = np.argsort(wanted, kind="stable")
+        ordered = wanted[order]
+        # what lies near together is read in one sweep, within pieces of a few MB
+        far = np.flatnonzero(np.diff(ordered) > max(1, _NEAR // self._row)) + 1
+        for begin, end in itertools.pairwise((0, *far.tolist(), len(ordered))):
+            for at in range(begin, end, _PIECE):
+                part = ordered[at : min(at + _PIECE, end)]
+                swept = self._read(int(part[0]), int(part[-1]) + 1)
+                out[order[at : at + len(part)]] = swept[part - part[0]]
+        return out
+
+    def _read(self, start: int, stop: int) -> NDArray[np.floating]:
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise IndexError(f"rows {start} to {stop} of {self.shape[0]}")
+        out = np.empty((stop - start, self.shape[1]), self.dtype)
+        left, at = out.data.cast("B") if out.size else memoryview(b""), start * self._row
+        while left:
+            count = _read_at(self._file, left, at)
+            if not count:
+                raise OSError(errno.EIO, "shorter than it was", str(self._path))
+            left, at = left[count:], at + count
+        return out
+
+
+def _read_at(file: int, buffer: memoryview, at: int) -> int:
+    """Fill a buffer from a place in a file; the number of bytes read. Several threads may."""
+    if hasattr(os, "preadv"):
+        return os.preadv(file, [buffer], at)
+    with _SEEKING:
+        os.lseek(file, at, os.SEEK_SET)
+        found = os.read(file, len(buffer))
+    buffer[: len(found)] = found
+    return len(found)
+
+
+_SEEKING = threading.Lock()
+
+
+_NEAR = 16_384
+"""Bytes between rows that are read over rather than skipped."""
+
+_PIECE = 256
+"""Rows that are picked out of one sweep, which so takes a few MB at most."""
+
+
 class StoredLayer:
     """One layer of one entry: reads like an array of shape (n_frames, dim), rows come as float32."""
 
     def __init__(self, path: Path, dim: int, dtype: str, offset: FloatMatrix, scale: FloatMatrix) -> None:
-        rows = path.stat().st_size // (dim * np.dtype(dtype).itemsize)
-        empty = np.zeros((0, dim), dtype)
-        self._take(
-            np.memmap(path, dtype=dtype, mode="r", shape=(rows, dim)) if rows else empty, offset, scale
-        )
+        self._take(_LayerFile(path, dim, dtype), offset, scale)
 
     @classmethod
     def of(cls, data: NDArray[np.floating], offset: FloatMatrix, scale: FloatMatrix) -> StoredLayer:
@@ -84,7 +152,7 @@ class StoredLayer:
         layer._take(data, offset, scale)
         return layer
 
-    def _take(self, data: NDArray[np.floating], offset: FloatMatrix, scale: FloatMatrix) -> None:
+    def _take(self, data: NDArray[np.floating] | _LayerFile, offset: FloatMatrix, scale: FloatMatrix) -> None:
         self.shape: tuple[int, ...] = data.shape
         self._data = data
         self._plain = data.dtype == np.float32

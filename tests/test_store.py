@@ -15,7 +15,7 @@ import pytest
 
 from s3prl_mi.errors import MIError
 from s3prl_mi.locks import Lock
-from s3prl_mi.store import LARGEST_ERROR, Store, TooCoarse, default_root, key_of
+from s3prl_mi.store import LARGEST_ERROR, Store, StoredLayer, TooCoarse, default_root, key_of
 
 REPO = Path(__file__).resolve().parents[1]
 ABOUT = {"upstream": "hubert", "view": "plain", "audio": [["a", "01"], ["b", "02"]]}
@@ -68,6 +68,33 @@ def test_float32_is_exact_and_rows_come_in_any_order(store):
         rows = np.array([60, 3, 3, 0, 76])
         np.testing.assert_array_equal(stored[rows], expected[rows])
         assert stored[2:4].dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_rows_near_and_far_are_those_of_the_file(tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr("s3prl_mi.store._NEAR", 100)
+    monkeypatch.setattr("s3prl_mi.store._PIECE", 4)
+    data = np.random.default_rng(0).standard_normal((500, 5)).astype(dtype)
+    data.tofile(tmp_path / "layer.bin")
+    nothing, one = np.zeros(5, np.float32), np.ones(5, np.float32)
+    layer = StoredLayer(tmp_path / "layer.bin", 5, dtype, nothing, one)
+    (tmp_path / "layer.bin").unlink()  # whoever reads it goes on
+    rng = np.random.default_rng(1)
+    few = np.zeros(500, bool)
+    few[[3, 499]] = True
+    for rows in (
+        rng.integers(0, 500, 70),
+        np.array([499, 0, 0, 250, -1]),
+        np.zeros(0, np.int64),
+        few,
+        slice(None),
+        slice(490, 900),
+        slice(400, 10),
+        slice(1, 90, 7),
+    ):
+        np.testing.assert_array_equal(layer[rows], data[rows].astype(np.float32))
+    with pytest.raises(IndexError):
+        layer[np.array([500])]
 
 
 def test_float16_is_within_its_rounding_of_each_dimensions_spread(store):

@@ -1,0 +1,66 @@
+"""Peak resident memory of whole jobs, by length of audio.
+
+    python -m tests.bench memory --minutes 10 60 300
+    python -m tests.bench memory --task mi_supervised --minutes 10 60
+
+Each length is a process of its own: audio to records, one probe, one seed, all layers, mask view (or labels). `beyond`
+is the peak less that of a process that imports the same, loads the model and runs it once on the longest utterance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import jobs
+from .table import Row
+
+MINUTES = (10.0, 60.0, 300.0)
+
+_FORWARD = """
+import sys
+import torch
+import s3prl_mi.experiment
+from s3prl_mi.hidden_states import extract
+from s3prl_mi.upstreams import load_upstream
+upstream = load_upstream(sys.argv[1], sys.argv[2] if sys.argv[2] != "None" else None)
+extract(upstream, [torch.randn(int(16000 * float(sys.argv[3])))])
+"""
+
+
+def memory(args: argparse.Namespace) -> Iterator[Row]:
+    """The peak of each length, and of model and framework alone."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        ckpt = str(args.ckpt) if args.upstream.endswith("local") else "None"
+        bare = jobs.run(["-c", _FORWARD, args.upstream, ckpt, "35"], args.threads)
+        yield Row(
+            "model and framework, one forward pass of 35 s", bare.seconds, note=f"{bare.peak_gb:.2f} GB"
+        )
+        for minutes in args.minutes or MINUTES:
+            listed = jobs.manifest(folder, args.libri_root, minutes)
+            job = jobs.measure(args, folder, f"{minutes:g}", listed, {})
+            stored = sum(p.stat().st_size for p in (folder / f"store-{minutes:g}").rglob("*.bin"))
+            shutil.rmtree(folder / f"store-{minutes:g}", ignore_errors=True)
+            yield Row(
+                f"{args.task}, {minutes:g} min of audio",
+                job.seconds,
+                note=f"{job.peak_gb:.2f} GB, {job.peak_gb - bare.peak_gb:.2f} beyond; {stored / 1e9:.2f} GB stored",
+            )
+
+
+def main() -> None:
+    """This case alone."""
+    from .table import show
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    jobs.add_arguments(parser)
+    parser.add_argument("--threads", type=int, default=1)
+    show(memory(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
