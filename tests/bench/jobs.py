@@ -66,7 +66,8 @@ def run(words: Sequence[str], threads: int) -> Job:
 def manifest(folder: Path, libri_root: Path, minutes: float) -> Path:
     """A list of utterances that lasts so long: dev-other to fit on, test-other to score, again and again.
 
-    A repeated utterance has an id of its own; its audio, and so the time and memory that it takes, is that of the first.
+    A repeated utterance has an id of its own; its audio, and so the time and memory that it takes, is that of the
+    first.
     """
     path = folder / f"{minutes:g}.tsv"
     alignments = libri_root / "alignments"
@@ -91,10 +92,10 @@ def manifest(folder: Path, libri_root: Path, minutes: float) -> Path:
     return path
 
 
-def measure(
+def words_of(
     args: argparse.Namespace, folder: Path, name: str, listed: Path, settings: dict[str, object]
-) -> Job:
-    """One job on a manifest; the store is new unless `settings` names one."""
+) -> list[str]:
+    """The command line of one job on a manifest; the store is new unless `settings` names one."""
     values = {
         "datarc.manifest": str(listed),
         "store.root": str(folder / f"store-{name}"),
@@ -106,5 +107,4 @@ def measure(
     override = ",,".join(f"config.downstream_expert.{key}={value!r}" for key, value in values.items())
     model = ["-u", args.upstream] + (["-k", str(args.ckpt)] if args.upstream.endswith("local") else [])
     place = ["-p", str(folder / name), "--device", "cpu"]
-    words = ["-m", "s3prl_mi.run_downstream", "-m", "train", "-d", args.task, *model, *place, "-o", override]
-    return run(words, args.threads)
+    return ["-m", "train", "-d", args.task, *model, *place, "-o", override]

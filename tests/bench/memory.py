@@ -42,7 +42,8 @@ def memory(args: argparse.Namespace) -> Iterator[Row]:
         )
         for minutes in args.minutes or MINUTES:
             listed = jobs.manifest(folder, args.libri_root, minutes)
-            job = jobs.measure(args, folder, f"{minutes:g}", listed, {})
+            words = jobs.words_of(args, folder, f"{minutes:g}", listed, {})
+            job = jobs.run(["-m", "s3prl_mi.run_downstream", *words], args.threads)
             stored = sum(p.stat().st_size for p in (folder / f"store-{minutes:g}").rglob("*.bin"))
             shutil.rmtree(folder / f"store-{minutes:g}", ignore_errors=True)
             yield Row(
