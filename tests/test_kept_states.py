@@ -202,3 +202,20 @@ def test_states_too_coarse_for_float16_are_worked_in_smaller_groups(run, monkeyp
 def test_a_limit_that_is_none_is_refused(run, capsys, value):
     assert run("mi_views", "fbank", "--max_store_gb", value) == 1
     assert "downstream_expert.store.max_gb: expected a positive size in GB" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("model", ["hubert-base", "apc", "fbank", "mel"])
+def test_the_size_that_is_stated_is_the_size_on_disk(run, monkeypatch, model, dtype):
+    """Several splits, and both views of a model that is masked."""
+    stated: list[int] = []
+    original = kept_states.KeptStates._say
+
+    def say(states, choice, told):
+        stated.append(sum(sum(t.needs.values()) for t in told))
+        original(states, choice, told)
+
+    monkeypatch.setattr(kept_states.KeptStates, "_say", say)
+    settings = {"store__dtype": dtype, "store__mode": "disk", "seeds": 1}
+    assert run("mi_views", model, **settings, clusters=3) == 0
+    assert size_of(run) == pytest.approx(stated[0], rel=0.02)
