@@ -84,15 +84,11 @@ class _LayerFile:
         self.shape = (os.fstat(self._file).st_size // self._row, dim)
 
     def __getitem__(self, rows: slice | NDArray[np.integer]) -> NDArray[np.floating]:
-        if isinstance(rows, slice):
-            start, stop, step = rows.indices(self.shape[0])
-            return self._read(start, max(start, stop)) if step == 1 else self[np.arange(start, stop, step)]
-        wanted = np.asarray(rows)
-        wanted = (
-            np.flatnonzero(wanted)
-            if wanted.dtype == np.bool_
-            else np.where(wanted < 0, wanted + self.shape[0], wanted)
-        )
+        if isinstance(rows, slice) and rows.step in (None, 1):
+            start, stop, _ = rows.indices(self.shape[0])
+            return self._read(start, max(start, stop))
+        wanted = _indices(rows, self.shape[0])
+        wanted = np.where(wanted < 0, wanted + self.shape[0], wanted)
         out = np.empty((len(wanted), self.shape[1]), self.dtype)
         order = np.argsort(wanted, kind="stable")
         ordered = wanted[order]
@@ -118,6 +114,14 @@ class _LayerFile:
         return out
 
 
+def _indices(rows: slice | NDArray[np.integer], count: int) -> NDArray[np.integer]:
+    """Row numbers that a slice, a mask or row numbers stand for."""
+    if isinstance(rows, slice):
+        return np.arange(*rows.indices(count))
+    rows = np.asarray(rows)
+    return np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+
+
 def _read_at(file: int, buffer: memoryview, at: int) -> int:
     """Fill a buffer from a place in a file; the number of bytes read. Several threads may."""
     if hasattr(os, "preadv"):
@@ -134,6 +138,9 @@ _SEEKING = threading.Lock()
 
 _NEAR = 16_384
 """Bytes between rows that are read over rather than skipped."""
+
+_SWEPT = 4096
+"""Rows that are turned from float16 to float32 at a time."""
 
 _PIECE = 256
 """Rows that are picked out of one sweep, which so takes a few MB at most."""
@@ -162,8 +169,23 @@ class StoredLayer:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | NDArray[np.integer]) -> FloatMatrix:
-        picked = np.asarray(self._data[rows], dtype=np.float32)
-        return picked if self._plain else picked * self._scale + self._offset
+        if self._plain:
+            return np.asarray(self._data[rows], dtype=np.float32)
+        start, picked = 0, None
+        if isinstance(rows, slice) and rows.step in (None, 1):
+            start, stop, _ = rows.indices(len(self))
+            count = max(0, stop - start)
+        else:
+            picked = _indices(rows, len(self))
+            count = len(picked)
+        out = np.empty((count, self.shape[1]), np.float32)
+        # piece by piece, so that nothing of the size of `out` is needed beside it
+        for at in range(0, count, _SWEPT):
+            end = min(at + _SWEPT, count)
+            piece = slice(start + at, start + end) if picked is None else picked[at:end]
+            np.multiply(self._data[piece], self._scale, out=out[at:end], dtype=np.float32)
+            out[at:end] += self._offset
+        return out
 
 
 @dataclass(frozen=True)

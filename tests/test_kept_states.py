@@ -150,7 +150,7 @@ def test_auto_goes_from_disk_to_memory_to_layers(run, on_disk, capsys, monkeypat
 
 def test_auto_keeps_spectral_upstreams_in_memory(run):
     assert run("mi_views", "fbank", seeds=1) == 0
-    assert note(run)["reason"] == "fbank is computed again as fast as it is read"
+    assert note(run)["reason"] == "fbank is computed anew within seconds"
     assert not files(run)
     assert run("mi_views", "fbank", "--store_mode", "disk", seeds=1, name="disk") == 0
     assert files(run)

@@ -74,10 +74,12 @@ def test_float32_is_exact_and_rows_come_in_any_order(store):
 def test_rows_near_and_far_are_those_of_the_file(tmp_path, monkeypatch, dtype):
     monkeypatch.setattr("s3prl_mi.store._NEAR", 100)
     monkeypatch.setattr("s3prl_mi.store._PIECE", 4)
+    monkeypatch.setattr("s3prl_mi.store._SWEPT", 100)
     data = np.random.default_rng(0).standard_normal((500, 5)).astype(dtype)
     data.tofile(tmp_path / "layer.bin")
-    nothing, one = np.zeros(5, np.float32), np.ones(5, np.float32)
-    layer = StoredLayer(tmp_path / "layer.bin", 5, dtype, nothing, one)
+    offset, scale = np.arange(5, dtype=np.float32), np.linspace(0.3, 2, 5, dtype=np.float32)
+    layer = StoredLayer(tmp_path / "layer.bin", 5, dtype, offset, scale)
+    expected = data if dtype == "float32" else data.astype(np.float32) * scale + offset
     (tmp_path / "layer.bin").unlink()  # whoever reads it goes on
     rng = np.random.default_rng(1)
     few = np.zeros(500, bool)
@@ -91,8 +93,9 @@ def test_rows_near_and_far_are_those_of_the_file(tmp_path, monkeypatch, dtype):
         slice(490, 900),
         slice(400, 10),
         slice(1, 90, 7),
+        slice(90, 1, -7),
     ):
-        np.testing.assert_array_equal(layer[rows], data[rows].astype(np.float32))
+        np.testing.assert_array_equal(layer[rows], expected[rows])
     with pytest.raises(IndexError):
         layer[np.array([500])]
 
