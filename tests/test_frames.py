@@ -80,6 +80,17 @@ def test_take_in_any_order_with_and_without_cache(given_frames, data):
     torch.testing.assert_close(kept.take(positions), kept.block(0, len(frames))[positions])
 
 
+@pytest.mark.parametrize("cache_bytes", [1 << 30, 0])
+def test_some_of_the_inputs(cache_bytes):
+    z = np.random.default_rng(0).normal(size=(600, 6)).astype(np.float32)
+    frames = Frames([z[:250], z[250:]])
+    whole = Inputs(frames, fit_affine(frames), cache_bytes)
+    rows = np.arange(0, 600, 7)
+    some = whole.select(rows)
+    assert len(some) == len(rows)
+    torch.testing.assert_close(some.block(0, len(rows)), whole.take(torch.from_numpy(rows)))
+
+
 def test_blocks_with_and_without_cache_are_the_same():
     z = np.random.default_rng(0).normal(size=(BLOCK_ROWS + 777, 6)).astype(np.float32)
     frames = Frames([z[:1000], z[1000:]])

@@ -8,6 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from s3prl_mi.estimators import logistic
 from s3prl_mi.estimators.bounds import NATS_TO_BITS
 from s3prl_mi.estimators.frames import Frames, Inputs, fit_affine
 from s3prl_mi.estimators.logistic import Linear, Problems, _evaluate, minimise
@@ -57,7 +58,44 @@ def test_equals_scikit_learn_at_the_same_l2(l2):
     assert bits(linear, inputs.affine, ze, ye)[0] == pytest.approx(theirs, abs=0.002)
 
 
-def test_gradient_is_that_of_the_loss():
+@pytest.fixture
+def exact(monkeypatch):
+    """Gradients in float32 on every processor."""
+    monkeypatch.setattr(logistic, "half_is_fast", lambda device: False)
+
+
+def test_gradients_of_bfloat16_lead_to_the_same_bits(monkeypatch):
+    """Within 0.0005 bits on unheard frames, at weak and strong L2."""
+    (z, y), (ze, ye) = data(3000), data(3000, seed=1)
+    found = []
+    for half in (False, True):
+        monkeypatch.setattr(logistic, "half_is_fast", lambda device, half=half: half)
+        linear, _, inputs = fit(z, np.stack([y] * 2, 1), 6, [1e-1, 1e-4], tolerance=2e-5)
+        found.append(bits(linear, inputs.affine, ze, ye))
+    np.testing.assert_allclose(found[0], found[1], atol=5e-4)
+    assert not np.array_equal(found[0], found[1])
+
+
+def test_what_has_converged_leaves_the_products(monkeypatch):
+    """An easy problem beside a hard one: the products shrink to the hard one, whose answer is the same."""
+    z, y = data(1000)
+    widths = []
+    real = logistic._evaluate
+
+    def counted(inputs, problems, at, anchor):
+        widths.append(problems.targets.shape[1])
+        return real(inputs, problems, at, anchor)
+
+    monkeypatch.setattr(logistic, "_evaluate", counted)
+    both, _, inputs = fit(z, np.stack([y, y], 1), 6, [1.0, 1e-5])
+    assert (widths[0], widths[-1]) == (2, 1)
+    alone, _, _ = fit(z, y[:, None], 6, [1e-5])
+    np.testing.assert_allclose(
+        bits(both, inputs.affine, z, y)[1], bits(alone, inputs.affine, z, y)[0], atol=1e-4
+    )
+
+
+def test_gradient_is_that_of_the_loss(exact):
     z, y = data(300, dim=4, classes=3)
     frames = Frames([z])
     inputs = Inputs(frames, fit_affine(frames))
@@ -82,7 +120,7 @@ def test_gradient_is_that_of_the_loss():
     torch.testing.assert_close(point.held_out_loss, out.detach(), atol=1e-5, rtol=1e-5)
 
 
-def test_held_out_frames_are_not_fitted_on():
+def test_held_out_frames_are_not_fitted_on(exact):
     """A problem with held-out frames is the problem without them: 1e-3 nats; their labels change nothing."""
     z, y = data(1200)
     held_out = torch.zeros(1200, 2, dtype=torch.bool)

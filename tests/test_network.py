@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from s3prl_mi.estimators.frames import Frames, Inputs, fit_affine
-from s3prl_mi.estimators.network import Network, NetworkSettings, _batches, _dropout, new_network, train
+from s3prl_mi.estimators.network import (
+    LEFT_OUT,
+    Network,
+    NetworkSettings,
+    _batches,
+    _dropout,
+    new_network,
+    train,
+)
 
 CPU = torch.device("cpu")
 SMALL = NetworkSettings((16, 16), 0.2, 64, 3e-3, "adamw", decay=0.01, average=0.9)
@@ -81,7 +89,7 @@ def test_initial_weights_depend_on_the_own_seed_only():
 
 
 def test_dropout_keeps_the_mean_and_the_stated_share():
-    drop = _dropout(0.3, [torch.Generator().manual_seed(s) for s in (0, 1)])
+    drop = _dropout(0.3, [0, 1], torch.float32, CPU)
     kept = drop(torch.ones(2, 400, 100))
     for own in kept:
         assert float((own == 0).float().mean()) == pytest.approx(0.3, abs=0.02)  # 40,000 draws: 8 deviations
@@ -91,8 +99,8 @@ def test_dropout_keeps_the_mean_and_the_stated_share():
 
 
 def test_dropout_of_a_seed_does_not_depend_on_the_others():
-    alone = _dropout(0.5, [torch.Generator().manual_seed(7)])
-    beside = _dropout(0.5, [torch.Generator().manual_seed(s) for s in (3, 7)])
+    alone = _dropout(0.5, [7], torch.float32, CPU)
+    beside = _dropout(0.5, [3, 7], torch.float32, CPU)
     for _ in range(3):
         torch.testing.assert_close(
             alone(torch.ones(1, 50, 10))[0], beside(torch.ones(2, 50, 10))[1], atol=0, rtol=0
@@ -152,6 +160,22 @@ def test_frames_that_are_left_out_are_not_trained_on(rings):
     other[500:] = 1 - other[500:]
     first = train(inputs, y[:, None], torch.arange(500), 2, [5], SMALL, 30)
     assert close(first, train(inputs, other[:, None], torch.arange(500), 2, [5], SMALL, 30), 0)
+
+
+def test_each_network_leaves_out_its_own_frames(rings):
+    """What one network does not train on may have any label, and the other's answer stays the same."""
+    inputs, y = rings
+    everything = torch.arange(1000)
+    targets = torch.stack([y, y], 1)
+    targets[500:, 0] = LEFT_OUT
+    both = train(inputs, targets, everything, 2, [5, 5], SMALL, 30)
+    alone = train(inputs, y[:, None], everything, 2, [5], SMALL, 30)
+    assert close(one(both, 1), alone, 1e-5)
+    assert not close(one(both, 0), alone, 1e-3)
+    never = y.clone()
+    never[y == 1] = LEFT_OUT  # a class that it never sees
+    without = train(inputs, never[:, None], everything, 2, [5], SMALL, 30)
+    assert float((without(inputs.block(0, 1000))[:, 0].argmax(1) == 0).float().mean()) > 0.9
 
 
 def test_check_is_called_on_time_and_can_stop(rings):

@@ -10,10 +10,18 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from s3prl_mi.errors import MIError
-from s3prl_mi.estimators import probe
+from s3prl_mi.estimators import logistic, probe
 from s3prl_mi.estimators.bounds import NATS_TO_BITS
 from s3prl_mi.estimators.frames import Frames
-from s3prl_mi.estimators.probe import L2_PATH, PROTOCOLS, FittedProbe, _lowest_point, fit_probes, score
+from s3prl_mi.estimators.probe import (
+    L2_PATH,
+    PROTOCOLS,
+    FittedProbe,
+    _Fitting,
+    _lowest_point,
+    fit_probes,
+    score,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -218,3 +226,41 @@ def test_very_few_frames_give_finite_numbers(n, protocol):
     y = rows % 2
     for row in bits(fit(z[:n], y, groups[:n], ("logistic", "mlp"), (0,), protocol, classes=2), z[:n], y):
         assert np.isfinite(row).all()
+
+
+def test_the_final_fit_starts_near_its_end(monkeypatch):
+    """From the folds' probes it takes at most two thirds of the steps, and ends at the same bits."""
+    z, y, groups = speech(6, 300, 0)
+    steps = {}
+    real = logistic._evaluate
+
+    def counted(inputs, problems, at, anchor):
+        if problems.held_out is None:
+            steps[name] = steps.get(name, 0) + 1
+        return real(inputs, problems, at, anchor)
+
+    monkeypatch.setattr(logistic, "_evaluate", counted)
+    name = "warm"
+    warm = bits(fit(z, y, groups), z, y)[0][0]
+    name = "cold"
+    monkeypatch.setattr(_Fitting, "_start", lambda self, problems: None)
+    cold = bits(fit(z, y, groups), z, y)[0][0]
+    assert steps["warm"] <= steps["cold"] * 2 / 3
+    assert warm == pytest.approx(cold, abs=1e-3)
+
+
+def test_clusters_of_another_seed_start_from_those_of_the_choice(monkeypatch):
+    """Targets that are the choice's under other names: the start is the same probe under those names."""
+    z, y, groups = speech(5, 200, 0)
+    starts = []
+    real = _Fitting._start
+    monkeypatch.setattr(
+        _Fitting, "_start", lambda self, problems: starts.append(real(self, problems)) or starts[-1]
+    )
+    names = np.array([3, 0, 5, 1, 4, 2])
+    choice = torch.from_numpy(y)[:, None]
+    targets = torch.cat([choice, torch.from_numpy(names[y])[:, None]], 1)
+    fit_probes(Frames([z]), targets, 6, groups, (0, 1), ("logistic",), "default", choice=choice)
+    (start,) = starts
+    torch.testing.assert_close(start.weight[:, 1][:, names], start.weight[:, 0])
+    torch.testing.assert_close(start.bias[1][names], start.bias[0])

@@ -274,6 +274,13 @@ class Inputs:
         """Frames of all processes."""
         return self.frames.total
 
+    def select(self, rows: NDArray[np.integer]) -> Inputs:
+        """Some of the frames, by ascending position; not mapped anew where they are in memory."""
+        chosen = Inputs(self.frames.select(rows), self.affine, 0)
+        if self._cache is not None:
+            chosen._cache = self._cache[torch.from_numpy(rows).to(self.device)]
+        return chosen
+
     def own(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """As `Frames.own`."""
         return self.frames.own(positions)

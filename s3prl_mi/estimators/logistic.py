@@ -3,7 +3,11 @@
 A *problem* is one (seed, fold) pair: a target per frame, the frames it is fitted on, and an L2 strength. All
 problems of a layer share each read of its frames and one matrix product, and each keeps its own L-BFGS state
 (Liu and Nocedal 1989). In the coordinates of `frames.AffineMap` the curvature for class k and axis j is about
-``p_k (1 - p_k) variance_j``; starting L-BFGS from its inverse makes a few tens of steps enough.
+``p_k (1 - p_k) variance_j``; starting L-BFGS from its inverse makes a few tens of steps enough. A problem that has
+converged leaves the products.
+
+Losses are computed in float32. Gradients are sums over frames of bfloat16 numbers where the processor is faster at
+these: measured, as many steps, a quarter less time, and bits within 0.0001.
 """
 
 from __future__ import annotations
@@ -16,12 +20,16 @@ from torch import Tensor
 
 from ..distributed import all_reduce_sum, from_main
 from .frames import Inputs
+from .precision import half_is_fast
 
 BIAS_L2 = 1e-5
 """Pull of each bias towards the log frequency of its class: keeps classes without frames finite."""
 
 MEMORY = 8
 """Pairs of steps and gradient changes that L-BFGS remembers."""
+
+SMALLEST_Q = 1e-37
+"""Probabilities below it count as this much: float32 has nothing smaller at full precision."""
 
 SMALLEST_LOSS = 0.05
 """Nats: below it the tolerance of a fit does not shrink any more, as float32 would not follow."""
@@ -65,6 +73,11 @@ class Problems:
     classes: int
     l2: Tensor
 
+    def only(self, index: Tensor) -> Problems:
+        """Some of the problems."""
+        held_out = None if self.held_out is None else self.held_out[:, index]
+        return Problems(self.targets[:, index], held_out, self.classes, self.l2[index])
+
     def priors(self) -> Tensor:
         """Smoothed class frequencies of the fitted frames, shape (n_problems, n_classes)."""
         counts = torch.zeros(self.targets.shape[1], self.classes, device=self.targets.device)
@@ -83,6 +96,12 @@ class _Point:
     gradient: Linear
     held_out_loss: Tensor
 
+    def only(self, index: Tensor) -> _Point:
+        """Some of the problems."""
+        return _Point(
+            self.at.problem(index), self.loss[index], self.gradient.problem(index), self.held_out_loss[index]
+        )
+
 
 def _evaluate(inputs: Inputs, problems: Problems, at: Linear, anchor: Tensor) -> _Point:
     """Mean loss in nats with its penalties, its gradient, and the mean loss on held-out frames."""
@@ -94,14 +113,14 @@ def _evaluate(inputs: Inputs, problems: Problems, at: Linear, anchor: Tensor) ->
     n_out = torch.zeros_like(fitted)
     if problems.held_out is not None:
         n_out += problems.held_out.sum(0)
+    half = half_is_fast(weight.device)
     # enough rows for an efficient product, few enough that their logits stay in the processor's cache
     rows = max(256, min(4096, (1 << 20) // (count * classes)))
     for start, stop, x in inputs.blocks(rows):
         target = problems.targets[start:stop, :, None]
         logits = torch.addmm(at.bias.reshape(1, -1), x, weight).view(stop - start, count, classes)
-        log_q = logits.log_softmax(2)
-        nll = -log_q.gather(2, target).squeeze(2)
-        residual = log_q.exp_()
+        residual = logits.softmax(2)
+        nll = -residual.gather(2, target).squeeze(2).clamp_min(SMALLEST_Q).log()
         residual.scatter_add_(2, target, torch.full_like(target, -1.0, dtype=residual.dtype))
         if problems.held_out is not None:
             out = problems.held_out[start:stop]
@@ -111,7 +130,10 @@ def _evaluate(inputs: Inputs, problems: Problems, at: Linear, anchor: Tensor) ->
         else:
             fitted += nll.sum(0, dtype=torch.float64)
         residual = residual.view(stop - start, -1)
-        d_weight.addmm_(x.T, residual)
+        if half:
+            d_weight += x.bfloat16().T @ residual.bfloat16()
+        else:
+            d_weight.addmm_(x.T, residual)
         d_bias += residual.sum(0).view(count, classes)
     all_reduce_sum(d_weight), all_reduce_sum(d_bias)
     fitted, left_out, n_out = all_reduce_sum(torch.stack([fitted, left_out, n_out]))
@@ -173,17 +195,24 @@ def minimise(
     direction = _direction(point.gradient, history, inverse)
     slope = from_main(_dot(point.gradient, direction))
     size = torch.ones_like(point.loss)
+    done = _Point(start.clone(), point.loss.clone(), point.gradient.clone(), point.held_out_loss.clone())
+    live = torch.arange(len(size), device=size.device)
     for _ in range(steps):
         # a share of small losses: a tolerance above what is left to gain would end a warm start where it began
         active = -0.5 * slope > tolerance * point.loss.clamp(SMALLEST_LOSS, 1.0)
-        if not bool(active.any()):
-            break
-        size = torch.where(active, size, 0.0)
+        if not bool(active.all()):
+            _put(done, live[~active], point.only(~active))
+            live, point, slope, size = live[active], point.only(active), slope[active], size[active]
+            direction, inverse = direction.problem(active), inverse.problem(active)
+            problems, anchor = problems.only(active), anchor[active]
+            history = [(s.problem(active), y.problem(active), sy[active]) for s, y, sy in history]
+            if not len(live):
+                break
         trial = _evaluate(inputs, problems, _step(point.at, direction, size), anchor)
-        good = (trial.loss <= point.loss + 1e-4 * size * slope + 1e-9) | ~active
+        good = trial.loss <= point.loss + 1e-4 * size * slope + 1e-9
         moved = _keep(trial, point, good)
-        if bool((good & active).any()):
-            history.append(_pair(moved, point, good & active))
+        if bool(good.any()):
+            history.append(_pair(moved, point, good))
             del history[:-MEMORY]
         refreshed = _direction(moved.gradient, history, inverse)
         direction = _where(good, refreshed, direction)
@@ -192,7 +221,14 @@ def minimise(
         # a step shrunk to nothing: this problem has reached the limit of float32
         slope = torch.where(size < 1e-3, torch.zeros_like(slope), slope)
         point = moved
-    return point.at, point.held_out_loss
+    _put(done, live, point)
+    return done.at, done.held_out_loss
+
+
+def _put(done: _Point, index: Tensor, point: _Point) -> None:
+    """Write where some problems ended into what holds all of them."""
+    done.at.weight[:, index], done.at.bias[index] = point.at.weight, point.at.bias
+    done.held_out_loss[index] = point.held_out_loss
 
 
 def _pair(new: _Point, old: _Point, valid: Tensor) -> tuple[Linear, Linear, Tensor]:

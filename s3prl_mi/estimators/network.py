@@ -19,10 +19,13 @@ from torch.nn import functional
 
 from ..distributed import all_reduce_sum, world
 from .frames import Inputs
-from .precision import half_is_fast
+from .precision import fast_type
 
 BATCH_ORDER_SEED = 0
 """Mini-batches are the same for all seeds: a seed decides on initial weights and dropout."""
+
+LEFT_OUT = -100
+"""Target of a frame that a network does not train on."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,11 @@ class Network:
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (n_frames, n_seeds, n_classes) of frames x (n_frames, dim), without dropout."""
         return self.forward(x, lambda h: h).transpose(0, 1)
+
+    def only(self, index: int) -> Network:
+        """One of the networks, in the arithmetic that is fast on its device: for choices, not for bounds."""
+        dtype = fast_type(self.weights[0].device)
+        return Network(*([p[index, None].to(dtype) for p in ps] for ps in (self.weights, self.biases)))
 
     def forward(self, x: Tensor, drop: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits (n_seeds, n_frames, n_classes), with `drop` applied to each hidden layer."""
@@ -95,7 +103,7 @@ def train(
 
     Args:
         inputs: mapped frames.
-        targets: class ids, shape (n_frames, n_seeds).
+        targets: class ids, shape (n_frames, n_seeds); `LEFT_OUT` where a network does not train on a frame.
         positions: the frames to train on, among those of all processes, shape (n_train,).
         classes: number of classes.
         seeds: what initial weights and dropout are drawn with.
@@ -110,64 +118,75 @@ def train(
     device = inputs.device
     start = new_network(inputs.dim, classes, seeds, settings, device)
     depth = len(start.weights)
-    parameters = [p.requires_grad_() for p in start.weights + start.biases]
-    averaged = [p.detach().clone() for p in parameters]
-    live, mean = Network(parameters[:depth], parameters[depth:]), Network(averaged[:depth], averaged[depth:])
+    dtype = fast_type(device)
+    parameters = start.weights + start.biases
+    averaged = [p.clone() for p in parameters]
+    mean = Network(averaged[:depth], averaged[depth:])
     optimiser = (
         _AdamW(parameters, settings) if settings.optimiser == "adamw" else _Momentum(parameters, settings)
     )
-    half = torch.autocast(device.type, torch.bfloat16, enabled=half_is_fast(device))
-    drop = _dropout(settings.dropout, [torch.Generator(device=device).manual_seed(seed) for seed in seeds])
+    drop = _dropout(settings.dropout, seeds, dtype, device)
     for done, batch in enumerate(_batches(positions, settings.batch, steps), start=1):
         chosen, which = inputs.own(batch)
         target = targets[chosen.to(targets.device)].T.reshape(-1)
-        x = inputs.take(chosen)
-        with torch.enable_grad(), half:
-            whole = len(chosen) == len(batch)
-            noise = drop if whole else functools.partial(drop, which=which.to(device), batch=len(batch))
-            logits = live.forward(x, noise).float()
-            # the sum over seeds of mean losses: each network has the gradient of its own mean loss
-            loss = functional.cross_entropy(logits.reshape(len(target), classes), target) * len(seeds)
-            if not whole:  # this process's share of the mean
-                loss = loss * (len(chosen) / len(batch)) if len(chosen) else logits.sum() * 0
-        gradients = list(torch.autograd.grad(loss, parameters))
+        x = inputs.take(chosen).to(dtype)
+        # the master weights are float32; products read them as `dtype`
+        working = [p.detach().to(dtype).requires_grad_() for p in parameters]
+        noise = drop
+        if len(chosen) < len(batch):  # this process holds a part of it
+            noise = functools.partial(drop, which=which.to(device), batch=len(batch))
+        with torch.enable_grad():
+            logits = Network(working[:depth], working[depth:]).forward(x, noise).float()
+            logits = logits.reshape(len(target), classes)
+            # sums over processes and networks: each network has the gradient of its own mean loss
+            summed = functional.cross_entropy(logits, target, ignore_index=LEFT_OUT, reduction="sum")
+            loss = summed / len(batch)
+        gradients = [g.float() for g in torch.autograd.grad(loss, working)]
         _sum_gradients(gradients)
         optimiser.step(gradients)
         # the running mean starts as a plain mean, so that it is not dominated by the start
-        torch._foreach_lerp_(averaged, [p.detach() for p in parameters], max(1 - settings.average, 1 / done))
+        torch._foreach_lerp_(averaged, parameters, max(1 - settings.average, 1 / done))
         if check_every and done % check_every == 0 and not check(done, mean):
             break
     return mean
 
 
 class _AdamW:
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019); torch's own takes 3 s to import its compiler."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    The step is the one that `torch.optim.AdamW(fused=True)` calls: the class itself takes 3 s to import a compiler.
+    """
 
     def __init__(self, parameters: list[Tensor], settings: NetworkSettings) -> None:
-        self.values = [p.detach() for p in parameters]
-        self.rate, self.decay = settings.rate, settings.decay
-        self.first = [torch.zeros_like(p) for p in self.values]
-        self.second = [torch.zeros_like(p) for p in self.values]
-        self.count = 0
+        self.values, self.settings = parameters, settings
+        self.first = [torch.zeros_like(p) for p in parameters]
+        self.second = [torch.zeros_like(p) for p in parameters]
+        self.counts = [torch.zeros((), device=p.device) for p in parameters]
 
     def step(self, gradients: list[Tensor]) -> None:
-        self.count += 1
-        torch._foreach_mul_(self.values, 1 - self.rate * self.decay)
-        torch._foreach_lerp_(self.first, gradients, 0.1)
-        torch._foreach_mul_(self.second, 0.999)
-        torch._foreach_addcmul_(self.second, gradients, gradients, 0.001)
-        # both running means start at zero: what they lack is made up for
-        root = torch._foreach_sqrt(self.second)
-        torch._foreach_div_(root, math.sqrt(1 - 0.999**self.count))
-        torch._foreach_add_(root, 1e-8)
-        torch._foreach_addcdiv_(self.values, self.first, root, -self.rate / (1 - 0.9**self.count))
+        torch._foreach_add_(self.counts, 1)
+        torch._fused_adamw_(
+            self.values,
+            gradients,
+            self.first,
+            self.second,
+            [],
+            self.counts,
+            lr=self.settings.rate,
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=self.settings.decay,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+        )
 
 
 class _Momentum:
     """Gradient descent with momentum 0.9."""
 
     def __init__(self, parameters: list[Tensor], settings: NetworkSettings) -> None:
-        self.values = [p.detach() for p in parameters]
+        self.values = parameters
         self.rate = settings.rate
         self.speed = [torch.zeros_like(p) for p in self.values]
 
@@ -214,24 +233,24 @@ class _Dropout(Protocol):
         ...
 
 
-def _dropout(share: float, noise: list[torch.Generator]) -> _Dropout:
-    """Dropout with one generator a seed: a network's noise does not depend on which others are trained."""
+def _dropout(share: float, seeds: Sequence[int], dtype: torch.dtype, device: torch.device) -> _Dropout:
+    """Dropout with noise of its own for each seed, which does not depend on which others are trained."""
     if share <= 0:
         return lambda h, which=None, batch=0: h
-    device = noise[0].device
-    pools = [
-        torch.empty(NOISE_POOL, device=device).bernoulli_(1 - share, generator=g) / (1 - share) for g in noise
-    ]
-    places = [torch.Generator().manual_seed(g.initial_seed()) for g in noise]
+    pool = torch.stack(
+        [
+            torch.empty(NOISE_POOL).bernoulli_(1 - share, generator=torch.Generator().manual_seed(seed))
+            for seed in seeds
+        ]
+    )
+    pool = (pool / (1 - share)).to(device, dtype)
+    place = torch.Generator().manual_seed(BATCH_ORDER_SEED)
 
     def drop(h: Tensor, which: Tensor | None = None, batch: int = 0) -> Tensor:
         rows, width = h.shape[1:]
         size = (rows if which is None else batch) * width
-        keep = torch.empty_like(h)
-        for own, pool, place in zip(keep, pools, places, strict=True):
-            start = int(torch.randint(len(pool) - size + 1, (1,), generator=place))
-            whole = pool[start : start + size].view(-1, width)
-            own.copy_(whole if which is None else whole[which])
-        return h * keep
+        start = int(torch.randint(NOISE_POOL - size + 1, (1,), generator=place))
+        keep = pool[:, start : start + size].view(len(pool), -1, width)
+        return h * (keep if which is None else keep[:, which])
 
     return drop

@@ -33,3 +33,8 @@ def half_is_fast(device: torch.device) -> bool:
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     has = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return device.type == "cpu" and bool(supported and supported() and has and has())
+
+
+def fast_type(device: torch.device) -> torch.dtype:
+    """bfloat16 where `half_is_fast`, else float32."""
+    return torch.bfloat16 if half_is_fast(device) else torch.float32
