@@ -176,9 +176,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group(
         "--precision",
-        choices=["auto", "fp32", "bf16"],
-        help="of the upstream's forward pass; auto takes bfloat16 where the machine is fast at it and the hidden "
-        "states stay the same but for a small rounding error, fp32 turns that off",
+        choices=["auto", "fp32", "mixed", "bf16"],
+        help="of the upstream's forward pass: float32; mask views in bfloat16; everything in bfloat16. auto: mixed on "
+        "a CPU, bf16 on a GPU, where the machine is fast at it and hidden states hardly change; fp32 turns that off",
     )
     group("--backend", default="nccl", help="of torch.distributed")
     group("--local_rank", type=int, help="set by torch.distributed's launcher; --local-rank is understood")

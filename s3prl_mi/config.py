@@ -118,9 +118,10 @@ class MIConfig:
     kmeans_iterations: int = 100
     batch_size: int = 0
     """Utterances per forward pass; 0: chosen by device. Hidden states do not depend on it."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the upstream's forward pass. `auto`: bfloat16 (autocast) where the processor or GPU is fast at it and it
-    changes hidden states of this upstream by little (s3prl_mi/precision.py), else float32."""
+    precision: Literal["auto", "fp32", "mixed", "bf16"] = "auto"
+    """Of the upstream's forward pass. `mixed`: the Transformer in bfloat16 for mask views, all else in float32 (bits
+    within 0.001). `bf16`: autocast for all (mi_views moves as with another seed of k-means). `auto`: `mixed` on a CPU
+    and `bf16` on a GPU that are fast at it, for upstreams whose hidden states change by little (precision.py)."""
     store: StoreConfig = field(default_factory=StoreConfig)
 
 

@@ -160,7 +160,8 @@ class Experiment:
         goes_on = self.args.mode == "evaluate" or self.args.auto_resume or self.args.past_exp
         if asked == "auto" and goes_on and self._settings.exists():
             asked = self._read_settings()["precision"]
-        return choose(asked, self.upstream)
+        masked = any(v.kind == "mask" and v.level == "latent" for v in self.plan.views)
+        return choose(asked, self.upstream, masked)
 
     @property
     def _n_weighted(self) -> int:

@@ -131,7 +131,7 @@ class Request:
     """Hidden states of one split under one view.
 
     `layers` are kept of the upstream's hidden states, all of one frame rate; `dtype` is `auto`, `float16` or
-    `float32`; `precision`, that of the forward pass, is `fp32` or `bf16`.
+    `float32`; `precision` is that of this view's forward pass (`precision.of_view`).
     """
 
     upstream: Upstream
@@ -192,8 +192,9 @@ def hidden_states(
 
     Args:
         store: the store.
-        requests: what is wanted; all of one upstream, precision and split. Those of one view (an upstream of several
-            frame rates has a request for each rate) share a forward pass, and all views share its convolutions.
+        requests: what is wanted; all of one upstream and split, asked for in one precision. Those of one view (an
+            upstream of several frame rates has a request for each rate) share a forward pass, and all views share its
+            convolutions.
         batch_size: utterances a forward pass; 0: by device. It changes hidden states by rounding errors only.
         wide: whether float16 is known to be too coarse, so that it need not be tried.
 
@@ -266,7 +267,7 @@ def _extract(store: Store, requests: Sequence[Request], dtype: str, batch_size: 
     Returns:
         False where not one utterance of a process's share can be read.
     """
-    from .precision import running_in
+    from .precision import rounded_once
 
     first = requests[0]
     split = first.split
@@ -284,7 +285,7 @@ def _extract(store: Store, requests: Sequence[Request], dtype: str, batch_size: 
         jobs.sort(key=lambda j: requests.index(j.request))
         for name, why in {entry: None for j in jobs for entry in j.writer.skipped}:
             skips.skip(name, why)
-        with running_in(first.upstream, first.precision):
+        with rounded_once(first.upstream):
             if split.part and not any(j.before for j in jobs):
                 _scale_as_one_process(split, jobs)
             _fill(jobs, skips, batch_size)
@@ -322,6 +323,7 @@ def _fill(jobs: Sequence[_Job], skips: SkipCounter, batch_size: int) -> None:
     """Forward passes over what is missing; audio is read and hidden states are written beside them."""
     from .hidden_states import extract, shortest_samples
     from .masking import Front
+    from .precision import running_in
 
     request = jobs[0].request
     upstream, split = request.upstream, request.split
@@ -349,7 +351,8 @@ def _fill(jobs: Sequence[_Job], skips: SkipCounter, batch_size: int) -> None:
             utterances, front = [u for u, _ in kept], Front()
             for view, of_view in views.items():
                 if any(u.id not in j.before for u in utterances for j in of_view):
-                    hidden = extract(upstream, [w for _, w in kept], view, front)
+                    with running_in(upstream, of_view[0].request.precision):
+                        hidden = extract(upstream, [w for _, w in kept], view, front)
                     for job in of_view:
                         job.write(behind, utterances, hidden)
                 bar.update(round(sum(seconds[u.id] for u, _ in batch)))
@@ -370,14 +373,17 @@ def _scale_as_one_process(split: Split, jobs: Sequence[_Job]) -> None:
     Rounded otherwise, k-means would end elsewhere, as with another seed (measured: 0.01 bits on 40 s of speech).
     """
     from .hidden_states import extract, shortest_samples
+    from .precision import running_in
 
     upstream = jobs[0].request.upstream
     for utterance in split.longest:
         with contextlib.suppress(AudioError):
             waveform = _waveform(utterance, shortest_samples(upstream))
             for view in {j.request.view: None for j in jobs}:
-                hidden = extract(upstream, [waveform], view)[0]
-                for job in (j for j in jobs if j.request.view == view):
+                of_view = [j for j in jobs if j.request.view == view]
+                with running_in(upstream, of_view[0].request.precision):
+                    hidden = extract(upstream, [waveform], view)[0]
+                for job in of_view:
                     job.writer.begin([hidden[n] for n in job.request.layers])
             return
 

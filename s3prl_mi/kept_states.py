@@ -19,6 +19,7 @@ from .distributed import all_gather_object, together, world
 from .extraction import Request, Split, hidden_states
 from .families import Geometry
 from .memory_store import MemoryStore
+from .precision import of_view
 from .sides import Side, side_of
 from .store import Entry, NoRoom, Room, Store
 from .store_mode import (
@@ -65,7 +66,7 @@ class KeptStates:
         store: the store on disk.
         batch_size: utterances a forward pass; 0: by device.
         sides: the splits that are fitted on, and those that are scored.
-        precision: of the forward pass, `fp32` or `bf16`.
+        precision: of the forward pass, `fp32`, `mixed` or `bf16`.
     """
 
     def __init__(
@@ -100,7 +101,14 @@ class KeptStates:
             rates.setdefault(self.upstream.geometry_of(layer), []).append(layer)
         return {
             (name, view): [
-                Request(self.upstream, share, view, tuple(of_rate), self.config.dtype, self.precision)
+                Request(
+                    self.upstream,
+                    share,
+                    view,
+                    tuple(of_rate),
+                    self.config.dtype,
+                    of_view(self.precision, view),
+                )
                 for of_rate in rates.values()
             ]
             for name, share in self._shares.items()
@@ -149,23 +157,27 @@ class KeptStates:
         asked = self.config.mode
         limit = self.disk.max_bytes
         of_host = [{n: sum(t.needs[n] for t in told if t.host == host) for n in layers} for host, _ in rooms]
-        most = [SHARE_ASKED * self._memory_of(t, told) for t in told]
-        by_itself = [min(MEMORY_BYTES, SHARE_BY_ITSELF * self._memory_of(t, told)) for t in told]
+        near = [sum(t.host == other.host for other in told) for t in told]
+        free = [min(o.memory for o in told if o.host == t.host) / n for t, n in zip(told, near, strict=True)]
+        most = [min(SHARE_ASKED * m, limit / n) for m, n in zip(free, near, strict=True)]
+        by_itself = [min(MEMORY_BYTES, SHARE_BY_ITSELF * m) for m in free]
         if asked == "recompute":
-            by_itself = [min(limit, m) for m in by_itself]
+            by_itself = [min(m, limit / n) for m, n in zip(by_itself, near, strict=True)]
         tightest = min((room for _, room in rooms), key=lambda room: room.bytes)
         options = Options(
             layers=tuple(layers),
             disk=[Budget(needs, room.bytes) for needs, (_, room) in zip(of_host, rooms, strict=True)],
             memory=[Budget(t.needs, int(m)) for t, m in zip(told, by_itself, strict=True)],
-            most_memory=[Budget(t.needs, int(min(limit, m))) for t, m in zip(told, most, strict=True)],
+            most_memory=[Budget(t.needs, int(m)) for t, m in zip(told, most, strict=True)],
             cheap=self._cheap(),
             why_no_disk=tightest.reason(),
             divisible=self.divisible,
         )
         choice = choose(asked, options)
-        if choice is None:
-            raise self._refusal(asked, options, rooms)
+        with together():
+            if choice is None:
+                raise self._refusal(asked, options, rooms)
+        assert choice is not None
         if choice.scratch == "memory":
             self._store = MemoryStore(
                 self.disk, max(b.bytes for b in (*options.most_memory, *options.memory))
@@ -183,12 +195,6 @@ class KeptStates:
                 in_use, keys = [p for t in near for p in t.in_use], [k for t in near for k in t.keys]
                 own = (host, self.disk.room(in_use, keys))
         return [found for found in all_gather_object(own) if found is not None]
-
-    @staticmethod
-    def _memory_of(one: _Told, told: Sequence[_Told]) -> float:
-        """A process's part of its machine's free memory."""
-        near = [t.memory for t in told if t.host == one.host]
-        return min(near) / len(near)
 
     def _cheap(self) -> str | None:
         if self.upstream.family.name in SPECTRAL:
@@ -232,12 +238,10 @@ class KeptStates:
         else:
             most = max(sum(t.needs[n] for t in told for n in group) for group in choice.groups)
             where = "memory" if choice.scratch == "memory" else str(self.disk.root)
-            count = len(choice.groups)
             logger.info(
-                "%s, in %d group%s of layers, for each of which the upstream runs anew, %.2f GB at once in %s: %s",
+                "%s, %s, at most %.2f GB at once in %s: %s",
                 size,
-                count,
-                "" if count == 1 else "s",
+                _passes(len(choice.groups)),
                 most / 1e9,
                 where,
                 choice.reason,
@@ -346,3 +350,15 @@ class KeptStates:
         of_splits = [entries for side in sides for splits in side.states.values() for entries in splits]
         for folder in {e.path for entries in of_splits for e in entries} - before:
             self._store.remove(folder)
+
+
+def _passes(groups: int) -> str:
+    """What is done to have all layers.
+
+    Example:
+        >>> _passes(1)
+        'all layers at once'
+    """
+    if groups == 1:
+        return "all layers at once"
+    return f"in {groups} groups of layers, for each of which the upstream runs anew"

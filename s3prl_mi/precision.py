@@ -1,8 +1,19 @@
-"""In which arithmetic the upstream runs: float32, or bfloat16 products where that is faster and changes nothing.
+"""In which arithmetic the upstream runs: float32, or bfloat16 products where they are faster and the bits stay.
 
-Measured on an AMD EPYC (Zen 4, AVX512-BF16), one thread: a HuBERT of base size takes in 8.4 s of audio a second in
-bfloat16 and 4.9 in float32; HuBERTs of 6 x 192 1.5 times as much; an APC (GRU) less than half, so it stays in float32.
-{BITS}
+- `fp32`: float32.
+- `mixed`: the unmasked view in float32; of mask views the convolutions in float32 and all behind them in bfloat16
+  (autocast). So codebooks and targets are those of float32, and so is all of mi_supervised.
+- `bf16`: autocast for everything.
+
+Measured on an AMD EPYC (Zen 4, AVX512-BF16), one thread, processor time: a HuBERT of base size takes in 8.4 s of audio
+a second in bfloat16 and 4.9 in float32; HuBERTs of 6 x 192 1.3 to 1.5 times as much; an APC (GRU) less than in float32.
+Bits of a trained HuBERT (6 x 192, LibriSpeech-mini, logistic, all layers), against float32:
+
+- mi_supervised, bf16: at most 0.0007.
+- mi_views, only Za in bfloat16 (`mixed`), 5 seeds: at most 0.0003; Za and Zb with the codebook of float32: 0.0013.
+- mi_views, bf16: up to 0.05 for one seed, 0.012 for the mean of five. k-means ends elsewhere, as with another seed
+  (whose standard deviation is 0.01): so `auto` keeps the unmasked view in float32 on a CPU.
+
 float16 is never used: hidden states of large models lie beyond its range. float32 at torch's precision "medium" is
 1.1 times as fast there and as exact, but means bfloat16 on other processors, so `fp32` leaves it alone.
 """
@@ -11,18 +22,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import torch
 
 from .estimators.precision import half_is_fast
+from .families import resolve
 from .hidden_states import extract
+from .masking import replaced_forward
 from .upstreams import Upstream
+from .views import View
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "mixed", "bf16"]
 
 TRANSFORMERS = frozenset(
     {
@@ -40,24 +55,41 @@ TRANSFORMERS = frozenset(
 
 LARGEST_CHANGE = 0.05
 """Error of bfloat16, in standard deviations, up to which `auto` takes it: root mean square over frames, mean over
-dimensions, of the layer where it is largest."""
+dimensions, of the layer where it is largest. On noise, where it is three times that on speech."""
 
 _CHECKED_SAMPLES = 2 * 16000
 
 
-def choose(asked: str, upstream: Upstream) -> Precision:
+def choose(asked: str, upstream: Upstream, masked: bool = True) -> Precision:
     """The precision of an upstream's forward passes.
 
     Args:
-        asked: `auto`, `fp32` or `bf16`. `auto` takes bfloat16 where the processor or GPU has instructions for it, the
-            family is one of `TRANSFORMERS`, and this very upstream's hidden states of noise change by little.
+        asked: `auto`, `fp32`, `mixed` or `bf16`. `auto` takes `mixed` on a CPU and `bf16` on a GPU where it has
+            instructions for it, the family is one of `TRANSFORMERS`, and this very upstream's hidden states of noise
+            change by little.
         upstream: the upstream.
+        masked: whether there are views with latent masks; without any, `mixed` is `fp32`.
     """
-    if asked != "auto":
-        return "bf16" if asked == "bf16" else "fp32"
+    on_gpu = torch.device(upstream.device).type == "cuda"
+    if asked == "bf16" or (asked == "auto" and on_gpu and _keeps_states(upstream, "bf16")):
+        return "bf16"
+    if masked and (asked == "mixed" or (asked == "auto" and not on_gpu and _keeps_states(upstream, "mixed"))):
+        return "mixed"
+    return "fp32"
+
+
+def of_view(precision: str, view: View) -> Precision:
+    """What a precision means for one view, and for the key under which its hidden states are stored."""
+    if precision == "mixed":
+        return "mixed" if view.kind == "mask" and view.level == "latent" else "fp32"
+    return "bf16" if precision == "bf16" else "fp32"
+
+
+def _keeps_states(upstream: Upstream, precision: Precision) -> bool:
+    """Whether bfloat16 is fast here and changes this upstream's hidden states by little."""
     if upstream.family.name not in TRANSFORMERS or not half_is_fast(torch.device(upstream.device)):
-        return "fp32"
-    change = change_by_half(upstream)
+        return False
+    change = change_by(precision, upstream)
     if change > LARGEST_CHANGE:
         logger.info(
             "bfloat16 would change hidden states of %s by %.0f %% of their standard deviation: they are computed in "
@@ -65,15 +97,14 @@ def choose(asked: str, upstream: Upstream) -> Precision:
             upstream.name,
             100 * change,
         )
-        return "fp32"
-    return "bf16"
+    return change <= LARGEST_CHANGE
 
 
-def change_by_half(upstream: Upstream) -> float:
-    """What bfloat16 changes in the hidden states of noise, as `LARGEST_CHANGE` measures it; inf where it fails."""
+def change_by(precision: Precision, upstream: Upstream) -> float:
+    """What a precision changes in the hidden states of noise, as `LARGEST_CHANGE` measures it; inf where it fails."""
     noise = 0.1 * torch.randn(_CHECKED_SAMPLES, generator=torch.Generator().manual_seed(0))
     exact = extract(upstream, [noise])[0]
-    with running_in(upstream, "bf16"):
+    with running_in(upstream, precision):
         rounded = extract(upstream, [noise])[0]
     worst = 0.0
     for a, b in zip(exact, rounded, strict=True):
@@ -84,23 +115,40 @@ def change_by_half(upstream: Upstream) -> float:
     return worst
 
 
+def rounded_once(upstream: Upstream) -> AbstractContextManager[object]:
+    """While in this context, only the first pass in bfloat16 rounds the weights: autocast remembers them as long."""
+    return torch.autocast(torch.device(upstream.device).type, torch.bfloat16, enabled=False)
+
+
 @contextlib.contextmanager
 def running_in(upstream: Upstream, precision: str) -> Iterator[None]:
-    """While in this context, forward passes of the upstream run in a precision; their output is float32.
-
-    Weights are rounded once, at the first pass: autocast keeps them for as long as the context lasts, but only those
-    that require gradients.
-    """
+    """While in this context, forward passes run in a precision, that of mask views if `mixed`; output is float32."""
     if precision == "fp32":
         yield
         return
-    frozen = [p for p in upstream.expert.parameters() if not p.requires_grad and p.is_floating_point()]
     kind = torch.device(upstream.device).type
-    try:
-        for parameter in frozen:
+    convolutions = resolve(upstream.expert, upstream.family.conv_stack) if precision == "mixed" else None
+    exact = set() if convolutions is None else set(convolutions.parameters())
+    # autocast remembers the rounded weights that require gradients; float32 kernels may be others for such weights
+    rounded = [
+        p
+        for p in upstream.expert.parameters()
+        if p not in exact and p.is_floating_point() and not p.requires_grad
+    ]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        for parameter in rounded:
+            stack.callback(parameter.requires_grad_, False)
             parameter.requires_grad_(True)
-        with torch.autocast(kind, torch.bfloat16), torch.no_grad():
-            yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+        if convolutions is not None:
+            stack.enter_context(replaced_forward(convolutions, _in_float32(convolutions.forward, kind)))
+        stack.enter_context(torch.autocast(kind, torch.bfloat16))
+        yield
+
+
+def _in_float32(forward: Callable[..., Any], kind: str) -> Callable[..., Any]:
+    def exact(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(kind, enabled=False):
+            return forward(*args, **kwargs)
+
+    return exact

@@ -93,8 +93,8 @@ class Record:
     versions: dict[str, str]
     """Versions of s3prl_mi, s3prl, torch, transformers, Python; `started`: when the run began."""
     precision: str = "fp32"
-    """Of the upstream's forward pass: `fp32`, or `bf16` (products of bfloat16, sums of float32). Records of the time
-    before there was a choice lack it."""
+    """Of the upstream's forward pass: `fp32`; `mixed` (Za in bfloat16 behind the convolutions, Zb in float32) or
+    `bf16` (both). Records of the time before there was a choice lack it."""
 
     def identity(self) -> tuple[Any, ...]:
         """What tells this estimate from the others of one experiment, whose other settings are all the same."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from s3prl_mi import hidden_states as forward
 from s3prl_mi.config import DataConfig
 from s3prl_mi.errors import MIError
 from s3prl_mi.extraction import Request, read_split
-from s3prl_mi.store import Entry, Store
+from s3prl_mi.precision import of_view
+from s3prl_mi.store import Entry, Store, Writer
 from s3prl_mi.upstreams import load_upstream
 from s3prl_mi.views import PLAIN, View
 
@@ -149,6 +151,66 @@ def test_a_killed_run_goes_on_with_the_utterances_that_lack(corpus, fbank, store
     whole = hidden_states(Store(store.root / "other", 10**9), fbank, split, PLAIN, [0], "auto", 1)
     assert (entry.utterances, entry.n_frames) == (whole.utterances, whole.n_frames)
     np.testing.assert_array_equal(entry.layer(0)[:], whole.layer(0)[:])
+
+
+def test_an_error_while_writing_shows_and_the_next_run_goes_on(corpus, fbank, store, monkeypatch, passes):
+    split = split_of(corpus.root)
+    write, calls = Writer.write, []
+
+    def full(self, utterances, states):
+        calls.append(utterances)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "no space left")
+        write(self, utterances, states)
+
+    monkeypatch.setattr(Writer, "write", full)
+    with pytest.raises(OSError, match="no space left"):
+        hidden_states(store, fbank, split, PLAIN, [0], "auto", 1)
+    assert len(calls) == 3, "nothing may be written after what is missing"
+    monkeypatch.setattr(Writer, "write", write)
+    passes.clear()
+    entry = hidden_states(store, fbank, split, PLAIN, [0], "auto", 1)
+    assert len(passes) == 4
+    whole = hidden_states(Store(store.root / "other", 10**9), fbank, split, PLAIN, [0], "auto", 1)
+    assert entry.utterances == whole.utterances
+    np.testing.assert_array_equal(entry.layer(0)[:], whole.layer(0)[:])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "mixed", "bf16"])
+def test_views_extracted_together_are_those_extracted_alone(corpus, hubert, store, tmp_path, precision):
+    split = split_of(corpus.root)
+    requests = [Request(hubert, split, v, (0, 2), "float32", of_view(precision, v)) for v in (PLAIN, MASK)]
+    together = extraction.hidden_states(store, requests, 2)
+    for number, request in enumerate(requests):
+        (alone,) = extraction.hidden_states(Store(tmp_path / f"alone-{number}", 10**9), [request], 2)
+        assert (alone.utterances, alone.n_frames) == (together[number].utterances, together[number].n_frames)
+        for layer in (0, 2):
+            np.testing.assert_array_equal(alone.layer(layer)[:], together[number].layer(layer)[:])
+
+
+def test_a_view_that_lacks_less_is_gone_on_with_beside_another(
+    corpus, hubert, store, tmp_path, monkeypatch, passes
+):
+    """A run that measured one view was killed; the next one wants two."""
+    split = split_of(corpus.root)
+    counted = forward.extract
+
+    def killed(upstream, waveforms, view=None, front=None):
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+        return counted(upstream, waveforms, view, front)
+
+    plain, masked = requests = [Request(hubert, split, v, (1,), "auto") for v in (PLAIN, MASK)]
+    monkeypatch.setattr(forward, "extract", killed)
+    with pytest.raises(KeyboardInterrupt):
+        extraction.hidden_states(store, [masked], 2)
+    passes.clear()
+    monkeypatch.setattr(forward, "extract", counted)
+    found = extraction.hidden_states(store, requests, 2)
+    assert sum(passes) == 6 + 2
+    whole = extraction.hidden_states(Store(tmp_path / "other", 10**9), [plain, masked], 2)
+    for a, b in zip(found, whole, strict=True):
+        np.testing.assert_array_equal(a.layer(1)[:], b.layer(1)[:])
 
 
 def test_states_too_coarse_for_float16_are_kept_as_float32_or_refused(corpus, fbank, store, monkeypatch):

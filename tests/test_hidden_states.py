@@ -15,7 +15,7 @@ from models import DIM, LAYERS, MASKED, MODELS
 from s3prl_mi.errors import MIError
 from s3prl_mi.families import Family, Geometry
 from s3prl_mi.hidden_states import entries_beyond_s3prl, extract, layer_names
-from s3prl_mi.masking import silence_masked
+from s3prl_mi.masking import Front, silence_masked
 from s3prl_mi.upstreams import Upstream, load_upstream
 from s3prl_mi.views import View, mask_pattern
 
@@ -145,6 +145,54 @@ def test_states_do_not_depend_on_the_batch(name, view, loaded):
         for i, states in zip(order, together, strict=True):
             assert_same(states, alone[i])
             assert {len(s) for s in states} == {upstream.geometry.n_frames(LENGTHS[i])}
+
+
+@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("count", [1, 3])
+def test_views_that_share_their_convolutions_are_those_that_do_not(name, count, loaded):
+    """Nor does it matter which view comes first."""
+    upstream = loaded(name)
+    waves, other = UTTERANCES[:count], View("mask", "latent", 9, 5)
+    apart = {view: extract(upstream, waves, view) for view in (None, MASK, other)}
+    calls: list[int] = []
+    modules = upstream.expert.model.feature_extractor.modules()
+    first = next(m for m in modules if isinstance(m, torch.nn.Conv1d))
+    hook = first.register_forward_hook(lambda *_: calls.append(1))
+    for order in ((None, MASK, other), (other, MASK, None)):
+        front = Front()
+        calls.clear()
+        for view in order:
+            for found, expected in zip(extract(upstream, waves, view, front), apart[view], strict=True):
+                assert_same(found, expected, 0.0)
+        assert len(calls) == count
+    hook.remove()
+
+
+def test_convolutions_behind_the_mask_site_are_not_shared():
+    """Of a model that masks what enters its convolutions, each view has its own."""
+
+    class Expert(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.site = torch.nn.Identity()
+            self.front = torch.nn.Conv1d(1, 4, 1)
+            self.mask_emb = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, wavs):
+            frames = torch.stack(wavs)[:, ::320, None]  # (1, 51, 1)
+            return {"hidden_states": [self.front(self.site(frames).transpose(1, 2)).transpose(1, 2)]}
+
+    family = Family("own", "mask", "site", "mask_emb", geometry=Geometry(320, 0.0, 0), conv_stack="front")
+    upstream = Upstream(
+        "own", Expert().requires_grad_(False), family, Geometry(320, 0.0, 0), "cpu", "hidden_states", ""
+    )
+    waves = [noise(16001)]
+    apart = {view: extract(upstream, waves, view)[0] for view in (None, MASK)}
+    assert not torch.equal(apart[None][0], apart[MASK][0])
+    for order in ((None, MASK), (MASK, None)):
+        front = Front()
+        for view in order:
+            assert_same(extract(upstream, waves, view, front)[0], apart[view], 0.0)
 
 
 def test_plain_padding_would_change_a_group_norm_model(loaded):

@@ -3,7 +3,8 @@
     python -m tests.bench extraction --seconds 120
     python -m tests.bench.extraction --precision fp32 --batch_size 4 -k my_hubert.pt
 
-The floor: `upstream.expert(batch)` twice, unmasked, without gradients, waveforms in memory, what comes out thrown away.
+The floor: `upstream.expert(batch)` twice, unmasked, without gradients, waveforms in memory, what comes out thrown away;
+with `mixed`, one of the passes is in float32, as ours is of the unmasked view.
 Ours: plain and masked view, all layers, from files to a finished entry of the store. They take turns; the least time of
 each counts. The model is a HuBERT of base size (12 x 768, random weights) where no checkpoint is given.
 """
@@ -28,7 +29,7 @@ from s3prl_mi.audio import read_waveform
 from s3prl_mi.config import DataConfig
 from s3prl_mi.extraction import CPU_BATCH, GPU_BATCH, Request, Split, _batches, hidden_states, read_split
 from s3prl_mi.hidden_states import layer_names
-from s3prl_mi.precision import choose, running_in
+from s3prl_mi.precision import choose, of_view, rounded_once, running_in
 from s3prl_mi.store import Store
 from s3prl_mi.upstreams import Upstream, load_upstream
 from s3prl_mi.views import PLAIN, View
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--libri_root", type=Path, default=DATA)
     parser.add_argument("--split", default="dev-other")
     parser.add_argument("--seconds", type=float, default=60, help="of audio, taken from all over the split")
-    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "mixed", "bf16"])
     parser.add_argument("--batch_size", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="cpu")
@@ -83,8 +84,8 @@ def timed(action: Callable[[], Any], device: str) -> tuple[float, float]:
 
 def floor(upstream: Upstream, batches: list[list[torch.Tensor]], precision: str) -> None:
     """Two bare forward passes."""
-    with running_in(upstream, precision), torch.no_grad():
-        for _ in range(2):
+    for view in (PLAIN, MASK):
+        with rounded_once(upstream), running_in(upstream, of_view(precision, view)), torch.no_grad():
             for batch in batches:
                 upstream.expert([w.to(upstream.device) for w in batch])
 
@@ -94,7 +95,8 @@ def ours(args: argparse.Namespace, upstream: Upstream, precision: str, layers: i
     split = some_of(args)  # a new one: its files are hashed once more
     with tempfile.TemporaryDirectory(dir=folder) as root:
         requests = [
-            Request(upstream, split, view, tuple(range(layers)), "auto", precision) for view in (PLAIN, MASK)
+            Request(upstream, split, view, tuple(range(layers)), "auto", of_view(precision, view))
+            for view in (PLAIN, MASK)
         ]
         return sum(e.bytes for e in hidden_states(Store(Path(root), 10**12), requests, args.batch_size))
 
