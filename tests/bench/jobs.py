@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ckpt", type=Path, default=SHARED / "checkpoints" / "hubert2-001800.pt")
     group.add_argument("--task", default="mi_views", choices=["mi_views", "mi_supervised"])
     group.add_argument("--store_mode", default="disk")
+    group.add_argument("--layers", default="all", help="memory: all, or last")
     group.add_argument("--minutes", type=float, nargs="+", help="lengths of audio, fit and eval together")
 
 

@@ -42,12 +42,12 @@ def memory(args: argparse.Namespace) -> Iterator[Row]:
         )
         for minutes in args.minutes or MINUTES:
             listed = jobs.manifest(folder, args.libri_root, minutes)
-            words = jobs.words_of(args, folder, f"{minutes:g}", listed, {})
+            words = jobs.words_of(args, folder, f"{minutes:g}", listed, {"layers": args.layers})
             job = jobs.run(["-m", "s3prl_mi.run_downstream", *words], args.threads)
             stored = sum(p.stat().st_size for p in (folder / f"store-{minutes:g}").rglob("*.bin"))
             shutil.rmtree(folder / f"store-{minutes:g}", ignore_errors=True)
             yield Row(
-                f"{args.task}, {minutes:g} min of audio",
+                f"{args.task}, {minutes:g} min of audio, layers: {args.layers}",
                 job.seconds,
                 note=f"{job.peak_gb:.2f} GB, {job.peak_gb - bare.peak_gb:.2f} beyond; {stored / 1e9:.2f} GB stored",
             )
