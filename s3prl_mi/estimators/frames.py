@@ -292,6 +292,29 @@ class Inputs:
         """Mapped frames [start, stop), shape (stop - start, dim)."""
         return self._map(start, stop) if self._cache is None else self._cache[start:stop]
 
+    def fold(self, weight: Tensor) -> Tensor:
+        """Weights (dim, n) for mapped frames as those for the frames of `blocks_to_fold`: the map is part of them.
+
+        Frames that are read again and again need not be mapped each time, which costs more than most probes.
+        """
+        return weight if self._cache is not None else self.affine.matrix @ weight
+
+    def unfold(self, gradient: Tensor) -> Tensor:
+        """The gradient by mapped frames' weights, from that by the weights of `fold`."""
+        return gradient if self._cache is not None else self.affine.matrix.T @ gradient
+
+    def blocks_to_fold(self, size: int = BLOCK_ROWS) -> Iterator[tuple[int, int, Tensor]]:
+        """All frames as (start, stop, block) for the weights of `fold`: mapped if they are in memory, else centred."""
+        for start, stop in self.frames.blocks(size):
+            if self._cache is not None:
+                yield start, stop, self._cache[start:stop]
+            else:
+                yield (
+                    start,
+                    stop,
+                    torch.from_numpy(self.frames.read(start, stop)).to(self.device).sub_(self.affine.mean),
+                )
+
     def take(self, positions: Tensor) -> Tensor:
         """Mapped frames at `positions`, shape (len(positions), dim)."""
         if self._cache is not None:

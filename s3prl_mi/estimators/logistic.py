@@ -107,18 +107,20 @@ def _evaluate(inputs: Inputs, problems: Problems, at: Linear, anchor: Tensor) ->
     """Mean loss in nats with its penalties, its gradient, and the mean loss on held-out frames."""
     dim, count, classes = at.weight.shape
     weight = at.weight.reshape(dim, -1)
-    d_weight, d_bias = torch.zeros_like(weight), torch.zeros_like(at.bias)
+    d_bias = torch.zeros_like(at.bias)
     fitted = torch.zeros(count, dtype=torch.float64, device=weight.device)
     left_out = torch.zeros_like(fitted)
     n_out = torch.zeros_like(fitted)
     if problems.held_out is not None:
         n_out += problems.held_out.sum(0)
+    inner = inputs.fold(weight)
+    d_inner = torch.zeros_like(inner)
     half = half_is_fast(weight.device)
     # enough rows for an efficient product, few enough that their logits stay in the processor's cache
     rows = max(256, min(4096, (1 << 20) // (count * classes)))
-    for start, stop, x in inputs.blocks(rows):
+    for start, stop, x in inputs.blocks_to_fold(rows):
         target = problems.targets[start:stop, :, None]
-        logits = torch.addmm(at.bias.reshape(1, -1), x, weight).view(stop - start, count, classes)
+        logits = torch.addmm(at.bias.reshape(1, -1), x, inner).view(stop - start, count, classes)
         residual = logits.softmax(2)
         nll = -residual.gather(2, target).squeeze(2).clamp_min(SMALLEST_Q).log()
         residual.scatter_add_(2, target, torch.full_like(target, -1.0, dtype=residual.dtype))
@@ -131,10 +133,11 @@ def _evaluate(inputs: Inputs, problems: Problems, at: Linear, anchor: Tensor) ->
             fitted += nll.sum(0, dtype=torch.float64)
         residual = residual.view(stop - start, -1)
         if half:
-            d_weight += x.bfloat16().T @ residual.bfloat16()
+            d_inner += x.bfloat16().T @ residual.bfloat16()
         else:
-            d_weight.addmm_(x.T, residual)
+            d_inner.addmm_(x.T, residual)
         d_bias += residual.sum(0).view(count, classes)
+    d_weight = inputs.unfold(d_inner)
     all_reduce_sum(d_weight), all_reduce_sum(d_bias)
     fitted, left_out, n_out = all_reduce_sum(torch.stack([fitted, left_out, n_out]))
     n_fitted = (inputs.total - n_out).float()

@@ -1,51 +1,52 @@
-"""Named cases: python -m tests.bench [CASE...] [--dim D] [--frames N] [--threads T]. See each module's docstring.
+"""Benchmarks: python -m tests.bench CASE [options]; each prints ratios measured in one run.
 
-`against_sklearn` has arguments of its own and runs alone: python -m tests.bench against_sklearn --help
+Without a case: all of them, with their defaults. What each measures is said in its module and by CASE --help.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-import numpy as np
+from collections.abc import Callable, Iterator
+from types import ModuleType
+
 import torch
 
-from . import estimation
-from .table import show
+from . import estimation, extraction, growth, jobs, memory, whole
+from .table import Row, show
 
-CASES = {"kmeans_logistic": estimation.kmeans_logistic, "mlp": estimation.mlp, "seeds": estimation.seeds}
+Case = Callable[[argparse.Namespace], Iterator[Row]]
+CASES: dict[str, tuple[ModuleType, Case]] = {
+    "extraction": (extraction, extraction.extraction),
+    "sklearn": (estimation, estimation.sklearn),
+    "mlp": (estimation, estimation.mlp),
+    "seeds": (estimation, estimation.seeds),
+    "whole": (whole, whole.whole),
+    "growth": (jobs, growth.growth),
+    "memory": (jobs, memory.memory),
+}
 
 
 def main() -> None:
-    """Run the cases that are named, all by default."""
-    if sys.argv[1:2] == ["against_sklearn"]:
-        from . import against_sklearn
-
-        del sys.argv[1]
-        against_sklearn.main()
-        return
+    """Run the case that is named, or all."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"{', '.join(CASES)}, against_sklearn")
-    parser.add_argument("--dim", type=int, default=192, help="dimensions of made frames")
-    parser.add_argument("--frames", type=int, default=15_000, help="made fit frames")
-    parser.add_argument("--frames_file", help="npz with za, zb_all, zb, g, eza, ezb instead of made frames")
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    unknown = [c for c in args.cases if c not in CASES]
-    if unknown:
-        parser.error(f"unknown case {unknown[0]}: expected {', '.join(CASES)} or against_sklearn")
-    torch.set_num_threads(args.threads)
-    data = estimation.made_frames(args.frames, args.dim)
-    if args.frames_file:
-        with np.load(args.frames_file) as file:
-            data = {name: file[name] for name in ("za", "zb_all", "zb", "g", "eza", "ezb")}
-    show(row for case in args.cases or CASES for row in CASES[case](data))
+    commands = parser.add_subparsers(metavar="CASE", dest="case")
+    for name, (module, case) in CASES.items():
+        one = commands.add_parser(name, help=(case.__doc__ or "").splitlines()[0], description=case.__doc__)
+        module.add_arguments(one)
+        one.add_argument("--threads", type=int, default=os.cpu_count(), help="all cores by default")
+    named = parser.parse_args().case
+    for name in [named] if named else CASES:
+        args = parser.parse_args() if named else parser.parse_args([name])
+        torch.set_num_threads(args.threads)
+        show(CASES[name][1](args), name)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,16 @@
 """Estimation against scikit-learn and plain torch, on the same frames, in one run.
 
-    python -m tests.bench kmeans_logistic mlp seeds --dim 768 --frames 15000
-    python -m tests.bench kmeans_logistic --frames_file FILE.npz   # arrays za, zb_all, zb, g, eza, ezb
+    python -m tests.bench sklearn --layers 0 2 4 6   # 4 x 192 dimensions side by side: as wide as a base model
+    python -m tests.bench mlp --layers 3
+    python -m tests.bench seeds
 
-Made frames stand for those of a corpus: phone-like segments of several speakers, two noisy views. Measured on an
-AMD EPYC (Zen 4), one thread, real hidden states of a HuBERT (6 layers x 192, LibriSpeech-mini), 5 seeds:
-
-- k-means, one update of all frames for 5 seeds 50 ms; steps until centroids stand still to 1e-10: 88 to 100, to
-  scikit-learn's tolerance as many, to 1e-5 of the variance 54 to 68, with inertia higher by 0.01 to 0.15 %.
-- Lloyd's algorithm on a part of the frames first: more steps in all (148), and other codebooks.
-- L2 path in steps of 10 with a parabola instead of steps of 3: half the steps, bits within 0.002. On every second or
-  third frame: strengths 1.1 to 2 times as large; divided by the root of the stride, bits within 0.004.
-- A final tolerance of 1e-4 nats instead of 2e-5: a quarter fewer steps, but 0.004 bits lost on fbank.
-- float32 products by oneDNN 1.1 to 1.6 times as fast as torch's default; bfloat16 in the MLP 2.5 times as fast.
-- torch.optim's first use imports its compiler: 3 s, not there with an AdamW of our own.
-- In all, 5 seeds, seconds of processor time, before and after: views, both probes 29.5 -> 14.6; labels, logistic 5.7 ->
-  2.5. Against scikit-learn 2.4 x (goal 20), plain torch 2.8 x (goal 5), seeds 2 to 5 cost 1.04 of the first (goal 0.5),
-  on a machine with other work on it.
+Frames are those of a small trained HuBERT on LibriSpeech-mini (`frames.py`). One layer is measured and
+multiplied by 13; of scikit-learn one seed (`--cells`) and multiplied by 5.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import time
 from collections.abc import Iterator, Sequence
@@ -38,40 +28,19 @@ from s3prl_mi.estimators.kmeans import assign
 from s3prl_mi.estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
 from s3prl_mi.estimators.probe import MLP_DEFAULT, FittedProbe
 
+from . import frames
+from .frames import Data
 from .table import Row
 
 LAYERS, SEEDS, CLUSTERS = 13, 5, 50
-SPEAKERS, PHONES, SEGMENT = 6, 40, 8
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Of scikit-learn's C, where it is chosen."""
 
-Data = dict[str, np.ndarray]
 
-
-def made_frames(n: int, dim: int, seed: int = 0) -> Data:
-    """Two views of made speech: n fit and n / 2 eval frames of `dim` dimensions; g is the speaker."""
-    rng = np.random.default_rng(seed)
-    rank = dim // 4
-    phones = rng.normal(size=(PHONES, rank))
-    mix = rng.normal(size=(rank, dim)) / np.sqrt(rank) * np.linspace(2, 0.2, rank)[:, None]
-
-    def side(count: int, speakers: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        phone = np.repeat(rng.integers(0, PHONES, count // SEGMENT + 1), SEGMENT)[:count]
-        who = np.arange(count) * speakers // count
-        clean = (
-            phones[phone]
-            + 0.5 * rng.normal(size=(speakers, rank))[who]
-            + 0.7 * rng.normal(size=(count, rank))
-        )
-        a, b = (
-            ((clean + s * rng.normal(size=clean.shape)) @ mix + 0.1 * rng.normal(size=(count, dim))).astype(
-                np.float32
-            )
-            for s in (1.2, 0.3)
-        )
-        return a, b, who
-
-    za, zb, g = side(n, SPEAKERS)
-    eza, ezb, _ = side(n // 2, SPEAKERS // 2)
-    return {"za": za, "zb_all": zb, "zb": zb, "g": g, "eza": eza, "ezb": ezb}
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Whose frames, and how much of the baseline is measured."""
+    frames.add_arguments(parser)
+    parser.add_argument("--cells", type=int, default=1, help="seeds of the baseline that are measured")
 
 
 def ours(d: Data, kinds: Sequence[str], seeds: Sequence[int]) -> tuple[list[float], list[FittedProbe]]:
@@ -83,37 +52,66 @@ def ours(d: Data, kinds: Sequence[str], seeds: Sequence[int]) -> tuple[list[floa
     return [float(np.mean([e.mi_lower_bound_bits for e in s])) for s in scored], probes
 
 
-def sklearn_bits(d: Data, seed: int, l2: float) -> float:
-    """One cell (layer, seed) by scikit-learn, with the L2 strength that we chose."""
-    book = KMeans(CLUSTERS, n_init=1, max_iter=100, random_state=seed).fit(d["zb_all"])
-    fit_y, eval_y = book.predict(d["zb"]), book.predict(d["ezb"])
-    scaler = StandardScaler().fit(d["za"])
-    model = LogisticRegression(C=1 / (l2 * len(fit_y)), max_iter=1000).fit(scaler.transform(d["za"]), fit_y)
-    log_q = np.full((len(eval_y), CLUSTERS), -30.0)
-    log_q[:, model.classes_] = model.predict_log_proba(scaler.transform(d["eza"]))
-    return entropy_bits(np.bincount(eval_y, minlength=CLUSTERS)) - cross_entropy_bits(log_q, eval_y)
+class Sklearn:
+    """One cell (layer, seed) as a user would script it; `seconds` of k-means, and of the probe."""
+
+    def __init__(self, d: Data, seed: int) -> None:
+        self.d = d
+        began = time.perf_counter()
+        book = KMeans(CLUSTERS, random_state=seed).fit(d["zb_all"])
+        self.fit_y, self.eval_y = book.predict(d["zb"]), book.predict(d["ezb"])
+        self.kmeans_seconds = time.perf_counter() - began
+
+    def bits(self, c: float | None) -> tuple[float, float]:
+        """Bits and seconds, with C as given, or chosen on one held-out speaker."""
+        began = time.perf_counter()
+        x = (scaler := StandardScaler().fit(self.d["za"])).transform(self.d["za"])
+        if c is None:
+            out = self.d["g"] == self.d["g"].max()
+            c = min(
+                STRENGTHS,
+                key=lambda s: self._loss(self._fit(s, x[~out], self.fit_y[~out]), x[out], self.fit_y[out]),
+            )
+        loss = self._loss(self._fit(c, x, self.fit_y), scaler.transform(self.d["eza"]), self.eval_y)
+        entropy = entropy_bits(np.bincount(self.eval_y, minlength=CLUSTERS))
+        return entropy - loss, time.perf_counter() - began
+
+    def _fit(self, c: float, x: np.ndarray, y: np.ndarray) -> LogisticRegression:
+        return LogisticRegression(C=c, max_iter=1000).fit(x, y)
+
+    def _loss(self, model: LogisticRegression, x: np.ndarray, y: np.ndarray) -> float:
+        log_q = np.full((len(y), CLUSTERS), -30.0)
+        with np.errstate(divide="ignore"):
+            log_q[:, model.classes_] = model.predict_log_proba(x)
+        return cross_entropy_bits(log_q, y)
 
 
-def kmeans_logistic(d: Data, cells: int = 1) -> Iterator[Row]:
-    """13 layers x 5 seeds by scikit-learn, some cells measured, against ours, one layer measured."""
+def sklearn(args: argparse.Namespace) -> Iterator[Row]:
+    """k-means and logistic regression of 13 layers x 5 seeds; scikit-learn's C as it is, as we chose it, or chosen."""
+    d = frames.views(args)
+    ours({k: v[:2000] for k, v in d.items()}, ["logistic"], [0])  # warms up
     began = time.perf_counter()
     bits, probes = ours(d, ["logistic"], range(SEEDS))
-    took = time.perf_counter() - began
+    took = (time.perf_counter() - began) * LAYERS
+    cells = [Sklearn(d, seed) for seed in range(args.cells)]
     l2 = probes[0].settings[0]["l2"]
-    began = time.perf_counter()
-    theirs = float(np.mean([sklearn_bits(d, seed, l2) for seed in range(cells)]))
-    whole = (time.perf_counter() - began) / cells * LAYERS * SEEDS
-    base = f"scikit-learn, {LAYERS} layers x {SEEDS} seeds"
-    yield Row(
-        base, whole, theirs, note=f"{cells} of {LAYERS * SEEDS} cells measured, scaled by their number; our C"
-    )
-    yield Row(
-        f"k-means + logistic, {LAYERS} x {SEEDS}",
-        took * LAYERS,
-        bits[0],
-        base,
-        f"1 of {LAYERS} layers measured",
-    )
+    n, dim = d["za"].shape
+    measured = f"{args.cells} of {LAYERS * SEEDS} cells measured; {n} fit frames of {dim} dimensions"
+    bases = []
+    for name, c in (
+        ("C = 1 (its default)", 1.0),
+        ("C given: what we chose", 1 / (l2 * len(d["za"]))),
+        (f"C of {len(STRENGTHS)} on one held-out speaker", None),
+    ):
+        found = [cell.bits(c) for cell in cells]
+        seconds = np.mean([cell.kmeans_seconds + f[1] for cell, f in zip(cells, found, strict=True)])
+        bases.append(f"scikit-learn, {name}")
+        yield Row(
+            bases[-1], float(seconds) * LAYERS * SEEDS, float(np.mean([f[0] for f in found])), note=measured
+        )
+    for base in bases:
+        note = "C chosen on all fit speakers in turn; 1 layer measured"
+        yield Row(f"ours, {LAYERS} layers x {SEEDS} seeds", took, bits[0], base, note)
 
 
 def torch_mlp(d: Data, y: np.ndarray, seed: int) -> int:
@@ -155,8 +153,9 @@ def torch_mlp(d: Data, y: np.ndarray, seed: int) -> int:
     return steps
 
 
-def mlp(d: Data, cells: int = 1) -> Iterator[Row]:
+def mlp(args: argparse.Namespace) -> Iterator[Row]:
     """5 MLPs one by one in plain torch against ours, both with choosing how long to train."""
+    d, cells = frames.views(args), args.cells
     books = fit_codebooks_of_view(Frames([d["zb_all"]]), CLUSTERS, range(SEEDS))
     y = assign(Frames([d["zb"]]), books).numpy()
     torch_mlp(
@@ -176,8 +175,9 @@ def mlp(d: Data, cells: int = 1) -> Iterator[Row]:
     yield Row(f"{SEEDS} MLPs at once, beside the logistic probe", times[2] - times[1], None, base)
 
 
-def seeds(d: Data) -> Iterator[Row]:
+def seeds(args: argparse.Namespace) -> Iterator[Row]:
     """What seeds 2 to 5 add to the first, both probes."""
+    d = frames.views(args)
     with torch.no_grad():
         ours({k: v[:2000] for k, v in d.items()}, ["logistic", "mlp"], [0])  # warms up
         times = {}

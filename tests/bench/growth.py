@@ -13,7 +13,7 @@ import contextlib
 import io
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,15 @@ def _job(
     args: argparse.Namespace, folder: Path, name: str, listed: Path, settings: dict[str, object]
 ) -> tuple[Clock, Clock]:
     """Extraction and estimation of one job."""
+    return measured(jobs.words_of(args, folder, name, listed, settings))
+
+
+def measured(words: Sequence[str]) -> tuple[Clock, Clock]:
+    """Extraction and estimation of one command line of `run_downstream.py`, in this process.
+
+    Raises:
+        RuntimeError: it has failed; with what it said.
+    """
     from s3prl_mi import kept_states
     from s3prl_mi.experiment import Experiment
     from s3prl_mi.run_downstream import main
@@ -103,7 +112,7 @@ def _job(
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            status = main(jobs.words_of(args, folder, name, listed, settings))
+            status = main(list(words))
     finally:
         kept_states.hidden_states, Experiment._measure = before  # type: ignore[method-assign]
     if status:

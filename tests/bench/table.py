@@ -37,10 +37,10 @@ def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def show(rows: Iterable[Row]) -> None:
+def show(rows: Iterable[Row], title: str = "case") -> None:
     """Print rows as they come; a row's memory is the process's peak until then."""
     seen: dict[str, Row] = {}
-    print(f"{'case':52} {'seconds':>9} {'peak GB':>8} {'bits':>8} {'ratio':>8}")
+    print(f"{title:52} {'seconds':>9} {'peak GB':>8} {'bits':>8} {'ratio':>8}")
     for row in rows:
         seen[row.case] = row
         bits = "" if row.bits is None else f"{row.bits:.4f}"

@@ -1,0 +1,74 @@
+"""Real frames for the cases that estimate: two views of a layer, as `mi_views` gets them."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from s3prl_mi.config import DataConfig
+from s3prl_mi.extraction import Request, hidden_states, read_split
+from s3prl_mi.pairing import held_out_groups, paired_frames
+from s3prl_mi.sides import side_of
+from s3prl_mi.store import Store
+from s3prl_mi.upstreams import Upstream, load_upstream
+from s3prl_mi.views import PLAIN, View
+
+from .jobs import SHARED
+
+Data = dict[str, np.ndarray]
+MASK = View("mask", "latent", 40, 10)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Whose frames."""
+    corpus = SHARED / "data" / "LibriSpeech-mini"
+    parser.add_argument(
+        "--libri_root", type=Path, default=corpus, help="folder with dev-other and test-other"
+    )
+    parser.add_argument("-u", "--upstream", default="hubert_local")
+    parser.add_argument("-k", "--ckpt", type=Path, default=SHARED / "checkpoints" / "hubert2-001800.pt")
+    parser.add_argument(
+        "--layers", type=int, nargs="+", default=[0, 2, 4, 6], help="of several, hidden states side by side"
+    )
+
+
+def views(args: argparse.Namespace) -> Data:
+    """Fit on dev-other, eval on test-other.
+
+    Returns:
+        `za`, `zb`: masked frames of both views, fit; `eza`, `ezb`: eval; `zb_all`: all fit frames of view b; `g`: the
+        speaker of each masked fit frame.
+    """
+    return _views(args.libri_root, args.upstream, str(args.ckpt), tuple(args.layers))
+
+
+@functools.cache
+def _views(libri_root: Path, name: str, ckpt: str, layers: tuple[int, ...]) -> Data:
+    upstream = load_upstream(name, ckpt)
+    config = DataConfig(libri_root=str(libri_root))
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder), 10**11)
+        fit, evaluated = (
+            _side(upstream, config, split, layers, store) for split in ("dev-other", "test-other")
+        )
+    return {**fit, **{f"e{k}": v for k, v in evaluated.items() if k in ("za", "zb")}}
+
+
+def _side(upstream: Upstream, config: DataConfig, name: str, layers: tuple[int, ...], store: Store) -> Data:
+    split = read_split(config, name)
+    requests = [Request(upstream, split, view, layers, "auto") for view in (PLAIN, MASK)]
+    plain, masked = hidden_states(store, requests)
+    side = side_of([split], {PLAIN: [[plain]], MASK: [[masked]]})
+    pairs = paired_frames([plain], MASK, "masked", upstream.geometry)
+
+    def read(view: View) -> np.ndarray:
+        frames = [side.frames(layer, None, view) for layer in layers]
+        return np.concatenate([f.read(0, len(f)) for f in frames], 1)
+
+    a, b = read(MASK), read(PLAIN)
+    groups = held_out_groups([plain], side.utterances, side.order)
+    return {"za": a[pairs.rows_a], "zb": b[pairs.rows_b], "zb_all": b, "g": groups[pairs.rows_a]}
