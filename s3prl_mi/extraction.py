@@ -44,6 +44,9 @@ CPU_BATCH, GPU_BATCH = 4, 16
 BATCH_SECONDS = 30
 """Mean length per utterance up to which a batch is filled: longer ones make smaller batches."""
 
+SHORTEST_OF_BATCH = 0.8
+"""Share of the longest utterance's length below which one is not padded to it, but begins another batch."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -412,11 +415,13 @@ def _waveform(utterance: Utterance, shortest: int) -> Tensor:
 
 
 def _batches(utterances: Sequence[Utterance], split: Split, size: int) -> Iterator[list[Utterance]]:
-    """Neighbours in length, `size` at most, fewer where they are long."""
+    """Neighbours in length, `size` at most, fewer where they are long or differ much."""
     batch: list[Utterance] = []
     for utterance in utterances:
         longest = split.checked.n_samples[batch[0].id] if batch else 0
-        if batch and (len(batch) >= size or longest * (len(batch) + 1) > BATCH_SECONDS * size * SAMPLE_RATE):
+        too_long = longest * (len(batch) + 1) > BATCH_SECONDS * size * SAMPLE_RATE
+        padded = split.checked.n_samples[utterance.id] < SHORTEST_OF_BATCH * longest
+        if batch and (len(batch) >= size or too_long or padded):
             yield batch
             batch = []
         batch.append(utterance)
