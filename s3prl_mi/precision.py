@@ -7,10 +7,10 @@
 
 Measured on an AMD EPYC (Zen 4, AVX512-BF16), one thread, processor time: a HuBERT of base size takes in 8.4 s of audio
 a second in bfloat16 and 4.9 in float32; HuBERTs of 6 x 192 1.3 to 1.5 times as much; an APC (GRU) less than in float32.
-Bits of a trained HuBERT (6 x 192, LibriSpeech-mini, logistic, all layers), against float32:
+Bits of two trained HuBERTs (6 x 192, LibriSpeech-mini, logistic, all layers), against float32:
 
-- mi_supervised, bf16: at most 0.0007.
-- mi_views, only Za in bfloat16 (`mixed`), 5 seeds: at most 0.0003; Za and Zb with the codebook of float32: 0.0013.
+- mi_supervised, bf16: at most 0.0007 (APC: 0.0003).
+- mi_views, mixed: at most 0.0008; Za and Zb in bfloat16 with the codebook of float32, two layers, 5 seeds: 0.0013.
 - mi_views, bf16: up to 0.05 for one seed, 0.012 for the mean of five. k-means ends elsewhere, as with another seed
   (whose standard deviation is 0.01): so `auto` keeps the unmasked view in float32 on a CPU.
 
