@@ -343,7 +343,10 @@ class _Session:
 
     def fail(self, error: BaseException) -> BaseException:
         """Tell the other ranks of a failure, and wait until they know; returns what this rank raises."""
-        if isinstance(error, ElsewhereError) or (isinstance(error, RankError) and error.__cause__ is None):
+        if isinstance(error, ElsewhereError):
+            self._let_first_say_it()
+            return error
+        if isinstance(error, RankError) and error.__cause__ is None:
             return error
         text = (
             str(error)
@@ -354,12 +357,19 @@ class _Session:
         with contextlib.suppress(RuntimeError):
             first = pickle.loads(self._store.compare_set("failed", "", told))
             if first[0] != self.world.rank and isinstance(error, MIError):
+                self._let_first_say_it()
                 return ElsewhereError(text, _is_said(first[3], self.world))
             deadline = time.monotonic() + 5 * _BEAT
             others = [f"knows/{r}" for r in range(self.world.size) if r != self.world.rank]
             while time.monotonic() < deadline and not self._store.check(others):
                 time.sleep(0.05)
         return error
+
+    def _let_first_say_it(self) -> None:
+        """The launcher ends all processes once one has ended: the one whose error it is has a moment to say it."""
+        with contextlib.suppress(RuntimeError):
+            self._store.set(f"knows/{self.world.rank}", "")
+        time.sleep(_BEAT)
 
     def leave(self) -> None:
         """End together: rank 0 may hold the store, and goes last."""

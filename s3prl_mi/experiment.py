@@ -253,9 +253,10 @@ class Experiment:
         of_layers = [dims[n] if isinstance(n, int) else dims[0] for n in self.plan.layers]
         estimation = estimation_seconds(self.plan, of_layers, frames, self.device)
         logger.info(
-            "about %s: %s of forward passes, %s of probes",
+            "about %s: %s of forward passes (%s), %s of probes",
             duration(extraction + estimation),
             duration(extraction),
+            self.precision,
             duration(estimation),
         )
 

@@ -7,7 +7,7 @@
 
 Measured on an AMD EPYC (Zen 4, AVX512-BF16), one thread, processor time: a HuBERT of base size takes in 8.4 s of audio
 a second in bfloat16 and 4.9 in float32; HuBERTs of 6 x 192 1.3 to 1.5 times as much; an APC (GRU) less than in float32.
-Bits of two trained HuBERTs (6 x 192, LibriSpeech-mini, logistic, all layers), against float32:
+Bits of two trained HuBERTs (6 x 192; mi_supervised: one), LibriSpeech-mini, logistic, all layers, against float32:
 
 - mi_supervised, bf16: at most 0.0007 (APC: 0.0003).
 - mi_views, mixed: at most 0.0008; Za and Zb in bfloat16 with the codebook of float32, two layers, 5 seeds: 0.0013.

@@ -167,7 +167,9 @@ def test_estimates_on_several_ranks_are_those_on_one():
         3, estimates, [[], list(range(0, UTTERANCES, 3)), [u for u in range(UTTERANCES) if u % 3]]
     )
     assert answers[0] == answers[1] == answers[2]
-    np.testing.assert_allclose(answers[0], alone, atol=ROUNDING)
+    found, expected = np.array(answers[0]), np.array(alone)
+    np.testing.assert_allclose(found[:, 2], expected[:, 2], atol=5 / 480)  # accuracy: a few frames may turn
+    np.testing.assert_allclose(np.delete(found, 2, 1), np.delete(expected, 2, 1), atol=ROUNDING)
 
 
 # --- Whole experiments --------------------------------------------------------------------------------------

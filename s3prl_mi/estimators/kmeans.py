@@ -42,8 +42,12 @@ class _Centred:
     def __init__(self, frames: Frames, device: torch.device | str) -> None:
         self.frames, self.device = frames, torch.device(device)
         self.centre = near_mean(frames).to(device)
-        small = len(frames) * frames.dim * 4 <= CACHE_BYTES
-        self._cache = self._read(0, len(frames)) if small else None
+        self._cache: Tensor | None = None
+        if len(frames) * frames.dim * 4 <= CACHE_BYTES:
+            cache = torch.empty(len(frames), frames.dim, device=self.device)
+            for start, stop in frames.blocks():
+                cache[start:stop] = self._read(start, stop)
+            self._cache = cache
 
     def variance(self) -> float:
         """Variance of the frames, summed over dimensions."""

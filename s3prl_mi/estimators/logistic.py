@@ -28,6 +28,9 @@ BIAS_L2 = 1e-5
 MEMORY = 8
 """Pairs of steps and gradient changes that L-BFGS remembers."""
 
+HALF_FRAMES = 4096
+"""Gradients are sums of bfloat16 numbers over at least so many frames: over fewer, rounding would not average out."""
+
 SMALLEST_Q = 1e-37
 """Probabilities below it count as this much: float32 has nothing smaller at full precision."""
 
@@ -115,7 +118,7 @@ def _evaluate(inputs: Inputs, problems: Problems, at: Linear, anchor: Tensor) ->
         n_out += problems.held_out.sum(0)
     inner = inputs.fold(weight)
     d_inner = torch.zeros_like(inner)
-    half = half_is_fast(weight.device)
+    half = inputs.total >= HALF_FRAMES and half_is_fast(weight.device)
     # enough rows for an efficient product, few enough that their logits stay in the processor's cache
     rows = max(256, min(4096, (1 << 20) // (count * classes)))
     for start, stop, x in inputs.blocks_to_fold(rows):

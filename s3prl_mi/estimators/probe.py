@@ -392,9 +392,10 @@ class _Fitting:
         problems = Problems(target, held_out, self.classes, strengths)
         linear, _ = minimise(self.sample, problems, self._of_folds.problem(range(count)), tolerance=1e-3)
         spacing = max(1, -(-self.sample.total * count // self.n_folds // CHECK_FRAMES))
+        spaced = torch.from_numpy(self.sample.frames.positions % spacing == 0).to(self.device)
         sides = []
         for fold in range(count):
-            rows = held_out[:, fold].nonzero()[::spacing, 0]
+            rows = (held_out[:, fold] & spaced).nonzero()[:, 0]
             x = self.sample.take(rows.cpu())
             base = linear.problem(fold)(x)
             sides.append((x.to(fast_type(self.device)), base, self.choice[rows]))
