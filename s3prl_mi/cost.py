@@ -16,12 +16,13 @@ from .upstreams import Upstream
 _PROBE_OF_SPEED: Seconds = 0.05
 _NOISE_SECONDS = 4
 
-# Passes over the fit frames, counted on LibriSpeech-mini (tests/bench/cost.py prints them beside what was predicted).
-_KMEANS_PASSES = 100
-_CHOICE_PASSES = 600
-_FIT_PASSES = 30
-_CHOICE_FRAMES = 50_000
-_MLP_FRAMES = 800 * 1024
+# Passes over frames, counted on LibriSpeech-mini; one is forward and backward.
+_KMEANS_PASSES = 12
+_CHOICE_PASSES = 200
+_FIT_PASSES = 22
+_CHOICE_FRAMES = 15_000
+_MLP_NETWORKS_CHOSEN = 3
+_MLP_FRAMES, _MLP_PASSES = 150 * 512, 1.75
 _MLP_WIDTH = 256
 
 
@@ -62,7 +63,8 @@ def estimation_seconds(plan: Plan, dims: Sequence[int], fit_frames: float, devic
         one, all_seeds = (_pass_seconds(dim, n * classes, device) for n in (1, seeds + 1))
         fit = _CHOICE_PASSES * min(fit_frames, _CHOICE_FRAMES) * one + _FIT_PASSES * fit_frames * all_seeds
         if "mlp" in plan.probes:
-            fit += _MLP_FRAMES * _pass_seconds(dim, _MLP_WIDTH, device) * (1 + seeds / 2)
+            seen = max(_MLP_FRAMES, _MLP_PASSES * fit_frames)
+            fit += seen * _pass_seconds(dim, _MLP_WIDTH, device) * (_MLP_NETWORKS_CHOSEN + seeds)
         speeds[dim] = fit
         if views:  # one codebook serves the views and kinds of frames that follow each other
             share = 1 / (len(plan.views) * len(plan.frames))

@@ -20,7 +20,7 @@ from .precision import fast_products, half_is_fast
 CACHE_BYTES = 1 << 30
 """Frames are kept in memory below this size, and read again block by block above."""
 
-SAMPLE_FRAMES = 200
+SAMPLE_FRAMES = 100
 """Evenly spaced frames a cluster, from which k-means++ draws and on which Lloyd's algorithm runs first."""
 
 TOLERANCE = 1e-4
