@@ -140,7 +140,7 @@ class Experiment:
         )
         self.precision: Precision = from_main_object(self._precision)
         root = Path(config.store.root).expanduser() if config.store.root else default_root()
-        self.store = Store(root, int(config.store.max_gb * 1e9))
+        self.store = Store(root, int(min(config.store.max_gb, 1e9) * 1e9))
         self.context = Context(
             config=config,
             upstream=self.upstream.name,
@@ -158,8 +158,13 @@ class Experiment:
         """What is asked for; left open, it is what the experiment that is gone on with was begun in."""
         asked = self.config.precision
         goes_on = self.args.mode == "evaluate" or self.args.auto_resume or self.args.past_exp
-        if asked == "auto" and goes_on and self._settings.exists():
-            asked = self._read_settings()["precision"]
+        if goes_on and self._settings.exists():
+            begun: Precision = self._read_settings()["precision"]
+            if asked in (
+                "auto",
+                begun,
+            ):  # whatever views are added: `mixed` means float32 for those without masks
+                return begun
         masked = any(v.kind == "mask" and v.level == "latent" for v in self.plan.views)
         return choose(asked, self.upstream, masked)
 

@@ -16,6 +16,7 @@ from ._types import Seconds
 from .audio import SkipCounter
 from .config import StoreConfig
 from .distributed import all_gather_object, together, world
+from .errors import MIError
 from .extraction import Request, Split, hidden_states
 from .families import Geometry
 from .memory_store import MemoryStore
@@ -324,7 +325,9 @@ class KeptStates:
             of_split = {at: found for at, found in requests.items() if at[0] == name}
             every = [r for found in of_split.values() for r in found]
             stored = iter(hidden_states(self._store, every, self.batch_size, self._wide))
-            entries |= {at: [next(stored) for _ in found] for at, found in of_split.items()}
+            found_of = {at: [next(stored) for _ in found] for at, found in of_split.items()}
+            _refuse_different([entry for found in found_of.values() for entry in found], name)
+            entries |= found_of
         return entries
 
     def _forget(self, group: Sequence[int], before: set[Path]) -> None:
@@ -362,3 +365,18 @@ def _passes(groups: int) -> str:
     if groups == 1:
         return "all layers at once"
     return f"in {groups} groups of layers, for each of which the upstream runs anew"
+
+
+def _refuse_different(entries: Sequence[Entry], split: str) -> None:
+    """Refuse hidden states of one split whose rows are not the same utterances': pairs and labels would be wrong.
+
+    Raises:
+        MIError: an utterance that could be read when one entry was extracted, and not when another was.
+    """
+    for entry in entries:
+        odd = set(entry.utterances) ^ set(entries[0].utterances)
+        if odd:
+            raise MIError(
+                f"{split}: utterance {min(odd)} is in only one of {entries[0].path} and {entry.path}: the recording "
+                "could not be read each time. Remove both folders and run again, or leave the recording out."
+            )

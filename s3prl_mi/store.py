@@ -329,7 +329,10 @@ class Store:
         lock = _alone(folder)  # kept until the end
         if lock is _READ_BY_OTHERS:
             return False
-        (folder / MANIFEST).unlink(missing_ok=True)
+        try:
+            (folder / MANIFEST).unlink(missing_ok=True)
+        except PermissionError:  # a store that others own
+            return False
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()
@@ -344,7 +347,9 @@ class Store:
         """
         entries = {e.path: e.bytes for e, _ in self.entries()}
         kept = sum(size for path, size in entries.items() if path in in_use)
-        others = {path: size for path, size in entries.items() if path not in in_use and _is_read(path)}
+        # what this process itself has read, and is not to read again, may go
+        foreign = {path: size for path, size in entries.items() if path not in in_use and path not in _HELD}
+        others = {path: size for path, size in foreign.items() if _is_read(path)}
         unfinished = self._unfinished(keys)
         others |= {path: size for path, size in unfinished.items() if _is_locked(path)}
         taken = sum(others.values())
@@ -433,7 +438,7 @@ def _alone(folder: Path) -> Lock | object | None:
 
 
 def _is_read(folder: Path) -> bool:
-    """Whether anyone holds an entry, another object of this process included."""
+    """Whether another run holds an entry; asked of entries that this process does not hold."""
     try:
         return not Lock(folder / MANIFEST).take()
     except FileNotFoundError:

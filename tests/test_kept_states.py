@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from conftest import Runner
 
 from s3prl_mi import extraction, kept_states
@@ -219,3 +221,30 @@ def test_the_size_that_is_stated_is_the_size_on_disk(run, monkeypatch, model, dt
     settings = {"store__dtype": dtype, "store__mode": "disk", "seeds": 1}
     assert run("mi_views", model, **settings, clusters=3) == 0
     assert size_of(run) == pytest.approx(stated[0], rel=0.02)
+
+
+def test_entries_of_different_utterances_are_refused(run, capsys):
+    """A recording that could be read for one view and not for the other: pairs would be wrong from there on."""
+    words = dict(layers=[0], seeds=1, clusters=4)
+    assert run("mi_supervised", "hubert-base", layers=[0], seeds=1) == 0
+    stored = sorted((run.folder / "store").rglob("manifest.json"))
+    content = json.loads(stored[0].read_text())
+    first, count = content["utterances"].pop(0), content["n_frames"].pop(0)
+    stored[0].write_text(json.dumps(content))
+    for layer, dim in zip(content["layers"], content["dims"], strict=True):
+        path = stored[0].parent / f"layer_{layer}.bin"
+        path.write_bytes(path.read_bytes()[count * dim * np.dtype(content["dtype"]).itemsize :])
+    assert run("mi_views", "hubert-base", name="views", **words) == 1
+    assert f"utterance {first} is in only one of" in capsys.readouterr().err
+
+
+def test_what_a_run_has_read_itself_makes_room(tmp_path):
+    """A group of layers that is done with: its entry may go, though its frames are still held."""
+    store = Store(tmp_path, 100_000)
+    with store.writer("one", {}, [0], "float32") as writer:
+        writer.write(["a"], writer.narrow([[torch.randn(1000, 10)]]))
+        path = writer.finish().path
+    held = store.find("one", [0])
+    store.make_room(80_000, [], ["two"])
+    assert not path.exists()
+    del held

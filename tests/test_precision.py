@@ -210,3 +210,12 @@ def test_bits_of_a_trained_model_stay(run, tmp_path, task, name):
     (exact,), (half,) = run.records("fp32"), run.records(name)
     assert half.mi_lower_bound_bits == pytest.approx(exact.mi_lower_bound_bits, abs=0.01)
     assert half.mi_lower_bound_bits != exact.mi_lower_bound_bits
+
+
+def test_views_without_masks_are_added_to_an_experiment_begun_in_mixed(run):
+    words = dict(layers=[2], seeds=1, probes=["logistic"], clusters=4)
+    assert run("mi_views", "hubert-base", "--precision", "mixed", **words) == 0
+    added = dict(views__kind="shift", views__shift_ms=60, precision="auto")
+    assert run("mi_views", "hubert-base", "-a", **words, **added) == 0
+    assert [r.precision for r in run.records()] == ["mixed", "mixed"]
+    assert len({r.view for r in run.records()}) == 2

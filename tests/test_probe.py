@@ -264,3 +264,13 @@ def test_clusters_of_another_seed_start_from_those_of_the_choice(monkeypatch):
     (start,) = starts
     torch.testing.assert_close(start.weight[:, 1][:, names], start.weight[:, 0])
     torch.testing.assert_close(start.bias[1][names], start.bias[0])
+
+
+def test_a_speaker_with_hardly_a_frame_does_not_spoil_the_choice_of_l2(monkeypatch):
+    """None of its frames is among those that L2 is chosen on: blocks of time are held out, not everything."""
+    monkeypatch.setattr(probe, "L2_FRAMES", 300)
+    z, y, _ = speech(1, 900, 0, shift=0.0)
+    equal, lonely = np.arange(900) // 450, (np.arange(900) == 1).astype(np.int64)
+    strengths = [fit(z, y, groups)[0].settings[0]["l2"] for groups in (equal, lonely)]
+    assert strengths[1] == pytest.approx(strengths[0], rel=2)
+    fit(z, y, lonely, ("mlp",))

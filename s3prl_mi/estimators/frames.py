@@ -259,6 +259,7 @@ class Inputs:
         self.affine = affine
         self.device = affine.mean.device
         self.dim = frames.dim
+        self._cache_bytes = cache_bytes
         self._cache: Tensor | None = None
         if len(frames) * frames.dim * 4 <= cache_bytes:
             cache = torch.empty(len(frames), frames.dim, device=self.device)
@@ -276,9 +277,11 @@ class Inputs:
 
     def select(self, rows: NDArray[np.integer]) -> Inputs:
         """Some of the frames, by ascending position; not mapped anew where they are in memory."""
-        chosen = Inputs(self.frames.select(rows), self.affine, 0)
-        if self._cache is not None:
-            chosen._cache = self._cache[torch.from_numpy(rows).to(self.device)]
+        frames = self.frames.select(rows)
+        if self._cache is None:
+            return Inputs(frames, self.affine, self._cache_bytes)
+        chosen = Inputs(frames, self.affine, 0)
+        chosen._cache = self._cache[torch.from_numpy(rows).to(self.device)]
         return chosen
 
     def own(self, positions: Tensor) -> tuple[Tensor, Tensor]:
