@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..distributed import all_reduce_sum, from_main
 from ..errors import MIError
-from .frames import Frames, near_mean
+from .frames import Frames
 from .precision import fast_products, half_is_fast
 
 CACHE_BYTES = 1 << 30
@@ -39,9 +39,8 @@ class _Centred:
     the digits in which frames differ.
     """
 
-    def __init__(self, frames: Frames, device: torch.device | str) -> None:
-        self.frames, self.device = frames, torch.device(device)
-        self.centre = near_mean(frames).to(device)
+    def __init__(self, frames: Frames, centre: Tensor) -> None:
+        self.frames, self.centre, self.device = frames, centre, centre.device
         self._cache: Tensor | None = None
         if len(frames) * frames.dim * 4 <= CACHE_BYTES:
             cache = torch.empty(len(frames), frames.dim, device=self.device)
@@ -107,15 +106,18 @@ def fit_codebooks(
     own = list(dict.fromkeys(seeds))
     stride = max(1, frames.total // (SAMPLE_FRAMES * clusters))
     with fast_products():
-        books = _seed_codebooks(frames.collect(torch.arange(0, frames.total, stride)), clusters, own).to(
-            device
-        )
+        sample = frames.collect(torch.arange(0, frames.total, stride))
+        # the same on any number of processes, digit by digit: bfloat16 rounds what is left otherwise
+        centre = sample.mean(0).to(device)
+        books = _seed_codebooks(sample, clusters, own).to(device) - centre
+        del sample
         if stride > 1:
-            few = _Centred(frames.select(np.flatnonzero(frames.positions % stride == 0)), device)
-            books = _lloyd(few, books - few.centre, iterations) + few.centre
-        data = _Centred(frames, device)
-        books = _lloyd(data, books - data.centre, iterations)
-        books = _without_duplicates(data, books) + data.centre
+            few = _Centred(frames.select(np.flatnonzero(frames.positions % stride == 0)), centre)
+            books = _lloyd(few, books, iterations)
+            del few
+        data = _Centred(frames, centre)
+        books = _lloyd(data, books, iterations)
+        books = _without_duplicates(data, books) + centre
     return books[[own.index(seed) for seed in seeds]]
 
 
