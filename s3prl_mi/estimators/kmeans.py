@@ -15,7 +15,7 @@ from torch import Tensor
 from ..distributed import all_reduce_sum, from_main
 from ..errors import MIError
 from .frames import Frames
-from .precision import fast_products, half_is_fast
+from .precision import HALF_FRAMES, fast_products, half_is_fast
 
 CACHE_BYTES = 1 << 30
 """Frames are kept in memory below this size, and read again block by block above."""
@@ -194,7 +194,7 @@ def _lloyd_step(data: _Centred, books: Tensor) -> Tensor:
     offsets = torch.arange(seeds, device=books.device) * clusters
     flat_books = books.reshape(-1, dim)
     norms, doubled = flat_books.square().sum(1)[None], -2.0 * flat_books.T
-    half = half_is_fast(data.device)
+    half = data.frames.total >= HALF_FRAMES and half_is_fast(data.device)
     doubled = doubled.bfloat16() if half else doubled
     for start, stop in data.blocks():
         x = data.block(start, stop)

@@ -20,16 +20,13 @@ from torch import Tensor
 
 from ..distributed import all_reduce_sum, from_main
 from .frames import Inputs
-from .precision import half_is_fast
+from .precision import HALF_FRAMES, half_is_fast
 
 BIAS_L2 = 1e-5
 """Pull of each bias towards the log frequency of its class: keeps classes without frames finite."""
 
 MEMORY = 8
 """Pairs of steps and gradient changes that L-BFGS remembers."""
-
-HALF_FRAMES = 4096
-"""Gradients are sums of bfloat16 numbers over at least so many frames: over fewer, rounding would not average out."""
 
 SMALLEST_Q = 1e-37
 """Probabilities below it count as this much: float32 has nothing smaller at full precision."""

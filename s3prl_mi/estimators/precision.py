@@ -11,6 +11,9 @@ from collections.abc import Iterator
 
 import torch
 
+HALF_FRAMES = 4096
+"""Sums over at least so many frames may be of bfloat16 numbers: over fewer, rounding would not average out."""
+
 
 @contextlib.contextmanager
 def fast_products() -> Iterator[None]:
