@@ -160,10 +160,8 @@ class Experiment:
         goes_on = self.args.mode == "evaluate" or self.args.auto_resume or self.args.past_exp
         if goes_on and self._settings.exists():
             begun: Precision = self._read_settings()["precision"]
-            if asked in (
-                "auto",
-                begun,
-            ):  # whatever views are added: `mixed` means float32 for those without masks
+            # whatever views are added: `mixed` means float32 for those without masks
+            if asked in ("auto", begun):
                 return begun
         masked = any(v.kind == "mask" and v.level == "latent" for v in self.plan.views)
         return choose(asked, self.upstream, masked)

@@ -274,3 +274,17 @@ def test_a_speaker_with_hardly_a_frame_does_not_spoil_the_choice_of_l2(monkeypat
     strengths = [fit(z, y, groups)[0].settings[0]["l2"] for groups in (equal, lonely)]
     assert strengths[1] == pytest.approx(strengths[0], rel=2)
     fit(z, y, lonely, ("mlp",))
+
+
+def test_one_seed_whose_clusters_are_not_the_choices_starts_from_its_own(monkeypatch):
+    z, y, groups = speech(5, 200, 0)
+    names = torch.tensor([3, 0, 5, 1, 4, 2])
+    choice = torch.from_numpy(y)[:, None]
+    starts = []
+    real = _Fitting._start
+    monkeypatch.setattr(
+        _Fitting, "_start", lambda self, problems: starts.append(real(self, problems)) or starts[-1]
+    )
+    for targets in (choice, names[choice]):
+        fit_probes(Frames([z]), targets, 6, groups, (7,), ("logistic",), "default", choice=choice)
+    torch.testing.assert_close(starts[1].weight[:, 0][:, names], starts[0].weight[:, 0])

@@ -253,7 +253,7 @@ def fit_probes(
     affine = fit_affine(frames, device)
     inputs = Inputs(frames, affine)
     targets = targets.to(device)
-    choice = targets[:, :1] if choice is None else choice.to(device)
+    choice = None if choice is None else choice.to(device)
     fitting = _Fitting(inputs, targets, choice, classes, groups, tuple(seeds))
     fit = {
         ("default", "logistic"): fitting.logistic,
@@ -284,13 +284,15 @@ class _Fitting:
         self,
         inputs: Inputs,
         targets: Tensor,
-        choice: Tensor,
+        choice: Tensor | None,
         classes: int,
         groups: IntVector,
         seeds: tuple[int, ...],
     ) -> None:
         self.inputs, self.targets, self.classes, self.seeds = inputs, targets, classes, seeds
         self.device = inputs.device
+        self._shared = choice is None  # all seeds have the targets that choices are made with
+        choice = targets[:, :1] if choice is None else choice
         stride = max(1, -(-inputs.total // SELECTION_FRAMES))
         rows = np.flatnonzero(inputs.frames.positions % stride == 0)
         self.sample = inputs if stride == 1 else inputs.select(rows)
@@ -370,7 +372,7 @@ class _Fitting:
         weight, bias = self._of_folds.weight.mean(1), self._of_folds.bias.mean(0)
         frequency = Problems(self.choice, None, self.classes, problems.l2[:1]).priors()[0]
         pull = bias - frequency.log()
-        if self.targets.shape[1] == 1:  # the choice's own
+        if self._shared:
             return Linear(weight[:, None], (pull + problems.priors()[0].log())[None])
         weights, biases = [], []
         for own, prior in zip(self.targets.T, problems.priors(), strict=True):

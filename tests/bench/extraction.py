@@ -1,7 +1,7 @@
 """Extraction against two bare forward passes of the same upstream over the same audio in the same precision.
 
     python -m tests.bench extraction --seconds 120
-    python -m tests.bench.extraction --precision fp32 --batch_size 4 -k my_hubert.pt
+    python -m tests.bench extraction --precision fp32 --batch_size 4 -k my_hubert.pt
 
 The floor: `upstream.expert(batch)` twice, unmasked, without gradients, waveforms in memory, what comes out thrown away;
 with `mixed`, one of the passes is in float32, as ours is of the unmasked view.
@@ -158,21 +158,3 @@ def _profile(action: Callable[[], Any]) -> None:
     with profile(activities=kinds) as found:
         action()
     print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=10, max_name_column_width=45))
-
-
-def main() -> None:
-    """This case alone."""
-    from .table import show
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    show(extraction(args))
-
-
-if __name__ == "__main__":
-    main()

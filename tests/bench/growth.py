@@ -118,17 +118,3 @@ def measured(words: Sequence[str]) -> tuple[Clock, Clock]:
     if status:
         raise RuntimeError(said.getvalue()[-2000:])
     return extraction, estimation
-
-
-def main() -> None:
-    """This case alone."""
-    from .table import show
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    jobs.add_arguments(parser)
-    parser.add_argument("--threads", type=int, default=1)
-    show(growth(parser.parse_args()))
-
-
-if __name__ == "__main__":
-    main()

@@ -51,17 +51,3 @@ def memory(args: argparse.Namespace) -> Iterator[Row]:
                 job.seconds,
                 note=f"{job.peak_gb:.2f} GB, {job.peak_gb - bare.peak_gb:.2f} beyond; {stored / 1e9:.2f} GB stored",
             )
-
-
-def main() -> None:
-    """This case alone."""
-    from .table import show
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    jobs.add_arguments(parser)
-    parser.add_argument("--threads", type=int, default=1)
-    show(memory(parser.parse_args()))
-
-
-if __name__ == "__main__":
-    main()
