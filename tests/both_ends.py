@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from s3prl_mi.compat import SUPPORTED
+from s3prl_mi.upstreams.compat import SUPPORTED
 
 REPO = Path(__file__).resolve().parents[1]
 ROOT = REPO / ".cache" / "both_ends"

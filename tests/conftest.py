@@ -138,7 +138,7 @@ def checkpoint(tmp_path_factory) -> Callable[[str], tuple[str, Path]]:
     built: dict[str, tuple[str, Path]] = {}
 
     def get(name: str) -> tuple[str, Path]:
-        from models import MODELS
+        from tests.helpers.models import MODELS
 
         if name not in built:
             upstream, build = MODELS[name]
@@ -192,17 +192,17 @@ class Runner:
 
     def __call__(self, task: str, model: str = "fbank", *words: str, **more: Any) -> int:
         """Train; the exit status."""
-        from s3prl_mi.run_downstream import main
+        from s3prl_mi.cli.run_downstream import main
 
         return main(self.command(task, model, *words, **more))
 
     def evaluate(self, split: str, *words: str, name: str = "experiment") -> int:
-        from s3prl_mi.run_downstream import main
+        from s3prl_mi.cli.run_downstream import main
 
         return main(["-m", "evaluate", "-p", str(self.folder / name), "-t", split, "--device", "cpu", *words])
 
     def records(self, name: str = "experiment") -> list[Any]:
-        from s3prl_mi.results import read_records
+        from s3prl_mi.results.record import read_records
 
         return read_records(self.folder / name / "mi_results.jsonl")
 
@@ -225,7 +225,8 @@ def run(corpus, checkpoint, tmp_path) -> Runner:
 @pytest.fixture(autouse=True)
 def upstreams_of_this_test_only(monkeypatch):
     """What a test registers is forgotten after it."""
-    from s3prl_mi import families, upstream_module
+    from s3prl_mi.upstreams import families
+    from s3prl_mi.upstreams import user_modules as upstream_module
 
     monkeypatch.setattr(upstream_module, "_OWN", dict(upstream_module._OWN))
     monkeypatch.setattr(families, "_BY_NAME", dict(families._BY_NAME))

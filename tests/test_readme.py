@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Runner
 
-from s3prl_mi import cli, estimate_supervised_mi, estimate_view_mi
-from s3prl_mi._hook import packaged_configs
-from s3prl_mi.command_line import build_parser
-from s3prl_mi.config import MIConfig
-from s3prl_mi.results import Record, read_records
-from s3prl_mi.run_downstream import main
+from s3prl_mi import estimate_supervised_mi, estimate_view_mi
+from s3prl_mi.cli import main as cli
+from s3prl_mi.cli.options import build_parser
+from s3prl_mi.cli.run_downstream import main
+from s3prl_mi.core.config import MIConfig
+from s3prl_mi.downstream.hook import packaged_configs
+from s3prl_mi.results.record import Record, read_records
+from tests.conftest import Runner
+from tests.helpers.paths import REPO
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+README = (REPO / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -103,6 +105,6 @@ def test_arrays_in_a_record_out():
 def test_every_extra_that_is_named_exists():
     import tomllib
 
-    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())
     for extra in re.findall(r"s3prl_mi\[(\w+)\]", README):
         assert extra in project["project"]["optional-dependencies"]

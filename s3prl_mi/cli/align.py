@@ -9,11 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import MIError, nearest
+from ..core.errors import MIError, nearest
 
 if TYPE_CHECKING:
-    from ..corpora import Utterance
-    from .corpus import Tally
+    from ..data.forced_alignment.corpus import Tally
+    from ..data.utterances import Utterance
 
 DESCRIPTION = """\
 Phone and word TextGrids from audio and transcripts, by forced alignment on the CPU with PocketSphinx (US English).
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         MIError: a mistake in the arguments or the data.
     """
-    from .corpus import align_corpus
+    from ..data.forced_alignment.corpus import align_corpus
 
     if args.jobs < 1:
         raise MIError(f"--jobs must be at least 1, found {args.jobs}.")
@@ -120,8 +120,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _utterances(args: argparse.Namespace) -> dict[str, list[Utterance]]:
     """The utterances of each split, with messages that name this command's options."""
-    from ..config import DataConfig
-    from ..corpora import list_utterances
+    from ..core.config import DataConfig
+    from ..data.utterances import list_utterances
 
     names = list(dict.fromkeys(args.split))
     if args.libri_root is not None:

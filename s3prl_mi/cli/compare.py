@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import MIError
+from ..core.errors import MIError
 
 if TYPE_CHECKING:
-    from .stock_runs import StockRun
+    from ..report.s3prl_runs import StockRun
 
 DESCRIPTION = """\
 Put upstreams side by side: I(Z;Y) and I(Za;Zb) by probe and choice of layer, PER and WER, and how they go together.
@@ -101,8 +101,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         MIError: nothing found, or figures that are not comparable.
     """
-    from .collect import collect
-    from .compare import (
+    from ..report.compare import (
         Filters,
         build,
         keep,
@@ -113,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
         to_markdown,
         to_screen,
     )
+    from ..results.collect import collect
 
     results = collect(args.folders, _pairs(args.label, "--label"))
     results = keep(results, Filters(args.protocol, args.view, args.clusters, args.frames))
@@ -145,7 +145,7 @@ def _runs(words: Sequence[str]) -> tuple[list[StockRun], dict[str, list[StockRun
     """Runs to be matched by upstream, and those of which the user says whose they are."""
     if not words:
         return [], {}
-    from .stock_runs import read_runs
+    from ..report.s3prl_runs import read_runs
 
     plain = [word for word in words if Path(word).exists() or "=" not in word]
     named = _pairs([word for word in words if word not in plain], "--stock", several=True)
@@ -169,7 +169,7 @@ def _pairs(words: Sequence[str], option: str, several: bool = False) -> dict[str
 
 
 def _write(path: Path, text: str) -> Path:
-    from .report.summary import replace_file
+    from ..results.summary import replace_file
 
     try:
         replace_file(path, text.encode())

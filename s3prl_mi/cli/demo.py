@@ -16,11 +16,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import report, run_downstream
-from .config import TASKS
-from .demo import make_corpus
-from .errors import MIError
-from .results import RESULTS_FILE, Record, read_records
+from .. import report
+from ..core.config import TASKS
+from ..core.errors import MIError
+from ..demo.corpus import make_corpus
+from ..results.record import RESULTS_FILE, Record, read_records
+from . import run_downstream
 
 PICTURE = "demo.png"
 
@@ -135,7 +136,7 @@ def _pretrain(audio: Path, out: Path) -> dict[str, tuple[Path, Path]]:
             command = [
                 sys.executable,
                 "-m",
-                "s3prl_mi.pretrain",
+                "s3prl_mi.demo.pretrain",
                 "--audio",
                 str(audio),
                 "--out",

@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from . import compat, upstreams
-from .errors import MIError, nearest
-from .s3prl_names import checkpoint_urls
+from ..core.errors import MIError, nearest
+from ..upstreams import compat
+from ..upstreams import loading as upstreams
+from ..upstreams.s3prl_names import checkpoint_urls
 
 State = Literal["ok", "warn", "FAIL"]
 

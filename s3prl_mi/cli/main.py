@@ -9,10 +9,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import __version__, compare_command, doctor, report_command, upstreams_command
-from ._hook import packaged_configs
-from .align import align_command
-from .errors import MIError, nearest
+from .. import __version__
+from ..core.errors import MIError, nearest
+from ..downstream.hook import packaged_configs
+from . import align as align_command
+from . import compare as compare_command
+from . import doctor
+from . import report as report_command
+from . import upstreams as upstreams_command
 from .run_downstream import report_errors
 
 EPILOG = """\
@@ -108,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _demo(out: Path, extra: Sequence[str]) -> int:
-    from .demo_run import run
+    from .demo import run
 
     return run(out, extra)
 
@@ -134,7 +138,7 @@ def first_line(path: Path) -> str:
 
 
 def _store(action: str, root: Path | None, upstream: str | None) -> int:
-    from .store import Store, default_root
+    from ..states.store import Store, default_root
 
     store = Store(root or default_root(), 0)
     chosen = [(e, m) for e, m in store.entries() if upstream in (None, m["determinants"].get("upstream"))]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from pathlib import Path
 from typing import NoReturn
 
-from . import compat
-from ._hook import TASKS
-from .errors import MIError, nearest
+from ..core.errors import MIError, nearest
+from ..core.files import PACKAGE
+from ..downstream.hook import TASKS
+from ..upstreams import compat
 
 PROG = "run_downstream.py"
 
@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     Ours: --upstream_module, --jobs, --slurm, --max_store_gb, --store_mode, --precision.
     """
-    configs = Path(__file__).resolve().parent / "config.py"
+    configs = PACKAGE / "core" / "config.py"
     parser = _Parser(
         prog=PROG,
         usage=f"{PROG} -m {{train,evaluate,inference}} -d TASK -u UPSTREAM -n NAME [options]",

@@ -2,7 +2,7 @@
 
 Stock tasks are handed to s3prl's own runner. Ours are read here, with a parser of the same options (a test
 compares them one by one), as s3prl's parser cannot be had without importing every upstream, which takes ten
-seconds; then `s3prl_mi.experiment.run(args, config)` does the work.
+seconds; then `s3prl_mi.experiment.run.run(args, config)` does the work.
 """
 
 from __future__ import annotations
@@ -22,11 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import _hook, compat
-from ._hook import TASKS, default_config
-from .cluster import Engine, engine_of
-from .command_line import PROG, build_parser, check_task, stock_tasks, underscored
-from .distributed import (
+from ..core.distributed import (
     DESYNC_SECONDS,
     ElsewhereError,
     RankError,
@@ -36,8 +32,14 @@ from .distributed import (
     together,
     world,
 )
-from .errors import MIError, nearest
-from .resolving import (
+from ..core.errors import MIError, nearest
+from ..downstream import hook
+from ..downstream.hook import TASKS, default_config
+from ..experiment.jobs import Engine, engine_of
+from ..experiment.study import default_splits, is_study, run_study, run_study_in_jobs
+from ..upstreams import compat
+from .options import PROG, build_parser, check_task, stock_tasks, underscored
+from .run_settings import (
     apply_override,
     expdir_of,
     latest_states,
@@ -46,7 +48,6 @@ from .resolving import (
     read_config,
     resolve,
 )
-from .study import default_splits, is_study, run_study, run_study_in_jobs
 
 __all__ = [
     "PROG",
@@ -130,7 +131,7 @@ def _run(argv: list[str]) -> int:
             f"no task given. `{PROG} -h` shows examples; tasks of s3prl_mi: -d {', -d '.join(TASKS)}."
         )
     args = build_parser().parse_args(argv)
-    _hook.install()
+    hook.install()
     _load_module(args)
     ours = args.downstream is None or any(task in TASKS for task in args.downstream.split(","))
     config = read_config(args.config) if args.config and ours else {}
@@ -159,7 +160,7 @@ def _run(argv: list[str]) -> int:
 def _load_module(args: argparse.Namespace) -> None:
     """Make the upstreams of --upstream_module known."""
     if getattr(args, "upstream_module", None) is not None:
-        from .upstream_module import load_module  # it needs numpy, which `-h` does not
+        from ..upstreams.user_modules import load_module  # it needs numpy, which `-h` does not
 
         load_module(args.upstream_module)
 
@@ -191,7 +192,7 @@ def _run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint:
     argv = _without(argv, "--upstream_module")
     from s3prl import hub, run_downstream
 
-    from .upstream_module import show_to_s3prl
+    from ..upstreams.user_modules import show_to_s3prl
 
     show_to_s3prl(hub)
     before = sys.argv
@@ -279,20 +280,20 @@ def _run_ours(
     with session(args.backend, args.device):
         _run_experiment(args, config)
     if task == "mi_views" and args.mode == "train" and _sweeps(config) and World.of_launcher().rank == 0:
-        from .conclusion import conclude  # it draws, and needs all that goes with that
+        from .study_summary import conclude  # it draws, and needs all that goes with that
 
         conclude(Path(args.expdir), [])
 
 
 def run_in_job(args: argparse.Namespace, config: dict[str, Any]) -> None:
     """One experiment of a study in a process of its own, which submitit has started (`cluster`)."""
-    _hook.install()
+    hook.install()
     _load_module(args)
     _prepare(args)
     _run_experiment(args, config)
 
 
-_JOB = "s3prl_mi.run_downstream:run_in_job"
+_JOB = "s3prl_mi.cli.run_downstream:run_in_job"
 
 
 def _prepare(args: argparse.Namespace, engine: Engine | None = None) -> None:
@@ -360,7 +361,7 @@ def _run_experiment(args: argparse.Namespace, config: dict[str, Any]) -> None:
             if is_main():
                 _save_command(args, config)
             _seed_everything(args.seed, args.disable_cudnn)
-            importlib.import_module("s3prl_mi.experiment").run(args, config)
+            importlib.import_module("s3prl_mi.experiment.run").run(args, config)
         except MIError:
             raise
         except Exception as error:
@@ -395,7 +396,7 @@ def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
         failed = run_study_in_jobs(args, config, engine, _JOB)
     if World.of_launcher().rank > 0:
         return 1 if failed else 0
-    from .conclusion import conclude  # it draws, and needs all that goes with that
+    from .study_summary import conclude  # it draws, and needs all that goes with that
 
     conclude(Path(args.expdir), failed)
     return 1 if failed else 0
@@ -436,7 +437,7 @@ def _log_to_screen() -> None:
         ours.propagate = False
     if World.of_launcher().rank > 0:  # the first of many processes speaks, but for what each alone can know
         ours.setLevel(logging.ERROR)
-        logging.getLogger("s3prl_mi.extraction").setLevel(logging.WARNING)
+        logging.getLogger("s3prl_mi.states.extraction").setLevel(logging.WARNING)
 
 
 def _save_command(args: argparse.Namespace, config: dict[str, Any]) -> None:

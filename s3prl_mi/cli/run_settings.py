@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import compat
-from ._hook import TASKS, default_config, packaged_configs
-from .distributed import World
-from .errors import MIError, nearest
+from ..core.distributed import World
+from ..core.errors import MIError, nearest
+from ..downstream.hook import TASKS, default_config, packaged_configs
+from ..upstreams import compat
 
 
 def resolve(

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import MIError
-from .selection import Setting, setting_of, unusual
+from ..core.errors import MIError
+from ..results.selection import Setting, setting_of, unusual
 
 if TYPE_CHECKING:
-    from .collect import Result
+    from ..results.collect import Result
 
 REPORT_FOLDER = "report"
 
@@ -26,8 +26,8 @@ def conclude(folder: Path, failed: Sequence[str]) -> None:
             `<folder>/report`.
         failed: what failed, one line each; printed last.
     """
-    from .html_report import read_study, write_report
-    from .html_report.words import findings
+    from ..report.html import read_study, write_report
+    from ..report.html.words import findings
 
     out = sys.stdout
     out.write(f"\n{_comparison(folder)}\n")
@@ -45,8 +45,8 @@ def conclude(folder: Path, failed: Sequence[str]) -> None:
 
 def _comparison(folder: Path) -> str:
     """Tables as of `s3prl-mi compare`: one for each frame rate, and of a sweep that of its usual setting."""
-    from .collect import collect
-    from .compare import Filters, build, keep, to_screen
+    from ..report.compare import Filters, build, keep, to_screen
+    from ..results.collect import collect
 
     by_rate: dict[float, list[Result]] = {}
     for result in collect([folder]):

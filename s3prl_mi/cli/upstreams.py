@@ -10,13 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import superb, upstream_module
-from .checkpoints import SPEECH_ENCODERS
+from ..core.errors import MIError, nearest
+from ..report import published_scores as superb
+from ..upstreams import user_modules as upstream_module
+from ..upstreams.checkpoints import SPEECH_ENCODERS
+from ..upstreams.families import SAMPLE_RATE, Family, Geometry, upstream_folder
+from ..upstreams.names import FILE_SUFFIXES, family_of_name, upstream_names
+from ..upstreams.s3prl_names import checkpoint_urls, functions_of, source_of, stock_names
 from .doctor import cached_file
-from .errors import MIError, nearest
-from .families import SAMPLE_RATE, Family, Geometry, upstream_folder
-from .s3prl_names import checkpoint_urls, functions_of, source_of, stock_names
-from .upstream_names import FILE_SUFFIXES, family_of_name, upstream_names
 
 WIDTH = 100
 """Columns of the table and of an explanation."""

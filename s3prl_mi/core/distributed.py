@@ -33,7 +33,7 @@ from .errors import MIError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._types import Seconds  # with numpy behind it, which `run_downstream.py -h` does without
+    from .types import Seconds  # with numpy behind it, which `run_downstream.py -h` does without
 
 START_SECONDS: Seconds = 900.0
 """How long processes wait for each other at the start."""

@@ -20,9 +20,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from ._types import Seconds, Waveform
-from .corpora import AUDIO_SUFFIXES, MANIFEST_COLUMNS, Utterance, list_utterances, spread
-from .errors import MIError
+from ..core.errors import MIError
+from ..core.types import Seconds, Waveform
+from .utterances import AUDIO_SUFFIXES, MANIFEST_COLUMNS, Utterance, list_utterances, spread
 
 __all__ = [
     "AUDIO_SUFFIXES",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MIError
+from ..core.errors import MIError
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import DataConfig, split_part
-from .errors import MIError, nearest
+from ..core.config import DataConfig, split_part
+from ..core.errors import MIError, nearest
 
 AUDIO_SUFFIXES = (".flac", ".wav")
 MANIFEST_COLUMNS = ("split", "audio", "id", "speaker", "alignment")

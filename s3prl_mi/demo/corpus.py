@@ -6,7 +6,7 @@ voice variant with an accent, a rate, a pitch, a room, a channel and a noise lev
 variation that spectral frames do not give the phone away. Layout and text files are LibriSpeech's, TextGrids
 as MFA writes them, phone names ARPAbet without stress.
 
-    python -m s3prl_mi.demo --out demo_corpus
+    python -m s3prl_mi.demo.corpus --out demo_corpus
 
 The library is called in `espeak`, alignments are made in `demo_phones`, rooms in `demo_room`.
 """
@@ -30,11 +30,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from .audio import SAMPLE_RATE
-from .demo_phones import phone_intervals, textgrid, word_intervals
-from .demo_room import impulse_response, record
-from .errors import MIError
-from .espeak import Spoken, espeak
+from ..data.audio import (SAMPLE_RATE)
+from .phones import (phone_intervals, textgrid, word_intervals)
+from .room import (impulse_response, record)
+from ..core.files import PACKAGE
+from ..core.errors import (MIError)
+from ..data.espeak import (Spoken, espeak)
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ RECIPE_VERSION = 2
 MARKER = "demo_corpus.json"
 DEFAULT_SPLITS: Mapping[str, int] = {"train": 500, "fit": 120, "eval": 80}
 UTTERANCES_PER_SPEAKER = 10
-SENTENCES = Path(__file__).with_name("demo_sentences.txt")
+SENTENCES = Path(__file__).with_name("sentences.txt")
 
 ACCENTS = (
     "gmw/en-US",
@@ -249,10 +250,10 @@ def _speak_all(root: Path, speakers: list[Speaker], seed: int, progress: bool) -
                 {"root": str(root), "seed": seed, "speakers": [asdict(s) for s in by_split[split]]}
             )
             path = os.pathsep.join(
-                [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+                [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
             )
             worker = subprocess.Popen(
-                [sys.executable, "-m", "s3prl_mi.demo", "--worker"],
+                [sys.executable, "-m", "s3prl_mi.demo.corpus", "--worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -342,13 +343,13 @@ def speak(root: Path, speaker: Speaker, seed: int) -> Iterator[Path]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of `python -m s3prl_mi.demo`.
+    """Command line of `python -m s3prl_mi.demo.corpus`.
 
     Returns:
         Exit status.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m s3prl_mi.demo", description=(__doc__ or "").split("\n")[0]
+        prog="python -m s3prl_mi.demo.corpus", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument(
         "--out", type=Path, default=Path("demo_corpus"), help="folder to make (default: %(default)s)"

@@ -5,7 +5,7 @@ are weak, but they really learn from speech: enough to show what a trained model
 self. Each run writes the model at step 0 and at the end. The same audio,
 steps, seed and number of threads give the same files.
 
-    python -m s3prl_mi.pretrain --audio demo_corpus/train --out checkpoints --model hubert --model apc
+    python -m s3prl_mi.demo.pretrain --audio demo_corpus/train --out checkpoints --model hubert --model apc
 
 Sources: HuBERT, Hsu et al. 2021 (masked prediction of k-means units of MFCC; here the unmasked frames count
 too, the `pred_nomask_weight` of its training code, which matters when steps are few); APC, Chung et al. 2019
@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from . import audio, compat
-from ._types import FloatMatrix, IntVector, Waveform
-from .corpora import Utterance
-from .errors import MIError
+from ..data import audio
+from ..upstreams import compat
+from ..core.types import (FloatMatrix, IntVector, Waveform)
+from ..data.utterances import (Utterance)
+from ..core.errors import (MIError)
 
 if TYPE_CHECKING:
     import torch
@@ -495,15 +496,15 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of `python -m s3prl_mi.pretrain`.
+    """Command line of `python -m s3prl_mi.demo.pretrain`.
 
     Returns:
         Exit status.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m s3prl_mi.pretrain",
+        prog="python -m s3prl_mi.demo.pretrain",
         description=(__doc__ or "").split("\n")[0],
-        epilog="example: python -m s3prl_mi.pretrain --audio demo_corpus/train --out checkpoints --model apc",
+        epilog="example: python -m s3prl_mi.demo.pretrain --audio demo_corpus/train --out checkpoints --model apc",
     )
     parser.add_argument("--audio", type=Path, required=True, help="folder; all .flac and .wav files below it")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")

@@ -1,1 +1,1 @@
-"""Both tasks as s3prl's own runner calls them."""
+"""Stage 8: s3prl's runner -> ours."""

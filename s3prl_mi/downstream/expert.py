@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import MIError
+from ..core.errors import MIError
 
 
 class RunnerAdapter(nn.Module):
@@ -46,7 +46,7 @@ class RunnerAdapter(nn.Module):
         """Run the experiment; returns a loss of zero."""
         del features, others, kwargs
         if not self._done:
-            from .. import experiment
+            from ..experiment import run as experiment
 
             self._done = True
             args = argparse.Namespace(**vars(self._args))

@@ -10,8 +10,8 @@ Spelt out, that line is:
             if name == "s3prl":                  # the lines below are compiled only then
                 try:
                     if not os.environ.get("S3PRL_MI_NO_HOOK"):
-                        from s3prl_mi import _hook
-                        _hook.start()
+                        from s3prl_mi.downstream import hook
+                        hook.start()
                 except Exception as error:                           # s3prl must start without us, too
                     if getattr(error, "name", None) != "s3prl_mi":   # silent where the package is gone
                         print(f"s3prl_mi is not active: {error!r}", file=sys.stderr)
@@ -31,8 +31,9 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-from . import compat
-from .errors import MIError
+from ..core.errors import MIError
+from ..core.files import PACKAGE
+from ..upstreams import compat
 
 TASKS = ("mi_supervised", "mi_views")
 """As `config.TASKS`, which costs more to import."""
@@ -58,7 +59,7 @@ def packaged_configs() -> dict[str, Path]:
     They lie inside the package where that was installed from a wheel, and at the top of the repository where the
     package is used from there (also by `pip install -e`).
     """
-    package = Path(__file__).resolve().parent
+    package = PACKAGE
     for folder in (package, package.parent):
         found = {path.stem: path for path in sorted((folder / "downstream_configs").glob("*.yaml"))}
         if found:
@@ -75,7 +76,7 @@ def default_config(task: str) -> Path:
     if task not in TASKS:
         raise MIError(f"task {task!r}: only {' and '.join(TASKS)} have a default config; name one with -c.")
     if task not in packaged_configs():
-        package = Path(__file__).resolve().parent
+        package = PACKAGE
         raise MIError(f"{package}: downstream_configs/{task}.yaml is missing; install s3prl_mi again.")
     return packaged_configs()[task]
 

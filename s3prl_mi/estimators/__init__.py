@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from .._types import FloatMatrix, IntVector
-from ..errors import MIError
+from ..core.errors import MIError
+from ..core.types import FloatMatrix, IntVector
 from .folds import time_blocks
 from .frames import Frames
 from .mi_supervised import Estimate, Vocabulary, fit_supervised, score_supervised

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._types import Bits
+from ..core.types import Bits
 
 NATS_TO_BITS = 1.0 / math.log(2.0)
 

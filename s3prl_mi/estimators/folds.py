@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._types import IntVector
-from ..distributed import all_gather_object
+from ..core.distributed import all_gather_object
+from ..core.types import IntVector
 
 FOLDS = 5
 BLOCK = 100

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._types import FloatMatrix, IntVector
-from ..distributed import all_reduce_sum, from_main, total, world
-from ..errors import MIError
+from ..core.distributed import all_reduce_sum, from_main, total, world
+from ..core.errors import MIError
+from ..core.types import FloatMatrix, IntVector
 
 BLOCK_ROWS = 4096
 """Rows read and multiplied at a time."""

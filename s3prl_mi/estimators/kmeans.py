@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..distributed import all_reduce_sum, from_main
-from ..errors import MIError
+from ..core.arithmetic import HALF_FRAMES, fast_products, half_is_fast
+from ..core.distributed import all_reduce_sum, from_main
+from ..core.errors import MIError
 from .frames import Frames
-from .precision import HALF_FRAMES, fast_products, half_is_fast
 
 CACHE_BYTES = 1 << 30
 """Frames are kept in memory below this size, and read again block by block above."""

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..distributed import all_reduce_sum, from_main
+from ..core.arithmetic import HALF_FRAMES, half_is_fast
+from ..core.distributed import all_reduce_sum, from_main
 from .frames import Inputs
-from .precision import HALF_FRAMES, half_is_fast
 
 BIAS_L2 = 1e-5
 """Pull of each bias towards the log frequency of its class: keeps classes without frames finite."""

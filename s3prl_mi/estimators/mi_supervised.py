@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._types import Bits, IntVector
-from ..distributed import all_reduce_sum, total
-from ..errors import MIError
+from ..core.distributed import all_reduce_sum, total
+from ..core.errors import MIError
+from ..core.types import Bits, IntVector
 from .bounds import entropy_bits, lower_bound_bits, shares_in_bits
 from .frames import Frames
 from .probe import PROTOCOLS, FittedProbe, Score, fit_probes, score

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._types import IntVector
+from ..core.types import IntVector
 from .bounds import entropy_bits
 from .frames import Frames
 from .kmeans import assign, fit_codebooks

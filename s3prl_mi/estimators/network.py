@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..distributed import all_reduce_sum, world
+from ..core.arithmetic import fast_type
+from ..core.distributed import all_reduce_sum, world
 from .frames import Inputs
-from .precision import fast_type
 
 BATCH_ORDER_SEED = 0
 """Mini-batches are the same for all seeds: a seed decides on initial weights and dropout."""

@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from .._types import Bits, IntVector
-from ..distributed import all_gather_object, all_reduce_sum
-from ..errors import MIError
+from ..core.arithmetic import fast_products, fast_type
+from ..core.distributed import all_gather_object, all_reduce_sum
+from ..core.errors import MIError
+from ..core.types import Bits, IntVector
 from .bounds import NATS_TO_BITS
 from .folds import assign_folds
 from .frames import AffineMap, Frames, Inputs, fit_affine
 from .logistic import Linear, Problems, minimise
 from .network import LEFT_OUT, Network, NetworkSettings, train
-from .precision import fast_products, fast_type
 
 PROTOCOLS = {"default": "default-3", "paper": "paper-1"}
 """Name in the config -> name and version in records. A change of any number below needs a new version."""

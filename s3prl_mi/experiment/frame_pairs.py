@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ._types import IntVector
-from .alignments import SILENCE, Alignments, check_duration, frame_labels
-from .audio import SAMPLE_RATE
-from .corpora import Utterance
-from .families import Geometry, aligned_rows
-from .store import Entry
-from .views import View, shift_frames, shifted_rows
+from ..core.types import IntVector
+from ..data.alignments import SILENCE, Alignments, check_duration, frame_labels
+from ..data.audio import SAMPLE_RATE
+from ..data.utterances import Utterance
+from ..states.store import Entry
+from ..upstreams.families import Geometry, aligned_rows
+from ..upstreams.views import View, shift_frames, shifted_rows
 
 
 @dataclass(frozen=True)

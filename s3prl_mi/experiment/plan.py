@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from .config import MIConfig, Task
-from .errors import MIError
-from .results import last_encoder_layer
-from .tasks import Cell, Layer
-from .upstreams import Upstream
-from .views import PLAIN, View, resolve_views
+from ..core.config import MIConfig, Task
+from ..core.errors import MIError
+from ..results.record import last_encoder_layer
+from ..upstreams.loading import Upstream
+from ..upstreams.views import PLAIN, View, resolve_views
+from .task import Cell, Layer
 
 logger = logging.getLogger(__name__)
 

@@ -24,34 +24,27 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from . import __version__, report
-from .audio import SAMPLE_RATE
-from .classes import CLASSES_FILE, ClassRecord, append_classes, class_records
-from .config import MIConfig, as_dict, load, overlap, seed_list
-from .cost import duration, estimation_seconds, extraction_speed
-from .distributed import (
-    first_on_each_machine,
-    from_main_object,
-    is_main,
-    session,
-    together,
-    world,
-)
-from .errors import MIError
-from .estimators.mi_supervised import Estimate
-from .estimators.probe import PROTOCOLS
-from .extraction import Split, read_split
-from .fitted import load_fitted, save_fitted
-from .hidden_states import entries_beyond_s3prl, extract, layer_names
-from .kept_states import KeptStates
+from .. import __version__, report
+from ..core.config import MIConfig, as_dict, load, overlap, seed_list
+from ..core.distributed import first_on_each_machine, from_main_object, is_main, session, together, world
+from ..core.errors import MIError
+from ..data.audio import SAMPLE_RATE
+from ..estimators.mi_supervised import Estimate
+from ..estimators.probe import PROTOCOLS
+from ..results.class_contributions import CLASSES_FILE, ClassRecord, append_classes, class_records
+from ..results.record import RESULTS_FILE, Record, append_records, last_encoder_layer, read_records
+from ..states.extraction import Split, read_split
+from ..states.provider import KeptStates
+from ..states.split_states import Layer, Side
+from ..states.store import Store, default_root
+from ..upstreams.forward import entries_beyond_s3prl, extract, layer_names
+from ..upstreams.loading import load_upstream
+from ..upstreams.precision import Precision, choose, running_in
+from ..upstreams.views import PLAIN
 from .plan import Identity, make_plan
-from .precision import Precision, choose, running_in
-from .results import RESULTS_FILE, Record, append_records, last_encoder_layer, read_records
-from .sides import Layer, Side
-from .store import Store, default_root
-from .tasks import TASKS, Cell, Context, Fitted, MITask
-from .upstreams import load_upstream
-from .views import PLAIN
+from .runtime_estimate import duration, estimation_seconds, extraction_speed
+from .saved_probes import load_fitted, save_fitted
+from .task import TASKS, Cell, Context, Fitted, MITask
 
 logger = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
-from ._types import Seconds
-from .audio import SAMPLE_RATE
-from .hidden_states import extract
+from ..core.types import Seconds
+from ..data.audio import SAMPLE_RATE
+from ..upstreams.forward import extract
+from ..upstreams.loading import Upstream
 from .plan import Plan
-from .upstreams import Upstream
 
 _PROBE_OF_SPEED: Seconds = 0.05
 _NOISE_SECONDS = 4

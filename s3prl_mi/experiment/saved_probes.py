@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .errors import MIError
-from .estimators.probe import FittedProbe
-from .featurizer import LayerWeights
-from .tasks import Cell, Fitted
+from ..core.errors import MIError
+from ..estimators.probe import FittedProbe
+from ..states.layer_weights import LayerWeights
+from .task import Cell, Fitted
 
 FOLDER = "fitted"
 

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .cluster import Engine, Part, Work, run_jobs
-from .config import TASKS, parse
-from .errors import MIError, nearest
+from ..core.config import TASKS, parse
+from ..core.errors import MIError, nearest
+from .jobs import Engine, Part, Work, run_jobs
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def _names_step(place: str | None) -> bool:
 
 def _checkpoints(name: str, place: str) -> list[System]:
     """Every checkpoint that a file, a folder, a pattern or an id stands for, by training step."""
-    from .checkpoints import training_step
+    from ..upstreams.checkpoints import training_step
 
     if _is_pattern(place):
         paths = [Path(p) for p in glob.glob(place, recursive=True)]
@@ -195,7 +195,7 @@ def check_systems(systems: Iterable[System]) -> None:
     Raises:
         MIError: an unknown upstream, or a checkpoint that is neither there nor an address or Hugging Face id.
     """
-    from .upstream_names import upstream_names
+    from ..upstreams.names import upstream_names
 
     known = set(upstream_names())
     for system in dict.fromkeys(systems):
@@ -246,7 +246,7 @@ def run_study(
         MIError: nothing to run, or every experiment failed.
     """
     runs = runs_of(args, config)
-    from .cost import duration  # needs torch
+    from .runtime_estimate import duration  # needs torch
 
     single = {k: v for k, v in config.items() if k != "study"}
     logger.info(_announce(runs))

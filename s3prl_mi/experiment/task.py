@@ -16,21 +16,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ._types import IntVector
-from .alignments import match_utterances, open_alignments
-from .config import MIConfig
-from .distributed import all_gather_object, together, total
-from .errors import MIError
-from .estimators.frames import Frames
-from .estimators.mi_supervised import Estimate, Vocabulary, fit_supervised, score_supervised
-from .estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
-from .estimators.probe import FittedProbe
-from .extraction import Split
-from .families import Geometry
-from .featurizer import LayerWeights, learn_weights, read_weights, uniform
-from .pairing import Labelled, Pairs, held_out_groups, labelled_frames, paired_frames
-from .sides import Layer, Side
-from .views import PLAIN, View, shift_frames
+from ..core.config import MIConfig
+from ..core.distributed import all_gather_object, together, total
+from ..core.errors import MIError
+from ..core.types import IntVector
+from ..data.alignments import match_utterances, open_alignments
+from ..estimators.frames import Frames
+from ..estimators.mi_supervised import Estimate, Vocabulary, fit_supervised, score_supervised
+from ..estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
+from ..estimators.probe import FittedProbe
+from ..states.extraction import Split
+from ..states.layer_weights import LayerWeights, learn_weights, read_weights, uniform
+from ..states.split_states import Layer, Side
+from ..upstreams.families import Geometry
+from ..upstreams.views import PLAIN, View, shift_frames
+from .frame_pairs import Labelled, Pairs, held_out_groups, labelled_frames, paired_frames
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..results import Record
-from .bars import draw_comparison
-from .layers import PICTURE_FILE, draw_layers
-from .log import LOG_FILE, final_line, write_log, write_tensorboard
-from .summary import (
+from ..results.record import Record
+from ..results.summary import (
     FRAMES_ORDER,
     PROBE_ORDER,
     SUMMARY_FILE,
@@ -29,7 +26,10 @@ from .summary import (
     summarise,
     write_summary,
 )
-from .tables import comparison_table, screen_table
+from .bars import draw_comparison
+from .layers import PICTURE_FILE, draw_layers
+from .s3prl_log import LOG_FILE, final_line, write_log, write_tensorboard
+from .terminal import comparison_table, screen_table
 from .wording import decimals, format_bits
 
 __all__ = [

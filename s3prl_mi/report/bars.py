@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..results import Record
+from ..results.record import Record
+from ..results.summary import PROBE_ORDER, Summary, rank_in
 from .canvas import Canvas, colours_of, plain, save
 from .comparison import Comparison, compare
-from .summary import PROBE_ORDER, Summary, rank_in
 from .wording import BOUND_TEX
 
 if TYPE_CHECKING:

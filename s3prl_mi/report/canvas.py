@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .summary import Summary, replace_file
+from ..results.summary import Summary, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..config import TASKS
-from ..errors import MIError
-from ..results import RESULTS_FILE, Record
-from .summary import FRAMES_ORDER, Summary, best_layers, rank_in, summarise
+from ..core.config import TASKS
+from ..core.errors import MIError
+from ..results.record import RESULTS_FILE, Record
+from ..results.summary import FRAMES_ORDER, Summary, best_layers, rank_in, summarise
 from .wording import distinguish
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import TASKS
-from ..results import Record
+from ..core.config import TASKS
+from ..results.record import Record
+from ..results.summary import Panel, Summary, by_panel, rank_in, required, worth_marking
 from .canvas import Canvas, colours_of, plain, save
-from .summary import Panel, Summary, by_panel, rank_in, required, worth_marking
 from .wording import BOUND_TEX, CEILING, decimals, distinguish, seeds_text
 
 if TYPE_CHECKING:

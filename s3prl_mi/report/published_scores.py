@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-from ._types import Bits
+from ..core.types import Bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,5 +161,5 @@ def _number(text: str) -> float | None:
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    text = resources.files(__package__).joinpath("data", name).read_text(encoding="utf-8")
+    text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
     return list(csv.DictReader(io.StringIO(text), strict=True))

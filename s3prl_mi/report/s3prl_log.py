@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..results import Record
-from .summary import FRAMES_ORDER, Summary, by_panel, rank_in, required
+from ..results.record import Record
+from ..results.summary import FRAMES_ORDER, Summary, by_panel, rank_in, required
 from .wording import decimals, distinguish
 
 LOG_FILE = "log.log"

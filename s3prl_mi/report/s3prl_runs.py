@@ -19,10 +19,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .errors import MIError, nearest
-from .resolving import latest_states, load_states
-from .results import Record
-from .superb import canonical
+from ..cli.run_settings import latest_states, load_states
+from ..core.errors import MIError, nearest
+from ..results.record import Record
+from .published_scores import canonical
 
 Metric = Literal["per", "wer", "wer_lm"]
 METRICS: tuple[Metric, ...] = ("per", "wer", "wer_lm")
@@ -92,7 +92,7 @@ class StockRun:
 
 @functools.cache
 def _sha256(path: Path) -> str:
-    from .upstreams import sha256_of
+    from ..upstreams.loading import sha256_of
 
     return sha256_of(path)
 

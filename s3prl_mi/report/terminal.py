@@ -6,11 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..results import RESULTS_FILE, Record
-from .comparison import Comparison, compare
-from .layers import PICTURE_FILE
-from .log import LOG_FILE
-from .summary import (
+from ..results.record import RESULTS_FILE, Record
+from ..results.summary import (
     PROBE_ORDER,
     SUMMARY_FILE,
     Panel,
@@ -21,6 +18,9 @@ from .summary import (
     required,
     worth_marking,
 )
+from .comparison import Comparison, compare
+from .layers import PICTURE_FILE
+from .s3prl_log import LOG_FILE
 from .wording import BOUND, CEILING, decimals, format_bits, seeds_text
 
 # One experiment

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .._types import Bits
-from .summary import Panel, Summary
+from ..core.types import Bits
+from ..results.summary import Panel, Summary
 
 BOUND = {"mi_supervised": "I(Z;Y)", "mi_views": "I(Za;Zb)"}
 BOUND_TEX = {"mi_supervised": r"$I(Z;\,Y)$", "mi_views": r"$I(Z_a;\,Z_b)$"}

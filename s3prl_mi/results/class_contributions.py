@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._types import Bits
-from .errors import MIError
-from .results import Record, append_lines, read_lines
+from ..core.errors import MIError
+from ..core.types import Bits
+from .record import Record, append_lines, read_lines
 
 if TYPE_CHECKING:
-    from .estimators.mi_supervised import Estimate
+    from ..estimators.mi_supervised import Estimate
 
 CLASSES_FILE = "mi_classes.jsonl"
 

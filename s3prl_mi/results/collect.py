@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from .errors import MIError, nearest
-from .results import RESULTS_FILE, Record, read_records
+from ..core.errors import MIError, nearest
+from .record import RESULTS_FILE, Record, read_records
 
 EVALUATE_FOLDER = "evaluate"
 """Below an experiment: the fitted probes scored on other splits."""

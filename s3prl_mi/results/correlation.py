@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from .errors import MIError
+from ..core.errors import MIError
 
 FEWEST = 4
 """With fewer points than this, nothing can be said."""

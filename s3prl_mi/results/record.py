@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ._types import Bits
-from .errors import MIError
+from ..core.errors import MIError
+from ..core.types import Bits
 
 RESULTS_FILE = "mi_results.jsonl"
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ._types import Bits
+from ..core.errors import MIError
+from ..core.types import Bits
 from .correlation import Relation, correlate
-from .errors import MIError
-from .report.summary import FRAMES_ORDER, PROBE_ORDER, rank_in
-from .results import Record
+from .record import Record
+from .summary import FRAMES_ORDER, PROBE_ORDER, rank_in
 
 Curve = dict[int, Bits]
 """Layer or training step -> mean bound over seeds, in bits; ascending."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .._types import Bits
-from ..errors import MIError
-from ..results import RESULTS_FILE, Record
+from ..core.errors import MIError
+from ..core.types import Bits
+from .record import RESULTS_FILE, Record
 
 SUMMARY_FILE = "mi_summary.csv"
 

@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from ._types import Seconds
-from .audio import (
+from ..core.config import DataConfig
+from ..core.distributed import is_main
+from ..core.errors import MIError
+from ..core.threads import Behind, ahead
+from ..core.types import Seconds
+from ..data.audio import (
     SAMPLE_RATE,
     AudioError,
     Checked,
@@ -23,18 +27,14 @@ from .audio import (
     content_hash,
     read_waveform,
 )
-from .beside import Behind, ahead
-from .config import DataConfig
-from .corpora import Utterance, list_utterances
-from .distributed import is_main
-from .errors import MIError
+from ..data.utterances import Utterance, list_utterances
 from .store import Entry, Store, StoredLayer, TooCoarse, Writer, in_use, key_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .upstreams import Upstream
-    from .views import View
+    from ..upstreams.loading import Upstream
+    from ..upstreams.views import View
 
 logger = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ def _dims(request: Request) -> list[int]:
     """Dimensions of the upstream's hidden states."""
     import torch
 
-    from .hidden_states import extract
+    from ..upstreams.forward import extract
 
     noise = torch.randn(SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
     return [h.shape[1] for h in extract(request.upstream, [noise])[0]]
@@ -270,7 +270,7 @@ def _extract(store: Store, requests: Sequence[Request], dtype: str, batch_size: 
     Returns:
         False where not one utterance of a process's share can be read.
     """
-    from .precision import rounded_once
+    from ..upstreams.precision import rounded_once
 
     first = requests[0]
     split = first.split
@@ -324,9 +324,9 @@ class _Job:
 
 def _fill(jobs: Sequence[_Job], skips: SkipCounter, batch_size: int) -> None:
     """Forward passes over what is missing; audio is read and hidden states are written beside them."""
-    from .hidden_states import extract, shortest_samples
-    from .masking import Front
-    from .precision import running_in
+    from ..upstreams.forward import extract, shortest_samples
+    from ..upstreams.masking import Front
+    from ..upstreams.precision import running_in
 
     request = jobs[0].request
     upstream, split = request.upstream, request.split
@@ -375,8 +375,8 @@ def _scale_as_one_process(split: Split, jobs: Sequence[_Job]) -> None:
 
     Rounded otherwise, k-means would end elsewhere, as with another seed (measured: 0.01 bits on 40 s of speech).
     """
-    from .hidden_states import extract, shortest_samples
-    from .precision import running_in
+    from ..upstreams.forward import extract, shortest_samples
+    from ..upstreams.precision import running_in
 
     upstream = jobs[0].request.upstream
     for utterance in split.longest:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._types import FloatMatrix
+from ..core.types import FloatMatrix
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ._types import FloatMatrix, IntVector
-from .distributed import all_reduce_sum, total
-from .errors import MIError
-from .estimators.frames import Frames
+from ..core.distributed import all_reduce_sum, total
+from ..core.errors import MIError
+from ..core.types import FloatMatrix, IntVector
+from ..estimators.frames import Frames
 from .store import StoredLayer
 
 logger = logging.getLogger(__name__)

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ._types import Seconds
-from .audio import SkipCounter
-from .config import StoreConfig
-from .distributed import all_gather_object, together, world
-from .errors import MIError
+from ..core.config import StoreConfig
+from ..core.distributed import all_gather_object, together, world
+from ..core.errors import MIError
+from ..core.types import Seconds
+from ..data.audio import SkipCounter
+from ..upstreams.families import Geometry
+from ..upstreams.loading import Upstream
+from ..upstreams.precision import of_view
+from ..upstreams.views import View
 from .extraction import Request, Split, hidden_states
-from .families import Geometry
 from .memory_store import MemoryStore
-from .precision import of_view
-from .sides import Side, side_of
-from .store import Entry, NoRoom, Room, Store
-from .store_mode import (
+from .placement import (
     MEMORY_BYTES,
     SHARE_ASKED,
     SHARE_BY_ITSELF,
@@ -33,8 +33,8 @@ from .store_mode import (
     choose,
     free_memory,
 )
-from .upstreams import Upstream
-from .views import View
+from .split_states import Side, side_of
+from .store import Entry, NoRoom, Room, Store
 
 logger = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .corpora import Utterance
-from .distributed import all_gather_object, world
-from .errors import MIError
-from .estimators.frames import Frames, Owners
+from ..core.distributed import all_gather_object, world
+from ..core.errors import MIError
+from ..data.utterances import Utterance
+from ..estimators.frames import Frames, Owners
+from ..upstreams.views import PLAIN, View
 from .extraction import Split
-from .featurizer import LayerWeights, WeightedLayer
+from .layer_weights import LayerWeights, WeightedLayer
 from .store import Entry
-from .views import PLAIN, View
 
 Layer = int | str
 """Index into the upstream's hidden states, or `weighted`."""

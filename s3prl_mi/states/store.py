@@ -33,10 +33,10 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._types import FloatMatrix
-from .errors import MIError
-from .locks import Lock
-from .narrowing import ErrorSums, Narrowed, narrow
+from ..core.errors import MIError
+from ..core.locks import Lock
+from ..core.types import FloatMatrix
+from .float16 import ErrorSums, Narrowed, narrow
 
 if TYPE_CHECKING:
     from torch import Tensor

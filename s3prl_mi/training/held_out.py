@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._types import IntVector, Seconds
-from ..audio import SAMPLE_RATE, AudioError, read_waveform
-from ..corpora import Utterance
-from ..errors import MIError
+from ..core.errors import MIError
+from ..core.types import IntVector, Seconds
+from ..data.audio import SAMPLE_RATE, AudioError, read_waveform
+from ..data.utterances import Utterance
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from ..errors import MIError
+from ..core.errors import MIError
 from .held_out import Audio
 from .meter import ViewsMeter
 from .record import TrainingLog

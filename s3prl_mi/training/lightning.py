@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MIError
+from ..core.errors import MIError
 from .held_out import Audio
 from .meter import ViewsMeter
 from .record import METRIC, TrainingLog

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import SPEECH_ENCODERS
-from ..errors import MIError
-from ..families import Family, Geometry, family_of, geometry_of, resolve, upstream_folder
-from ..own_upstreams.hf import UpstreamExpert
-from ..own_upstreams.hubconf import FAMILIES
-from ..upstreams import Upstream
+from ..core.errors import MIError
+from ..upstreams.checkpoints import SPEECH_ENCODERS
+from ..upstreams.extra.hf import UpstreamExpert
+from ..upstreams.extra.hubconf import FAMILIES
+from ..upstreams.families import Family, Geometry, family_of, geometry_of, resolve, upstream_folder
+from ..upstreams.loading import Upstream
 
 Forward: TypeAlias = "Callable[[Any, list[Tensor]], dict[str, Any]]"
 """`forward(model, waveforms) -> {"hidden_states": [(batch, n_frames, dim), ...]}`, as an s3prl upstream."""

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from .._types import Bits, FloatMatrix, IntVector, Seconds
-from ..errors import MIError
+from ..core.errors import MIError
+from ..core.types import Bits, FloatMatrix, IntVector, Seconds
 from ..estimators.frames import Frames
 from ..estimators.mi_supervised import Estimate
 from ..estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
-from ..experiment import versions
-from ..families import SAMPLE_RATE, Family, resolve
-from ..hidden_states import extract, shortest_samples
-from ..results import Record
-from ..upstreams import Upstream
-from ..views import PLAIN, View, shift_frames, shifted_rows
+from ..experiment.run import versions
+from ..results.record import Record
+from ..upstreams.families import SAMPLE_RATE, Family, resolve
+from ..upstreams.forward import extract, shortest_samples
+from ..upstreams.loading import Upstream
+from ..upstreams.views import PLAIN, View, shift_frames, shifted_rows
 from .held_out import MAX_SECONDS, Audio, Half, halves
 from .live import Forward, encoder_of, live_upstream, untouched, weights_sha256
 
@@ -328,7 +328,7 @@ def _view_of(upstream: Upstream) -> View:
         return MASK
     raise MIError(
         f"view: not known for {upstream.name} (family {family.name!r}). Give View('mask', 'waveform', 40, 10) or "
-        "View('shift', shift_ms=60.0) from s3prl_mi.views."
+        "View('shift', shift_ms=60.0) from s3prl_mi.upstreams.views."
     )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import nn
 
-from ..errors import MIError
-from ..results import append_records, read_records
+from ..core.errors import MIError
+from ..results.record import append_records, read_records
 from .meter import ViewsMeter
 
 logger = logging.getLogger(__name__)

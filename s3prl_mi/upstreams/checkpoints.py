@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import MIError
 from . import compat
-from .errors import MIError
 
 SPEECH_ENCODERS = (
     "wav2vec2",

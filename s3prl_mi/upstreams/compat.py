@@ -28,7 +28,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .errors import MIError
+from ..core.errors import MIError
 
 SUPPORTED: dict[str, tuple[str, str]] = {
     "torch": ("2.8", "2.15"),
@@ -255,7 +255,9 @@ def _patch_torchaudio(torchaudio: ModuleType) -> None:
     torchaudio.__dict__["save"] = _soundfile_save
     torchaudio.__dict__["info"] = _soundfile_info
     torchaudio.__dict__["list_audio_backends"] = lambda: ["soundfile"]
-    effects = ModuleType("torchaudio.sox_effects", "Stand-in of s3prl_mi.compat; see apply_effects_tensor.")
+    effects = ModuleType(
+        "torchaudio.sox_effects", "Stand-in of s3prl_mi.upstreams.compat; see apply_effects_tensor."
+    )
     effects.__dict__.update(
         apply_effects_tensor=apply_effects_tensor,
         apply_effects_file=apply_effects_file,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from .errors import MIError
+from ..core.errors import MIError
 from .geometry import (
     SAMPLE_RATE,
     Geometry,

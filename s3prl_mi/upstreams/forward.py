@@ -18,10 +18,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import MIError
+from ..core.errors import MIError
 from .families import SAMPLE_RATE, geometry_of_entry, resolve
+from .loading import Upstream
 from .masking import Front, at_mask_site, conv_stack, silence_masked
-from .upstreams import Upstream
 from .views import PLAIN, View
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MIError
+from ..core.errors import MIError
 
 SAMPLE_RATE = 16000
 

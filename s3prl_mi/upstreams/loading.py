@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import compat, upstream_module
+from ..core.errors import MIError
+from . import compat
+from . import user_modules as upstream_module
 from .checkpoints import describe_checkpoint, one_line, sha256_of, training_step
-from .errors import MIError
+from .extra.files import advice
 from .families import Family, Geometry, family_of, geometry_of, geometry_of_entry
-from .own_upstreams.files import advice
+from .names import FILE_SUFFIXES, family_of_name, find_entry, upstream_names
 from .s3prl_names import stock_names
-from .upstream_names import FILE_SUFFIXES, family_of_name, find_entry, upstream_names
 
 __all__ = [
     "FILE_SUFFIXES",

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import MIError
+from ..core.errors import MIError
 from .families import ZEROS, resolve
-from .upstreams import Upstream
+from .loading import Upstream
 from .views import View
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from . import upstream_module
-from .errors import MIError, nearest
+from ..core.errors import MIError, nearest
+from . import user_modules as upstream_module
 from .families import Family, family_named, upstream_folder
 from .s3prl_names import stock_names
 

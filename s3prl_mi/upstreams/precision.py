@@ -28,11 +28,11 @@ from typing import Any, Literal
 
 import torch
 
-from .estimators.precision import half_is_fast
+from ..core.arithmetic import half_is_fast
 from .families import resolve
-from .hidden_states import extract
+from .forward import extract
+from .loading import Upstream
 from .masking import replaced_forward
-from .upstreams import Upstream
 from .views import View
 
 logger = logging.getLogger(__name__)

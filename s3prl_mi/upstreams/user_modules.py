@@ -1,7 +1,7 @@
 """Upstreams of a user's own: a module with functions as in an s3prl hubconf, and `FAMILIES`.
 
     # my_upstreams.py
-    from s3prl_mi.families import Family
+    from s3prl_mi.upstreams.families import Family
 
     def my_model(ckpt=None, model_config=None, refresh=False):
         return MyExpert(ckpt)  # forward(list of waveforms) -> {"hidden_states": [...]}
@@ -9,7 +9,7 @@
     FAMILIES = {"my_model": Family("my_model", view="mask", mask_site="model.encoder", ...)}
 
 It is named by `--upstream_module my_upstreams.py` (or `package.module`), or by an entry point of the group
-`s3prl_mi.upstreams` of an installed package. The upstreams of `s3prl_mi.own_upstreams.hubconf` come the same way.
+`s3prl_mi.upstreams` of an installed package. The upstreams of `s3prl_mi.upstreams.extra.hubconf` come the same way.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..core.errors import MIError, nearest
+from ..core.files import PACKAGE
 from . import compat, families
-from .errors import MIError, nearest
+from .extra import hubconf
 from .families import Family
-from .own_upstreams import hubconf
 from .s3prl_names import stock_names
 
 ENTRY_POINTS = "s3prl_mi.upstreams"
@@ -173,7 +174,7 @@ def _beside(source: Path, names: Iterable[str]) -> list[Path]:
     """Files of modules that lie in or below the folder of `source`, which a script finds without installation."""
     files = {Path(f) for n in names if (f := getattr(sys.modules.get(n), "__file__", None))}
     files = {f for f in files if f.is_absolute()}  # torch.classes calls itself _classes.py, which is no file
-    libraries = (Path(__file__).resolve().parent, compat.s3prl_folder().resolve())
+    libraries = (PACKAGE, compat.s3prl_folder().resolve())
     return sorted(
         f
         for f in {f.resolve() for f in files}

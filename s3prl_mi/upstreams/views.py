@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from ._types import BoolVector, IntVector
-from .config import ViewConfig, mask_span
-from .errors import MIError
+from ..core.config import ViewConfig, mask_span
+from ..core.errors import MIError
+from ..core.types import BoolVector, IntVector
 from .families import SAMPLE_RATE, Family
 
 

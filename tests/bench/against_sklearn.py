@@ -21,15 +21,15 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from s3prl_mi.alignments import open_alignments
-from s3prl_mi.config import load
+from s3prl_mi.core.config import load
+from s3prl_mi.data.alignments import open_alignments
 from s3prl_mi.estimators import estimate_supervised_mi
 from s3prl_mi.estimators.bounds import cross_entropy_bits, entropy_bits
-from s3prl_mi.extraction import Request, hidden_states, read_split
-from s3prl_mi.pairing import held_out_groups, labelled_frames
-from s3prl_mi.store import Store
-from s3prl_mi.upstreams import load_upstream
-from s3prl_mi.views import PLAIN
+from s3prl_mi.experiment.frame_pairs import held_out_groups, labelled_frames
+from s3prl_mi.states.extraction import Request, hidden_states, read_split
+from s3prl_mi.states.store import Store
+from s3prl_mi.upstreams.loading import load_upstream
+from s3prl_mi.upstreams.views import PLAIN
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 

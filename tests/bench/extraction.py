@@ -24,15 +24,23 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import torch
 
-from s3prl_mi import compat
-from s3prl_mi.audio import read_waveform
-from s3prl_mi.config import DataConfig
-from s3prl_mi.extraction import CPU_BATCH, GPU_BATCH, Request, Split, _batches, hidden_states, read_split
-from s3prl_mi.hidden_states import layer_names
-from s3prl_mi.precision import choose, of_view, rounded_once, running_in
-from s3prl_mi.store import Store
-from s3prl_mi.upstreams import Upstream, load_upstream
-from s3prl_mi.views import PLAIN, View
+from s3prl_mi.core.config import DataConfig
+from s3prl_mi.data.audio import read_waveform
+from s3prl_mi.states.extraction import (
+    CPU_BATCH,
+    GPU_BATCH,
+    Request,
+    Split,
+    _batches,
+    hidden_states,
+    read_split,
+)
+from s3prl_mi.states.store import Store
+from s3prl_mi.upstreams import compat
+from s3prl_mi.upstreams.forward import layer_names
+from s3prl_mi.upstreams.loading import Upstream, load_upstream
+from s3prl_mi.upstreams.precision import choose, of_view, rounded_once, running_in
+from s3prl_mi.upstreams.views import PLAIN, View
 
 from .table import Row
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from s3prl_mi.config import DataConfig
-from s3prl_mi.extraction import Request, hidden_states, read_split
-from s3prl_mi.pairing import held_out_groups, paired_frames
-from s3prl_mi.sides import side_of
-from s3prl_mi.store import Store
-from s3prl_mi.upstreams import Upstream, load_upstream
-from s3prl_mi.views import PLAIN, View
+from s3prl_mi.core.config import DataConfig
+from s3prl_mi.experiment.frame_pairs import held_out_groups, paired_frames
+from s3prl_mi.states.extraction import Request, hidden_states, read_split
+from s3prl_mi.states.split_states import side_of
+from s3prl_mi.states.store import Store
+from s3prl_mi.upstreams.loading import Upstream, load_upstream
+from s3prl_mi.upstreams.views import PLAIN, View
 
 from .jobs import SHARED
 

@@ -101,9 +101,9 @@ def measured(words: Sequence[str]) -> tuple[Clock, Clock]:
     Raises:
         RuntimeError: it has failed; with what it said.
     """
-    from s3prl_mi import kept_states
-    from s3prl_mi.experiment import Experiment
-    from s3prl_mi.run_downstream import main
+    from s3prl_mi.cli.run_downstream import main
+    from s3prl_mi.experiment.run import Experiment
+    from s3prl_mi.states import provider as kept_states
 
     extraction, estimation = Clock(), Clock()
     before = kept_states.hidden_states, Experiment._measure

@@ -23,9 +23,9 @@ MINUTES = (10.0, 60.0, 300.0)
 _FORWARD = """
 import sys
 import torch
-import s3prl_mi.experiment
-from s3prl_mi.hidden_states import extract
-from s3prl_mi.upstreams import load_upstream
+import s3prl_mi.experiment.run
+from s3prl_mi.upstreams.forward import extract
+from s3prl_mi.upstreams.loading import load_upstream
 upstream = load_upstream(sys.argv[1], sys.argv[2] if sys.argv[2] != "None" else None)
 extract(upstream, [torch.randn(int(16000 * float(sys.argv[3])))])
 """

@@ -5,8 +5,10 @@ import hashlib
 
 import pytest
 
-from s3prl_mi import compat, doctor
-from s3prl_mi.errors import MIError
+from s3prl_mi.cli import doctor
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.upstreams import compat
+from tests.helpers.paths import REPO
 
 
 def one(findings):
@@ -72,9 +74,8 @@ def test_missing_package_names_the_command():
 
 
 def test_supported_range_is_that_of_pyproject():
-    from pathlib import Path
 
-    text = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text()
+    text = (REPO / "pyproject.toml").read_text()
     for name, (first, last) in compat.SUPPORTED.items():
         wanted = f'"{name}=={first}"' if name == "s3prl" else f'"{name}>={first},<{last}"'
         assert wanted in text

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import yaml
 
-from s3prl_mi import __version__, cli, demo_run
-from s3prl_mi.config import load
-from s3prl_mi.run_downstream import apply_override, build_parser
-from s3prl_mi.store import Store, key_of
-
-REPO = Path(__file__).resolve().parents[1]
+from s3prl_mi import __version__
+from s3prl_mi.cli import demo as demo_run
+from s3prl_mi.cli import main as cli
+from s3prl_mi.cli.run_downstream import apply_override, build_parser
+from s3prl_mi.core.config import load
+from s3prl_mi.states.store import Store, key_of
+from tests.helpers.paths import REPO
 
 
 def python(code: str) -> str:
@@ -30,7 +31,7 @@ def python(code: str) -> str:
 def test_what_needs_no_torch_does_not_load_it(words, tmp_path):
     code = f"""
 import sys, contextlib
-from s3prl_mi.cli import main
+from s3prl_mi.cli.main import main
 with contextlib.suppress(SystemExit):
     main({[*words, *(["--root", str(tmp_path)] if words == ["store", "list"] else [])]!r})
 heavy = {{"torch", "torchaudio", "transformers", "s3prl", "matplotlib", "sklearn"}} & set(sys.modules)

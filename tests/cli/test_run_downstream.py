@@ -11,20 +11,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from s3prl_mi import run_downstream
-from s3prl_mi.errors import MIError
-from s3prl_mi.run_downstream import apply_override, build_parser, latest_states, main
-
-REPO = Path(__file__).resolve().parents[1]
+from s3prl_mi.cli import run_downstream
+from s3prl_mi.cli.run_downstream import apply_override, build_parser, latest_states, main
+from s3prl_mi.core.errors import MIError
+from tests.helpers.paths import REPO
 
 
 @pytest.fixture
 def calls(monkeypatch, tmp_path):
     """What experiment.run was called with; the current folder is a fresh one."""
     seen = []
-    stub = types.ModuleType("s3prl_mi.experiment")
+    stub = types.ModuleType("s3prl_mi.experiment.run")
     stub.run = lambda args, config: seen.append((args, config))
-    monkeypatch.setitem(sys.modules, "s3prl_mi.experiment", stub)
+    monkeypatch.setitem(sys.modules, "s3prl_mi.experiment.run", stub)
     monkeypatch.chdir(tmp_path)
     return seen
 
@@ -59,7 +58,7 @@ def finished(folder: Path, **args: object) -> Path:
 
 _OPTIONS_OF_S3PRL = """
 import sys, types, argparse, json
-from s3prl_mi import compat
+from s3prl_mi.upstreams import compat
 compat.apply()
 sys.modules["s3prl.hub"] = types.ModuleType("s3prl.hub")
 import s3prl
@@ -307,7 +306,7 @@ def test_interrupt_says_how_to_continue(calls, monkeypatch, capsys):
     def interrupt(args, config):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["s3prl_mi.experiment"], "run", interrupt)
+    monkeypatch.setattr(sys.modules["s3prl_mi.experiment.run"], "run", interrupt)
     assert train() == 130
     assert "run_downstream.py -m train -d mi_views -u fbank -n x --device cpu -a" in capsys.readouterr().err
 
@@ -317,7 +316,7 @@ def test_full_disk_is_one_line_and_a_bug_keeps_its_traceback(calls, monkeypatch,
         def run(args, config):
             raise error
 
-        monkeypatch.setattr(sys.modules["s3prl_mi.experiment"], "run", run)
+        monkeypatch.setattr(sys.modules["s3prl_mi.experiment.run"], "run", run)
 
     fail(OSError(errno.ENOSPC, "No space left on device", "/store/a.npy"))
     assert train() == 1

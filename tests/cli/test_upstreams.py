@@ -5,16 +5,11 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from s3prl_mi import superb, upstreams_command
-from s3prl_mi.errors import MIError
-from s3prl_mi.families import Family
-from s3prl_mi.s3prl_names import stock_names
-from s3prl_mi.upstream_names import upstream_names
-from s3prl_mi.upstreams_command import (
+from s3prl_mi.cli import upstreams as upstreams_command
+from s3prl_mi.cli.upstreams import (
     WIDTH,
     aliases_of,
     explain,
@@ -24,6 +19,12 @@ from s3prl_mi.upstreams_command import (
     listing,
     weights_of,
 )
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.report import published_scores as superb
+from s3prl_mi.upstreams.families import Family
+from s3prl_mi.upstreams.names import upstream_names
+from s3prl_mi.upstreams.s3prl_names import stock_names
+from tests.helpers.paths import REPO
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,8 @@ def test_explanation_of_names_that_take_a_file():
 
 
 def test_upstreams_of_the_user_come_first(tmp_path, monkeypatch, capsys):
-    from s3prl_mi import families, upstream_module
+    from s3prl_mi.upstreams import families
+    from s3prl_mi.upstreams import user_modules as upstream_module
 
     monkeypatch.setattr(upstream_module, "_OWN", dict(upstream_module._OWN))
     monkeypatch.setattr(families, "_BY_NAME", dict(families._BY_NAME))
@@ -184,11 +186,11 @@ def test_upstreams_of_the_user_come_first(tmp_path, monkeypatch, capsys):
 
 def test_nothing_heavy_is_imported():
     code = (
-        "import sys; from s3prl_mi import upstreams_command as c; from s3prl_mi.upstream_names import "
+        "import sys; from s3prl_mi.cli import upstreams as c; from s3prl_mi.upstreams.names import "
         "upstream_names as n; c.listing(n()); c.explain('hubert');"
         "assert not {'torch', 'transformers', 'matplotlib', 'pandas', 's3prl'} & set(sys.modules)"
     )
-    folder = Path(__file__).resolve().parents[1]
+    folder = REPO
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60
     )

@@ -8,9 +8,9 @@ import json
 import pytest
 import yaml
 
-from s3prl_mi.config import MIConfig, as_dict, load, parse, seed_list
-from s3prl_mi.errors import MIError
-from s3prl_mi.run_downstream import default_config
+from s3prl_mi.cli.run_downstream import default_config
+from s3prl_mi.core.config import MIConfig, as_dict, load, parse, seed_list
+from s3prl_mi.core.errors import MIError
 
 
 @pytest.fixture

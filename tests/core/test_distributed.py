@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from s3prl_mi import distributed
-from s3prl_mi.audio import SAMPLE_RATE, Checked
-from s3prl_mi.corpora import Utterance
-from s3prl_mi.errors import MIError
+from s3prl_mi.cli.run_downstream import main
+from s3prl_mi.core import distributed
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.data.audio import SAMPLE_RATE, Checked
+from s3prl_mi.data.utterances import Utterance
 from s3prl_mi.estimators import probe
 from s3prl_mi.estimators.frames import Frames, Owners
 from s3prl_mi.estimators.mi_supervised import fit_supervised, score_supervised
 from s3prl_mi.estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
-from s3prl_mi.extraction import Split
-from s3prl_mi.run_downstream import main
+from s3prl_mi.states.extraction import Split
 
 
 def free_port() -> int:

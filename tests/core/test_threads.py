@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from s3prl_mi.beside import Behind, ahead
+from s3prl_mi.core.threads import Behind, ahead
 
 
 def test_ahead_gives_results_in_order():

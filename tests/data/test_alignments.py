@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3prl_mi.alignments import (
+from s3prl_mi.core.config import AlignmentConfig, DataConfig
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.data.alignments import (
     Alignments,
     Interval,
     check_duration,
@@ -21,14 +23,13 @@ from s3prl_mi.alignments import (
     read_phn,
     read_textgrid,
 )
-from s3prl_mi.alignments.text import LineFile
-from s3prl_mi.audio import check_audio
-from s3prl_mi.config import AlignmentConfig, DataConfig
-from s3prl_mi.corpora import Utterance, list_utterances
-from s3prl_mi.errors import MIError
+from s3prl_mi.data.alignments.text import LineFile
+from s3prl_mi.data.audio import check_audio
+from s3prl_mi.data.utterances import Utterance, list_utterances
+from tests.helpers.paths import FIXTURES, SHARED
 
-FIXTURES = Path(__file__).parent / "fixtures" / "alignments"
-MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "LibriSpeech-mini"
+ALIGNMENTS = FIXTURES / "alignments"
+MINI = SHARED / "data" / "LibriSpeech-mini"
 
 
 def utterance(id="1-2-0000", split="dev", alignment=None, root="libri", folders=("1", "2")):
@@ -89,7 +90,7 @@ class TestTextGrid:
 
     @pytest.fixture(params=["long.TextGrid", "short.TextGrid"])
     def text(self, request):
-        return (FIXTURES / request.param).read_text()
+        return (ALIGNMENTS / request.param).read_text()
 
     @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
     @pytest.mark.parametrize("newline", ["\n", "\r\n"])
@@ -158,7 +159,7 @@ class TestTextGrid:
 
     def test_line_number(self, tmp_path):
         path = tmp_path / "x.TextGrid"
-        path.write_text((FIXTURES / "short.TextGrid").read_text().replace('"sp"', "7"))
+        path.write_text((ALIGNMENTS / "short.TextGrid").read_text().replace('"sp"', "7"))
         with pytest.raises(MIError, match=r"line 29: expected a text, found 7"):
             read_textgrid(path, "phones")
 
@@ -190,23 +191,23 @@ class TestTextGrid:
 
 class TestOtherFormats:
     def test_cpc(self):
-        path = FIXTURES / "converted_aligned_phones.txt"
+        path = ALIGNMENTS / "converted_aligned_phones.txt"
         assert read(path) == [(0.0, 0.02, "0"), (0.02, 0.05, "7"), (0.05, 0.06, "40")]
         # The last line has no newline at its end.
-        assert read(FIXTURES, id="1-2-0001", format="cpc") == [(0.0, 0.03, "3"), (0.03, 0.04, "12")]
+        assert read(ALIGNMENTS, id="1-2-0001", format="cpc") == [(0.0, 0.03, "3"), (0.03, 0.04, "12")]
         assert read(path, id="1-2-0002") is None
 
     def test_cpc_label_at_10_ms(self):
-        path = FIXTURES / "converted_aligned_phones.txt"
+        path = ALIGNMENTS / "converted_aligned_phones.txt"
         intervals = open_alignments(AlignmentConfig(path=str(path))).intervals(utterance())
         centres = (np.arange(6) + 0.5) / 100
         assert list(frame_labels(intervals, centres)) == ["0", "0", "7", "7", "7", "40"]
 
     def test_ctm(self):
-        path = FIXTURES / "kaldi.ctm"
+        path = ALIGNMENTS / "kaldi.ctm"
         expected = [(0.0, 0.1, "sil"), (0.1, 0.3, "K"), (0.3, 0.45, "AE"), (0.45, 0.5, "T")]
         assert read(path) == expected
-        assert read(FIXTURES, format="ctm") == expected
+        assert read(ALIGNMENTS, format="ctm") == expected
         assert read(path, id="1-2-0001") == [(0.0, 0.3, "17")]
 
     def test_ctm_utterance_in_several_runs(self, tmp_path):
@@ -223,14 +224,14 @@ class TestOtherFormats:
             read(tmp_path)
 
     def test_phn(self):
-        assert read_phn(FIXTURES / "SA1.PHN")[:2] == [Interval(0, 0.1, "h#"), Interval(0.1, 0.2, "kcl")]
+        assert read_phn(ALIGNMENTS / "SA1.PHN")[:2] == [Interval(0, 0.1, "h#"), Interval(0.1, 0.2, "kcl")]
 
     def test_timit_tree(self, tmp_path):
         for speaker, name in (("FAKS0", "SA1"), ("MDAB0", "SA1")):
             folder = tmp_path / "TEST" / "DR1" / speaker
             folder.mkdir(parents=True)
             for suffix in (".PHN", ".WRD"):
-                text = (FIXTURES / f"{name}{suffix}").read_text()
+                text = (ALIGNMENTS / f"{name}{suffix}").read_text()
                 (folder / f"{name}{suffix}").write_text(
                     text.replace(" ae", " iy") if speaker[0] == "M" else text
                 )
@@ -245,7 +246,7 @@ class TestOtherFormats:
         assert read(tmp_path, id="FAKS0-SA1", tier="words") == [(0.1, 0.55, "cat")]
 
     def test_condensed(self, tmp_path):
-        text = (FIXTURES / "1-2.alignment.txt").read_text()
+        text = (ALIGNMENTS / "1-2.alignment.txt").read_text()
         for i, place in enumerate(("dev/1/2", "1/2", ".")):
             root = tmp_path / str(i)
             (root / place).mkdir(parents=True)
@@ -261,7 +262,9 @@ class TestOtherFormats:
 
     def test_condensed_elsewhere_is_not_taken(self, tmp_path):
         (tmp_path / "1" / "3").mkdir(parents=True)
-        (tmp_path / "1" / "3" / "1-2.alignment.txt").write_text((FIXTURES / "1-2.alignment.txt").read_text())
+        (tmp_path / "1" / "3" / "1-2.alignment.txt").write_text(
+            (ALIGNMENTS / "1-2.alignment.txt").read_text()
+        )
         assert read(tmp_path, tier="words") is None
 
     @pytest.mark.parametrize(
@@ -309,21 +312,21 @@ class TestOpening:
         ],
     )
     def test_format_by_name_and_by_content(self, tmp_path, name, format):
-        assert detect_format(FIXTURES / name) == format
+        assert detect_format(ALIGNMENTS / name) == format
         renamed = tmp_path / "data.txt"
-        renamed.write_bytes((FIXTURES / name).read_bytes())
+        renamed.write_bytes((ALIGNMENTS / name).read_bytes())
         assert detect_format(renamed) == format
         (tmp_path / "deep" / "er").mkdir(parents=True)
         renamed.rename(tmp_path / "deep" / "er" / name)
         assert detect_format(tmp_path) == format
 
     def test_utf16_by_content(self, tmp_path):
-        (tmp_path / "x").write_bytes((FIXTURES / "long.TextGrid").read_text().encode("utf-16"))
+        (tmp_path / "x").write_bytes((ALIGNMENTS / "long.TextGrid").read_text().encode("utf-16"))
         assert detect_format(tmp_path / "x") == "textgrid"
 
     def test_phones_before_words(self, tmp_path):
         for name in ("1-2.alignment.txt", "long.TextGrid"):
-            (tmp_path / name).write_bytes((FIXTURES / name).read_bytes())
+            (tmp_path / name).write_bytes((ALIGNMENTS / name).read_bytes())
         assert detect_format(tmp_path) == "textgrid"
 
     @pytest.mark.parametrize(
@@ -337,7 +340,7 @@ class TestOpening:
     )
     def test_faults(self, path, options, message):
         with pytest.raises(MIError, match=message):
-            open_alignments(AlignmentConfig(path=str(FIXTURES / path), **options))
+            open_alignments(AlignmentConfig(path=str(ALIGNMENTS / path), **options))
 
     def test_nothing_known(self, tmp_path):
         (tmp_path / "notes.txt").write_text("hello\n")
@@ -350,14 +353,14 @@ class TestOpening:
     def test_manifest_wins(self, tmp_path):
         (tmp_path / "1-2-0000.TextGrid").write_text(textgrid(("phones", [(0, 9, "HH")])))
         found = open_alignments(AlignmentConfig(path=str(tmp_path)))
-        own = utterance(alignment=FIXTURES / "kaldi.ctm")
+        own = utterance(alignment=ALIGNMENTS / "kaldi.ctm")
         assert [i.label for i in found.intervals(own)] == ["sil", "K", "AE", "T"]
         alone = open_alignments(AlignmentConfig())
         assert alone.intervals(own) == found.intervals(own)
         assert alone.intervals(utterance()) is None
         assert alone.intervals(utterance(alignment=tmp_path / "gone.TextGrid")) is None
         with pytest.raises(MIError, match=r"found 'phones', but .*SA1\.WRD holds words; name the \.PHN file"):
-            alone.intervals(utterance(alignment=FIXTURES / "SA1.WRD"))
+            alone.intervals(utterance(alignment=ALIGNMENTS / "SA1.WRD"))
 
     def test_read_lazily(self, tmp_path, monkeypatch):
         (tmp_path / "1-2-0000.TextGrid").write_text("broken")
@@ -392,7 +395,7 @@ class TestMatch:
             match_utterances(open_alignments(AlignmentConfig()), self.every, 1.0)
 
     def test_none_found_in_a_whole_file(self):
-        found = open_alignments(AlignmentConfig(path=str(FIXTURES / "kaldi.ctm")))
+        found = open_alignments(AlignmentConfig(path=str(ALIGNMENTS / "kaldi.ctm")))
         with pytest.raises(MIError, match=r"Looked for x in: .*kaldi\.ctm"):
             match_utterances(found, [utterance("x")], 1.0)
 
@@ -505,7 +508,7 @@ class TestRealTextGrids:
 
 def test_line_file_keeps_places_only():
     """The index of a file of many utterances must not hold its labels."""
-    index = LineFile(FIXTURES / "kaldi.ctm")
+    index = LineFile(ALIGNMENTS / "kaldi.ctm")
     assert "1-2-0001" in index
     assert ";;" not in index
     assert index.lines("1-2-0000")[0] == (2, "1-2-0000 1 0.00 0.10 SIL")

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from s3prl_mi.audio import (
+from s3prl_mi.core.config import DataConfig
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.data.audio import (
     SAMPLE_RATE,
     AudioError,
     SkipCounter,
@@ -15,11 +17,9 @@ from s3prl_mi.audio import (
     probe,
     read_waveform,
 )
-from s3prl_mi.config import DataConfig
-from s3prl_mi.corpora import Utterance, list_utterances, spread
-from s3prl_mi.errors import MIError
+from s3prl_mi.data.utterances import Utterance, list_utterances, spread
+from tests.helpers.paths import SHARED
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 MINI = SHARED / "data" / "LibriSpeech-mini"
 
 

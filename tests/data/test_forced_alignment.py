@@ -3,16 +3,19 @@
 import argparse
 import itertools
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from s3prl_mi.align import align_command, corpus
-from s3prl_mi.align.aligner import FRAME_OFFSET, contiguous, dictionary_file, model_folder
-from s3prl_mi.align.g2p import Speller, arpabet, derive
-from s3prl_mi.align.pronunciations import (
+from s3prl_mi.cli import align as align_command
+from s3prl_mi.core.config import AlignmentConfig, DataConfig
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.data.alignments import Interval, read_textgrid
+from s3prl_mi.data.forced_alignment import corpus
+from s3prl_mi.data.forced_alignment.aligner import FRAME_OFFSET, contiguous, dictionary_file, model_folder
+from s3prl_mi.data.forced_alignment.g2p import Speller, arpabet, derive
+from s3prl_mi.data.forced_alignment.pronunciations import (
     PHONE_SET,
     Pronounced,
     pronounce,
@@ -20,13 +23,11 @@ from s3prl_mi.align.pronunciations import (
     read_lexicon,
     write_dictionary,
 )
-from s3prl_mi.align.transcripts import Transcripts, split_words
-from s3prl_mi.alignments import Interval, read_textgrid
-from s3prl_mi.config import AlignmentConfig, DataConfig
-from s3prl_mi.corpora import Utterance, list_utterances
-from s3prl_mi.errors import MIError
+from s3prl_mi.data.forced_alignment.transcripts import Transcripts, split_words
+from s3prl_mi.data.utterances import Utterance, list_utterances
+from tests.helpers.paths import SHARED
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "LibriSpeech-mini"
+MINI = SHARED / "data" / "LibriSpeech-mini"
 
 
 def phones(text):
@@ -159,7 +160,7 @@ def test_missing_package_is_one_message(monkeypatch):
 def speech(tmp_path_factory):
     """Six utterances by text-to-speech, and when exactly each phone is said."""
     pytest.importorskip("pocketsphinx")
-    from s3prl_mi.demo import make_corpus
+    from s3prl_mi.demo.corpus import make_corpus
 
     return make_corpus(tmp_path_factory.mktemp("align") / "speech", {"fit": 3, "eval": 3}, progress=False)
 
@@ -223,7 +224,7 @@ class TestRun:
         assert agree.mean() > late.mean() + 0.2
 
     def test_reader_finds_them(self, speech, out):
-        from s3prl_mi.alignments import open_alignments
+        from s3prl_mi.data.alignments import open_alignments
 
         utterances = list_utterances(DataConfig(libri_root=str(speech)), "eval")
         assert open_alignments(AlignmentConfig(path=str(out))).missing(utterances) == []
@@ -316,16 +317,16 @@ def test_manifest(speech, tmp_path):
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared")
+@pytest.mark.skipif(not MINI.is_dir(), reason="needs ../shared")
 def test_agrees_with_an_independent_use_of_pocketsphinx(tmp_path):
     """The shared labels came from the same aligner: this checks the command, not the truth."""
     pytest.importorskip("pocketsphinx")
-    splits = {"dev-other": list_utterances(DataConfig(libri_root=str(SHARED), max_utterances=4), "dev-other")}
-    corpus.align_corpus(splits, tmp_path, root=SHARED, progress=False)
+    splits = {"dev-other": list_utterances(DataConfig(libri_root=str(MINI), max_utterances=4), "dev-other")}
+    corpus.align_corpus(splits, tmp_path, root=MINI, progress=False)
     agree = [
         (a := frames(g, 0.001))[: len(b)] == b[: len(a)]
         for g in tmp_path.rglob("*.TextGrid")
-        for b in [shifted(SHARED / "alignments" / g.relative_to(tmp_path))]
+        for b in [shifted(MINI / "alignments" / g.relative_to(tmp_path))]
     ]
     assert len(agree) == 4
     assert np.concatenate(agree).mean() > 0.97

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from s3prl_mi import _hook
+from s3prl_mi.downstream import hook
+from tests.helpers.paths import REPO
 
-REPO = Path(__file__).resolve().parents[1]
 PTH = REPO / "s3prl_mi" / "s3prl_mi.pth"
 
 # A site-packages folder with nothing but the .pth, a small s3prl, and our package with stub experts.
@@ -48,8 +48,10 @@ def with_package(site_folder):
         (package / "downstream" / task / "expert.py").write_text(EXPERT)
         (package / "downstream_configs").mkdir(exist_ok=True)
         (package / "downstream_configs" / f"{task}.yaml").touch()
-    (package / "downstream" / "__init__.py").touch()
-    for name in ("__init__.py", "_hook.py", "compat.py", "errors.py"):
+    rooms = ("", "core/", "upstreams/", "downstream/")
+    modules = ("core/errors.py", "core/files.py", "upstreams/compat.py", "downstream/hook.py")
+    for name in (*(f"{room}__init__.py" for room in rooms), *modules):
+        (package / name).parent.mkdir(exist_ok=True)
         (package / name).write_text((REPO / "s3prl_mi" / name).read_text())
     return site_folder
 
@@ -114,7 +116,7 @@ def test_start_survives_a_removed_package(site_folder):
     "broken", ["syntax error here", "import a_module_that_is_gone", "raise OSError('disk')"]
 )
 def test_start_survives_a_broken_package_and_says_so(with_package, broken):
-    (with_package / "s3prl_mi" / "_hook.py").write_text(broken)
+    (with_package / "s3prl_mi" / "downstream" / "hook.py").write_text(broken)
     done = python(with_package, "-c", "import s3prl; print('ok')")
     assert (done.stdout, done.returncode) == ("ok\n", 0)
     assert done.stderr.startswith("s3prl_mi is not active: ")
@@ -148,19 +150,19 @@ def test_the_line_is_one_line_that_starts_with_import():
 
 
 def test_default_configs_lie_in_the_repository():
-    for task in _hook.TASKS:
-        assert _hook.default_config(task) == REPO / "downstream_configs" / f"{task}.yaml"
+    for task in hook.TASKS:
+        assert hook.default_config(task) == REPO / "downstream_configs" / f"{task}.yaml"
 
 
 def test_task_names_are_those_of_the_config_module():
-    from s3prl_mi import config
+    from s3prl_mi.core import config
 
-    assert tuple(config.TASKS) == _hook.TASKS
+    assert tuple(config.TASKS) == hook.TASKS
 
 
 def test_real_s3prl_resolves_our_task():
     code = (
-        "import sys, types\nfrom s3prl_mi import _hook\n_hook.install(); _hook.install()\n"
+        "import sys, types\nfrom s3prl_mi.downstream import hook\nhook.install(); hook.install()\n"
         "for name in ('s3prl_mi.downstream', 's3prl_mi.downstream.mi_supervised'):\n"
         "    sys.modules[name] = types.ModuleType(name); sys.modules[name].__path__ = []\n"
         "expert = types.ModuleType('s3prl_mi.downstream.mi_supervised.expert')\n"

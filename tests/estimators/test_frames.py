@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s3prl_mi.errors import MIError
+from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators.frames import BLOCK_ROWS, Frames, Inputs, fit_affine
-from s3prl_mi.store import StoredLayer
+from s3prl_mi.states.store import StoredLayer
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from s3prl_mi.errors import MIError
+from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators import kmeans
 from s3prl_mi.estimators.frames import Frames
 from s3prl_mi.estimators.kmeans import assign, fit_codebooks

@@ -6,7 +6,6 @@ import dataclasses
 import enum
 import json
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +14,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from s3prl_mi import estimate_supervised_mi
-from s3prl_mi.errors import MIError
+from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators import mi_supervised
 from s3prl_mi.estimators.bounds import NATS_TO_BITS
 from s3prl_mi.estimators.mi_supervised import Vocabulary, fit_supervised
+from tests.helpers.paths import SHARED
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 BOTH = pytest.mark.parametrize("probe", ["logistic", "mlp"])
 
 
@@ -426,11 +425,11 @@ def test_frames_without_any_variation_hold_nothing(probe):
 
 def _real_frames(split):
     """Every fifth labelled fbank frame of LibriSpeech-mini: z, phones, speakers."""
-    from s3prl_mi.alignments import frame_labels, open_alignments
-    from s3prl_mi.audio import list_utterances, read_waveform
-    from s3prl_mi.config import AlignmentConfig, DataConfig
-    from s3prl_mi.hidden_states import extract
-    from s3prl_mi.upstreams import load_upstream
+    from s3prl_mi.core.config import AlignmentConfig, DataConfig
+    from s3prl_mi.data.alignments import frame_labels, open_alignments
+    from s3prl_mi.data.audio import list_utterances, read_waveform
+    from s3prl_mi.upstreams.forward import extract
+    from s3prl_mi.upstreams.loading import load_upstream
 
     root = SHARED / "data" / "LibriSpeech-mini"
     alignments = open_alignments(AlignmentConfig(path=str(root / "alignments")))

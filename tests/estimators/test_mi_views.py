@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from s3prl_mi import estimate_view_mi
-from s3prl_mi.errors import MIError
+from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators.bounds import entropy_bits
 from s3prl_mi.estimators.frames import Frames
 from s3prl_mi.estimators.kmeans import assign

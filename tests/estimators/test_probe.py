@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from s3prl_mi.errors import MIError
+from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators import logistic, probe
 from s3prl_mi.estimators.bounds import NATS_TO_BITS
 from s3prl_mi.estimators.frames import Frames

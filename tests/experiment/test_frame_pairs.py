@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import RATE
 
-from s3prl_mi.alignments import open_alignments
-from s3prl_mi.audio import Utterance
-from s3prl_mi.config import AlignmentConfig
-from s3prl_mi.errors import MIError
-from s3prl_mi.families import Geometry
-from s3prl_mi.pairing import held_out_groups, labelled_frames, paired_frames, utterance_rows
-from s3prl_mi.store import Entry
-from s3prl_mi.views import View
+from s3prl_mi.core.config import AlignmentConfig
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.data.alignments import open_alignments
+from s3prl_mi.data.audio import Utterance
+from s3prl_mi.experiment.frame_pairs import held_out_groups, labelled_frames, paired_frames, utterance_rows
+from s3prl_mi.states.store import Entry
+from s3prl_mi.upstreams.families import Geometry
+from s3prl_mi.upstreams.views import View
+from tests.conftest import RATE
 
 CONV = Geometry(320, 199.5, 400)
 KALDI = Geometry(160, 199.5, 400)

@@ -16,24 +16,24 @@ import pytest
 
 pytest.importorskip("submitit")
 
-from conftest import Runner
-from test_upstream_module import MODULE
-
-from s3prl_mi import cluster, conclusion
-from s3prl_mi.cluster import Engine, Part, Work, engine_of, run_jobs
-from s3prl_mi.cluster import handle as handle_module
-from s3prl_mi.cluster.engine import slurm_parameters
-from s3prl_mi.cluster.measure import Measure, Outcome
-from s3prl_mi.cluster.submission import threads_for
-from s3prl_mi.cluster.view import DONE, FAILED, QUEUED, RUNNING, View, progress
-from s3prl_mi.errors import MIError
-from s3prl_mi.locks import Lock
-from s3prl_mi.run_downstream import main
+from s3prl_mi.cli import study_summary as conclusion
+from s3prl_mi.cli.run_downstream import main
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.core.locks import Lock
+from s3prl_mi.experiment import jobs as cluster
+from s3prl_mi.experiment.jobs import Engine, Part, Work, engine_of, run_jobs
+from s3prl_mi.experiment.jobs import handle as handle_module
+from s3prl_mi.experiment.jobs.engine import slurm_parameters
+from s3prl_mi.experiment.jobs.measure import Measure, Outcome
+from s3prl_mi.experiment.jobs.submission import threads_for
+from s3prl_mi.experiment.jobs.view import DONE, FAILED, QUEUED, RUNNING, View, progress
+from tests.conftest import Runner
+from tests.upstreams.test_user_modules import MODULE
 
 STUB = '''
 import json, os, signal, sys, time
 from pathlib import Path
-from s3prl_mi.errors import MIError
+from s3prl_mi.core.errors import MIError
 
 
 def measure(args, config):

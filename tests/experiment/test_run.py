@@ -17,17 +17,20 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from conftest import RATE, Corpus, Runner, write_textgrid
 
-from s3prl_mi import experiment, extraction, hidden_states, tasks
-from s3prl_mi.classes import CLASSES_FILE, read_classes
-from s3prl_mi.config import DataConfig
-from s3prl_mi.corpora import list_utterances
-from s3prl_mi.results import RESULTS_FILE, read_records
-from s3prl_mi.run_downstream import main
-from s3prl_mi.store import Store, Writer
+from s3prl_mi.cli.run_downstream import main
+from s3prl_mi.core.config import DataConfig
+from s3prl_mi.data.utterances import list_utterances
+from s3prl_mi.experiment import run as experiment
+from s3prl_mi.experiment import task as tasks
+from s3prl_mi.results.class_contributions import CLASSES_FILE, read_classes
+from s3prl_mi.results.record import RESULTS_FILE, read_records
+from s3prl_mi.states import extraction
+from s3prl_mi.states.store import Store, Writer
+from s3prl_mi.upstreams import forward as hidden_states
+from tests.conftest import RATE, Corpus, Runner, write_textgrid
+from tests.helpers.paths import REPO
 
-REPO = Path(__file__).resolve().parents[1]
 TASKS = ("mi_supervised", "mi_views")
 BOTH = ["logistic", "mlp"]
 FILES = ("mi_results.jsonl", "mi_summary.csv", "mi_layers.png", "log.log", "states-1.ckpt")
@@ -796,7 +799,7 @@ def test_a_limit_that_just_holds_this_run_does_not_remove_what_it_reads(run, mon
     store = Store(run.folder / "store", 10**9)
     size = sum(e.bytes for e, _ in store.entries())
     seen: list[int] = []
-    monkeypatch.setattr("s3prl_mi.extraction._extract", lambda *_: seen.append(1))
+    monkeypatch.setattr("s3prl_mi.states.extraction._extract", lambda *_: seen.append(1))
     assert run("mi_views", "hubert-base", seeds=1, name="second", store__max_gb=1.1 * size / 1e9) == 0
     assert seen == []
 
@@ -835,14 +838,14 @@ def test_a_damaged_results_file_is_named(run, capsys):
 
 def test_stock_runner(run, monkeypatch):
     """Stock s3prl's Runner around our expert: it trains for its one step and saves its checkpoint."""
-    from s3prl_mi import _hook
+    from s3prl_mi.downstream import hook
 
-    _hook.install()
+    hook.install()
     import s3prl.downstream.runner
     import s3prl.run_downstream
 
     words = run.command("mi_supervised", seeds=1)
-    words += ["-c", str(_hook.default_config("mi_supervised"))]
+    words += ["-c", str(hook.default_config("mi_supervised"))]
     monkeypatch.setattr(sys, "argv", ["run_downstream.py", *words])
     args, config, _ = s3prl.run_downstream.get_downstream_args()
     s3prl.downstream.runner.Runner(args, config).train()

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import Runner
 
-from s3prl_mi._hook import packaged_configs
-from s3prl_mi.config import load
-from s3prl_mi.errors import MIError
-from s3prl_mi.results import RESULTS_FILE, read_records
-from s3prl_mi.run_downstream import main
-from s3prl_mi.study import HALVES, StudyConfig, System, expand, is_study, runs_of
+from s3prl_mi.cli.run_downstream import main
+from s3prl_mi.core.config import load
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.downstream.hook import packaged_configs
+from s3prl_mi.experiment.study import HALVES, StudyConfig, System, expand, is_study, runs_of
+from s3prl_mi.results.record import RESULTS_FILE, read_records
+from tests.conftest import Runner
 
 PAPER = sorted(name for name in packaged_configs() if name.startswith("paper_"))
 
@@ -173,7 +173,7 @@ def test_a_sweep_ends_with_its_usual_setting(run, capsys):
 
 
 def test_a_crash_in_one_model_does_not_cost_the_others(run, monkeypatch, capsys):
-    from s3prl_mi import experiment
+    from s3prl_mi.experiment import run as experiment
 
     original = experiment.run
 
@@ -234,7 +234,7 @@ def test_a_series_is_measured_on_halves_of_the_validation_set(run, checkpoint, m
     for step in (10, 9):
         torch.save(content, tmp_path / f"tiny-{step}.pt")
     seen: list[tuple] = []
-    from s3prl_mi import experiment
+    from s3prl_mi.experiment import run as experiment
 
     monkeypatch.setattr(
         experiment,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from s3prl_mi import compat
+from s3prl_mi.upstreams import compat
 
 compat.apply()
 

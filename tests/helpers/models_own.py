@@ -1,4 +1,4 @@
-"""Tiny random checkpoints in the layouts that `s3prl_mi.own_upstreams` reads."""
+"""Tiny random checkpoints in the layouts that `s3prl_mi.upstreams.extra` reads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from models import DIM, LAYERS, _fields, _randomised, _save
+
+from tests.helpers.models import DIM, LAYERS, _fields, _randomised, _save
 
 STEP = 4321
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from s3prl_mi.results import Record
+from s3prl_mi.results.record import Record
 
 SUPERVISED: dict[str, Any] = {
     "task": "mi_supervised", "view": None, "clusters": None, "frames": "all", "labels": 40,

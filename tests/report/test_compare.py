@@ -9,15 +9,24 @@ import re
 import pytest
 import yaml
 
-from s3prl_mi import compare_command
-from s3prl_mi.collect import Result
-from s3prl_mi.compare import Filters, build, check, keep, paper_rows, read_score_table, to_csv, to_latex
-from s3prl_mi.compare.outputs import latex_text, to_markdown, to_screen
-from s3prl_mi.compare.table import Column
-from s3prl_mi.errors import MIError
-from s3prl_mi.results import RESULTS_FILE, append_records
-from s3prl_mi.stock_runs import read_run
-from tests.records import SUPERVISED, curve, make
+from s3prl_mi.cli import compare as compare_command
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.report.compare import (
+    Filters,
+    build,
+    check,
+    keep,
+    paper_rows,
+    read_score_table,
+    to_csv,
+    to_latex,
+)
+from s3prl_mi.report.compare.outputs import latex_text, to_markdown, to_screen
+from s3prl_mi.report.compare.table import Column
+from s3prl_mi.report.s3prl_runs import read_run
+from s3prl_mi.results.collect import Result
+from s3prl_mi.results.record import RESULTS_FILE, append_records
+from tests.helpers.records import SUPERVISED, curve, make
 
 FREE = {
     "wav2vec2": [0.5, 0.9, 0.7],
@@ -242,7 +251,7 @@ class TestKeep:
 
 class TestScores:
     def test_own_run_before_own_table_before_superb(self, results, tmp_path):
-        from s3prl_mi.stock_runs import read_runs
+        from s3prl_mi.report.s3prl_runs import read_runs
 
         runs = read_runs([stock(tmp_path / "pr", "test per: 0.0601\n")])
         (tmp_path / "own.csv").write_text("upstream,per,wer,source\nhubert,7.0,8.0,mine\nwavlm,4.5,,mine\n")
@@ -266,7 +275,7 @@ class TestScores:
             build(local, same_as={"min": "hubert"})
 
     def test_dev_scores_and_mixtures_are_told(self, results, tmp_path):
-        from s3prl_mi.stock_runs import read_runs
+        from s3prl_mi.report.s3prl_runs import read_runs
 
         folders = [
             stock(tmp_path / "pr", "dev per: 0.05\n"),

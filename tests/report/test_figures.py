@@ -5,15 +5,16 @@ import itertools
 import math
 
 import pytest
-from test_report import SHIFT, SUPERVISED, make
 
-from s3prl_mi import figures, report
-from s3prl_mi.classes import ClassRecord
-from s3prl_mi.figures import picture
-from s3prl_mi.figures.cluster_usage import last_layers, perplexity
-from s3prl_mi.figures.phones import group_of
-from s3prl_mi.figures.score_scatter import place_names
-from s3prl_mi.figures.sweeps import Mask, _axis, mask_of, shift_of
+from s3prl_mi import report
+from s3prl_mi.report import figures
+from s3prl_mi.report.figures import picture
+from s3prl_mi.report.figures.cluster_usage import last_layers, perplexity
+from s3prl_mi.report.figures.phones import group_of
+from s3prl_mi.report.figures.score_scatter import place_names
+from s3prl_mi.report.figures.sweeps import Mask, _axis, mask_of, shift_of
+from s3prl_mi.results.class_contributions import ClassRecord
+from tests.report.test_report import SHIFT, SUPERVISED, make
 
 A, B = "aa" * 32, "bb" * 32
 NAMES = {A: "model a", B: "model b"}

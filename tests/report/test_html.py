@@ -7,15 +7,16 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from test_figures import classes_of
-from test_report import SHIFT, SUPERVISED, make, png_size
 
-from s3prl_mi import html_report, report_command
-from s3prl_mi.classes import append_classes
-from s3prl_mi.errors import MIError
-from s3prl_mi.html_report import study as study_module
-from s3prl_mi.html_report.sections import _note, _points
-from s3prl_mi.results import append_records
+from s3prl_mi.cli import report as report_command
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.report import html as html_report
+from s3prl_mi.report.html import study as study_module
+from s3prl_mi.report.html.sections import _note, _points
+from s3prl_mi.results.class_contributions import append_classes
+from s3prl_mi.results.record import append_records
+from tests.report.test_figures import classes_of
+from tests.report.test_report import SHIFT, SUPERVISED, make, png_size
 
 SECTIONS = (
     "summary", "layers", "selection", "scores", "checkpoints", "sweeps", "clusters", "classes", "comparison",

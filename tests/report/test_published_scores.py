@@ -1,13 +1,13 @@
 """Published scores: found by name and alias, every one with its source."""
 
 import csv
-from pathlib import Path
 
 import pytest
 
-from s3prl_mi.superb import canonical, paper_figures, score_of, scores
+from s3prl_mi.report.published_scores import canonical, paper_figures, score_of, scores
+from tests.helpers.paths import SHARED
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = SHARED / "data"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_aliases_are_those_of_s3prl():
     import inspect
     import textwrap
 
-    from s3prl_mi import compat
+    from s3prl_mi.upstreams import compat
 
     compat.apply()
     import s3prl.hub
@@ -99,7 +99,7 @@ def test_paper():
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")
 def test_agrees_with_the_shared_table():
-    with open(SHARED / "superb_scores.csv", newline="") as file:
+    with open(DATA / "superb_scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [r["upstream"] for r in rows] == list(scores())
     for row in rows:

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from s3prl_mi import report
-from s3prl_mi.errors import MIError
+from s3prl_mi.core.errors import MIError
 from s3prl_mi.report import canvas, layers
-from s3prl_mi.results import Record, append_records, read_records
+from s3prl_mi.results.record import Record, append_records, read_records
+from tests.helpers.paths import REPO
 
 
 def make(bits=1.25, entropy=5.5, **changes):
@@ -425,7 +426,7 @@ class TestLayerPicture:
     def test_importing_the_module_loads_nothing_heavy(self):
         heavy = "('torch', 'matplotlib', 's3prl', 'tensorboardX')"
         code = f"import sys, s3prl_mi.report\nprint([m for m in {heavy} if m in sys.modules])"
-        root = Path(__file__).resolve().parents[1]
+        root = REPO
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
         )

@@ -7,10 +7,10 @@ import pytest
 import torch
 import yaml
 
-from s3prl_mi.checkpoints import sha256_of
-from s3prl_mi.errors import MIError
-from s3prl_mi.stock_runs import chosen_run, edit_distance, read_run, read_runs
-from tests.records import make
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.report.s3prl_runs import chosen_run, edit_distance, read_run, read_runs
+from s3prl_mi.upstreams.checkpoints import sha256_of
+from tests.helpers.records import make
 
 
 def run(

@@ -2,10 +2,10 @@
 
 import pytest
 
-from s3prl_mi.collect import collect
-from s3prl_mi.errors import MIError
-from s3prl_mi.results import RESULTS_FILE, append_records
-from tests.records import SUPERVISED, make
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.results.collect import collect
+from s3prl_mi.results.record import RESULTS_FILE, append_records
+from tests.helpers.records import SUPERVISED, make
 
 
 def write(folder, *records):

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from s3prl_mi.correlation import correlate, fisher_interval
-from s3prl_mi.errors import MIError
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.results.correlation import correlate, fisher_interval
 
 # Figures of the paper's Table 2: I(Za;Zb) by MLP against PER.
 BITS = [1.08, 2.04, 2.05, 2.15, 1.63, 2.05, 2.36]

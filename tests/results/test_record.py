@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s3prl_mi.errors import MIError
-from s3prl_mi.results import Record, append_records, read_records
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.results.record import Record, append_records, read_records
 
 
 def make(**changes):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from s3prl_mi.errors import MIError
-from s3prl_mi.selection import best_of, checkpoint_pick, last_layer, layer_agreements, layer_curves
-from tests.records import SUPERVISED, curve, make
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.results.selection import best_of, checkpoint_pick, last_layer, layer_agreements, layer_curves
+from tests.helpers.records import SUPERVISED, curve, make
 
 FREE = [0.2, 0.9, 1.4, 1.1, 0.5]
 LABELLED = [2.0, 3.0, 3.2, 3.6, 2.5]

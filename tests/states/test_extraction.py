@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import RATE
 
-from s3prl_mi import extraction
-from s3prl_mi import hidden_states as forward
-from s3prl_mi.config import DataConfig
-from s3prl_mi.errors import MIError
-from s3prl_mi.extraction import Request, read_split
-from s3prl_mi.precision import of_view
-from s3prl_mi.store import Entry, Store, Writer
-from s3prl_mi.upstreams import load_upstream
-from s3prl_mi.views import PLAIN, View
+from s3prl_mi.core.config import DataConfig
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.states import extraction
+from s3prl_mi.states.extraction import Request, read_split
+from s3prl_mi.states.store import Entry, Store, Writer
+from s3prl_mi.upstreams import forward
+from s3prl_mi.upstreams.loading import load_upstream
+from s3prl_mi.upstreams.precision import of_view
+from s3prl_mi.upstreams.views import PLAIN, View
+from tests.conftest import RATE
 
 MASK = View("mask", "latent", 10, 4)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from s3prl_mi.narrowing import ErrorSums, narrow
+from s3prl_mi.states.float16 import ErrorSums, narrow
 
 
 def batches(mean: float, seed: int = 0) -> list[list[torch.Tensor]]:

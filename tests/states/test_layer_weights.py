@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from s3prl_mi import compat
-from s3prl_mi.errors import MIError
+from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators.frames import Frames
-from s3prl_mi.featurizer import LayerWeights, WeightedLayer, learn_weights, read_weights, uniform
-from s3prl_mi.store import StoredLayer
+from s3prl_mi.states.layer_weights import LayerWeights, WeightedLayer, learn_weights, read_weights, uniform
+from s3prl_mi.states.store import StoredLayer
+from s3prl_mi.upstreams import compat
 
 RAW = torch.tensor([0.3, -1.2, 2.0])
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from s3prl_mi.errors import MIError
-from s3prl_mi.memory_store import MemoryStore
-from s3prl_mi.store import NoRoom, Store, TooCoarse
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.states.memory_store import MemoryStore
+from s3prl_mi.states.store import NoRoom, Store, TooCoarse
 
 ABOUT = {"upstream": "x"}
 LAYERS = [0, 3]

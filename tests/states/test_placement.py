@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from s3prl_mi.store_mode import Budget, Options, _left_by_control_groups, choose, free_memory
+from s3prl_mi.states.placement import Budget, Options, _left_by_control_groups, choose, free_memory
 
 NEEDS = {0: 40, 1: 40, 2: 30, 3: 30}
 

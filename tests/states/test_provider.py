@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Runner
 
-from s3prl_mi import extraction, kept_states
-from s3prl_mi.store import Store, TooCoarse, Writer
+from s3prl_mi.states import extraction
+from s3prl_mi.states import provider as kept_states
+from s3prl_mi.states.store import Store, TooCoarse, Writer
+from tests.conftest import Runner
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ from collections import Counter
 
 import pytest
 
-from s3prl_mi.audio import Checked
-from s3prl_mi.corpora import Utterance
-from s3prl_mi.errors import MIError
-from s3prl_mi.extraction import Split
-from s3prl_mi.sides import Side
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.data.audio import Checked
+from s3prl_mi.data.utterances import Utterance
+from s3prl_mi.states.extraction import Split
+from s3prl_mi.states.split_states import Side
 
 
 def split(name, *ids):

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s3prl_mi.errors import MIError
-from s3prl_mi.locks import Lock
-from s3prl_mi.store import LARGEST_ERROR, Store, StoredLayer, TooCoarse, default_root, key_of
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.core.locks import Lock
+from s3prl_mi.states.store import LARGEST_ERROR, Store, StoredLayer, TooCoarse, default_root, key_of
+from tests.helpers.paths import REPO
 
-REPO = Path(__file__).resolve().parents[1]
 ABOUT = {"upstream": "hubert", "view": "plain", "audio": [["a", "01"], ["b", "02"]]}
 DIMS = {0: 5, 2: 3, 3: 4}
 COUNTS = {"long": 40, "middle": 30, "short": 7}
@@ -72,9 +72,9 @@ def test_float32_is_exact_and_rows_come_in_any_order(store):
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_rows_near_and_far_are_those_of_the_file(tmp_path, monkeypatch, dtype):
-    monkeypatch.setattr("s3prl_mi.store._NEAR", 100)
-    monkeypatch.setattr("s3prl_mi.store._PIECE", 4)
-    monkeypatch.setattr("s3prl_mi.store._SWEPT", 100)
+    monkeypatch.setattr("s3prl_mi.states.store._NEAR", 100)
+    monkeypatch.setattr("s3prl_mi.states.store._PIECE", 4)
+    monkeypatch.setattr("s3prl_mi.states.store._SWEPT", 100)
     data = np.random.default_rng(0).standard_normal((500, 5)).astype(dtype)
     data.tofile(tmp_path / "layer.bin")
     offset, scale = np.arange(5, dtype=np.float32), np.linspace(0.3, 2, 5, dtype=np.float32)
@@ -420,7 +420,7 @@ def test_a_second_writer_waits_until_the_first_has_finished(store, tmp_path):
 READER = """
 import sys
 from pathlib import Path
-from s3prl_mi.store import Store
+from s3prl_mi.states.store import Store
 entry = Store(Path(sys.argv[1]), 0).find(sys.argv[2], [0])
 print("reading", flush=True)
 sys.stdin.readline()

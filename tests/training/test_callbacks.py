@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from s3prl_mi.errors import MIError
-from s3prl_mi.results import read_records
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.results.record import read_records
 from s3prl_mi.training import ViewsMeter
 from s3prl_mi.training.live import weights_sha256
-from s3prl_mi.views import View
+from s3prl_mi.upstreams.views import View
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")  # Trainer needs it

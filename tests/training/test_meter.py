@@ -13,14 +13,14 @@ import soundfile
 import torch
 from torch import nn
 
-from s3prl_mi.errors import MIError
+from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators.frames import Frames
 from s3prl_mi.estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
-from s3prl_mi.families import Family, Geometry
 from s3prl_mi.training import ViewsMeter, measure_views
 from s3prl_mi.training.held_out import halves
-from s3prl_mi.upstreams import load_upstream
-from s3prl_mi.views import View, mask_pattern
+from s3prl_mi.upstreams.families import Family, Geometry
+from s3prl_mi.upstreams.loading import load_upstream
+from s3prl_mi.upstreams.views import View, mask_pattern
 
 transformers = pytest.importorskip("transformers")
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from s3prl_mi import checkpoints
-from s3prl_mi.checkpoints import Inert, plain, read_checkpoint, step_in_name, training_step
-from s3prl_mi.errors import MIError
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.upstreams import checkpoints
+from s3prl_mi.upstreams.checkpoints import Inert, plain, read_checkpoint, step_in_name, training_step
+from tests.helpers.paths import SHARED
 
 
 @pytest.mark.parametrize(

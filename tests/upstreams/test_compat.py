@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from s3prl_mi import compat
-from s3prl_mi.errors import MIError
-
-REPO = Path(__file__).resolve().parents[1]
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.upstreams import compat
+from tests.helpers.paths import REPO
 
 
 def run_python(code: str, **env: str) -> subprocess.CompletedProcess:
@@ -44,7 +43,7 @@ def torchaudio(torch):
 
 def test_apply_imports_nothing_heavy_and_is_idempotent():
     done = run_python(
-        "import sys; from s3prl_mi import compat; compat.apply(); n = len(sys.meta_path); compat.apply();"
+        "import sys; from s3prl_mi.upstreams import compat; compat.apply(); n = len(sys.meta_path); compat.apply();"
         "assert len(sys.meta_path) == n;"
         "print([m for m in ('torch', 'torchaudio', 'numpy') if m in sys.modules])"
     )
@@ -53,7 +52,7 @@ def test_apply_imports_nothing_heavy_and_is_idempotent():
 
 @pytest.mark.parametrize("first", ["compat", "libraries"])
 def test_s3prl_needs_are_met_in_either_order(first):
-    apply = "from s3prl_mi import compat; compat.apply();"
+    apply = "from s3prl_mi.upstreams import compat; compat.apply();"
     libraries = "import torchaudio, huggingface_hub;"
     done = run_python(
         (apply + libraries if first == "compat" else libraries + apply)

@@ -6,13 +6,13 @@ import logging
 
 import pytest
 import torch
-from models import DIM, build_apc
-from models_own import build_cotraining
 
-from s3prl_mi.errors import MIError
-from s3prl_mi.hidden_states import extract
-from s3prl_mi.own_upstreams.cotraining import TRAIN_CLEAN_360_MEAN, TRAIN_CLEAN_360_STD, read_statistics
-from s3prl_mi.upstreams import describe_checkpoint, load_upstream
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.upstreams.extra.cotraining import TRAIN_CLEAN_360_MEAN, TRAIN_CLEAN_360_STD, read_statistics
+from s3prl_mi.upstreams.forward import extract
+from s3prl_mi.upstreams.loading import describe_checkpoint, load_upstream
+from tests.helpers.models import DIM, build_apc
+from tests.helpers.models_own import build_cotraining
 
 
 def noise(n_samples: int, seed: int = 0) -> torch.Tensor:

@@ -8,15 +8,15 @@ import sys
 
 import pytest
 import torch
-from models import DIM, LAYERS, build_data2vec, build_hubert
-from models_own import STEP, build_dinosr, dinosr_config, dinosr_student, omegaconf_like
 
-from s3prl_mi.errors import MIError
-from s3prl_mi.hidden_states import extract
-from s3prl_mi.own_upstreams import hubconf
-from s3prl_mi.own_upstreams.dinosr import convert
-from s3prl_mi.upstreams import describe_checkpoint, load_upstream
-from s3prl_mi.views import View
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.upstreams.extra import hubconf
+from s3prl_mi.upstreams.extra.dinosr import convert
+from s3prl_mi.upstreams.forward import extract
+from s3prl_mi.upstreams.loading import describe_checkpoint, load_upstream
+from s3prl_mi.upstreams.views import View
+from tests.helpers.models import DIM, LAYERS, build_data2vec, build_hubert
+from tests.helpers.models_own import STEP, build_dinosr, dinosr_config, dinosr_student, omegaconf_like
 
 MASK = View("mask", "latent", 12, 4)
 WAV = 0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(0))

@@ -7,13 +7,13 @@ import shutil
 
 import pytest
 import torch
-from models import DIM, LAYERS
-from models_own import HF_KINDS, build_hf, edit_json
 
-from s3prl_mi.errors import MIError
-from s3prl_mi.hidden_states import extract
-from s3prl_mi.upstreams import load_upstream
-from s3prl_mi.views import View
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.upstreams.forward import extract
+from s3prl_mi.upstreams.loading import load_upstream
+from s3prl_mi.upstreams.views import View
+from tests.helpers.models import DIM, LAYERS
+from tests.helpers.models_own import HF_KINDS, build_hf, edit_json
 
 MASK = View("mask", "latent", 12, 4)
 
@@ -179,7 +179,7 @@ def test_model_id_with_a_revision(folders, monkeypatch):
     """An id goes to transformers as it is; a folder stands in for the hub."""
     import transformers
 
-    from s3prl_mi.own_upstreams import hf
+    from s3prl_mi.upstreams.extra import hf
 
     asked = []
     for name in ("AutoConfig", "AutoModel", "AutoFeatureExtractor"):

@@ -5,21 +5,20 @@ from __future__ import annotations
 import contextlib
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from models import DIM, LAYERS, MASKED, MODELS
 
-from s3prl_mi.errors import MIError
-from s3prl_mi.families import Family, Geometry
-from s3prl_mi.hidden_states import entries_beyond_s3prl, extract, layer_names
-from s3prl_mi.masking import Front, silence_masked
-from s3prl_mi.upstreams import Upstream, load_upstream
-from s3prl_mi.views import View, mask_pattern
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.upstreams.families import Family, Geometry
+from s3prl_mi.upstreams.forward import entries_beyond_s3prl, extract, layer_names
+from s3prl_mi.upstreams.loading import Upstream, load_upstream
+from s3prl_mi.upstreams.masking import Front, silence_masked
+from s3prl_mi.upstreams.views import View, mask_pattern
+from tests.helpers.models import DIM, LAYERS, MASKED, MODELS
+from tests.helpers.paths import SHARED
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 MASK = View("mask", "latent", 12, 4)
 # Quite different lengths; 5123 and 11999 are where s3prl's HuBERT and WavLM misjudge padding in a batch.
 LENGTHS = (16000, 5123, 24011, 1700, 11999)
@@ -277,7 +276,7 @@ def test_layer_names_follow_the_entries(loaded):
 
 
 def test_model_without_a_mask_embedding(tmp_path):
-    from models import build_hugging_face
+    from tests.helpers.models import build_hugging_face
 
     folder = build_hugging_face(tmp_path, mask_time_prob=0.0, mask_feature_prob=0.0)
     upstream = load_upstream("hf_hubert_custom", str(folder))

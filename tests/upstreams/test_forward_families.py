@@ -6,11 +6,18 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import models
 import numpy as np
 import pytest
 import torch
-from models_more import (
+
+from s3prl_mi.core.config import ViewConfig
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.upstreams.families import aligned_rows, family_of, geometry_of, geometry_of_entry
+from s3prl_mi.upstreams.forward import entries_beyond_s3prl, extract, layer_names, shortest_samples
+from s3prl_mi.upstreams.loading import Upstream, load_upstream
+from s3prl_mi.upstreams.views import View, resolve_views
+from tests.helpers import models
+from tests.helpers.models_more import (
     DIM,
     MORE,
     MULTIRES,
@@ -21,13 +28,6 @@ from models_more import (
     small_decoar2,
     small_lighthubert,
 )
-
-from s3prl_mi.config import ViewConfig
-from s3prl_mi.errors import MIError
-from s3prl_mi.families import aligned_rows, family_of, geometry_of, geometry_of_entry
-from s3prl_mi.hidden_states import entries_beyond_s3prl, extract, layer_names, shortest_samples
-from s3prl_mi.upstreams import Upstream, load_upstream
-from s3prl_mi.views import View, resolve_views
 
 MASK = View("mask", "latent", 12, 4)
 LENGTHS = (16000, 6001, 24011, 11999)

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import (
+
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.upstreams import compat
+from s3prl_mi.upstreams import loading as upstreams
+from s3prl_mi.upstreams.loading import describe_checkpoint, load_upstream, sha256_of, upstream_names
+from tests.helpers.models import (
     MODELS,
     build_apc,
     build_data2vec,
@@ -19,10 +24,7 @@ from models import (
     build_wav2vec2,
     build_wavlm,
 )
-
-from s3prl_mi import compat, upstreams
-from s3prl_mi.errors import MIError
-from s3prl_mi.upstreams import describe_checkpoint, load_upstream, sha256_of, upstream_names
+from tests.helpers.paths import REPO
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +48,10 @@ def test_names_and_places_are_those_of_s3prl_hub():
 
 def test_loading_imports_one_hubconf_only():
     code = (
-        "import sys; from s3prl_mi.upstreams import load_upstream; load_upstream('fbank');"
+        "import sys; from s3prl_mi.upstreams.loading import load_upstream; load_upstream('fbank');"
         "assert 's3prl.hub' not in sys.modules and 'transformers' not in sys.modules"
     )
-    folder = Path(__file__).resolve().parents[1]
+    folder = REPO
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60
     )

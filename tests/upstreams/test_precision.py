@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from s3prl_mi import precision
-from s3prl_mi.config import DataConfig
-from s3prl_mi.extraction import Request, read_split
-from s3prl_mi.hidden_states import extract
-from s3prl_mi.precision import change_by, choose, of_view, running_in
-from s3prl_mi.store import key_of
-from s3prl_mi.upstreams import load_upstream
-from s3prl_mi.views import PLAIN, View
+from s3prl_mi.core.config import DataConfig
+from s3prl_mi.states.extraction import Request, read_split
+from s3prl_mi.states.store import key_of
+from s3prl_mi.upstreams import precision
+from s3prl_mi.upstreams.forward import extract
+from s3prl_mi.upstreams.loading import load_upstream
+from s3prl_mi.upstreams.precision import change_by, choose, of_view, running_in
+from s3prl_mi.upstreams.views import PLAIN, View
+from tests.helpers.paths import SHARED
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 NOISE = 0.1 * torch.randn(12000, generator=torch.Generator().manual_seed(1))
 
 
@@ -169,7 +168,7 @@ def test_a_folder_of_the_time_before_is_float32(run, capsys, monkeypatch):
 
 def test_mixed_shares_the_unmasked_view_with_float32(run):
     """And its bits are near, as codebooks are the same."""
-    from s3prl_mi.store import Store
+    from s3prl_mi.states.store import Store
 
     assert run("mi_views", "hubert-base", layers=[2]) == 0
     before = len(Store(run.folder / "store", 10**9).entries())
@@ -190,7 +189,7 @@ def test_mixed_shares_the_unmasked_view_with_float32(run):
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared")
 @pytest.mark.parametrize(("task", "name"), [("mi_supervised", "bf16"), ("mi_views", "mixed")])
 def test_bits_of_a_trained_model_stay(run, tmp_path, task, name):
-    from s3prl_mi.run_downstream import main
+    from s3prl_mi.cli.run_downstream import main
 
     data = SHARED / "data" / "LibriSpeech-mini"
     settings = {

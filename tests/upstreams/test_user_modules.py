@@ -7,21 +7,22 @@ import subprocess
 import sys
 import types
 from importlib.metadata import EntryPoint
-from pathlib import Path
 
 import pytest
 import torch
 
-from s3prl_mi import families, upstream_module
-from s3prl_mi.errors import MIError
-from s3prl_mi.hidden_states import extract
-from s3prl_mi.upstream_module import load_module
-from s3prl_mi.upstreams import family_of_name, load_upstream, upstream_names
-from s3prl_mi.views import View
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.upstreams import families
+from s3prl_mi.upstreams import user_modules as upstream_module
+from s3prl_mi.upstreams.forward import extract
+from s3prl_mi.upstreams.loading import family_of_name, load_upstream, upstream_names
+from s3prl_mi.upstreams.user_modules import load_module
+from s3prl_mi.upstreams.views import View
+from tests.helpers.paths import REPO
 
 MODULE = '''
 import torch
-from s3prl_mi.families import Family, Geometry
+from s3prl_mi.upstreams.families import Family, Geometry
 
 
 class Expert(torch.nn.Module):
@@ -103,14 +104,14 @@ def test_a_module_by_its_dotted_name(tmp_path, monkeypatch):
 
 def test_a_file_finds_its_neighbours(tmp_path):
     write(tmp_path, MODULE.split("def my_model")[0], "neighbour_of_my_upstreams.py")
-    text = "from neighbour_of_my_upstreams import Expert\nfrom s3prl_mi.families import Family, Geometry\n"
+    text = "from neighbour_of_my_upstreams import Expert\nfrom s3prl_mi.upstreams.families import Family, Geometry\n"
     load_module(str(write(tmp_path, text + "def my_model" + MODULE.split("def my_model")[1])))
     assert load_upstream("my_model").stride == 320
     sys.modules.pop("neighbour_of_my_upstreams")
 
 
 def test_a_neighbour_is_part_of_the_fingerprint(tmp_path):
-    text = "from neighbour_of_my_upstreams import Expert\nfrom s3prl_mi.families import Family, Geometry\n"
+    text = "from neighbour_of_my_upstreams import Expert\nfrom s3prl_mi.upstreams.families import Family, Geometry\n"
     text += "def my_model" + MODULE.split("def my_model")[1]
     prints = []
     for number, change in enumerate(("", "# the same weights, other states")):
@@ -234,13 +235,11 @@ def test_s3prls_own_tasks_see_them_too(tmp_path):
 def test_a_module_in_the_folder_where_the_command_runs(tmp_path):
     """In a new process: torch, which the module imports first, has modules that call a file their own which is none."""
     (tmp_path / "mine.py").write_text(MODULE)
-    code = (
-        "from s3prl_mi import upstream_module as m; m.load_module('mine.py'); print('my_model' in m.known())"
-    )
+    code = "from s3prl_mi.upstreams import user_modules as m; m.load_module('mine.py'); print('my_model' in m.known())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+        env={**os.environ, "PYTHONPATH": str(REPO)},
         capture_output=True,
         text=True,
         check=False,

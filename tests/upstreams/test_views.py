@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from s3prl_mi.config import ViewConfig
-from s3prl_mi.errors import MIError
-from s3prl_mi.families import Family
-from s3prl_mi.views import PLAIN, View, mask_pattern, resolve_views, shift_frames, shifted_rows
+from s3prl_mi.core.config import ViewConfig
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.upstreams.families import Family
+from s3prl_mi.upstreams.views import PLAIN, View, mask_pattern, resolve_views, shift_frames, shifted_rows
 
 MASKED = Family("hubert", view="mask", mask_site="model.encoder", mask_embedding="model.mask_emb")
 SHIFTED = Family("apc", view="shift")

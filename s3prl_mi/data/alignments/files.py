@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..config import AlignmentConfig
-from ..corpora import Utterance
-from ..errors import MIError
+from ...core.config import AlignmentConfig
+from ...core.errors import MIError
+from ..utterances import Utterance
 from .formats import BY_LINE, CONDENSED_SUFFIX, CPC_NAME, ONE_UTTERANCE, Format, detect_format, format_of_name
 from .labels import KEY, Interval, check_intervals, normalise_label
 from .text import LineFile

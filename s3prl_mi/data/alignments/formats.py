@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from .._types import Seconds
+from ...core.errors import MIError
+from ...core.types import Seconds
 from ..audio import SAMPLE_RATE
-from ..errors import MIError
 from .labels import KEY, Interval
 from .text import read_text
 from .textgrid import read_textgrid

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .._types import Seconds
-from ..errors import MIError
+from ...core.errors import MIError
+from ...core.types import Seconds
 
 SILENCE = "sil"
 NOISE = "spn"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..errors import MIError, nearest
+from ...core.errors import MIError, nearest
 from .labels import KEY, Interval
 from .text import read_text
 

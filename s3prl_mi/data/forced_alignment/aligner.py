@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from .._types import Seconds, Waveform
+from ...core.errors import MIError
+from ...core.types import Seconds, Waveform
 from ..alignments import NOISE, SILENCE, Interval
 from ..audio import SAMPLE_RATE
-from ..errors import MIError
 
 FRAME: Seconds = 0.01
 """From one of PocketSphinx's frames to the next."""

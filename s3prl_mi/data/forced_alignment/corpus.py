@@ -21,12 +21,12 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from .._types import Seconds
+from ...core.errors import MIError
+from ...core.types import Seconds
+from ...demo.phones import textgrid
 from ..alignments import read_textgrid
 from ..audio import SAMPLE_RATE, AudioError, probe, read_waveform
-from ..corpora import Utterance
-from ..demo_phones import textgrid
-from ..errors import MIError
+from ..utterances import Utterance
 from .aligner import Aligner, AlignmentError, dictionary_file, model_folder
 from .pronunciations import Pronounced, Source, pronounce, read_dictionary, read_lexicon, write_dictionary
 from .transcripts import Transcripts, split_words

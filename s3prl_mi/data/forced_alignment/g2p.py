@@ -14,7 +14,7 @@ import ctypes
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..demo_phones import PHONES
+from ...demo.phones import PHONES
 from ..espeak import espeak
 
 Phones = tuple[str, ...]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ...core.errors import MIError
 from ..alignments.text import read_text
-from ..errors import MIError
 from .g2p import VOWELS, Phones, Speller, derive
 
 Source = Literal["lexicon", "dictionary", "rule", "espeak", "none"]

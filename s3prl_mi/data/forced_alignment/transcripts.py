@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from ...core.errors import MIError
 from ..alignments.text import read_text
-from ..corpora import Utterance
-from ..errors import MIError
+from ..utterances import Utterance
 
 SIDE_SUFFIXES = (".lab", ".txt")
 """Transcript of one utterance beside its audio, as the Montreal Forced Aligner reads it."""

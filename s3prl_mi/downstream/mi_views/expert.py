@@ -1,6 +1,6 @@
 """`-d mi_views` for s3prl's own runner; what it does stands in s3prl_mi/experiment.py."""
 
-from ..runner_adapter import RunnerAdapter
+from ..expert import RunnerAdapter
 
 
 class DownstreamExpert(RunnerAdapter):

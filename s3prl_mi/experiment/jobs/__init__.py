@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import MIError
-from ..locks import Lock
+from ...core.errors import MIError
+from ...core.locks import Lock
 from .engine import LOCAL, SLURM, Engine, engine_of
 from .handle import Handle
 from .job import JOBS_FILE, JOBS_FOLDER, Job, take_up, write_notes
@@ -29,7 +29,7 @@ from .submission import SLURM_MINUTES, Submitter, threads_for
 from .view import FAILED, QUEUED, View, shortest
 
 if TYPE_CHECKING:
-    from .._types import Seconds
+    from ...core.types import Seconds
 
 __all__ = ["SLURM_MINUTES", "Engine", "Part", "Work", "engine_of", "run_jobs"]
 

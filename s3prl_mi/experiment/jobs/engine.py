@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import MIError
+from ...core.errors import MIError
 
 LOCAL, SLURM = "local", "slurm"
 

@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..locks import Lock
+from ...core.locks import Lock
 from .engine import LOCAL, SLURM
 from .measure import Outcome, one_line
 
 if TYPE_CHECKING:
-    from .._types import Seconds
+    from ...core.types import Seconds
 
 _ASK_SLURM_EVERY: Seconds = 60.0
 

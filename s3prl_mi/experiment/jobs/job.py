@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MIError
+from ...core.errors import MIError
 from .engine import SLURM
 from .handle import Handle, LocalHandle, SlurmHandle
 from .measure import Outcome, Work
 from .view import DONE, FAILED, QUEUED, RUNNING
 
 if TYPE_CHECKING:
-    from .._types import Seconds
+    from ...core.types import Seconds
 
 JOBS_FILE = "jobs.json"
 JOBS_FOLDER = "jobs"

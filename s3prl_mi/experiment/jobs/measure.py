@@ -1,7 +1,7 @@
 """What one job of a study does: the experiments of one upstream or checkpoint, one after the other.
 
 They are in one job because they share hidden states. A job is pickled by submitit and called in a process of its own
-(see `s3prl_mi.cluster`), so everything here is plain data, and nothing heavy is imported before the job begins.
+(see `s3prl_mi.experiment.jobs`), so everything here is plain data, and nothing heavy is imported before the job begins.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MIError
-from ..locks import Lock
+from ...core.errors import MIError
+from ...core.locks import Lock
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
-    from .._types import Seconds
+    from ...core.types import Seconds
 
 _DETERMINANTS = (
     "upstream",
@@ -91,7 +91,7 @@ class Work:
     @property
     def has_results(self) -> bool:
         """Whether every experiment has left estimates."""
-        from ..results import RESULTS_FILE  # needs numpy, which `-h` does not
+        from ...results.record import RESULTS_FILE  # needs numpy, which `-h` does not
 
         return all((part.expdir / RESULTS_FILE).is_file() for part in self.parts)
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import MIError
+from ...core.errors import MIError
+from ...core.files import PACKAGE
 from .engine import LOCAL, SLURM, Engine
 from .handle import Handle, LocalHandle, SlurmHandle
 from .job import JOBS_FOLDER, Job, lock_of
@@ -133,7 +134,7 @@ def threads_for(jobs: int) -> int:
 
 def _importable() -> dict[str, str]:
     """Let a job import this package from where it is, if it is not installed."""
-    place = Path(__file__).resolve().parents[1]
+    place = PACKAGE.parent
     if place.name in ("site-packages", "dist-packages"):
         return {}
     known = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ..collect import Result
-from ..errors import MIError
-from ..report.summary import FRAMES_ORDER, rank_in
-from ..results import Record
+from ...core.errors import MIError
+from ...results.collect import Result
+from ...results.record import Record
+from ...results.summary import FRAMES_ORDER, rank_in
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..correlation import INTERVAL, KINDS, NAMES, Relation
-from ..report.wording import BOUND, decimals, format_bits
+from ...results.correlation import INTERVAL, KINDS, NAMES, Relation
+from ..wording import BOUND, decimals, format_bits
 from .paper import CAVEAT, PaperRow, unmeasured, without_paper
 from .scores import SCORE_NAMES, SCORES
 from .table import CHOICE_NAMES, CHOICES, Column, Row, Table

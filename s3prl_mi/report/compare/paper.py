@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .._types import Bits
-from ..results import Record
-from ..selection import USUAL_CLUSTERS
-from ..superb import PaperFigure, canonical, paper_figures
+from ...core.types import Bits
+from ...results.record import Record
+from ...results.selection import USUAL_CLUSTERS
+from ..published_scores import PaperFigure, canonical, paper_figures
 from .table import Column, Figure, Row, Table
 
 CAVEAT = (

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..collect import Result
-from ..errors import MIError, nearest
-from ..stock_runs import METRICS, Metric, StockRun, chosen_run
-from ..superb import Score, canonical, score_of
+from ...core.errors import MIError, nearest
+from ...results.collect import Result
+from ..published_scores import Score, canonical, score_of
+from ..s3prl_runs import METRICS, Metric, StockRun, chosen_run
 
 SCORES: tuple[Metric, ...] = METRICS[:2]
 SCORE_NAMES = {"per": "PER", "wer": "WER"}
@@ -139,7 +139,7 @@ def check_same_as(same_as: Mapping[str, str], labels: Sequence[str]) -> None:
     Raises:
         MIError: as said.
     """
-    from ..superb import paper_figures, scores
+    from ..published_scores import paper_figures, scores
 
     known = [*scores(), *(f.upstream for f in paper_figures())]
     for label, name in same_as.items():

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from .._types import Bits
-from ..collect import Result, checkpoint_stem
-from ..config import TASKS
-from ..correlation import Relation, correlate
-from ..errors import MIError
-from ..report.summary import PROBE_ORDER, layer_key, mean_sd, rank_in
-from ..report.wording import BOUND
-from ..results import Record
-from ..selection import LayerAgreement, best_of, last_layer, layer_agreements
-from ..stock_runs import StockRun
+from ...core.config import TASKS
+from ...core.errors import MIError
+from ...core.types import Bits
+from ...results.collect import Result, checkpoint_stem
+from ...results.correlation import Relation, correlate
+from ...results.record import Record
+from ...results.selection import LayerAgreement, best_of, last_layer, layer_agreements
+from ...results.summary import PROBE_ORDER, layer_key, mean_sd, rank_in
+from ..s3prl_runs import StockRun
+from ..wording import BOUND
 from .comparable import check
 from .scores import SCORE_NAMES, SCORES, ScoreTable, ScoreValue, check_same_as, scores_of
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from ..errors import MIError
-from ..report import PROBE_ORDER, Summary
-from ..report.summary import rank_in
-from ..report.wording import BOUND, BOUND_TEX, seeds_text
-from ..results import Record
-from ..selection import CheckpointPick, Setting, checkpoint_pick, last_layer, setting_of
+from ...core.errors import MIError
+from ...results.record import Record
+from ...results.selection import CheckpointPick, Setting, checkpoint_pick, last_layer, setting_of
+from ...results.summary import rank_in
+from .. import PROBE_ORDER, Summary
+from ..wording import BOUND, BOUND_TEX, seeds_text
 from .picture import COLOURS, Picture, bits_axis, dress, finish, sheet
 from .scale import Scale, by_scale, headline_scales, model_of, natural
 

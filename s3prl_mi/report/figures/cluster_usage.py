@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import MaxNLocator
 
-from ..classes import ClassRecord
-from ..results import Record, is_encoder_layer
+from ...results.class_contributions import ClassRecord
+from ...results.record import Record, is_encoder_layer
 from .picture import Picture, chunks, dress, finish, label_ends, look, sheet
 from .scale import Measured, Model, Scale, model_of, scale_of
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..report import PROBE_ORDER, Summary
-from ..report.summary import rank_in, worth_marking
-from ..report.wording import BOUND, BOUND_TEX, seeds_text
+from ...results.summary import rank_in, worth_marking
+from .. import PROBE_ORDER, Summary
+from ..wording import BOUND, BOUND_TEX, seeds_text
 from .picture import Picture, bits_axis, chunks, dress, finish, label_ends, look, sheet
 from .scale import Model, Scale, by_scale, headline_scales, model_of
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..classes import ClassRecord
-from ..report import PROBE_ORDER, Summary
-from ..report.summary import rank_in
-from ..results import Record
+from ...results.class_contributions import ClassRecord
+from ...results.record import Record
+from ...results.summary import rank_in
+from .. import PROBE_ORDER, Summary
 from .cluster_usage import classes_with_records
 from .picture import Picture, chunks, dress, finish, look, sheet
 from .scale import Measured, Model, Scale, model_of, scale_of

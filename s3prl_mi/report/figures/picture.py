@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..report import Summary
-from ..report.canvas import Canvas
-from ..report.summary import replace_file
+from ...results.summary import replace_file
+from .. import Summary
+from ..canvas import Canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from ..classes import ClassRecord
-from ..config import TASKS
-from ..report import FRAMES_ORDER, Summary, summarise
-from ..report.summary import rank_in
-from ..results import Record
+from ...core.config import TASKS
+from ...results.class_contributions import ClassRecord
+from ...results.record import Record
+from ...results.summary import rank_in
+from .. import FRAMES_ORDER, Summary, summarise
 
 
 class Scale(NamedTuple):

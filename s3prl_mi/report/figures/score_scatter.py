@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..report.wording import BOUND, BOUND_TEX
+from ..wording import BOUND, BOUND_TEX
 from .picture import Picture, dress, finish, look, sheet
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..report import PROBE_ORDER, Summary
-from ..report.summary import rank_in
-from ..report.wording import BOUND_TEX, seeds_text
+from ...results.summary import rank_in
+from .. import PROBE_ORDER, Summary
+from ..wording import BOUND_TEX, seeds_text
 from .picture import Picture, bits_axis, chunks, dress, finish, label_ends, look, sheet
 from .scale import Model, Scale, model_of, scale_of
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..report.summary import replace_file
+from ...results.summary import replace_file
 from .page import page
 from .sections import sections
 from .study import Study, read_study

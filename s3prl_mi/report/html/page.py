@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import __version__
+from ... import __version__
 from .markup import Section, text
 
 _CSS = """

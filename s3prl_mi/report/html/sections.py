@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ...results.correlation import Relation, correlate
+from ...results.selection import CheckpointPick
+from ...results.summary import rank_in
+from .. import PROBE_ORDER, Summary, decimals
 from ..compare.scores import ScoreValue
-from ..correlation import Relation, correlate
 from ..figures import (
     Picture,
     Point,
@@ -24,10 +27,7 @@ from ..figures import (
     usages,
 )
 from ..figures.cluster_usage import last_layers
-from ..report import PROBE_ORDER, Summary, decimals
-from ..report.summary import rank_in
-from ..report.wording import BOUND, CEILING
-from ..selection import CheckpointPick
+from ..wording import BOUND, CEILING
 from .markup import Cell, Section, bullets, paragraph, table
 from .settings import settings_section
 from .study import Study, best_of_models

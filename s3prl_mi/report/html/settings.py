@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..collect import Result
-from ..results import Record
+from ...results.collect import Result
+from ...results.record import Record
 from .markup import Section, code, details, paragraph, table
 from .study import Study
 

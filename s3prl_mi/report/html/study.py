@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..classes import CLASSES_FILE, read_classes
-from ..collect import Result, collect
+from ...results.class_contributions import CLASSES_FILE, read_classes
+from ...results.collect import Result, collect
+from ...results.record import Record
+from ...results.selection import last_layer
+from .. import Summary
 from ..compare.scores import ScoreValue, scores_of
 from ..compare.table import published_name
 from ..figures import Measured, Model, Scale, all_summaries, by_scale, headline_scales, in_order
-from ..report import Summary
-from ..results import Record
-from ..selection import last_layer
-from ..stock_runs import read_runs
+from ..s3prl_runs import read_runs
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..correlation import correlate
+from ...results.correlation import correlate
+from ...results.record import Record
+from ...results.selection import LayerAgreement, layer_agreements
+from .. import Summary, decimals
 from ..figures import Scale, mixed_series, picks_of, series_in, stability_words
-from ..report import Summary, decimals
-from ..report.wording import BOUND
-from ..results import Record
-from ..selection import LayerAgreement, layer_agreements
+from ..wording import BOUND
 from .study import Study, best_of_models
 
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from ...core.errors import MIError
 from ..checkpoints import read_checkpoint
-from ..errors import MIError
 from ..families import SAMPLE_RATE
 from .files import advice, checkpoint_file
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...core.errors import MIError
 from ..checkpoints import plain, read_checkpoint
-from ..errors import MIError
 from .files import advice, checkpoint_file
 
 _STUDENT = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "mask_emb", "encoder.")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...core.errors import MIError
 from ..checkpoints import describe_checkpoint
-from ..errors import MIError
 
 
 def checkpoint_file(name: str, ckpt: str | None, refresh: bool) -> Path:

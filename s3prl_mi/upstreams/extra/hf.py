@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from ...core.errors import MIError
 from ..checkpoints import SPEECH_ENCODERS, one_line
-from ..errors import MIError
 from ..families import SAMPLE_RATE, Family, Geometry
 from .files import advice
 from .hubconf import FAMILIES

@@ -1,0 +1,1 @@
+"""Stage 9: a command line -> the specification of a run."""

@@ -1,0 +1,1 @@
+"""Stage 0: nothing of ours -> what every stage uses: errors, types, config, files, locks, threads, processes."""

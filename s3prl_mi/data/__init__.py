@@ -1,0 +1,1 @@
+"""Stage 1: folders and manifests -> utterances, waveforms, frame labels."""

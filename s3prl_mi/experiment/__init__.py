@@ -1,0 +1,1 @@
+"""Stage 7: the specification of a run -> records in an experiment's folder."""

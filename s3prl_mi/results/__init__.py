@@ -1,0 +1,1 @@
+"""Stage 5: estimates -> records, and what may be compared."""

@@ -1,0 +1,1 @@
+"""Stage 2: a name and a waveform -> hidden states under a view."""
