@@ -17,12 +17,15 @@ HALF_FRAMES = 4096
 
 @contextlib.contextmanager
 def fast_products() -> Iterator[None]:
-    """Float32 products by the faster library, with float32 sums; the process's own setting comes back at the end.
+    """Float32 products by the faster library; the process's own setting comes back at the end.
 
-    Where a processor has no faster float32 than bfloat16 or TensorFloat-32 inputs (GPUs, AMX), these are used.
+    On processors with AMX the setting would round the factors to bfloat16, so it is left alone there: their float32
+    products are fast already.
     """
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    if not (has_amx and has_amx()):
+        torch.set_float32_matmul_precision("medium")
     try:
         yield
     finally:
