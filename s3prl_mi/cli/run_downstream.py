@@ -280,9 +280,9 @@ def _run_ours(
     with session(args.backend, args.device):
         _run_experiment(args, config)
     if task == "mi_views" and args.mode == "train" and _sweeps(config) and World.of_launcher().rank == 0:
-        from .study_summary import conclude  # it draws, and needs all that goes with that
+        from .study_summary import summarise_study  # it draws, and needs all that goes with that
 
-        conclude(Path(args.expdir), [])
+        summarise_study(Path(args.expdir), [])
 
 
 def run_in_job(args: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -396,9 +396,9 @@ def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
         failed = run_study_in_jobs(args, config, engine, _JOB)
     if World.of_launcher().rank > 0:
         return 1 if failed else 0
-    from .study_summary import conclude  # it draws, and needs all that goes with that
+    from .study_summary import summarise_study  # it draws, and needs all that goes with that
 
-    conclude(Path(args.expdir), failed)
+    summarise_study(Path(args.expdir), failed)
     return 1 if failed else 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import MIError
-from ..results.selection import Setting, setting_of, unusual
+from ..results.selection import Setting, paper_setting_first, setting_of
 
 if TYPE_CHECKING:
     from ..results.collect import Result
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REPORT_FOLDER = "report"
 
 
-def conclude(folder: Path, failed: Sequence[str]) -> None:
+def summarise_study(folder: Path, failed: Sequence[str]) -> None:
     """Print the comparison and the findings of a study, and write its report.
 
     Args:
@@ -73,4 +73,4 @@ def _usual_setting(results: Sequence[Result]) -> Setting | None:
     found = {setting_of(r) for x in results for r in x.records if r.task == "mi_views"}
     if len({(s.view, s.clusters, s.frames) for s in found}) < 2:
         return None
-    return min(found, key=lambda s: (unusual(s), str(s)))
+    return min(found, key=lambda s: (paper_setting_first(s), str(s)))

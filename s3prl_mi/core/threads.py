@@ -12,7 +12,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def ahead(items: Iterable[T], work: Callable[[T], R], depth: int = 2) -> Iterator[R]:
+def prefetch(items: Iterable[T], work: Callable[[T], R], depth: int = 2) -> Iterator[R]:
     """`map(work, items)`, of which a thread does up to `depth` steps before they are asked for.
 
     An error of a step shows where its result is asked for.
@@ -31,7 +31,7 @@ def ahead(items: Iterable[T], work: Callable[[T], R], depth: int = 2) -> Iterato
                 future.cancel()
 
 
-class Behind:
+class BackgroundWriter:
     """One thread that does jobs in the order in which they are handed over. Use as a context manager.
 
     An error of a job ends the thread's work: it shows at the next `do`, or at the end of the context, and no later job
@@ -46,7 +46,7 @@ class Behind:
         self._waiting: deque[Future[None]] = deque()
         self._failed = False
 
-    def __enter__(self) -> Behind:
+    def __enter__(self) -> BackgroundWriter:
         self._pool = ThreadPoolExecutor(1, "s3prl_mi-write")
         return self
 

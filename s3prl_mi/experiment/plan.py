@@ -12,7 +12,7 @@ from ..core.errors import MIError
 from ..results.record import last_encoder_layer
 from ..upstreams.loading import Upstream
 from ..upstreams.views import PLAIN, View, resolve_views
-from .task import Cell, Layer
+from .task import GridPoint, Layer
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +36,10 @@ class Plan:
     seeds: tuple[int, ...]
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[GridPoint]:
         """What is fitted together, in the order of computing: a codebook serves the views that follow each other."""
         return [
-            Cell(layer, view, frames, clusters)
+            GridPoint(layer, view, frames, clusters)
             for layer in self.layers
             for clusters in self.clusters
             for view in self.views
@@ -56,7 +56,7 @@ class Plan:
             for seed in self.seeds
         ]
 
-    def identity(self, cell: Cell, probe: str, seed: int) -> Identity:
+    def identity(self, cell: GridPoint, probe: str, seed: int) -> Identity:
         """The `Record.identity` of one estimate of a cell."""
         return (cell.layer, probe, self.view_text(cell.view), cell.frames, cell.clusters, seed)
 

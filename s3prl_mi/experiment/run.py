@@ -34,8 +34,8 @@ from ..estimators.probe import PROTOCOLS
 from ..results.class_contributions import CLASSES_FILE, ClassRecord, append_classes, class_records
 from ..results.record import RESULTS_FILE, Record, append_records, last_encoder_layer, read_records
 from ..states.extraction import Split, read_split
-from ..states.provider import KeptStates
-from ..states.split_states import Layer, Side
+from ..states.provider import HiddenStateProvider
+from ..states.split_states import Layer, SplitStates
 from ..states.store import Store, default_root
 from ..upstreams.forward import entries_beyond_s3prl, extract, layer_names
 from ..upstreams.loading import load_upstream
@@ -44,7 +44,7 @@ from ..upstreams.views import PLAIN
 from .plan import Identity, make_plan
 from .runtime_estimate import duration, estimation_seconds, extraction_speed
 from .saved_probes import load_fitted, save_fitted
-from .task import TASKS, Cell, Context, Fitted, MITask
+from .task import TASKS, Context, Fitted, GridPoint, MITask
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def _save_states(expdir: Path, args: argparse.Namespace, config: dict[str, Any])
 class _About:
     """What the records of one cell say beside the estimates."""
 
-    cell: Cell
+    cell: GridPoint
     fitted: Fitted
     utterances: dict[str, int]
     unlabelled: int
@@ -215,14 +215,14 @@ class Experiment:
                 "and may be too weak for new speakers."
             )
 
-    def _keep(self, *sides: list[Split]) -> KeptStates:
+    def _keep(self, *sides: list[Split]) -> HiddenStateProvider:
         """How hidden states are kept: of the unmasked input, and of each mask view."""
         noise = torch.randn(16000, generator=torch.Generator().manual_seed(0))
         dims = [h.shape[1] for h in extract(self.upstream, [noise])[0]]
         weighted = self.plan.layers == ("weighted",)
         if weighted:
             self._refuse_mixed_layers(dims[: self._n_weighted])
-        states = KeptStates(
+        states = HiddenStateProvider(
             self.upstream,
             dims,
             range(self._n_weighted) if weighted else [n for n in self.plan.layers if isinstance(n, int)],
@@ -238,7 +238,7 @@ class Experiment:
             self._say_how_long(states)
         return states
 
-    def _say_how_long(self, states: KeptStates) -> None:
+    def _say_how_long(self, states: HiddenStateProvider) -> None:
         """Say roughly how long extraction and estimation will take."""
         if self.args.mode != "train":
             return
@@ -344,7 +344,7 @@ class Experiment:
         return tqdm(dynamic_ncols=True, disable=not is_main(), **options)
 
     def _measure(
-        self, task: MITask, fit: Side, scored: Side, missing: Sequence[Identity], bar: tqdm[Any]
+        self, task: MITask, fit: SplitStates, scored: SplitStates, missing: Sequence[Identity], bar: tqdm[Any]
     ) -> int:
         """Fit and score cell by cell; probes of a cell are fitted together, as the MLP builds on the logistic.
 

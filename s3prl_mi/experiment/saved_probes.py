@@ -11,12 +11,12 @@ import torch
 from ..core.errors import MIError
 from ..estimators.probe import FittedProbe
 from ..states.layer_weights import LayerWeights
-from .task import Cell, Fitted
+from .task import Fitted, GridPoint
 
 FOLDER = "fitted"
 
 
-def _path(expdir: Path, cell: Cell, kind: str) -> Path:
+def _path(expdir: Path, cell: GridPoint, kind: str) -> Path:
     parts = [
         f"layer_{cell.layer}",
         cell.view.slug,
@@ -27,7 +27,7 @@ def _path(expdir: Path, cell: Cell, kind: str) -> Path:
     return expdir / FOLDER / f"{'-'.join(parts)}.pt"
 
 
-def save_fitted(expdir: Path, cell: Cell, fitted: Fitted) -> None:
+def save_fitted(expdir: Path, cell: GridPoint, fitted: Fitted) -> None:
     """Save each kind of probe of a cell to a file of its own, which appears whole or not at all.
 
     Args:
@@ -50,7 +50,7 @@ def save_fitted(expdir: Path, cell: Cell, fitted: Fitted) -> None:
         os.replace(temporary, path)
 
 
-def load_fitted(expdir: Path, cell: Cell, kind: str, device: str) -> Fitted:
+def load_fitted(expdir: Path, cell: GridPoint, kind: str, device: str) -> Fitted:
     """Load one kind of probe that `save_fitted` saved.
 
     Raises:

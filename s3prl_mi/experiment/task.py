@@ -1,7 +1,7 @@
 """The two tasks on stored hidden states: fit on one side, score on another.
 
-A task is asked for one `Cell` at a time: a layer, a view, a kind of frames, a number of clusters. What `fit` returns
-can be saved, loaded and scored on any other side (`-m evaluate`).
+A task is asked for one `GridPoint` at a time: a layer, a view, a kind of frames, a number of clusters. What `fit`
+returns can be saved, loaded and scored on any other side (`-m evaluate`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
 from ..estimators.probe import FittedProbe
 from ..states.extraction import Split
 from ..states.layer_weights import LayerWeights, learn_weights, read_weights, uniform
-from ..states.split_states import Layer, Side
+from ..states.split_states import Layer, SplitStates
 from ..upstreams.families import Geometry
 from ..upstreams.views import PLAIN, View, shift_frames
 from .frame_pairs import Labelled, Pairs, held_out_groups, labelled_frames, paired_frames
@@ -35,7 +35,7 @@ from .frame_pairs import Labelled, Pairs, held_out_groups, labelled_frames, pair
 logger = logging.getLogger(__name__)
 
 
-class Cell(NamedTuple):
+class GridPoint(NamedTuple):
     """What is fitted together, for all probes and seeds; `clusters` is None in mi_supervised, whose view is `PLAIN`."""
 
     layer: Layer
@@ -97,7 +97,7 @@ class MITask(ABC):
             self._given_weights()
 
     @abstractmethod
-    def fit(self, side: Side, cell: Cell, kinds: Sequence[str]) -> Fitted:
+    def fit(self, side: SplitStates, cell: GridPoint, kinds: Sequence[str]) -> Fitted:
         """Fit probes.
 
         Args:
@@ -107,10 +107,10 @@ class MITask(ABC):
         """
 
     @abstractmethod
-    def score(self, fitted: Fitted, side: Side, cell: Cell) -> list[list[Estimate]]:
+    def score(self, fitted: Fitted, side: SplitStates, cell: GridPoint) -> list[list[Estimate]]:
         """Score fitted probes: for each probe one estimate a seed."""
 
-    def usage(self, side: Side, layer: Layer) -> tuple[int, int]:
+    def usage(self, side: SplitStates, layer: Layer) -> tuple[int, int]:
         """Utterances used of a side, and frames left out for want of a label."""
         del layer
         return side.used, 0
@@ -136,7 +136,7 @@ class SupervisedTask(MITask):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._labels: dict[tuple[Side, Geometry], Labelled] = {}
+        self._labels: dict[tuple[SplitStates, Geometry], Labelled] = {}
 
     def check(self, splits: Sequence[Split], layers: Sequence[Layer]) -> None:
         """As in `MITask`; also: alignments that cannot be read, or are missing for too many utterances."""
@@ -151,7 +151,7 @@ class SupervisedTask(MITask):
                     "%s: %d utterances without an alignment left out: %s", split.name, len(absent), some
                 )
 
-    def labels(self, side: Side, layer: Layer) -> Labelled:
+    def labels(self, side: SplitStates, layer: Layer) -> Labelled:
         """Labels of a side's frames, read once for each frame rate.
 
         Raises:
@@ -177,12 +177,12 @@ class SupervisedTask(MITask):
             self._labels[side, geometry] = labels
         return self._labels[side, geometry]
 
-    def usage(self, side: Side, layer: Layer) -> tuple[int, int]:
+    def usage(self, side: SplitStates, layer: Layer) -> tuple[int, int]:
         """Utterances used of a side, and frames left out for want of a label."""
         labels = self.labels(side, layer)
         return total(labels.utterances), total(labels.unlabelled)
 
-    def fit(self, side: Side, cell: Cell, kinds: Sequence[str]) -> Fitted:
+    def fit(self, side: SplitStates, cell: GridPoint, kinds: Sequence[str]) -> Fitted:
         """Fit probes of the labels."""
         c, layer = self.context, cell.layer
         labels = self.labels(side, layer)
@@ -206,7 +206,7 @@ class SupervisedTask(MITask):
         probes = fit_supervised(z, ids, classes, groups, c.seeds, kinds, c.config.protocol, c.device)
         return Fitted(probes, list(c.seeds), z.total, weights, list(vocabulary.labels))
 
-    def score(self, fitted: Fitted, side: Side, cell: Cell) -> list[list[Estimate]]:
+    def score(self, fitted: Fitted, side: SplitStates, cell: GridPoint) -> list[list[Estimate]]:
         """Score probes of the labels."""
         labels, vocabulary = self.labels(side, cell.layer), Vocabulary(tuple(fitted.targets))
         z = side.frames(cell.layer, fitted.weights).select(labels.rows)
@@ -245,7 +245,7 @@ class ViewsTask(MITask):
         """Numbers of the clusters."""
         return [str(n) for n in range(fitted.targets.shape[1])]
 
-    def fit(self, side: Side, cell: Cell, kinds: Sequence[str]) -> Fitted:
+    def fit(self, side: SplitStates, cell: GridPoint, kinds: Sequence[str]) -> Fitted:
         """Fit codebooks of view b and probes from view a."""
         c, layer = self.context, cell.layer
         weights = self._given_weights() if layer == "weighted" else None
@@ -259,7 +259,7 @@ class ViewsTask(MITask):
         probes = fit_views(a, b.select(pairs.rows_b), codebooks, groups, c.seeds, kinds, c.config.protocol)
         return Fitted(probes, list(c.seeds), a.total, weights, codebooks.cpu())
 
-    def _codebooks_of(self, frames_b: Frames, cell: Cell) -> torch.Tensor:
+    def _codebooks_of(self, frames_b: Frames, cell: GridPoint) -> torch.Tensor:
         """The codebooks of a layer, fitted once: they serve every mask pattern, shift and kind of frames."""
         c = self.context
         assert cell.clusters is not None
@@ -270,7 +270,7 @@ class ViewsTask(MITask):
             self._codebooks = (which, codebooks)
         return self._codebooks[1]
 
-    def score(self, fitted: Fitted, side: Side, cell: Cell) -> list[list[Estimate]]:
+    def score(self, fitted: Fitted, side: SplitStates, cell: GridPoint) -> list[list[Estimate]]:
         """Score probes of the clusters."""
         c, pairs = self.context, self._pairs(side, cell)
         a = side.frames(cell.layer, fitted.weights, cell.view).select(pairs.rows_a)
@@ -278,7 +278,7 @@ class ViewsTask(MITask):
         codebooks = fitted.targets.to(c.device)
         return score_views(fitted.probes, codebooks, a, b, fitted.seeds, c.config.protocol, fitted.fit_frames)
 
-    def _refuse_unmasked(self, side: Side, cell: Cell, weights: LayerWeights | None) -> None:
+    def _refuse_unmasked(self, side: SplitStates, cell: GridPoint, weights: LayerWeights | None) -> None:
         """Refuse a layer that is read before the mask: its two views are one, and its bound is only H(c)."""
         rows = self._pairs(side, cell._replace(frames="masked")).rows_a[:2000]
         a, b = (
@@ -292,7 +292,7 @@ class ViewsTask(MITask):
                 "two views. Leave it out with downstream_expert.layers, or use views.mask_level: waveform."
             )
 
-    def _pairs(self, side: Side, cell: Cell) -> Pairs:
+    def _pairs(self, side: SplitStates, cell: GridPoint) -> Pairs:
         c = self.context
         geometry = c.geometry(cell.layer)
         pairs = paired_frames(side.entries(cell.layer), cell.view, cell.frames, geometry, c.geometry(0))
@@ -304,7 +304,7 @@ class ViewsTask(MITask):
         return pairs
 
 
-def _groups(side: Side, layer: Layer) -> IntVector:
+def _groups(side: SplitStates, layer: Layer) -> IntVector:
     """Speakers or utterances of a side's rows."""
     return held_out_groups(side.entries(layer), side.utterances, side.order)
 

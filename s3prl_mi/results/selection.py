@@ -92,11 +92,11 @@ class LayerAgreement:
     probe: str
     setting: Setting
     """Of the curve without labels."""
-    free_layer: int
+    unsupervised_layer: int
     """Where I(Za;Zb) is largest."""
     labelled_layer: int
     """Where I(Z;Y) is largest."""
-    lost_bits: Bits
+    regret_bits: Bits
     """I(Z;Y) at the labelled choice minus I(Z;Y) at the label-free choice; 0 if both are the same layer."""
     last_lost_bits: Bits | None
     """The same for taking the last layer without any measurement; None if it was not measured."""
@@ -106,7 +106,7 @@ class LayerAgreement:
     @property
     def same(self) -> bool:
         """Whether both choices are the same layer."""
-        return self.free_layer == self.labelled_layer
+        return self.unsupervised_layer == self.labelled_layer
 
 
 def layer_agreements(records: Sequence[Record]) -> list[LayerAgreement]:
@@ -140,9 +140,9 @@ def _agreement(
     return LayerAgreement(
         probe=setting.probe,
         setting=setting,
-        free_layer=picked,
+        unsupervised_layer=picked,
         labelled_layer=best,
-        lost_bits=labelled[best] - labelled[picked],
+        regret_bits=labelled[best] - labelled[picked],
         last_lost_bits=labelled[best] - labelled[last] if last in layers and last is not None else None,
         relation=correlate(
             [free[layer] for layer in layers],
@@ -189,7 +189,7 @@ class CheckpointPick:
     """I(Z;Y) by step at the same layer; None without labels."""
     labelled_step: int | None
     """Where I(Z;Y) is largest."""
-    lost_bits: Bits | None
+    regret_bits: Bits | None
     """I(Z;Y) at its best step minus I(Z;Y) at the picked step."""
     relation: Relation | None
     """Step by step: I(Za;Zb) against I(Z;Y)."""
@@ -220,7 +220,7 @@ def checkpoint_pick(
     curves = _curves(chosen, lambda r: r.step)
     if layer is None or not curves:
         return None
-    main = min(curves, key=unusual)
+    main = min(curves, key=paper_setting_first)
     curve = curves[main]
     if len(curve) < 2:
         return None
@@ -241,7 +241,7 @@ def checkpoint_pick(
         stability=tuple(_stabilities(chosen, main, curve)),
         labelled_curve=labelled_curve,
         labelled_step=labelled_step,
-        lost_bits=(
+        regret_bits=(
             labelled_curve[labelled_step] - labelled_curve[free_step]
             if labelled_curve and labelled_step is not None
             else None
@@ -276,7 +276,7 @@ def _check_steps(records: Iterable[Record]) -> None:
             )
 
 
-def unusual(setting: Setting) -> tuple[Any, ...]:
+def paper_setting_first(setting: Setting) -> tuple[Any, ...]:
     """Sort key: the paper's setting first."""
     return (
         rank_in(setting.frames, FRAMES_ORDER),

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..core.config import DataConfig
 from ..core.distributed import is_main
 from ..core.errors import MIError
-from ..core.threads import Behind, ahead
+from ..core.threads import BackgroundWriter, prefetch
 from ..core.types import Seconds
 from ..data.audio import (
     SAMPLE_RATE,
@@ -204,7 +204,7 @@ def hidden_states(
     Raises:
         MIError: too many unreadable files, NaN or infinite hidden states, or float16 asked for where it is too
             coarse.
-        NoRoom: float16 is too coarse, and the store cannot hold twice as much.
+        InsufficientSpace: float16 is too coarse, and the store cannot hold twice as much.
     """
     for dtype in ("float32",) if wide else ("float16", "float32"):
         missing = [r for r in requests if r.ordered and store.find(r.key, r.layers) is None]
@@ -313,12 +313,12 @@ class _Job:
         self.before = frozenset([*self.writer.written, *(u for u, _ in self.writer.skipped)])
 
     def write(
-        self, behind: Behind, utterances: Sequence[Utterance], hidden: Sequence[Sequence[Tensor]]
+        self, behind: BackgroundWriter, utterances: Sequence[Utterance], hidden: Sequence[Sequence[Tensor]]
     ) -> None:
         """Have the hidden states (by utterance, by layer) of a batch written."""
         new = [(u.id, h) for u, h in zip(utterances, hidden, strict=True) if u.id not in self.before]
         if new:
-            states = self.writer.narrow([[h[n] for n in self.request.layers] for _, h in new])
+            states = self.writer.to_float16([[h[n] for n in self.request.layers] for _, h in new])
             behind.do(functools.partial(self.writer.write, [u for u, _ in new], states))
 
 
@@ -344,10 +344,10 @@ def _fill(jobs: Sequence[_Job], skips: SkipCounter, batch_size: int) -> None:
         tqdm(
             total=round(total), desc=title, unit="s", dynamic_ncols=True, leave=False, disable=not is_main()
         ) as bar,
-        Behind() as behind,
+        BackgroundWriter() as behind,
     ):
         bar.update(round(total - len(views) * sum(seconds[u.id] for u in missing)))
-        for batch in ahead(_batches(missing, split, size), read):
+        for batch in prefetch(_batches(missing, split, size), read):
             for utterance, error in ((u, w) for u, w in batch if isinstance(w, AudioError)):
                 _skip(utterance, str(error), jobs, skips, behind)
             kept = [(u, w) for u, w in batch if not isinstance(w, AudioError)]
@@ -361,7 +361,9 @@ def _fill(jobs: Sequence[_Job], skips: SkipCounter, batch_size: int) -> None:
                 bar.update(round(sum(seconds[u.id] for u, _ in batch)))
 
 
-def _skip(utterance: Utterance, why: str, jobs: Sequence[_Job], skips: SkipCounter, behind: Behind) -> None:
+def _skip(
+    utterance: Utterance, why: str, jobs: Sequence[_Job], skips: SkipCounter, behind: BackgroundWriter
+) -> None:
     """Leave out an utterance that cannot be read."""
     if not any(utterance.id in j.before for j in jobs):
         skips.skip(utterance.id, why)

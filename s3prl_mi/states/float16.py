@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class ErrorSums:
+class RoundingError:
     """Running sums over frames, per dimension, from which the error of float16 is judged.
 
     Attributes:
@@ -40,10 +40,10 @@ class ErrorSums:
     error: NDArray[np.float64]
 
     @staticmethod
-    def of(scale: FloatMatrix) -> ErrorSums:
+    def of(scale: FloatMatrix) -> RoundingError:
         """No frame yet."""
         dim = len(scale)
-        return ErrorSums(scale.astype(np.float64), 0, np.zeros(dim), np.zeros(dim), np.zeros(dim))
+        return RoundingError(scale.astype(np.float64), 0, np.zeros(dim), np.zeros(dim), np.zeros(dim))
 
     def add(self, count: int, sums: FloatMatrix) -> None:
         """Add a batch.
@@ -72,13 +72,14 @@ class ErrorSums:
 
 
 @dataclass(frozen=True)
-class Narrowed:
+class EncodedBatch:
     """Hidden states of a batch of utterances as they will be stored, perhaps still on their way from the device.
 
     Attributes:
         n_frames: frames of each utterance.
         arrays: for each layer float16 or float32 of shape (n_frames of all, dim).
-        sums: for each layer float32 of shape (3, dim) for `ErrorSums.add`; of float32 states the mean alone, (1, dim).
+        sums: for each layer float32 of shape (3, dim) for `RoundingError.add`; of float32 states the mean alone,
+            (1, dim).
         event: of CUDA, after which the copy is there; None: it is there.
     """
 
@@ -93,9 +94,9 @@ class Narrowed:
             self.event.synchronize()
 
 
-def narrow(
+def to_float16(
     hidden: Sequence[Sequence[Tensor]], scales: Sequence[tuple[FloatMatrix, FloatMatrix]] | None
-) -> Narrowed:
+) -> EncodedBatch:
     """Hidden states in the form of the store.
 
     Args:
@@ -124,7 +125,7 @@ def narrow(
             sums.append(torch.stack([mean, square, error]))
         arrays, event = _to_host([*sums, *layers])
     counts = tuple(len(utterance[0]) for utterance in hidden)
-    return Narrowed(counts, arrays[len(sums) :], arrays[: len(sums)], event)
+    return EncodedBatch(counts, arrays[len(sums) :], arrays[: len(sums)], event)
 
 
 def _to_host(tensors: Sequence[Tensor]) -> tuple[list[NDArray[Any]], Any]:

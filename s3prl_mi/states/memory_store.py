@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .store import Entry, NoRoom, Store, StoredLayer, Writer
+from .store import Entry, InsufficientSpace, Store, StoredLayer, Writer
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class MemoryStore(Store):
         """Refuse what would go beyond the limit; nothing is removed.
 
         Raises:
-            NoRoom: it would.
+            InsufficientSpace: it would.
         """
         del in_use, keys
         held = sum(entry.bytes for entry in self._entries.values())
         if needed + held > self.max_bytes:
-            raise NoRoom(
+            raise InsufficientSpace(
                 f"the hidden states of this run need {(needed + held) / 1e9:.2f} GB in memory, of which it may take "
                 f"{self.max_bytes / 1e9:.2f} GB (downstream_expert.store.max_gb, and what is free). Leave the choice "
                 "to --store_mode auto, or take fewer layers (downstream_expert.layers), or less speech "

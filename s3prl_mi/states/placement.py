@@ -30,7 +30,7 @@ SHARE_BY_ITSELF, SHARE_ASKED = 0.25, 0.8
 
 @dataclass(frozen=True)
 class Budget:
-    """Room that one process (memory) or all of one machine (disk) have, and what they need of it."""
+    """Capacity that one process (memory) or all of one machine (disk) have, and what they need of it."""
 
     needs: Needs
     bytes: int

@@ -33,8 +33,8 @@ from .placement import (
     choose,
     free_memory,
 )
-from .split_states import Side, side_of
-from .store import Entry, NoRoom, Room, Store
+from .split_states import SplitStates, split_states_of
+from .store import Capacity, Entry, InsufficientSpace, Store
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class _Told:
     memory: int
 
 
-class KeptStates:
+class HiddenStateProvider:
     """Hidden states of some splits under some views.
 
     Args:
@@ -150,7 +150,7 @@ class KeptStates:
         """Choose how some layers are kept, alike on every process, and say so.
 
         Raises:
-            NoRoom: they fit nowhere.
+            InsufficientSpace: they fit nowhere.
         """
         self._store = self.disk
         told = self._tell(layers)
@@ -186,7 +186,7 @@ class KeptStates:
         self._say(choice, told)
         return choice
 
-    def _rooms(self, told: Sequence[_Told]) -> list[tuple[str, Room]]:
+    def _rooms(self, told: Sequence[_Told]) -> list[tuple[str, Capacity]]:
         """The room that each machine's store has; its processes share it."""
         own = None
         with together():
@@ -202,7 +202,9 @@ class KeptStates:
             return f"{self.upstream.name} is computed anew within seconds"
         return None if self.config.keep else "store.keep is false"
 
-    def _refusal(self, asked: str, options: Options, rooms: Sequence[tuple[str, Room]]) -> NoRoom:
+    def _refusal(
+        self, asked: str, options: Options, rooms: Sequence[tuple[str, Capacity]]
+    ) -> InsufficientSpace:
         for budget, (_, room) in zip(options.disk, rooms, strict=True):
             needed = sum(budget.needs.values())
             if asked != "memory" and needed > room.bytes:
@@ -215,14 +217,16 @@ class KeptStates:
                         if self.divisible
                         else " The weighted sum needs all layers at once."
                     )
-                return NoRoom(text)
+                return InsufficientSpace(text)
         budget = next(b for b in options.most_memory if not b.holds(options.layers))
         needed = sum(budget.needs.values())
         try:
             MemoryStore(self.disk, budget.bytes).make_room(needed, [])
-        except NoRoom as error:
+        except InsufficientSpace as error:
             return error
-        return NoRoom(f"the hidden states of this run need {needed / 1e9:.2f} GB, which fit nowhere.")
+        return InsufficientSpace(
+            f"the hidden states of this run need {needed / 1e9:.2f} GB, which fit nowhere."
+        )
 
     def _say(self, choice: Choice, told: Sequence[_Told]) -> None:
         needed = sum(sum(t.needs.values()) for t in told)
@@ -255,7 +259,7 @@ class KeptStates:
 
     # --- doing it ---------------------------------------------------------------------------------------
 
-    def groups(self, wanted: Collection[int | str]) -> Iterator[tuple[Sequence[int], list[Side]]]:
+    def groups(self, wanted: Collection[int | str]) -> Iterator[tuple[Sequence[int], list[SplitStates]]]:
         """Hidden states, as many layers at a time as the choice allows; they are gone when the next are asked for.
 
         Args:
@@ -299,13 +303,13 @@ class KeptStates:
                 )
         return set(told[world().rank].in_use)
 
-    def _extract(self, group: Sequence[int]) -> list[Side] | None:
+    def _extract(self, group: Sequence[int]) -> list[SplitStates] | None:
         """Hidden states of every split and view; None: float16 is too coarse, and there is no room for float32."""
         entries: dict[tuple[str, View], list[Entry]] | None = None
         with together():
             try:
                 entries = self._entries(group)
-            except NoRoom:
+            except InsufficientSpace:
                 if self._wide or self.config.mode in ("disk", "memory"):
                     raise
         if not all(all_gather_object(entries is not None)):
@@ -313,7 +317,7 @@ class KeptStates:
         assert entries is not None
         self._check_skipped(entries)
         return [
-            side_of(splits, {view: [entries[s.name, view] for s in splits] for view in self.views})
+            split_states_of(splits, {view: [entries[s.name, view] for s in splits] for view in self.views})
             for splits in self.sides
         ]
 
@@ -346,7 +350,7 @@ class KeptStates:
             skipped = [*split.checked.unreadable, *(skip for own in told for skip in own)]
             SkipCounter(split.found, split.max_unreadable, split.name, skipped).check()
 
-    def _tidy(self, sides: Sequence[Side], before: set[Path]) -> None:
+    def _tidy(self, sides: Sequence[SplitStates], before: set[Path]) -> None:
         """Remove what this run extracted and nobody is to find: all but what `disk` keeps."""
         if self.choice.mode == "disk" and self.config.keep:
             return

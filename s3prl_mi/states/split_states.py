@@ -21,7 +21,7 @@ Layer = int | str
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class SplitStates:
     """Splits and their hidden states.
 
     `splits` are whole. Of several processes each has the hidden states of its own share of them, and `order` names the
@@ -98,12 +98,12 @@ class Side:
         return Owners(np.repeat(numbers, counts), len(self.order))
 
 
-def side_of(splits: list[Split], states: Mapping[View, Sequence[Sequence[Entry]]]) -> Side:
+def split_states_of(splits: list[Split], states: Mapping[View, Sequence[Sequence[Entry]]]) -> SplitStates:
     """Put a side together; all processes do so at the same time.
 
     Args:
         splits: whole.
-        states: hidden states of this process's share, as in `Side`.
+        states: hidden states of this process's share, as in `SplitStates`.
     """
     told = all_gather_object([u for entries in states[PLAIN] for u in entries[0].utterances])
     place = {
@@ -111,4 +111,4 @@ def side_of(splits: list[Split], states: Mapping[View, Sequence[Sequence[Entry]]
         for i, split in enumerate(splits)
         for u, n_samples in split.checked.n_samples.items()
     }
-    return Side(splits, states, sorted((u for own in told for u in own), key=place.__getitem__))
+    return SplitStates(splits, states, sorted((u for own in told for u in own), key=place.__getitem__))

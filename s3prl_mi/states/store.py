@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from ..core.errors import MIError
 from ..core.locks import Lock
 from ..core.types import FloatMatrix
-from .float16 import ErrorSums, Narrowed, narrow
+from .float16 import EncodedBatch, RoundingError, to_float16
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -226,12 +226,12 @@ class Entry:
         return _bytes(self.path)
 
 
-class NoRoom(MIError):
+class InsufficientSpace(MIError):
     """Hidden states do not fit where they should be kept."""
 
 
 @dataclass(frozen=True)
-class Room:
+class Capacity:
     """What a run may write into a store at most, in bytes, and why not more.
 
     `why`: `limit` (store.max_gb), `others` (the same, and other runs), `disk` (it is full), `closed` (the folder cannot
@@ -338,7 +338,7 @@ class Store:
             folder.parent.rmdir()
         return True
 
-    def room(self, in_use: Sequence[Path], keys: Sequence[str] = ()) -> Room:
+    def room(self, in_use: Sequence[Path], keys: Sequence[str] = ()) -> Capacity:
         """What a run may write at most, once whatever nobody uses is removed. Removes nothing.
 
         Args:
@@ -357,11 +357,11 @@ class Store:
         there = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             number = errno.EACCES if there.is_dir() else errno.ENOTDIR
-            return Room(0, "closed", self, kept, taken, f"{there}: {os.strerror(number)}")
+            return Capacity(0, "closed", self, kept, taken, f"{there}: {os.strerror(number)}")
         allowed, free = max(0, self.max_bytes - kept - taken), shutil.disk_usage(there).free + loose
         if free < allowed:
-            return Room(free, "disk", self, kept, taken)
-        return Room(allowed, "others" if taken else "limit", self, kept, taken)
+            return Capacity(free, "disk", self, kept, taken)
+        return Capacity(allowed, "others" if taken else "limit", self, kept, taken)
 
     def _unfinished(self, keys: Sequence[str]) -> dict[Path, int]:
         """Sizes of partial folders, but for those that will be gone on with."""
@@ -377,12 +377,13 @@ class Store:
             keys: of entries that this run will fill, or go on filling.
 
         Raises:
-            NoRoom: more is needed than the limit or the disk allows, or than other runs leave; nothing is removed then.
+            InsufficientSpace: more is needed than the limit or the disk allows, or than other runs leave; nothing is
+                removed then.
         """
         if needed:
             room = self.room(in_use, keys)
             if needed > room.bytes:
-                raise NoRoom(room.refusal(needed))
+                raise InsufficientSpace(room.refusal(needed))
             self.root.mkdir(parents=True, exist_ok=True)
         # what dead runs left unfinished goes first; one that is being filled, or will be gone on with, stays
         unfinished = self._unfinished(keys)
@@ -490,7 +491,7 @@ class Writer:
         self.folder = self.parent / f"{name}.partial"
         self._files: list[IO[bytes]] = []
         self._scales: dict[str, FloatMatrix] = {}
-        self._errors: dict[int, ErrorSums] = {}
+        self._errors: dict[int, RoundingError] = {}
         self._dims: list[int] = []
 
     def __enter__(self) -> Writer:
@@ -544,7 +545,7 @@ class Writer:
             with open(self.folder / f"layer_{index}.bin", "ab") as file:
                 file.truncate(rows * dim * item)
         # what is on disk was judged when it was written: errors are summed anew over the frames to come
-        self._errors = {i: ErrorSums.of(self._scales[f"scale_{i}"]) for i in self.layers}
+        self._errors = {i: RoundingError.of(self._scales[f"scale_{i}"]) for i in self.layers}
         (self.folder / JOURNAL).write_text("".join(json.dumps(n) + "\n" for n in kept))
         for note in kept:
             if "why" in note:
@@ -567,7 +568,7 @@ class Writer:
                 spread = h.std(0)
                 self._scales[f"offset_{index}"] = h.mean(0)
             self._scales[f"scale_{index}"] = np.where(spread > 0, spread, 1.0).astype(np.float32)
-            self._errors[index] = ErrorSums.of(self._scales[f"scale_{index}"])
+            self._errors[index] = RoundingError.of(self._scales[f"scale_{index}"])
         self._open_files()
 
     def append(self, utterance: str, hidden: Sequence[Tensor | FloatMatrix]) -> None:
@@ -583,9 +584,9 @@ class Writer:
         """
         import torch
 
-        self.write([utterance], self.narrow([[torch.as_tensor(h) for h in hidden]]))
+        self.write([utterance], self.to_float16([[torch.as_tensor(h) for h in hidden]]))
 
-    def narrow(self, hidden: Sequence[Sequence[Tensor]]) -> Narrowed:
+    def to_float16(self, hidden: Sequence[Sequence[Tensor]]) -> EncodedBatch:
         """The hidden states of a batch as they will be stored; on a GPU nothing is waited for.
 
         Args:
@@ -595,10 +596,10 @@ class Writer:
             self.begin(hidden[0])
         exact = self.dtype == "float32"
         scales = [(self._scales[f"offset_{i}"], self._scales[f"scale_{i}"]) for i in self.layers]
-        return narrow(hidden, None if exact else scales)
+        return to_float16(hidden, None if exact else scales)
 
-    def write(self, utterances: Sequence[str], states: Narrowed) -> None:
-        """Add what `narrow` made; one thread may narrow while another one writes.
+    def write(self, utterances: Sequence[str], states: EncodedBatch) -> None:
+        """Add what `to_float16` made; one thread may encode while another one writes.
 
         Raises:
             TooCoarse: float16 does not hold these values.

@@ -152,7 +152,7 @@ def _kept_in_float32(upstream: Upstream, precision: str, device: str) -> list[to
     oneDNN gives wrong sums for these in bfloat16 on processors with AMX (torch 2.14, 8 or 12 channels to a group:
     relative error 1.1).
     """
-    kept = []
+    kept: list[torch.nn.Module] = []
     if device == "cpu":
         convolutions = (torch.nn.Conv1d, torch.nn.Conv2d)
         kept = [m for m in upstream.expert.modules() if isinstance(m, convolutions) and m.groups > 1]

@@ -12,7 +12,7 @@ import numpy as np
 from s3prl_mi.core.config import DataConfig
 from s3prl_mi.experiment.frame_pairs import held_out_groups, paired_frames
 from s3prl_mi.states.extraction import Request, hidden_states, read_split
-from s3prl_mi.states.split_states import side_of
+from s3prl_mi.states.split_states import split_states_of
 from s3prl_mi.states.store import Store
 from s3prl_mi.upstreams.loading import Upstream, load_upstream
 from s3prl_mi.upstreams.views import PLAIN, View
@@ -62,7 +62,7 @@ def _side(upstream: Upstream, config: DataConfig, name: str, layers: tuple[int, 
     split = read_split(config, name)
     requests = [Request(upstream, split, view, layers, "auto") for view in (PLAIN, MASK)]
     plain, masked = hidden_states(store, requests)
-    side = side_of([split], {PLAIN: [[plain]], MASK: [[masked]]})
+    side = split_states_of([split], {PLAIN: [[plain]], MASK: [[masked]]})
     pairs = paired_frames([plain], MASK, "masked", upstream.geometry)
 
     def read(view: View) -> np.ndarray:

@@ -6,16 +6,16 @@ import threading
 
 import pytest
 
-from s3prl_mi.core.threads import Behind, ahead
+from s3prl_mi.core.threads import BackgroundWriter, prefetch
 
 
 def test_ahead_gives_results_in_order():
-    assert list(ahead(range(20), lambda n: n * n)) == [n * n for n in range(20)]
+    assert list(prefetch(range(20), lambda n: n * n)) == [n * n for n in range(20)]
 
 
 def test_ahead_goes_no_further_than_it_may():
     started: list[int] = []
-    results = ahead(range(100), lambda n: started.append(n) or n, depth=2)
+    results = prefetch(range(100), lambda n: started.append(n) or n, depth=2)
     assert next(results) == 0
     results.close()
     assert set(started) <= {0, 1, 2}
@@ -27,7 +27,7 @@ def test_ahead_hands_over_an_error_in_its_place():
             raise OSError("gone")
         return n
 
-    results = ahead(range(5), work)
+    results = prefetch(range(5), work)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(OSError, match="gone"):
         next(results)
@@ -36,7 +36,7 @@ def test_ahead_hands_over_an_error_in_its_place():
 def test_behind_does_jobs_in_order_in_one_other_thread():
     done: list[int] = []
     threads: set[int] = set()
-    with Behind() as behind:
+    with BackgroundWriter() as behind:
         for n in range(20):
             behind.do(lambda n=n: (done.append(n), threads.add(threading.get_ident())))
     assert done == list(range(20))
@@ -50,7 +50,7 @@ def fail() -> None:
 
 def test_an_error_behind_shows_and_nothing_is_done_after_it():
     done: list[int] = []
-    with pytest.raises(OSError, match="disk full"), Behind(depth=1) as behind:  # noqa: PT012
+    with pytest.raises(OSError, match="disk full"), BackgroundWriter(depth=1) as behind:  # noqa: PT012
         behind.do(lambda: done.append(0))
         behind.do(fail)
         for _ in range(3):
@@ -59,13 +59,13 @@ def test_an_error_behind_shows_and_nothing_is_done_after_it():
 
 
 def test_an_error_of_the_last_job_shows():
-    with pytest.raises(OSError, match="disk full"), Behind() as behind:
+    with pytest.raises(OSError, match="disk full"), BackgroundWriter() as behind:
         behind.do(fail)
 
 
 def test_what_was_handed_over_before_an_interruption_is_done():
     done: list[int] = []
-    with pytest.raises(KeyboardInterrupt), Behind(depth=3) as behind:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), BackgroundWriter(depth=3) as behind:  # noqa: PT012
         for n in range(3):
             behind.do(lambda n=n: done.append(n))
         raise KeyboardInterrupt

@@ -469,7 +469,9 @@ def test_plain_lines_say_what_changes(monkeypatch):
 
 def test_a_study_in_jobs_from_the_command_line(run: Runner, tmp_path, capsys, monkeypatch):
     concluded = []
-    monkeypatch.setattr(conclusion, "conclude", lambda folder, failed: concluded.append((folder, failed)))
+    monkeypatch.setattr(
+        conclusion, "summarise_study", lambda folder, failed: concluded.append((folder, failed))
+    )
     module = tmp_path / "my_upstreams.py"
     module.write_text(MODULE)
     words = run.command("mi_views", "fbank", seeds=1, layers="last")

@@ -368,7 +368,7 @@ class TestOutputs:
         assert (first["label"], first["per"], first["per_from"]) == ("wav2vec2", "5.74", "SUPERB")
         kinds = [r["coefficient"] for r in rows_of(texts["_correlations"])]
         assert kinds == ["spearman", "kendall", "pearson"] * 10
-        assert [r["free_layer"] for r in rows_of(texts["_layers"])] == ["0", "1", "2", "2"]
+        assert [r["unsupervised_layer"] for r in rows_of(texts["_layers"])] == ["0", "1", "2", "2"]
 
     def test_markdown(self, tmp_path):
         text = to_markdown(build([Result(tmp_path, curve([1.0], model="a_b"), "a_b|c")]))

@@ -21,8 +21,8 @@ class TestLayers:
 
     def test_agreement(self):
         (found,) = layer_agreements(both())
-        assert (found.free_layer, found.labelled_layer, found.same) == (2, 3, False)
-        assert found.lost_bits == pytest.approx(0.4)
+        assert (found.unsupervised_layer, found.labelled_layer, found.same) == (2, 3, False)
+        assert found.regret_bits == pytest.approx(0.4)
         assert found.last_lost_bits == pytest.approx(1.1)
         # Ranks 1 3 5 4 2 and 1 3 4 5 2: squared differences sum to 2.
         assert found.relation.of("spearman").value == pytest.approx(1 - 6 * 2 / (5 * 24))
@@ -30,12 +30,12 @@ class TestLayers:
 
     def test_same_layer_loses_nothing(self):
         (found,) = layer_agreements(curve(FREE) + curve(FREE, **SUPERVISED))
-        assert (found.same, found.lost_bits) == (True, 0.0)
+        assert (found.same, found.regret_bits) == (True, 0.0)
 
     def test_one_for_each_probe_and_setting(self):
         records = both() + both(probe="mlp") + curve(FREE[::-1], clusters=100)
         found = layer_agreements(records)
-        assert [(a.probe, a.setting.clusters, a.free_layer) for a in found] == [
+        assert [(a.probe, a.setting.clusters, a.unsupervised_layer) for a in found] == [
             ("logistic", 50, 2),
             ("logistic", 100, 2),
             ("mlp", 50, 2),
@@ -51,7 +51,7 @@ class TestLayers:
     def test_splits_and_protocols_do_not_mix(self, other):
         records = both() + curve(LABELLED[::-1], **SUPERVISED | other)
         (found,) = layer_agreements(records)
-        assert (found.labelled_layer, found.lost_bits) == (3, pytest.approx(0.4))
+        assert (found.labelled_layer, found.regret_bits) == (3, pytest.approx(0.4))
         assert layer_agreements(curve(FREE) + curve(LABELLED, **SUPERVISED | other)) == []
 
     def test_two_sets_of_labels_are_two_cases(self):
@@ -90,7 +90,7 @@ class TestCheckpoints:
         assert (found.step, found.bits, found.layer) == (200, 1.4, 2)
         assert found.curve == dict(zip(STEPS, FREE, strict=True))
         assert found.labelled_step == 300
-        assert found.lost_bits == pytest.approx(0.4)
+        assert found.regret_bits == pytest.approx(0.4)
         assert found.relation.of("spearman").value == pytest.approx(0.9)
         assert found.stability == ()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from s3prl_mi.states.float16 import ErrorSums, narrow
+from s3prl_mi.states.float16 import RoundingError, to_float16
 
 
 def batches(mean: float, seed: int = 0) -> list[list[torch.Tensor]]:
@@ -24,9 +24,9 @@ def batches(mean: float, seed: int = 0) -> list[list[torch.Tensor]]:
 @pytest.mark.parametrize("mean", [0.0, 300.0])
 def test_error_is_that_of_float64(mean):
     offset, scale = np.full(5, 1.5, np.float32), np.array([1, 2, 4, 8, 1], np.float32)
-    sums = ErrorSums.of(scale)
+    sums = RoundingError.of(scale)
     for batch in batches(mean):
-        states = narrow([[u] for u in batch], [(offset, scale)])
+        states = to_float16([[u] for u in batch], [(offset, scale)])
         sums.add(sum(states.n_frames), states.sums[0])
     x = torch.cat([u for batch in batches(mean) for u in batch]).numpy()
     z = (x - offset) / scale
@@ -41,7 +41,7 @@ def test_batch_is_its_utterances_end_to_end_in_the_form_of_the_store():
     offset, scale = np.full(5, 0.3, np.float32), np.array([1, 2, 4, 8, 1], np.float32)
     batch = batches(0.0)[0]
     layers = [[u, 2 * u[:, :3]] for u in batch]
-    states = narrow(layers, [(offset, scale), (offset[:3], scale[:3])])
+    states = to_float16(layers, [(offset, scale), (offset[:3], scale[:3])])
     assert states.n_frames == (40, 7)
     for number, array in enumerate(states.arrays):
         whole = torch.cat([u[number] for u in layers]).numpy()
@@ -51,7 +51,7 @@ def test_batch_is_its_utterances_end_to_end_in_the_form_of_the_store():
 
 def test_float32_is_left_alone():
     batch = batches(0.0)[0]
-    states = narrow([[u] for u in batch], None)
+    states = to_float16([[u] for u in batch], None)
     assert states.arrays[0].dtype == np.float32
     np.testing.assert_array_equal(states.arrays[0], torch.cat(batch).numpy())
 
@@ -60,6 +60,6 @@ def test_float32_is_left_alone():
 def test_sums_tell_what_cannot_be_stored(value):
     (batch,) = [batches(0.0)[0]]
     batch[1][3, 2] = value
-    states = narrow([[u] for u in batch], [(np.zeros(5, np.float32), np.ones(5, np.float32))])
+    states = to_float16([[u] for u in batch], [(np.zeros(5, np.float32), np.ones(5, np.float32))])
     assert np.isfinite(states.sums[0][0]).all() == (value == 1e9)
     assert not np.isfinite(states.sums[0]).all()

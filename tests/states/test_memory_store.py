@@ -7,7 +7,7 @@ import pytest
 
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.states.memory_store import MemoryStore
-from s3prl_mi.states.store import NoRoom, Store, TooCoarse
+from s3prl_mi.states.store import InsufficientSpace, Store, TooCoarse
 
 ABOUT = {"upstream": "x"}
 LAYERS = [0, 3]
@@ -96,5 +96,5 @@ def test_what_disk_refuses_is_refused(memory):
 def test_the_limit_counts_what_is_kept(memory):
     kept = write(memory, "float32")
     memory.make_room(10**6 - kept.bytes, [])
-    with pytest.raises(NoRoom, match="in memory"):
+    with pytest.raises(InsufficientSpace, match="in memory"):
         memory.make_room(10**6 - kept.bytes + 1, [])

@@ -212,13 +212,13 @@ def test_a_limit_that_is_none_is_refused(run, capsys, value):
 def test_the_size_that_is_stated_is_the_size_on_disk(run, monkeypatch, model, dtype):
     """Several splits, and both views of a model that is masked."""
     stated: list[int] = []
-    original = kept_states.KeptStates._say
+    original = kept_states.HiddenStateProvider._say
 
     def say(states, choice, told):
         stated.append(sum(sum(t.needs.values()) for t in told))
         original(states, choice, told)
 
-    monkeypatch.setattr(kept_states.KeptStates, "_say", say)
+    monkeypatch.setattr(kept_states.HiddenStateProvider, "_say", say)
     settings = {"store__dtype": dtype, "store__mode": "disk", "seeds": 1}
     assert run("mi_views", model, **settings, clusters=3) == 0
     assert size_of(run) == pytest.approx(stated[0], rel=0.02)
@@ -243,7 +243,7 @@ def test_what_a_run_has_read_itself_makes_room(tmp_path):
     """A group of layers that is done with: its entry may go, though its frames are still held."""
     store = Store(tmp_path, 100_000)
     with store.writer("one", {}, [0], "float32") as writer:
-        writer.write(["a"], writer.narrow([[torch.randn(1000, 10)]]))
+        writer.write(["a"], writer.to_float16([[torch.randn(1000, 10)]]))
         path = writer.finish().path
     held = store.find("one", [0])
     store.make_room(80_000, [], ["two"])

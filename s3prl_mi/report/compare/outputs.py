@@ -184,8 +184,8 @@ def _agreements_grid(table: Table) -> _Grid:
             spearman = a.relation.of("spearman")
             last = "-" if a.last_lost_bits is None else f"{a.last_lost_bits:.3f}"
             rows.append([
-                row.label, a.probe, str(a.free_layer), str(a.labelled_layer), "yes" if a.same else "no",
-                f"{a.lost_bits:.3f}", last, str(a.relation.n), "-" if spearman is None else f"{spearman.value:+.2f}",
+                row.label, a.probe, str(a.unsupervised_layer), str(a.labelled_layer), "yes" if a.same else "no",
+                f"{a.regret_bits:.3f}", last, str(a.relation.n), "-" if spearman is None else f"{spearman.value:+.2f}",
             ])  # fmt: skip
     return _Grid(
         name="layers",
@@ -379,8 +379,9 @@ def _agreement_lines(table: Table) -> Iterable[dict[str, object]]:
             spearman = a.relation.of("spearman")
             yield {
                 "label": row.label, "probe": a.probe, "view": a.setting.view, "frames": a.setting.frames,
-                "clusters": a.setting.clusters, "free_layer": a.free_layer, "labelled_layer": a.labelled_layer,
-                "lost_bits": a.lost_bits, "last_lost_bits": a.last_lost_bits, "layers": a.relation.n,
+                "clusters": a.setting.clusters, "unsupervised_layer": a.unsupervised_layer,
+                "labelled_layer": a.labelled_layer,
+                "regret_bits": a.regret_bits, "last_lost_bits": a.last_lost_bits, "layers": a.relation.n,
                 "spearman": spearman and spearman.value,
             }  # fmt: skip
 

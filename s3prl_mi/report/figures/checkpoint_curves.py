@@ -84,9 +84,9 @@ def stability_words(pick: CheckpointPick) -> str:
         same = round(s.share_same * len(s.picks))
         what = {"seed": "seeds", "view": "views", "clusters": "numbers of clusters"}[s.factor]
         text += f"{',' if s is pick.stability[0] else ' and'} by {same} of {len(s.picks)} {what}"
-    if pick.labelled_step is not None and pick.lost_bits is not None:
+    if pick.labelled_step is not None and pick.regret_bits is not None:
         text += f"; labels pick step {pick.labelled_step:,}"
-        text += ", the same" if pick.lost_bits == 0 else f" ({pick.lost_bits:.3f} bits of I(Z;Y) more)"
+        text += ", the same" if pick.regret_bits == 0 else f" ({pick.regret_bits:.3f} bits of I(Z;Y) more)"
     return text + "."
 
 

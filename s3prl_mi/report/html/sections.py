@@ -79,9 +79,9 @@ def _layer_selection(study: Study) -> tuple[Section, list[Picture]] | None:
                     a.probe,
                     f"{a.setting.view}, {a.setting.frames} frames, {a.setting.clusters} clusters; "
                     f"{a.setting.protocol}, scored on {'+'.join(a.setting.eval_splits)}",
-                    Cell(str(a.free_layer), a.free_layer),
+                    Cell(str(a.unsupervised_layer), a.unsupervised_layer),
                     Cell(str(a.labelled_layer), a.labelled_layer),
-                    _number(a.lost_bits, 3),
+                    _number(a.regret_bits, 3),
                     _number(a.last_lost_bits, 3),
                     Cell(str(spearman), spearman.value) if spearman else Cell("too few layers"),
                 ]
@@ -208,7 +208,7 @@ def _pick_row(name: str, pick: CheckpointPick) -> list[Cell | str]:
         Cell(str(pick.layer), pick.layer),
         Cell(f"{pick.step:,}", pick.step),
         labelled,
-        _number(pick.lost_bits, 3),
+        _number(pick.regret_bits, 3),
         *cells,
     ]
 

@@ -117,7 +117,7 @@ def _layers(study: Study) -> list[str]:
         f"Choosing the layer without labels (highest I(Za;Zb)) gives the layer that labels choose in {same} of "
         f"{_count(len(rows), 'case')} (model, probe and setting)"
     )
-    lost = max(a.lost_bits for a in rows)
+    lost = max(a.regret_bits for a in rows)
     if same < len(rows):
         text += f"; {'where it does not, ' if same else ''}it costs at most {lost:.3f} bits of I(Z;Y)"
     last = [a.last_lost_bits for a in rows if a.last_lost_bits is not None]
