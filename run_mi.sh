@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bash run_mi.sh              environment, then the demo: a small corpus, both tasks, a table and a picture
 # bash run_mi.sh -m train ... environment, then run_downstream.py with these arguments
-# bash run_mi.sh test         environment, then ruff, type check and tests
+# bash run_mi.sh test         environment, then ruff, type check, rule of dependency and tests
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=$repo/.venv
@@ -65,6 +65,7 @@ run_tests() {
     "$venv/bin/ruff" check .
     "$venv/bin/ruff" format --check .
     "$venv/bin/mypy"
+    "$venv/bin/lint-imports" --no-cache
     # Last, so that pytest's closing line closes the output and its exit status is ours. A process a core, with one
     # thread each; the tests of a file stay together, as they share models and corpora.
     OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest -n logical --dist loadfile "$@"
