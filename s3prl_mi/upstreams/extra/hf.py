@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from ...core.errors import MIError
 from ..checkpoints import SPEECH_ENCODERS, one_line
 from ..families import SAMPLE_RATE, Family, Geometry
+from .families import FAMILIES
 from .files import advice
-from .hubconf import FAMILIES
 
 # Two stacked Kaldi frames of 25 ms, 10 ms apart.
 _STACKED_FBANK = Geometry(320, 279.5, 560)

@@ -7,31 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..families import Family, Geometry
-
-FAMILIES = {
-    # The student is data2vec's class; its stacked positional convs spread padding into real frames.
-    "dinosr": Family(
-        name="dinosr",
-        view="mask",
-        mask_site="model.encoder",
-        mask_embedding="model.mask_emb",
-        geometry="conv",
-        padding="alone",
-        conv_stack="model.feature_extractor",
-    ),
-    "cotraining": Family("cotraining", view="shift", geometry=Geometry(160, 199.5, 400), padding="safe"),
-    # Of all but Wav2Vec2-BERT, which has no conv stack; the loaded model tells its own.
-    "hf": Family(
-        name="hf",
-        view="mask",
-        mask_site="model.encoder",
-        mask_embedding="model.masked_spec_embed",
-        geometry="conv",
-        padding="alone",
-        conv_stack="model.feature_extractor",
-    ),
-}
+from .families import FAMILIES as FAMILIES
 
 
 def dinosr(ckpt: str | None = None, refresh: bool = False, **_options: Any) -> Any:
