@@ -40,7 +40,7 @@ class Inert:
     """What an object of a foreign class becomes when a checkpoint is read: it keeps data and runs nothing.
 
     fairseq puts omegaconf containers, enums and dictionaries into its files. Their classes need not be
-    installed, and no code of theirs (or of whoever made the file) is run.
+    installed, and no code of theirs (or of those who made the file) is run.
     """
 
     def __new__(cls, *args: Any) -> Inert:
@@ -102,15 +102,15 @@ def read_checkpoint(path: Path) -> Any:
             with serialization.safe_globals([(Inert, name) for name in foreign]):
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # whatever is in the file, the reason is passed on
-        way_out = ""
+        fix = ""
         if "Weights only load failed" in str(error):
-            way_out = (
+            fix = (
                 " If you trust the file, keep only plain values of it: "
                 f"c = torch.load({path.name!r}, weights_only=False); "
                 "torch.save({'cfg': YOUR_PLAIN_DICT, 'model': c['model']}, 'NEW.pt')."
             )
         raise MIError(
-            f"checkpoint {str(path)!r} is no PyTorch checkpoint that can be read safely ({one_line(error)}).{way_out}"
+            f"checkpoint {str(path)!r} is no PyTorch checkpoint that can be read safely ({one_line(error)}).{fix}"
         ) from error
 
 
@@ -327,3 +327,40 @@ def _describe_cfg(config: Any) -> tuple[str, str | None]:
         f"a raw fairseq file{of}; convert it first (python -m s3prl.upstream.hubert.convert and the like, with "
         "fairseq installed)"
     ), None
+
+
+def advice(path: Path) -> str:
+    """What a checkpoint looks like, as a sentence with a leading space; empty if nothing can be said."""
+    if not path.exists():
+        return ""
+    looks, upstream = describe_checkpoint(path)
+    return f" The checkpoint looks like {looks}." + (f" Try -u {upstream}." if upstream else "")
+
+
+def existing_file(name: str, ckpt: str) -> Path:
+    """The file that `-k` names for the upstream `-u name`.
+
+    Raises:
+        MIError: no such file, or a folder.
+    """
+    path = Path(ckpt)
+    if not path.exists():
+        raise MIError(f"upstream {name!r}: checkpoint -k {ckpt!r} does not exist.")
+    if path.is_dir():
+        raise MIError(f"upstream {name!r}: -k {ckpt!r} is a folder, but a file is needed.{advice(path)}")
+    return path
+
+
+def file_or_download(name: str, ckpt: str | None, refresh: bool) -> Path:
+    """The file behind `-k`; a URL is downloaded to s3prl's cache.
+
+    Raises:
+        MIError: no checkpoint given, or no such file.
+    """
+    if ckpt is None:
+        raise MIError(f"upstream {name!r} needs a checkpoint: -k CHECKPOINT.")
+    if ckpt.startswith(("http://", "https://")):
+        from s3prl.util.download import _urls_to_filepaths
+
+        return Path(_urls_to_filepaths(ckpt, refresh=refresh))
+    return existing_file(name, ckpt)

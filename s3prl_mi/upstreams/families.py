@@ -16,9 +16,7 @@ from typing import Any, Literal
 
 from ..core.errors import MIError
 from .geometry import (
-    SAMPLE_RATE,
     Geometry,
-    aligned_rows,
     conv_geometry,
     entry_strides,
     kaldi_geometry,
@@ -26,22 +24,6 @@ from .geometry import (
     resolve,
     spectral_geometry,
 )
-
-__all__ = [
-    "SAMPLE_RATE",
-    "ZEROS",
-    "Family",
-    "Geometry",
-    "aligned_rows",
-    "family_named",
-    "family_of",
-    "geometry_of",
-    "geometry_of_entry",
-    "register_family",
-    "registered",
-    "resolve",
-    "upstream_folder",
-]
 
 ZEROS = "zeros"
 """As `mask_embedding`: pre-training replaces masked frames by the zero vector, there is nothing learned."""

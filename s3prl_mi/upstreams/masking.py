@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import MIError
-from .families import ZEROS, resolve
+from .families import ZEROS
+from .geometry import resolve
 from .loading import Upstream
 from .views import View
 

@@ -29,8 +29,8 @@ from typing import Any, Literal
 import torch
 
 from ..core.arithmetic import half_is_fast
-from .families import resolve
 from .forward import extract
+from .geometry import resolve
 from .loading import Upstream
 from .masking import replaced_forward
 from .views import View

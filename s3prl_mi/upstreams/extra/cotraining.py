@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ...core.errors import MIError
-from ..checkpoints import read_checkpoint
-from ..families import SAMPLE_RATE
-from .files import advice, checkpoint_file
+from ..checkpoints import advice, file_or_download, read_checkpoint
+from ..geometry import SAMPLE_RATE
 
 # Mean and standard deviation per Mel band over LibriSpeech train-clean-360 (130,714,821 frames of 10 ms), from
 # the sums in the statistics file that the authors publish beside their code. Natural logarithm of Kaldi's
@@ -109,7 +108,7 @@ def load(ckpt: str | None, statistics: str | None = None, refresh: bool = False)
     Raises:
         MIError: no such file, not one of Co-training, or statistics of another number of Mel bands.
     """
-    path = checkpoint_file("cotraining", ckpt, refresh)
+    path = file_or_download("cotraining", ckpt, refresh)
     content = read_checkpoint(path)
     weights = {}
     if isinstance(content, Mapping):

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import MIError
-from ..checkpoints import plain, read_checkpoint
-from .files import advice, checkpoint_file
+from ..checkpoints import advice, file_or_download, plain, read_checkpoint
 
 _STUDENT = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "mask_emb", "encoder.")
 _WHAT = {
@@ -37,7 +36,7 @@ def load(ckpt: str | None, refresh: bool = False) -> Any:
     import torch
     from s3prl.upstream.data2vec.expert import UpstreamExpert
 
-    path = checkpoint_file("dinosr", ckpt, refresh)
+    path = file_or_download("dinosr", ckpt, refresh)
     content, ignored = convert(read_checkpoint(path), path)
     # s3prl reads its own layout from a file only
     converted = io.BytesIO()
