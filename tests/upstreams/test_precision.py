@@ -113,6 +113,29 @@ def test_mixed_has_convolutions_of_float32(hubert):
     assert "forward" not in vars(hubert.expert.model.feature_extractor)
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("bf16", {(False, torch.bfloat16), (True, torch.float32)}),
+        ("mixed", {(False, torch.float32), (True, torch.float32)}),
+        ("fp32", {(False, torch.float32), (True, torch.float32)}),
+    ],
+)
+def test_convolutions_in_groups_stay_in_float32_on_a_cpu(monkeypatch, hubert, asked, expected):
+    """oneDNN sums them wrongly in bfloat16 on processors with AMX; others keep the rule, so that bits agree."""
+    original, seen = torch.nn.functional.conv1d, set()
+
+    def spy(source, weight, bias, stride, padding, dilation, groups):
+        output = original(source, weight, bias, stride, padding, dilation, groups)
+        seen.add((groups > 1, output.dtype))  # autocast rounds within the call: only the output shows it
+        return output
+
+    monkeypatch.setattr(torch.nn.functional, "conv1d", spy)
+    with torch.no_grad(), running_in(hubert, asked):
+        hubert.expert([NOISE])
+    assert seen == expected
+
+
 def test_a_model_that_bfloat16_breaks_is_run_in_float32(monkeypatch, checkpoint):
     """A frame-independent offset of 1000: what varies is lost among its digits."""
     name, path = checkpoint("hubert-base")
