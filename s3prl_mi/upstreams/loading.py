@@ -20,7 +20,7 @@ from ..core.errors import MIError
 from . import compat
 from .checkpoints import advice, existing_file, one_line, sha256_of, training_step
 from .families import Family, family_of, geometry_of, geometry_of_entry
-from .geometry import Geometry
+from .geometry import Geometry, resolve
 from .names import FILE_SUFFIXES, find_entry, find_own, stock_names
 
 logger = logging.getLogger(__name__)
@@ -276,31 +276,18 @@ def _fingerprint(
     tensors.update({n: b for n, b in expert.named_buffers() if n not in tensors})
     # noise that s3prl's spectral front ends draw again at every load, to find the size of their output
     tensors = {n: t for n, t in tensors.items() if not n.endswith("_pseudo_wavs")}
-    for key in sorted(tensors):
-        value = tensors[key]
-        if not hasattr(value, "detach"):
-            continue
-        array = value.detach().float().cpu().contiguous().numpy()
-        digest.update(f"{key}{array.shape}".encode())
-        digest.update(array.tobytes())
+    for key, value in sorted(tensors.items()):
+        if hasattr(value, "detach"):
+            array = value.detach().float().cpu().contiguous().numpy()
+            digest.update(f"{key}{array.shape}".encode() + array.tobytes())
     return digest.hexdigest()
 
 
 def _settings(expert: Any) -> list[str]:
     """Configs that s3prl's experts keep, as text without memory addresses."""
-    model = getattr(expert, "model", None)
-    holders = [
-        getattr(expert, "config", None),
-        getattr(expert, "task_cfg", None),
-        getattr(expert, "cfg", None),
-        getattr(expert, "wav_normalize", None),
-        getattr(model, "cfg", None),
-        getattr(model, "config", None),
-        getattr(getattr(expert, "preprocessor", None), "kwargs", None),
-        getattr(expert, "extracter", None),
-        expert,
-    ]
-    plain = [vars(h) if type(h).__name__ == "WavLMConfig" else h for h in holders]
+    paths = ("config", "task_cfg", "cfg", "wav_normalize", "model.cfg", "model.config", "preprocessor.kwargs")
+    holders = [resolve(expert, path) for path in (*paths, "extracter")]
+    plain = [vars(h) if type(h).__name__ == "WavLMConfig" else h for h in (*holders, expert)]
     # A memory address, a library's version or the folder's name does not change any state.
     volatile = r' at 0x[0-9a-f]+|"(transformers_version|_name_or_path)": [^\n]*'
     return [re.sub(volatile, "", repr(p)) for p in plain]

@@ -50,7 +50,9 @@ def mask_embedding(upstream: Upstream) -> Tensor:
             f" has no mask embedding {path!r}: it was saved without masking (Hugging Face: mask_time_prob 0)."
         )
     elif keys is not None and not any(key.endswith(name) for key in keys):
-        problem = f": its files hold no {name}, so transformers made up a random one, which the model was never trained with."
+        problem = (
+            f": its files hold no {name}, so transformers made up a random one, which no training has seen."
+        )
     else:
         return embedding
     raise MIError(

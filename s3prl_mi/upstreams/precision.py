@@ -5,14 +5,14 @@
   (autocast). So codebooks and targets are those of float32, and so is all of mi_supervised.
 - `bf16`: autocast for everything.
 
-Measured on an AMD EPYC (Zen 4, AVX512-BF16), one thread, processor time: a HuBERT of base size takes in 8.4 s of audio
-a second in bfloat16 and 4.9 in float32; HuBERTs of 6 x 192 1.3 to 1.5 times as much; an APC (GRU) less than in float32.
+Measured on an AMD EPYC (Zen 4, AVX512-BF16), one thread: a HuBERT of base size reads 8.4 s of audio per second of
+processor time in bfloat16 and 4.9 s in float32; HuBERTs of 6 x 192 gain a factor of 1.3 to 1.5; an APC (GRU) loses.
 Bits of two trained HuBERTs (6 x 192; mi_supervised: one), LibriSpeech-mini, logistic, all layers, against float32:
 
 - mi_supervised, bf16: at most 0.0007 (APC: 0.0003).
 - mi_views, mixed: at most 0.0008; Za and Zb in bfloat16 with the codebook of float32, two layers, 5 seeds: 0.0013.
-- mi_views, bf16: up to 0.05 for one seed, 0.012 for the mean of five. k-means ends elsewhere, as with another seed
-  (whose standard deviation is 0.01): so `auto` keeps the unmasked view in float32 on a CPU.
+- mi_views, bf16: up to 0.05 for one seed, 0.012 for the mean of five, as k-means ends elsewhere (as another seed does,
+  with a standard deviation of 0.01): so `auto` keeps the unmasked view in float32 on a CPU.
 
 float16 is never used: hidden states of large models lie beyond its range. float32 at torch's precision "medium" is
 1.1 times as fast there and as exact, but means bfloat16 on other processors, so `fp32` leaves it alone.
@@ -39,18 +39,8 @@ logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "mixed", "bf16"]
 
-TRANSFORMERS = frozenset(
-    {
-        "hubert",
-        "wav2vec2",
-        "wavlm",
-        "unispeech_sat",
-        "data2vec",
-        "multires_hubert",
-        "hf_hubert",
-        "hf_wav2vec2",
-    }
-)
+_FAIRSEQ = {"hubert", "wav2vec2", "wavlm", "unispeech_sat", "data2vec", "multires_hubert"}
+TRANSFORMERS = _FAIRSEQ | {"hf_hubert", "hf_wav2vec2"}
 """Families of convolutions and a Transformer, nearly all of whose work is products that bfloat16 makes faster."""
 
 LARGEST_CHANGE = 0.05

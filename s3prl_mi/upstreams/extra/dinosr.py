@@ -87,19 +87,14 @@ def _listed(rest: Mapping[str, Any]) -> str:
         'args, criterion'
     """
     groups: dict[str, list[int]] = {}
-    bare = []
     for key, value in rest.items():
-        sizes = _sizes(value)
-        if sizes:
-            group = re.sub(r"(\d+|\.).*$", "", key)
-            groups.setdefault(group, []).extend(sizes)
-        else:
-            bare.append(key)
+        groups.setdefault(re.sub(r"(\d+|\.).*$", "", key), []).extend(_sizes(value))
     text = [
-        f"{_WHAT.get(g, g)} ({len(sizes)} tensors, {sum(sizes) / 1e6:.2f} M values)"
-        for g, sizes in groups.items()
+        f"{_WHAT.get(group, group)} ({len(sizes)} tensors, {sum(sizes) / 1e6:.2f} M values)"
+        for group, sizes in groups.items()
+        if sizes
     ]
-    return ", ".join(text + bare) or "nothing"
+    return ", ".join([*text, *(group for group, sizes in groups.items() if not sizes)]) or "nothing"
 
 
 def _sizes(value: Any) -> list[int]:

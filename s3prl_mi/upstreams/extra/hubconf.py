@@ -11,12 +11,7 @@ from .families import FAMILIES as FAMILIES
 
 
 def dinosr(ckpt: str | None = None, refresh: bool = False, **_options: Any) -> Any:
-    """DinoSR's student encoder: hidden states as data2vec's, one more than layers; 20 ms.
-
-    Args:
-        ckpt: file (or URL) in the layout that DinoSR's authors released: fairseq's, unconverted.
-        refresh: download a URL again.
-    """
+    """DinoSR's student encoder, from a file (or URL) in the layout that its authors released, unconverted."""
     from .dinosr import load
 
     return load(ckpt, refresh)
@@ -25,10 +20,10 @@ def dinosr(ckpt: str | None = None, refresh: bool = False, **_options: Any) -> A
 def cotraining(
     ckpt: str | None = None, model_config: str | None = None, refresh: bool = False, **_options: Any
 ) -> Any:
-    """Autoregressive Co-training: the outputs of its LSTM layers; 10 ms.
+    """Autoregressive Co-training, from a file (or URL) that its authors' trainer writes.
 
     Args:
-        ckpt: file (or URL) that its authors' trainer writes: a bare state dict.
+        ckpt: a bare state dict.
         model_config: `-g`: a statistics file of three lines (sums, sums of squares, number of frames) of the
             log Mel features that the model was trained on; default: those of train-clean-360.
         refresh: download a URL again.
@@ -39,12 +34,7 @@ def cotraining(
 
 
 def hf(ckpt: str | None = None, refresh: bool = False, **_options: Any) -> Any:
-    """Any speech encoder of Hugging Face transformers: hidden states, one more than layers; 20 ms.
-
-    Args:
-        ckpt: a folder, or a model id `owner/name`, also at a revision: `owner/name@revision`.
-        refresh: download again.
-    """
+    """Any speech encoder of Hugging Face transformers: a folder, a model id, or `owner/name@revision`."""
     from .hf import load
 
     return load(ckpt, refresh)
