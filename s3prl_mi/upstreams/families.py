@@ -28,6 +28,9 @@ from .geometry import (
 ZEROS = "zeros"
 """As `mask_embedding`: pre-training replaces masked frames by the zero vector, there is nothing learned."""
 
+NONE = "none"
+"""As `weights`: a fixed front end, there is nothing learned."""
+
 Padding = Literal["safe", "conv_norm", "alone"]
 MaskWrite = Literal["input", "in_place", "chunks", "output"]
 GeometrySource = Literal["conv", "kaldi", "spectral", "patches"]
@@ -58,8 +61,10 @@ class Family:
         codes: path of the list of VQ layers; their codes are one more entry behind s3prl's own.
         multires: whether entries have frame rates of their own, which s3prl hides by repeating frames.
         entry_names: (expert, number of entries) -> their names, where s3prl leaves them without.
+        fast_in_bfloat16: whether nearly all its work is products that bfloat16 makes faster, as measured: convolutions
+            and a Transformer.
         about: what it is, and what the entries of its hidden states are.
-        weights: where the weights of published models come from.
+        weights: where the weights of published models come from; `"none"`: a fixed front end.
         takes: what names such as `NAME_local` take: the option, and the file's layout; empty if there is none.
     """
 
@@ -75,6 +80,7 @@ class Family:
     codes: str | None = None
     multires: bool = False
     entry_names: Callable[[Any, int], list[str]] | None = None
+    fast_in_bfloat16: bool = False
     about: str = ""
     weights: str = ""
     takes: str = ""
@@ -109,9 +115,6 @@ _CONVERTED_INFONCE = "-k FILE: s3prl's converted layout: task_cfg, model_cfg (wi
 _MICROSOFT = "-k FILE: Microsoft's layout: cfg (a dict), model"
 _PRETRAINED = "-k FILE: s3prl's pre-training: Transformer, Config (transformer, task, audio)"
 _APC = "-k FILE: config (data.audio, model.paras), model"
-_HUGGING_FACE = (
-    "-k FOLDER or ID: a folder with config.json, weights and preprocessor_config.json, or a model id"
-)
 
 MASKED_CONV = Family(
     "",
@@ -121,6 +124,7 @@ MASKED_CONV = Family(
     geometry="conv",
     padding="conv_norm",
     conv_stack="model.feature_extractor",
+    fast_in_bfloat16=True,
     weights=_DOWNLOADED,
 )
 """What wav2vec 2.0 and all its kin share: a conv stack, then a Transformer whose input is masked."""
@@ -130,7 +134,7 @@ _HUGGING_FACE_CONV = replace(
     mask_embedding="model.masked_spec_embed",
     about=f"One entry more than layers: {_ENTRIES}.",
     weights="the Hugging Face Hub, or your own folder",
-    takes=_HUGGING_FACE,
+    takes="-k FOLDER or ID: a folder with config.json, weights and preprocessor_config.json, or a model id",
 )
 # A Transformer on CMVN'd spectral frames, pre-trained with frames set to zero.
 _MASKED_SPECTRUM = Family(
@@ -145,9 +149,7 @@ _MASKED_SPECTRUM = Family(
     takes=_PRETRAINED,
 )
 _SHIFT = Family("", view="shift", geometry="kaldi", weights=_DOWNLOADED)
-_BASELINE = replace(
-    _SHIFT, padding="safe", about="A fixed front end. 1 entry.", weights="none: a fixed front end"
-)
+_BASELINE = replace(_SHIFT, padding="safe", about="A fixed front end. 1 entry.", weights=NONE)
 # wav2vec and vq-wav2vec are one class in s3prl; without VQ there is no quantiser and so no codes.
 _WAV2VEC = replace(
     _SHIFT,
@@ -186,6 +188,7 @@ _FAMILIES = (
     replace(
         MASKED_CONV,
         name="lighthubert",
+        fast_in_bfloat16=False,
         mask_write="in_place",  # its first entry is the tensor that enters the encoder
         entry_names=_features_then_layers,
         about="LightHuBERT. 13 entries: features, then the output of each layer.",
@@ -303,8 +306,8 @@ def register_family(name: str, family: Family) -> None:
     Raises:
         MIError: the name has a family already.
     """
-    if name in _BY_NAME or name in _TABLE:
-        owner = _BY_NAME.get(name) or _TABLE[name]
+    owner = registered().get(name)
+    if owner is not None:
         raise MIError(
             f"register_family({name!r}): this name already belongs to the family {owner.name!r}; "
             "register another name."
@@ -337,10 +340,8 @@ def family_of(expert: Any, name: str) -> Family:
     if folder == "baseline" and "kaldi" not in getattr(expert, "config", {"kaldi": None}):
         folder = "baseline_stft"
     family = family_named(name, folder)
-    if name in _BY_NAME:
-        return family
-    if family.padding == "conv_norm" and _mixes_padding(expert):
-        family = replace(family, padding="alone")
+    if name not in _BY_NAME and family.padding == "conv_norm" and _mixes_padding(expert):
+        return replace(family, padding="alone")
     return family
 
 
@@ -401,6 +402,4 @@ def geometry_of_entry(expert: Any, family: Family, geometry: Geometry, entry: in
         Its own stride and frame count. Its frame j stands on frame `aligned_rows(...)[j]` of the finest
         resolution and shares that frame's centre.
     """
-    if not family.multires:
-        return geometry
-    return replace(geometry, stride=entry_strides(expert)[entry])
+    return replace(geometry, stride=entry_strides(expert)[entry]) if family.multires else geometry

@@ -39,10 +39,6 @@ logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "mixed", "bf16"]
 
-_FAIRSEQ = {"hubert", "wav2vec2", "wavlm", "unispeech_sat", "data2vec", "multires_hubert"}
-TRANSFORMERS = _FAIRSEQ | {"hf_hubert", "hf_wav2vec2"}
-"""Families of convolutions and a Transformer, nearly all of whose work is products that bfloat16 makes faster."""
-
 LARGEST_CHANGE = 0.05
 """Error of bfloat16, in standard deviations, up to which `auto` takes it: root mean square over frames, mean over
 dimensions, of the layer where it is largest. On noise, where it is three times that on speech."""
@@ -55,7 +51,7 @@ def choose(asked: str, upstream: Upstream, masked: bool = True) -> Precision:
 
     Args:
         asked: `auto`, `fp32`, `mixed` or `bf16`. `auto` takes `mixed` on a CPU and `bf16` on a GPU where it has
-            instructions for it, the family is one of `TRANSFORMERS`, and this very upstream's hidden states of noise
+            instructions for it, the family is `fast_in_bfloat16`, and this very upstream's hidden states of noise
             change by little.
         upstream: the upstream.
         masked: whether there are views with latent masks; without any, `mixed` is `fp32`.
@@ -77,7 +73,7 @@ def of_view(precision: str, view: View) -> Precision:
 
 def _keeps_states(upstream: Upstream, precision: Precision) -> bool:
     """Whether bfloat16 is fast here and changes this upstream's hidden states by little."""
-    if upstream.family.name not in TRANSFORMERS or not half_is_fast(torch.device(upstream.device)):
+    if not upstream.family.fast_in_bfloat16 or not half_is_fast(torch.device(upstream.device)):
         return False
     change = change_by(precision, upstream)
     if change > LARGEST_CHANGE:

@@ -15,6 +15,7 @@ FAMILIES = {
     "dinosr": replace(
         MASKED_CONV,
         name="dinosr",
+        fast_in_bfloat16=False,
         padding="alone",
         about=f"DinoSR's student. {_ENTRIES}",
         weights="your own file",
@@ -33,6 +34,7 @@ FAMILIES = {
     "hf": replace(
         MASKED_CONV,
         name="hf",
+        fast_in_bfloat16=False,
         mask_embedding="model.masked_spec_embed",
         padding="alone",
         about=f"Any speech encoder of Hugging Face transformers. {_ENTRIES}",
