@@ -1,9 +1,8 @@
 """What the plugin must know of each kind of upstream: its views, its mask site, its frames, its padding.
 
 One `Family` is one declarative entry. It is found by the folder of s3prl that defines the upstream
-(`s3prl/upstream/hubert` serves `hubert`, `hubert_large_ll60k`, `hubert_local`, ...), or by a `-u` name that a
-user's module declares in its `FAMILIES` (`user_modules`). Nothing here imports torch; models are only looked
-at by attribute.
+(`s3prl/upstream/hubert` serves `hubert`, `hubert_large_ll60k`, `hubert_local`, ...), or by a `-u` name that a user's
+module declares in its `FAMILIES` (`user_modules`). Models are only looked at by attribute; torch is not imported.
 
 Source: s3prl 0.4.18; tests/upstreams/test_forward_families.py compares each mask site with the model's own masking.
 """
@@ -43,26 +42,24 @@ class Family:
     Attributes:
         name: name of the family, for messages and records.
         view: the view that `views.kind: auto` takes; None if the user must choose.
-        mask_site: path, from the s3prl expert, of the module whose first argument, of shape (batch, n_frames,
-            dim), is masked in pre-training; None if there is none.
+        mask_site: path, from the s3prl expert, of the module whose first argument, of shape (batch, n_frames, dim), is
+            masked in pre-training; None if there is none.
         mask_embedding: path of the learned mask embedding, shape (dim,); `"zeros"`: the zero vector.
-        mask_write: what is masked at the site. `"input"`: a copy of its first argument; `"in_place"`: that
-            argument itself, because a hidden state is that very tensor (its first `dim` values are taken of a
-            wider embedding); `"chunks"`: as `"input"`, but a long utterance passes the site piece by piece;
-            `"output"`: what the module returns.
-        geometry: fixed geometry; `"conv"`: from the layers of `conv_stack`; `"kaldi"`: from the expert's
-            frame length and shift; `"spectral"`, `"patches"`: from the config of Mockingjay's kin, of
-            MAE-AST; None: unknown, then s3prl's downsample rate is used.
-        padding: `"safe"`: padding an utterance in a batch changes nothing; `"conv_norm"`: the same but for
-            the conv stack, which normalises over time and so runs utterance by utterance; `"alone"`:
-            utterances cannot share a batch at all.
+        mask_write: what is masked at the site. `"input"`: a copy of its first argument; `"in_place"`: that argument
+            itself, because a hidden state is that very tensor (its first `dim` values are taken of a wider embedding);
+            `"chunks"`: as `"input"`, but a long utterance passes the site piece by piece; `"output"`: what it returns.
+        geometry: fixed geometry; `"conv"`: from the layers of `conv_stack`; `"kaldi"`: from the expert's frame length
+            and shift; `"spectral"`, `"patches"`: from the config of Mockingjay's kin, of MAE-AST; None: unknown, then
+            s3prl's downsample rate is used.
+        padding: `"safe"`: padding an utterance in a batch changes nothing; `"conv_norm"`: the same but for the conv
+            stack, which normalises over time and so runs utterance by utterance; `"alone"`: utterances cannot share a
+            batch at all.
         conv_stack: path of the convolutional front end.
         cuts_silent_tail: whether the front end takes digital silence at the end for padding and cuts it off.
         codes: path of the list of VQ layers; their codes are one more entry behind s3prl's own.
         multires: whether entries have frame rates of their own, which s3prl hides by repeating frames.
         entry_names: (expert, number of entries) -> their names, where s3prl leaves them without.
-        fast_in_bfloat16: whether nearly all its work is products that bfloat16 makes faster, as measured: convolutions
-            and a Transformer.
+        fast_in_bfloat16: whether nearly all its work is products that bfloat16 makes faster (measured).
         about: what it is, and what the entries of its hidden states are.
         weights: where the weights of published models come from; `"none"`: a fixed front end.
         takes: what names such as `NAME_local` take: the option, and the file's layout; empty if there is none.
@@ -326,15 +323,10 @@ def family_named(name: str, folder: str) -> Family:
 
 
 def family_of(expert: Any, name: str) -> Family:
-    """The family of a loaded upstream.
-
-    Args:
-        expert: s3prl's UpstreamExpert.
-        name: the upstream's name as given to `-u`.
+    """The family of a loaded upstream: that registered for its `-u` name, else that of its expert's folder.
 
     Returns:
-        The family registered for the name, else that of the folder which the expert's class comes from, else
-        one with `view=None` that knows nothing (every utterance alone, waveform-level masks only).
+        Where both are unknown, one with `view=None` that knows nothing (every utterance alone, waveform-level masks).
     """
     folder = upstream_folder(type(expert).__module__)
     if folder == "baseline" and "kaldi" not in getattr(expert, "config", {"kaldi": None}):
