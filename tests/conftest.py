@@ -225,8 +225,7 @@ def run(corpus, checkpoint, tmp_path) -> Runner:
 @pytest.fixture(autouse=True)
 def upstreams_of_this_test_only(monkeypatch):
     """What a test registers is forgotten after it."""
-    from s3prl_mi.upstreams import families
-    from s3prl_mi.upstreams import user_modules as upstream_module
+    from s3prl_mi.upstreams import families, names
 
-    monkeypatch.setattr(upstream_module, "_OWN", dict(upstream_module._OWN))
+    monkeypatch.setattr(names, "_OWN", dict(names._OWN))
     monkeypatch.setattr(families, "_BY_NAME", dict(families._BY_NAME))

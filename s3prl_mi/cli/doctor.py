@@ -24,8 +24,8 @@ from typing import Literal
 
 from ..core.errors import MIError, nearest
 from ..upstreams import compat
-from ..upstreams import loading as upstreams
-from ..upstreams.s3prl_names import checkpoint_urls
+from ..upstreams.checkpoints import describe_checkpoint
+from ..upstreams.names import checkpoint_urls, upstream_names
 
 State = Literal["ok", "warn", "FAIL"]
 
@@ -357,7 +357,7 @@ def _folder_finding(what: str, folder: Path, found: str, wanted_gb: float) -> Fi
 
 
 def _upstream(name: str, ckpt: str | None) -> Iterator[Finding]:
-    names = upstreams.upstream_names()
+    names = upstream_names()
     if name not in names:
         yield Finding(
             "FAIL", f"upstream {name}", f"unknown.{nearest(name, names)}", "s3prl-mi upstreams lists all"
@@ -392,7 +392,7 @@ def _checkpoint(ckpt: str) -> Iterator[Finding]:
     if not path.exists():
         yield Finding("FAIL", f"checkpoint {ckpt}", "no such file or folder", "check the path given by -k")
         return
-    description, reader = upstreams.describe_checkpoint(path)
+    description, reader = describe_checkpoint(path)
     state: State = "ok" if reader else "warn"
     mend = f"read it with -u {reader}" if reader else "name the upstream that wrote it with -u"
     yield Finding(state, f"checkpoint {ckpt}", description, mend)

@@ -160,7 +160,7 @@ def _run(argv: list[str]) -> int:
 def _load_module(args: argparse.Namespace) -> None:
     """Make the upstreams of --upstream_module known."""
     if getattr(args, "upstream_module", None) is not None:
-        from ..upstreams.user_modules import load_module  # it needs numpy, which `-h` does not
+        from ..upstreams.names import load_module  # it needs numpy, which `-h` does not
 
         load_module(args.upstream_module)
 
@@ -192,7 +192,7 @@ def _run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint:
     argv = _without(argv, "--upstream_module")
     from s3prl import hub, run_downstream
 
-    from ..upstreams.user_modules import show_to_s3prl
+    from ..upstreams.names import show_to_s3prl
 
     show_to_s3prl(hub)
     before = sys.argv

@@ -12,11 +12,19 @@ from pathlib import Path
 
 from ..core.errors import MIError, nearest
 from ..report import published_scores as superb
-from ..upstreams import user_modules as upstream_module
+from ..upstreams import names as upstream_module
 from ..upstreams.checkpoints import SPEECH_ENCODERS
-from ..upstreams.families import SAMPLE_RATE, Family, Geometry, upstream_folder
-from ..upstreams.names import FILE_SUFFIXES, family_of_name, upstream_names
-from ..upstreams.s3prl_names import checkpoint_urls, functions_of, source_of, stock_names
+from ..upstreams.families import Family, upstream_folder
+from ..upstreams.geometry import SAMPLE_RATE, Geometry
+from ..upstreams.names import (
+    FILE_SUFFIXES,
+    checkpoint_urls,
+    family_of_name,
+    functions_of,
+    source_of,
+    stock_names,
+    upstream_names,
+)
 from .doctor import cached_file
 
 WIDTH = 100

@@ -16,7 +16,7 @@ from ..data.alignments import SILENCE, Alignments, check_duration, frame_labels
 from ..data.audio import SAMPLE_RATE
 from ..data.utterances import Utterance
 from ..states.store import Entry
-from ..upstreams.families import Geometry, aligned_rows
+from ..upstreams.geometry import Geometry, aligned_rows
 from ..upstreams.views import View, shift_frames, shifted_rows
 
 

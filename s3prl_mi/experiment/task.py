@@ -28,7 +28,7 @@ from ..estimators.probe import FittedProbe
 from ..states.extraction import Split
 from ..states.layer_weights import LayerWeights, learn_weights, read_weights, uniform
 from ..states.split_states import Layer, SplitStates
-from ..upstreams.families import Geometry
+from ..upstreams.geometry import Geometry
 from ..upstreams.views import PLAIN, View, shift_frames
 from .frame_pairs import Labelled, Pairs, held_out_groups, labelled_frames, paired_frames
 

@@ -92,7 +92,7 @@ class StockRun:
 
 @functools.cache
 def _sha256(path: Path) -> str:
-    from ..upstreams.loading import sha256_of
+    from ..upstreams.checkpoints import sha256_of
 
     return sha256_of(path)
 

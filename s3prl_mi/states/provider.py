@@ -17,7 +17,7 @@ from ..core.distributed import all_gather_object, together, world
 from ..core.errors import MIError
 from ..core.types import Seconds
 from ..data.audio import SkipCounter
-from ..upstreams.families import Geometry
+from ..upstreams.geometry import Geometry
 from ..upstreams.loading import Upstream
 from ..upstreams.precision import of_view
 from ..upstreams.views import View

@@ -17,7 +17,8 @@ from ..core.errors import MIError
 from ..upstreams.checkpoints import SPEECH_ENCODERS
 from ..upstreams.extra.hf import UpstreamExpert
 from ..upstreams.extra.hubconf import FAMILIES
-from ..upstreams.families import Family, Geometry, family_of, geometry_of, resolve, upstream_folder
+from ..upstreams.families import Family, family_of, geometry_of, upstream_folder
+from ..upstreams.geometry import Geometry, resolve
 from ..upstreams.loading import Upstream
 
 Forward: TypeAlias = "Callable[[Any, list[Tensor]], dict[str, Any]]"

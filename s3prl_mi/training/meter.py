@@ -17,8 +17,9 @@ from ..estimators.mi_supervised import Estimate
 from ..estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
 from ..experiment.run import versions
 from ..results.record import Record
-from ..upstreams.families import SAMPLE_RATE, Family, resolve
+from ..upstreams.families import Family
 from ..upstreams.forward import extract, shortest_samples
+from ..upstreams.geometry import SAMPLE_RATE, resolve
 from ..upstreams.loading import Upstream
 from ..upstreams.views import PLAIN, View, shift_frames, shifted_rows
 from .held_out import MAX_SECONDS, Audio, Half, halves

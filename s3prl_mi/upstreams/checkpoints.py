@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -40,7 +41,7 @@ class Inert:
     """What an object of a foreign class becomes when a checkpoint is read: it keeps data and runs nothing.
 
     fairseq puts omegaconf containers, enums and dictionaries into its files. Their classes need not be
-    installed, and no code of theirs (or of whoever made the file) is run.
+    installed, and no code of theirs (or of those who made the file) is run.
     """
 
     def __new__(cls, *args: Any) -> Inert:
@@ -93,24 +94,23 @@ def read_checkpoint(path: Path) -> Any:
     import torch
 
     compat.apply()
-    serialization = torch.serialization
     try:
         with warnings.catch_warnings(), path.open("rb") as stream:
             warnings.simplefilter("ignore")
             is_zip = stream.read(4) == b"PK\x03\x04"
-            foreign = serialization.get_unsafe_globals_in_checkpoint(str(path)) if is_zip else []
-            with serialization.safe_globals([(Inert, name) for name in foreign]):
+            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(str(path)) if is_zip else []
+            with torch.serialization.safe_globals([(Inert, name) for name in foreign]):
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # whatever is in the file, the reason is passed on
-        way_out = ""
+        fix = ""
         if "Weights only load failed" in str(error):
-            way_out = (
+            fix = (
                 " If you trust the file, keep only plain values of it: "
                 f"c = torch.load({path.name!r}, weights_only=False); "
                 "torch.save({'cfg': YOUR_PLAIN_DICT, 'model': c['model']}, 'NEW.pt')."
             )
         raise MIError(
-            f"checkpoint {str(path)!r} is no PyTorch checkpoint that can be read safely ({one_line(error)}).{way_out}"
+            f"checkpoint {str(path)!r} is no PyTorch checkpoint that can be read safely ({one_line(error)}).{fix}"
         ) from error
 
 
@@ -127,8 +127,7 @@ def one_line(error: BaseException, limit: int = 160) -> str:
 def sha256_of(path: Path) -> str:
     """sha256 (hex) of a file, or of a folder's files with their names."""
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    for file in files:
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         if path.is_dir():
             digest.update(file.relative_to(path).as_posix().encode() + b"\0")
         with file.open("rb") as stream:
@@ -151,10 +150,15 @@ def training_step(path: Path, by_name: bool = True) -> int | None:
     Returns:
         The step (of some trainers: the epoch), or None if neither tells it.
     """
-    found = _step_in_folder(path) if path.is_dir() else _step_in_file(path)
-    if found is None and by_name:
-        found = step_in_name(path)
-    return found
+    found = None
+    if path.is_dir():
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            found = _whole(state.get("global_step"))
+    else:
+        with contextlib.suppress(MIError):
+            found = step_in_content(read_checkpoint(path))
+    return step_in_name(path) if found is None and by_name else found
 
 
 def step_in_name(path: Path) -> int | None:
@@ -173,24 +177,6 @@ def step_in_name(path: Path) -> int | None:
     return int(numbers[-1][0]) * (1000 if numbers[-1][1] else 1) if numbers else None
 
 
-def _step_in_folder(path: Path) -> int | None:
-    state = path / "trainer_state.json"
-    if not state.is_file():
-        return None
-    try:
-        return _whole(json.loads(state.read_text(encoding="utf-8")).get("global_step"))
-    except (ValueError, AttributeError):
-        return None
-
-
-def _step_in_file(path: Path) -> int | None:
-    try:
-        content = read_checkpoint(path)
-    except MIError:
-        return None
-    return step_in_content(content)
-
-
 def step_in_content(content: Any) -> int | None:
     """The training step that a checkpoint's content tells: fairseq's, Lightning's, s3prl's own and the like.
 
@@ -200,26 +186,22 @@ def step_in_content(content: Any) -> int | None:
         >>> step_in_content({"Step": 60, "model": {}})
         60
     """
-    if not isinstance(content, Mapping):
-        return None
+    content = _mapping(content)
     history = content.get("optimizer_history")
-    if isinstance(history, list) and history and isinstance(history[-1], Mapping):
-        found = _whole(history[-1].get("num_updates"))
-        if found is not None:
-            return found
-    extra = content.get("extra_state")
-    extra = extra if isinstance(extra, Mapping) else {}
-    iterator = extra.get("train_iterator")
-    iterator = iterator if isinstance(iterator, Mapping) else {}
-    for place in (extra, iterator, content):
+    last = _mapping(history[-1]) if isinstance(history, list) and history else {}
+    extra = _mapping(content.get("extra_state"))
+    # fairseq's iterator counts from the start of an epoch; only its num_updates is a step
+    places = [(place, ("num_updates",)) for place in (last, extra, _mapping(extra.get("train_iterator")))]
+    for place, keys in (*places, (content, _STEP_KEYS)):
         known = {str(k).lower(): v for k, v in place.items()}
-        # fairseq's iterator counts from the start of an epoch; only its num_updates is a step
-        keys = ("num_updates",) if place is not content else _STEP_KEYS
         for key in keys:
-            found = _whole(known.get(key))
-            if found is not None:
+            if (found := _whole(known.get(key))) is not None:
                 return found
     return None
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _whole(value: Any) -> int | None:
@@ -264,10 +246,8 @@ def _describe_folder(path: Path) -> tuple[str, str | None]:
     if not config.is_file():
         return "a folder without config.json", None
     kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    reader = "hf" if kind in SPEECH_ENCODERS else None
-    if kind in ("hubert", "wav2vec2"):
-        reader = f"hf_{kind}_custom"
-    return f"a Hugging Face model of type {kind!r}", reader
+    own = f"hf_{kind}_custom" if kind in ("hubert", "wav2vec2") else None
+    return f"a Hugging Face model of type {kind!r}", own or ("hf" if kind in SPEECH_ENCODERS else None)
 
 
 def _describe_keys(content: dict[str, Any]) -> tuple[str, str | None]:
@@ -316,8 +296,7 @@ def _describe_cfg(config: Any) -> tuple[str, str | None]:
         if config.get("relative_position_embedding"):
             return "a WavLM file", "wavlm_local"
         return "a UniSpeech-SAT file", "unispeech_sat_local"
-    model = config.get("model") if isinstance(config, dict) else None
-    kind = model.get("_name") if isinstance(model, dict) else None
+    kind = _mapping(_mapping(config).get("model")).get("_name")
     if kind == "dinosr":
         return "a DinoSR file", "dinosr"
     if isinstance(kind, str) and "pruner" in kind:
@@ -327,3 +306,40 @@ def _describe_cfg(config: Any) -> tuple[str, str | None]:
         f"a raw fairseq file{of}; convert it first (python -m s3prl.upstream.hubert.convert and the like, with "
         "fairseq installed)"
     ), None
+
+
+def advice(path: Path) -> str:
+    """What a checkpoint looks like, as a sentence with a leading space; empty if nothing can be said."""
+    if not path.exists():
+        return ""
+    looks, upstream = describe_checkpoint(path)
+    return f" The checkpoint looks like {looks}." + (f" Try -u {upstream}." if upstream else "")
+
+
+def existing_file(name: str, ckpt: str) -> Path:
+    """The file that `-k` names for the upstream `-u name`.
+
+    Raises:
+        MIError: no such file, or a folder.
+    """
+    path = Path(ckpt)
+    if not path.exists():
+        raise MIError(f"upstream {name!r}: checkpoint -k {ckpt!r} does not exist.")
+    if path.is_dir():
+        raise MIError(f"upstream {name!r}: -k {ckpt!r} is a folder, but a file is needed.{advice(path)}")
+    return path
+
+
+def file_or_download(name: str, ckpt: str | None, refresh: bool) -> Path:
+    """The file behind `-k`; a URL is downloaded to s3prl's cache.
+
+    Raises:
+        MIError: no checkpoint given, or no such file.
+    """
+    if ckpt is None:
+        raise MIError(f"upstream {name!r} needs a checkpoint: -k CHECKPOINT.")
+    if ckpt.startswith(("http://", "https://")):
+        from s3prl.util.download import _urls_to_filepaths
+
+        return Path(_urls_to_filepaths(ckpt, refresh=refresh))
+    return existing_file(name, ckpt)

@@ -1,11 +1,10 @@
 """What the plugin must know of each kind of upstream: its views, its mask site, its frames, its padding.
 
 One `Family` is one declarative entry. It is found by the folder of s3prl that defines the upstream
-(`s3prl/upstream/hubert` serves `hubert`, `hubert_large_ll60k`, `hubert_local`, ...), or by a `-u` name that a
-user's module declares in its `FAMILIES` (`upstream_module`). Nothing here imports torch; models are only looked
-at by attribute.
+(`s3prl/upstream/hubert` serves `hubert`, `hubert_large_ll60k`, `hubert_local`, ...), or by a `-u` name that a user's
+module declares in its `FAMILIES` (`user_modules`). Models are only looked at by attribute; torch is not imported.
 
-Source: s3prl 0.4.18; tests/test_hidden_states.py compares each mask site with the model's own masking.
+Source: s3prl 0.4.18; tests/upstreams/test_forward_families.py compares each mask site with the model's own masking.
 """
 
 from __future__ import annotations
@@ -16,9 +15,7 @@ from typing import Any, Literal
 
 from ..core.errors import MIError
 from .geometry import (
-    SAMPLE_RATE,
     Geometry,
-    aligned_rows,
     conv_geometry,
     entry_strides,
     kaldi_geometry,
@@ -27,24 +24,11 @@ from .geometry import (
     spectral_geometry,
 )
 
-__all__ = [
-    "SAMPLE_RATE",
-    "ZEROS",
-    "Family",
-    "Geometry",
-    "aligned_rows",
-    "family_named",
-    "family_of",
-    "geometry_of",
-    "geometry_of_entry",
-    "register_family",
-    "registered",
-    "resolve",
-    "upstream_folder",
-]
-
 ZEROS = "zeros"
 """As `mask_embedding`: pre-training replaces masked frames by the zero vector, there is nothing learned."""
+
+NONE = "none"
+"""As `weights`: a fixed front end, there is nothing learned."""
 
 Padding = Literal["safe", "conv_norm", "alone"]
 MaskWrite = Literal["input", "in_place", "chunks", "output"]
@@ -58,24 +42,27 @@ class Family:
     Attributes:
         name: name of the family, for messages and records.
         view: the view that `views.kind: auto` takes; None if the user must choose.
-        mask_site: path, from the s3prl expert, of the module whose first argument, of shape (batch, n_frames,
-            dim), is masked in pre-training; None if there is none.
+        mask_site: path, from the s3prl expert, of the module whose first argument, of shape (batch, n_frames, dim), is
+            masked in pre-training; None if there is none.
         mask_embedding: path of the learned mask embedding, shape (dim,); `"zeros"`: the zero vector.
-        mask_write: what is masked at the site. `"input"`: a copy of its first argument; `"in_place"`: that
-            argument itself, because a hidden state is that very tensor (its first `dim` values are taken of a
-            wider embedding); `"chunks"`: as `"input"`, but a long utterance passes the site piece by piece;
-            `"output"`: what the module returns.
-        geometry: fixed geometry; `"conv"`: from the layers of `conv_stack`; `"kaldi"`: from the expert's
-            frame length and shift; `"spectral"`, `"patches"`: from the config of Mockingjay's kin, of
-            MAE-AST; None: unknown, then s3prl's downsample rate is used.
-        padding: `"safe"`: padding an utterance in a batch changes nothing; `"conv_norm"`: the same but for
-            the conv stack, which normalises over time and so runs utterance by utterance; `"alone"`:
-            utterances cannot share a batch at all.
+        mask_write: what is masked at the site. `"input"`: a copy of its first argument; `"in_place"`: that argument
+            itself, because a hidden state is that very tensor (its first `dim` values are taken of a wider embedding);
+            `"chunks"`: as `"input"`, but a long utterance passes the site piece by piece; `"output"`: what it returns.
+        geometry: fixed geometry; `"conv"`: from the layers of `conv_stack`; `"kaldi"`: from the expert's frame length
+            and shift; `"spectral"`, `"patches"`: from the config of Mockingjay's kin, of MAE-AST; None: unknown, then
+            s3prl's downsample rate is used.
+        padding: `"safe"`: padding an utterance in a batch changes nothing; `"conv_norm"`: the same but for the conv
+            stack, which normalises over time and so runs utterance by utterance; `"alone"`: utterances cannot share a
+            batch at all.
         conv_stack: path of the convolutional front end.
         cuts_silent_tail: whether the front end takes digital silence at the end for padding and cuts it off.
         codes: path of the list of VQ layers; their codes are one more entry behind s3prl's own.
         multires: whether entries have frame rates of their own, which s3prl hides by repeating frames.
         entry_names: (expert, number of entries) -> their names, where s3prl leaves them without.
+        fast_in_bfloat16: whether nearly all its work is products that bfloat16 makes faster (measured).
+        about: what it is, and what the entries of its hidden states are.
+        weights: where the weights of published models come from; `"none"`: a fixed front end.
+        takes: what names such as `NAME_local` take: the option, and the file's layout; empty if there is none.
     """
 
     name: str
@@ -90,42 +77,15 @@ class Family:
     codes: str | None = None
     multires: bool = False
     entry_names: Callable[[Any, int], list[str]] | None = None
+    fast_in_bfloat16: bool = False
+    about: str = ""
+    weights: str = ""
+    takes: str = ""
 
     @property
     def can_mask_latents(self) -> bool:
         """Whether pre-training's own mask embedding and its place are known."""
         return self.mask_site is not None and self.mask_embedding is not None
-
-
-def _masked_conv(name: str, embedding: str = "model.mask_emb", padding: Padding = "conv_norm") -> Family:
-    """A conv stack, then a Transformer whose input is masked: wav2vec 2.0 and all its kin."""
-    return Family(
-        name=name,
-        view="mask",
-        mask_site="model.encoder",
-        mask_embedding=embedding,
-        geometry="conv",
-        padding=padding,
-        conv_stack="model.feature_extractor",
-    )
-
-
-def _masked_spectrum(name: str) -> Family:
-    """A Transformer on CMVN'd spectral frames, pre-trained with frames set to zero."""
-    return Family(
-        name=name,
-        view="mask",
-        mask_site="transformer.model",
-        mask_embedding=ZEROS,
-        mask_write="chunks",
-        geometry="spectral",
-    )
-
-
-def _wav2vec(name: str) -> Family:
-    """Both are one class in s3prl; without VQ there is no quantiser and so no codes."""
-    conv = "model.feature_extractor"
-    return Family(name, view="shift", geometry="conv", conv_stack=conv, codes="model.vector_quantizer")
 
 
 def _layer_outputs(_expert: Any, count: int) -> list[str]:
@@ -144,38 +104,106 @@ def _distiller_entries(expert: Any, count: int) -> list[str]:
     return [*own, *(teacher[n] if n < len(teacher) else f"prediction {n}" for n in range(count - len(own)))]
 
 
-# STFT with centred windows of 25 ms every 10 ms: frame 0 is centred on sample 0.
-_CENTRED_STFT = Geometry(160, 0.0, 0)
+_ENTRIES = "the input of layer 1, then the output of each layer"
+_SIZES = f"13 entries (large: 25, 1B and 2B: 49): {_ENTRIES}"
+_DOWNLOADED = "s3prl downloads them at first use"
+_CONVERTED = "-k FILE: s3prl's converted layout: task_cfg, model_cfg, model_weight"
+_CONVERTED_INFONCE = "-k FILE: s3prl's converted layout: task_cfg, model_cfg (with infonce), model_weight"
+_MICROSOFT = "-k FILE: Microsoft's layout: cfg (a dict), model"
+_PRETRAINED = "-k FILE: s3prl's pre-training: Transformer, Config (transformer, task, audio)"
+_APC = "-k FILE: config (data.audio, model.paras), model"
 
-_TABLE: dict[str, Family] = {
-    "wav2vec2": _masked_conv("wav2vec2"),
-    "hubert": _masked_conv("hubert"),
-    "wavlm": _masked_conv("wavlm"),
-    "unispeech_sat": _masked_conv("unispeech_sat"),
+MASKED_CONV = Family(
+    "",
+    view="mask",
+    mask_site="model.encoder",
+    mask_embedding="model.mask_emb",
+    geometry="conv",
+    padding="conv_norm",
+    conv_stack="model.feature_extractor",
+    fast_in_bfloat16=True,
+    weights=_DOWNLOADED,
+)
+"""What wav2vec 2.0 and all its kin share: a conv stack, then a Transformer whose input is masked."""
+
+_HUGGING_FACE_CONV = replace(
+    MASKED_CONV,
+    mask_embedding="model.masked_spec_embed",
+    about=f"One entry more than layers: {_ENTRIES}.",
+    weights="the Hugging Face Hub, or your own folder",
+    takes="-k FOLDER or ID: a folder with config.json, weights and preprocessor_config.json, or a model id",
+)
+# A Transformer on CMVN'd spectral frames, pre-trained with frames set to zero.
+_MASKED_SPECTRUM = Family(
+    "",
+    view="mask",
+    mask_site="transformer.model",
+    mask_embedding=ZEROS,
+    mask_write="chunks",
+    geometry="spectral",
+    about=f"A Transformer on spectral frames, some set to zero. 4 entries: {_ENTRIES}.",
+    weights=_DOWNLOADED,
+    takes=_PRETRAINED,
+)
+_SHIFT = Family("", view="shift", geometry="kaldi", weights=_DOWNLOADED)
+_BASELINE = replace(_SHIFT, padding="safe", about="A fixed front end. 1 entry.", weights=NONE)
+# wav2vec and vq-wav2vec are one class in s3prl; without VQ there is no quantiser and so no codes.
+_WAV2VEC = replace(
+    _SHIFT,
+    geometry="conv",
+    conv_stack="model.feature_extractor",
+    codes="model.vector_quantizer",
+    takes=_CONVERTED_INFONCE,
+)
+
+_FAMILIES = (
+    replace(MASKED_CONV, name="wav2vec2", about=f"wav2vec 2.0. {_SIZES}.", takes=_CONVERTED),
+    replace(
+        MASKED_CONV, name="hubert", about=f"HuBERT. {_SIZES}.", takes=f"{_CONVERTED}, dictionaries_symbols"
+    ),
+    replace(MASKED_CONV, name="wavlm", about=f"WavLM. {_SIZES}.", takes=_MICROSOFT),
+    replace(MASKED_CONV, name="unispeech_sat", about=f"UniSpeech-SAT. {_SIZES}.", takes=_MICROSOFT),
     # Five stacked positional convs, each with a bias and an activation, spread padding into the last frames.
-    "data2vec": _masked_conv("data2vec", padding="alone"),
-    "hf_hubert": _masked_conv("hf_hubert", embedding="model.masked_spec_embed"),
-    "hf_wav2vec2": _masked_conv("hf_wav2vec2", embedding="model.masked_spec_embed"),
-    "multires_hubert": replace(
-        # Group norms between the resolutions run over time, also over padding.
-        _masked_conv("multires_hubert", padding="alone"),
+    replace(
+        MASKED_CONV,
+        name="data2vec",
+        padding="alone",
+        about=f"data2vec. {_SIZES}.",
+        takes=f"{_CONVERTED} (with _ema)",
+    ),
+    replace(_HUGGING_FACE_CONV, name="hf_hubert"),
+    replace(_HUGGING_FACE_CONV, name="hf_wav2vec2"),
+    replace(
+        MASKED_CONV,
+        name="multires_hubert",
+        padding="alone",  # group norms between the resolutions run over time, also over padding
         mask_site="model.encoders.0",
         multires=True,
+        about="MR-HuBERT, at several frame rates. Entries, block by block: what enters it, the output of each layer.",
+        takes=f"{_CONVERTED}, dictionaries_symbols",
     ),
-    # Its first entry is the tensor that enters the encoder, so masks are written into that tensor.
-    "lighthubert": replace(
-        _masked_conv("lighthubert"), mask_write="in_place", entry_names=_features_then_layers
+    replace(
+        MASKED_CONV,
+        name="lighthubert",
+        fast_in_bfloat16=False,
+        mask_write="in_place",  # its first entry is the tensor that enters the encoder
+        entry_names=_features_then_layers,
+        about="LightHuBERT. 13 entries: features, then the output of each layer.",
+        takes="-k FILE: cfg.model, model",
     ),
     # Distilled from unmasked speech: there is no mask embedding, so masks are silence in the waveform.
-    "distiller": Family(
+    Family(
         "distiller",
         view="mask",
         geometry="conv",
         padding="conv_norm",
         conv_stack="model.model.feature_extractor",
         entry_names=_distiller_entries,
+        about="DistilHuBERT. Entries: features, the output of each layer, predictions of the teacher's layers.",
+        weights=_DOWNLOADED,
+        takes="-k FILE: s3prl's pre-training: Distiller, Config.distiller",
     ),
-    "espnet_hubert": Family(
+    Family(
         "espnet_hubert",
         view="mask",
         # The encoder itself is not called as a module, so a hook on it would never run.
@@ -185,29 +213,83 @@ _TABLE: dict[str, Family] = {
         geometry="conv",
         conv_stack="model.wav2vec2.feature_extractor",
         entry_names=_layer_outputs,
+        about="HuBERT as ESPnet trains it. Entries: the output of each layer.",
+        weights=_DOWNLOADED,
+        takes="-k FILE: a .pth file with config.yaml in the same folder",
     ),
-    "mockingjay": _masked_spectrum("mockingjay"),
-    "tera": _masked_spectrum("tera"),
-    "audio_albert": _masked_spectrum("audio_albert"),
-    "decoar2": Family(
-        "decoar2",
-        view="shift",
+    replace(_MASKED_SPECTRUM, name="mockingjay"),
+    replace(_MASKED_SPECTRUM, name="tera"),
+    replace(_MASKED_SPECTRUM, name="audio_albert"),
+    replace(
+        _SHIFT,
+        name="decoar2",
         mask_site="model.encoder",
         mask_embedding=ZEROS,
         geometry=Geometry(320, 199.5, 400),  # every second Kaldi window
+        about=f"DeCoAR 2.0. 13 entries: {_ENTRIES}.",
+        takes="-k FILE: model (12 layers of 768)",
     ),
-    "apc": Family("apc", view="shift", geometry="kaldi", padding="safe", codes="model.vq_layers"),
-    "vq_apc": Family("vq_apc", view="shift", geometry="kaldi", padding="safe", codes="model.vq_layers"),
-    "npc": Family("npc", view="shift", geometry="kaldi", codes="model.vq_layers"),
-    "cpc": Family("cpc", view="shift", geometry=Geometry(160, 79.0, 159)),
-    "wav2vec": _wav2vec("wav2vec"),
-    "vq_wav2vec": _wav2vec("vq_wav2vec"),
+    replace(
+        _SHIFT,
+        name="apc",
+        padding="safe",
+        codes="model.vq_layers",
+        about="APC. 3 entries: outputs of the GRU layers.",
+        takes=f"{_APC}; VQ-APC: with paras.vq",
+    ),
+    replace(
+        _SHIFT,
+        name="vq_apc",
+        padding="safe",
+        codes="model.vq_layers",
+        about="VQ-APC. 4 entries: outputs of the GRU layers, then the VQ codes.",
+        takes=f"{_APC}; VQ-APC: with paras.vq",
+    ),
+    replace(
+        _SHIFT,
+        name="npc",
+        codes="model.vq_layers",
+        about="NPC. 9 entries (blocks and masked convolutions in turn, their sum last), then the VQ codes.",
+        takes=_APC,
+    ),
+    replace(
+        _SHIFT,
+        name="cpc",
+        geometry=Geometry(160, 79.0, 159),
+        about="Modified CPC. 2 entries: encoder, LSTM.",
+        takes="-k FILE: config, weights",
+    ),
+    replace(
+        _WAV2VEC,
+        name="wav2vec",
+        about="wav2vec. 13 entries: encoder, then the output of each aggregator layer.",
+    ),
+    replace(
+        _WAV2VEC,
+        name="vq_wav2vec",
+        about="vq-wav2vec. Entries: encoder, the output of each aggregator layer, then the VQ codes.",
+    ),
     # Masked tokens never enter its encoder in pre-training, so no view is its own.
-    "mae_ast": Family("mae_ast", geometry="patches", entry_names=_layer_outputs),
-    "baseline": Family("baseline", view="shift", geometry="kaldi", padding="safe"),
+    Family(
+        "mae_ast",
+        geometry="patches",
+        entry_names=_layer_outputs,
+        about="MAE-AST. Entries: the output of each layer.",
+        weights=_DOWNLOADED,
+        takes="-k FILE: cfg.model, cfg.task, model",
+    ),
+    replace(_BASELINE, name="baseline", takes="-g CONFIG: a yaml file as those in s3prl/upstream/baseline"),
     # mel and linear: CMVN over the padded batch, and digital silence at the end is taken for padding.
-    "baseline_stft": Family("baseline_stft", view="shift", geometry=_CENTRED_STFT, cuts_silent_tail=True),
-}
+    # Their centred windows of 25 ms every 10 ms: frame 0 is centred on sample 0.
+    replace(
+        _BASELINE,
+        name="baseline_stft",
+        geometry=Geometry(160, 0.0, 0),
+        padding="alone",
+        cuts_silent_tail=True,
+    ),
+)
+_TABLE = {family.name: family for family in _FAMILIES}
 _BY_NAME: dict[str, Family] = {}
 
 
@@ -221,8 +303,8 @@ def register_family(name: str, family: Family) -> None:
     Raises:
         MIError: the name has a family already.
     """
-    if name in _BY_NAME or name in _TABLE:
-        owner = _BY_NAME.get(name) or _TABLE[name]
+    owner = registered().get(name)
+    if owner is not None:
         raise MIError(
             f"register_family({name!r}): this name already belongs to the family {owner.name!r}; "
             "register another name."
@@ -241,24 +323,17 @@ def family_named(name: str, folder: str) -> Family:
 
 
 def family_of(expert: Any, name: str) -> Family:
-    """The family of a loaded upstream.
-
-    Args:
-        expert: s3prl's UpstreamExpert.
-        name: the upstream's name as given to `-u`.
+    """The family of a loaded upstream: that registered for its `-u` name, else that of its expert's folder.
 
     Returns:
-        The family registered for the name, else that of the folder which the expert's class comes from, else
-        one with `view=None` that knows nothing (every utterance alone, waveform-level masks only).
+        Where both are unknown, one with `view=None` that knows nothing (every utterance alone, waveform-level masks).
     """
     folder = upstream_folder(type(expert).__module__)
     if folder == "baseline" and "kaldi" not in getattr(expert, "config", {"kaldi": None}):
         folder = "baseline_stft"
     family = family_named(name, folder)
-    if name in _BY_NAME:
-        return family
-    if family.padding == "conv_norm" and _mixes_padding(expert):
-        family = replace(family, padding="alone")
+    if name not in _BY_NAME and family.padding == "conv_norm" and _mixes_padding(expert):
+        return replace(family, padding="alone")
     return family
 
 
@@ -319,6 +394,4 @@ def geometry_of_entry(expert: Any, family: Family, geometry: Geometry, entry: in
         Its own stride and frame count. Its frame j stands on frame `aligned_rows(...)[j]` of the finest
         resolution and shares that frame's centre.
     """
-    if not family.multires:
-        return geometry
-    return replace(geometry, stride=entry_strides(expert)[entry])
+    return replace(geometry, stride=entry_strides(expert)[entry]) if family.multires else geometry

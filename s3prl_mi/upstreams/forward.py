@@ -16,16 +16,17 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from ..core.errors import MIError
-from .families import SAMPLE_RATE, geometry_of_entry, resolve
+from .families import geometry_of_entry
+from .geometry import SAMPLE_RATE, resolve
 from .loading import Upstream
 from .masking import Front, at_mask_site, conv_stack, silence_masked
 from .views import PLAIN, View
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # Far below one step of 16-bit audio (3e-5): enough to not be taken for padding.
 _NOT_QUITE_SILENT = 1e-6
@@ -55,8 +56,6 @@ def extract(
             that the upstream lacks.
         RuntimeError: a mask site that the forward pass did not call, or fewer frames than the audio has.
     """
-    import torch
-
     view = view or PLAIN
     batch = [w.to(upstream.device, torch.float32, non_blocking=True) for w in waveforms]
     for index, waveform in enumerate(batch):
@@ -78,8 +77,6 @@ def layer_names(upstream: Upstream) -> list[str]:
     module, as s3prl hooks inputs), else the family's own names, else the key and number, such as
     `hidden_states[0]`.
     """
-    import torch
-
     waveform = torch.randn(SAMPLE_RATE, generator=torch.Generator().manual_seed(0)).to(upstream.device)
     with torch.no_grad():
         result = _call(upstream, [waveform])
@@ -132,8 +129,6 @@ def _forward(
     upstream: Upstream, batch: list[Tensor], view: View, front: Front | None = None, number: int = 0
 ) -> list[list[Tensor]]:
     """One forward pass, the `number`-th of `front`, over a batch of waveforms, each of shape (n_samples,)."""
-    import torch
-
     family, masker = upstream.family, None
     lengths = [len(w) for w in batch]
     expected = [upstream.geometry.n_frames(n) for n in lengths]
@@ -197,8 +192,6 @@ def _call(upstream: Upstream, batch: list[Tensor]) -> dict[str, Any]:
         result["hidden_states"] = (*result["hidden_states"][:-1], outputs[-1])
         result["last_hidden_state"] = outputs[-1]
     if codes:
-        import torch
-
         result[_CODES] = torch.cat(codes, dim=-1)
     return result
 

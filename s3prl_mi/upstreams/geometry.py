@@ -2,7 +2,7 @@
 
 Nothing here imports torch; models are only looked at by attribute.
 
-Source: s3prl 0.4.18; tests/test_hidden_states_families.py finds the centres again by gradient.
+Source: s3prl 0.4.18; tests/upstreams/test_forward_families.py finds the centres again by gradient.
 """
 
 from __future__ import annotations
@@ -86,12 +86,10 @@ def conv_geometry(stack: Any) -> Geometry:
 
 def kaldi_geometry(expert: Any) -> Geometry:
     """Kaldi windows (snip_edges), from the expert's frame length and shift in ms."""
-    if hasattr(expert, "config"):
-        kaldi = expert.config["kaldi"]
-        options = kaldi[kaldi["feat_type"]]
-    else:
-        options = getattr(resolve(expert, "preprocessor"), "kwargs", {})
-    return _kaldi_windows(options)
+    if not hasattr(expert, "config"):
+        return _kaldi_windows(getattr(resolve(expert, "preprocessor"), "kwargs", {}))
+    kaldi = expert.config["kaldi"]
+    return _kaldi_windows(kaldi[kaldi["feat_type"]])
 
 
 def _kaldi_windows(options: dict[str, Any]) -> Geometry:

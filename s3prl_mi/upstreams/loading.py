@@ -18,23 +18,10 @@ from typing import Any
 
 from ..core.errors import MIError
 from . import compat
-from . import user_modules as upstream_module
-from .checkpoints import describe_checkpoint, one_line, sha256_of, training_step
-from .extra.files import advice
-from .families import Family, Geometry, family_of, geometry_of, geometry_of_entry
-from .names import FILE_SUFFIXES, family_of_name, find_entry, upstream_names
-from .s3prl_names import stock_names
-
-__all__ = [
-    "FILE_SUFFIXES",
-    "Upstream",
-    "describe_checkpoint",
-    "family_of_name",
-    "load_upstream",
-    "sha256_of",
-    "training_step",
-    "upstream_names",
-]
+from .checkpoints import advice, existing_file, one_line, sha256_of, training_step
+from .families import Family, family_of, geometry_of, geometry_of_entry
+from .geometry import Geometry, resolve
+from .names import FILE_SUFFIXES, find_entry, find_own, stock_names
 
 logger = logging.getLogger(__name__)
 
@@ -79,12 +66,6 @@ class Upstream:
         return geometry_of_entry(self.expert, self.family, self.geometry, layer)
 
 
-def _missing_package(name: str, error: ImportError) -> MIError:
-    package = (getattr(error, "name", None) or "").split(".")[0]
-    way_out = f"Install it: pip install {package}" if package else "`s3prl-mi doctor` shows what is wrong"
-    return MIError(f"upstream {name!r} needs a package that is not there ({error}). {way_out}.")
-
-
 def load_upstream(
     name: str,
     ckpt: str | None = None,
@@ -96,7 +77,7 @@ def load_upstream(
     """Load an upstream as s3prl's runner does: `Upstream(ckpt=..., model_config=..., refresh=...)`.
 
     Args:
-        name: a name of s3prl's, of `own_upstreams`, or of the user's (`-u`).
+        name: a name of s3prl's, of `extra`, or of the user's (`-u`).
         ckpt: checkpoint for names that take one, such as those ending in `_local` (`-k`): file, folder or URL.
         model_config: config file where the upstream takes one (`-g`).
         refresh: download again even if the file is in the cache.
@@ -110,8 +91,12 @@ def load_upstream(
         MIError: unknown name, missing or foreign checkpoint, failed download, missing package.
     """
     compat.apply()
-    own = None if name in stock_names() else upstream_module.find_own(name)
-    entry = _find(name)
+    own = find_own(name)
+    try:
+        with _quiet():
+            entry = find_entry(name)
+    except ImportError as error:
+        raise _missing_package(name, error) from error
     _check_arguments(name, entry, ckpt, model_config)
     downloads: list[tuple[str, Path]] = []
     try:
@@ -126,7 +111,10 @@ def load_upstream(
     for note in getattr(expert, "notes", ()):
         logger.info("-u %s: %s", name, note)
     expert = expert.to(device).eval().requires_grad_(False)
-    family = _family_of(expert, name)
+    # ours tell their family themselves where it depends on the checkpoint (`-u hf`)
+    family = getattr(expert, "family", None)
+    if not isinstance(family, Family):
+        family = family_of(expert, name)
     checkpoint = Path(ckpt) if ckpt and Path(ckpt).exists() else (downloads[-1][1] if downloads else None)
     digest = None if checkpoint is None else sha256_of(checkpoint)
     return Upstream(
@@ -145,21 +133,6 @@ def load_upstream(
     )
 
 
-def _find(name: str) -> Callable[..., Any]:
-    """The function behind a name; a package that its folder needs and lacks is a mistake that can be mended."""
-    try:
-        with _quiet():
-            return find_entry(name)
-    except ImportError as error:
-        raise _missing_package(name, error) from error
-
-
-def _family_of(expert: Any, name: str) -> Family:
-    """Family of a loaded upstream; ours tell it themselves where it depends on the checkpoint (`-u hf`)."""
-    family = getattr(expert, "family", None)
-    return family if isinstance(family, Family) else family_of(expert, name)
-
-
 def _checkpoint_name(
     ckpt: str | None, checkpoint: Path | None, downloads: list[tuple[str, Path]]
 ) -> str | None:
@@ -174,47 +147,35 @@ def _check_arguments(
 ) -> None:
     """Refuse what would fail later with an obscure message, or be ignored silently."""
     stock = name in stock_names() and getattr(entry, "__module__", "").startswith("s3prl.")
-    takes_file = name.endswith(FILE_SUFFIXES)
     if not stock or name == "customized_upstream":
         return
     if name == "baseline_local":
         if model_config is None or not Path(model_config).is_file():
             raise MIError(f"upstream 'baseline_local' needs a yaml file: -g CONFIG; found {model_config!r}.")
-        return
-    if takes_file and ckpt is None:
+    elif not name.endswith(FILE_SUFFIXES):
+        if ckpt is not None:
+            raise MIError(
+                f"upstream {name!r} has its own weights and would ignore -k {ckpt!r}. To open that file use a "
+                f"name ending in _local or _custom.{advice(Path(ckpt))}"
+            )
+    elif ckpt is None:
         raise MIError(f"upstream {name!r} needs a checkpoint: -k CHECKPOINT.")
-    if not takes_file and ckpt is not None:
-        raise MIError(
-            f"upstream {name!r} has its own weights and would ignore -k {ckpt!r}. To open that file use a "
-            f"name ending in _local or _custom.{advice(Path(ckpt))}"
-        )
-    if ckpt is not None and takes_file:
-        _check_file(name, ckpt)
+    elif name.startswith("hf_"):
+        _check_hugging_face_folder(name, ckpt)
+    elif not ckpt.startswith(("http://", "https://")):
+        existing_file(name, ckpt)
 
 
-def _check_file(name: str, ckpt: str) -> None:
-    """A checkpoint must exist, and be a folder for Hugging Face models and a file for all others."""
+def _check_hugging_face_folder(name: str, ckpt: str) -> None:
+    """s3prl builds the class of the upstream's name whatever the folder holds: compare before it does."""
     path = Path(ckpt)
-    hugging_face = name.startswith("hf_")
-    if ckpt.startswith(("http://", "https://")):
-        return
     if not path.exists():
         looks_like_path = path.is_absolute() or ckpt.startswith(".") or ckpt.count("/") != 1
-        if hugging_face and not looks_like_path:
-            return  # owner/name on the Hugging Face hub
-        raise MIError(f"upstream {name!r}: checkpoint -k {ckpt!r} does not exist.")
-    if hugging_face:
-        _check_hugging_face_folder(name, path)
-    elif path.is_dir():
-        raise MIError(
-            f"upstream {name!r}: -k {ckpt!r} is a folder, but a file is needed.{advice(Path(ckpt))}"
-        )
-
-
-def _check_hugging_face_folder(name: str, path: Path) -> None:
-    """s3prl builds the class of the upstream's name whatever the folder holds: compare before it does."""
+        if looks_like_path and not ckpt.startswith(("http://", "https://")):
+            raise MIError(f"upstream {name!r}: checkpoint -k {ckpt!r} does not exist.")
+        return  # owner/name on the Hugging Face hub
     if not path.is_dir():
-        raise MIError(f"upstream {name!r}: -k {str(path)!r} is a file, but a folder is needed.{advice(path)}")
+        raise MIError(f"upstream {name!r}: -k {ckpt!r} is a file, but a folder is needed.{advice(path)}")
     for needed in ("config.json", "preprocessor_config.json"):
         if not (path / needed).is_file():
             raise MIError(f"upstream {name!r}: folder {str(path)!r} has no {needed}; save it there again.")
@@ -263,8 +224,14 @@ def _recorded_downloads(downloads: list[tuple[str, Path]]) -> Iterator[None]:
         module._download = original
 
 
+def _missing_package(name: str, error: ImportError) -> MIError:
+    package = (getattr(error, "name", None) or "").split(".")[0]
+    fix = f"Install it: pip install {package}" if package else "`s3prl-mi doctor` shows what is wrong"
+    return MIError(f"upstream {name!r} needs a package that is not there ({error}). {fix}.")
+
+
 def _explain(name: str, ckpt: str | None, downloads: list[tuple[str, Path]], error: Exception) -> Exception:
-    """The message for a failed load; an error nobody foresaw is handed back as it is."""
+    """The message for a failed load; an unforeseen error is returned as it is."""
     cause = one_line(error)
     if downloads and not downloads[-1][1].is_file():
         url, path = downloads[-1]
@@ -300,41 +267,27 @@ def _fingerprint(
     heads, normalisation, front end); the checkpoint's hash, s3prl's version, the upstream's name and `-s`; the
     hash of the module that defines an upstream which is not s3prl's.
     """
-    digest = hashlib.sha256()
     version = importlib.metadata.version("s3prl")
     settings = [name, feature_selection, version, checkpoint_sha256, *_settings(expert)]
     if source_sha256 is not None:
         settings.append(source_sha256)
-    digest.update(json.dumps(settings, default=str).encode())
+    digest = hashlib.sha256(json.dumps(settings, default=str).encode())
     tensors = dict(expert.state_dict())
     tensors.update({n: b for n, b in expert.named_buffers() if n not in tensors})
-    # noise that s3prl's spectral front ends draw anew at every load, to find the size of their output
+    # noise that s3prl's spectral front ends draw again at every load, to find the size of their output
     tensors = {n: t for n, t in tensors.items() if not n.endswith("_pseudo_wavs")}
-    for key in sorted(tensors):
-        value = tensors[key]
-        if not hasattr(value, "detach"):
-            continue
-        array = value.detach().float().cpu().contiguous().numpy()
-        digest.update(f"{key}{array.shape}".encode())
-        digest.update(array.tobytes())
+    for key, value in sorted(tensors.items()):
+        if hasattr(value, "detach"):
+            array = value.detach().float().cpu().contiguous().numpy()
+            digest.update(f"{key}{array.shape}".encode() + array.tobytes())
     return digest.hexdigest()
 
 
 def _settings(expert: Any) -> list[str]:
     """Configs that s3prl's experts keep, as text without memory addresses."""
-    model = getattr(expert, "model", None)
-    holders = [
-        getattr(expert, "config", None),
-        getattr(expert, "task_cfg", None),
-        getattr(expert, "cfg", None),
-        getattr(expert, "wav_normalize", None),
-        getattr(model, "cfg", None),
-        getattr(model, "config", None),
-        getattr(getattr(expert, "preprocessor", None), "kwargs", None),
-        getattr(expert, "extracter", None),
-        expert,
-    ]
-    plain = [vars(h) if type(h).__name__ == "WavLMConfig" else h for h in holders]
+    paths = ("config", "task_cfg", "cfg", "wav_normalize", "model.cfg", "model.config", "preprocessor.kwargs")
+    holders = [resolve(expert, path) for path in (*paths, "extracter")]
+    plain = [vars(h) if type(h).__name__ == "WavLMConfig" else h for h in (*holders, expert)]
     # A memory address, a library's version or the folder's name does not change any state.
     volatile = r' at 0x[0-9a-f]+|"(transformers_version|_name_or_path)": [^\n]*'
     return [re.sub(volatile, "", repr(p)) for p in plain]

@@ -3,7 +3,7 @@
 Masks are put where pre-training puts them: a hook on the mask site replaces masked frames by the model's own
 mask embedding, on real frames only. Where a model has no such site, the waveform is silenced.
 
-Source: s3prl 0.4.18; tests/test_hidden_states*.py compare each site with the model's own masking.
+Source: s3prl 0.4.18; tests/upstreams/test_forward*.py compare each site with the model's own masking.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from ..core.errors import MIError
-from .families import ZEROS, resolve
+from .families import ZEROS
+from .geometry import resolve
 from .loading import Upstream
 from .views import View
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def silence_masked(upstream: Upstream, waveform: Tensor, view: View) -> Tensor:
     """A copy whose samples are 0 wherever the nearest frame is masked, shape (n_samples,)."""
-    import torch
-
     frames = upstream.geometry.nearest_frames(len(waveform))
     masked = view.pattern(int(frames[-1]) + 1)[frames]
     return waveform.masked_fill(torch.from_numpy(masked).to(waveform.device), 0.0)
@@ -39,27 +38,27 @@ def mask_embedding(upstream: Upstream) -> Tensor:
     Raises:
         MIError: the model has none, or one that its checkpoint does not hold (then it is random).
     """
-    import torch
-
     path = upstream.family.mask_embedding
     if path == ZEROS:
         dropped = _dropped_embedding(upstream.checkpoint_path, upstream.family.name)
         return torch.zeros(1) if dropped is None else dropped
     embedding = resolve(upstream.expert, path)
-    way_out = "Set downstream_expert.views.mask_level to waveform, or views.kind to shift."
-    if embedding is None:
-        raise MIError(
-            f"upstream {upstream.name!r} (checkpoint {upstream.checkpoint_name}) has no mask embedding "
-            f"{path!r}: it was saved without masking (Hugging Face: mask_time_prob 0). {way_out}"
-        )
     name = (path or "").rsplit(".", 1)[-1]
     keys = _hugging_face_keys(resolve(upstream.expert, "model.name_or_path"))
-    if keys is not None and not any(key.endswith(name) for key in keys):
-        raise MIError(
-            f"upstream {upstream.name!r} (checkpoint {upstream.checkpoint_name}): its files hold no {name}, so "
-            f"transformers made up a random one, which the model was never trained with. {way_out}"
+    if embedding is None:
+        problem = (
+            f" has no mask embedding {path!r}: it was saved without masking (Hugging Face: mask_time_prob 0)."
         )
-    return embedding
+    elif keys is not None and not any(key.endswith(name) for key in keys):
+        problem = (
+            f": its files hold no {name}, so transformers made up a random one, which no training has seen."
+        )
+    else:
+        return embedding
+    raise MIError(
+        f"upstream {upstream.name!r} (checkpoint {upstream.checkpoint_name}){problem} Set "
+        "downstream_expert.views.mask_level to waveform, or views.kind to shift."
+    )
 
 
 @functools.lru_cache(maxsize=8)
@@ -67,8 +66,6 @@ def _dropped_embedding(checkpoint: Path | None, family: str) -> Tensor | None:
     """DeCoAR 2.0: the mask vector in the file, which s3prl's class has no place for and silently drops."""
     if family != "decoar2" or checkpoint is None:
         return None
-    import torch
-
     weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
     dim = weights["post_extract_proj.weight"].shape[0]
     found = [v for k, v in weights.items() if "mask" in k and tuple(v.shape) == (dim,)]
@@ -88,12 +85,11 @@ def _hugging_face_keys(name: str | None) -> frozenset[str] | None:
         if (path := _hugging_face_file(name, file)) is not None:
             return frozenset(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
     if (path := _hugging_face_file(name, "model.safetensors")) is not None:
-        with path.open("rb") as stream:  # 8 bytes of length, little-endian, then a table of contents in JSON
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        return frozenset(header) - {"__metadata__"}
-    if (path := _hugging_face_file(name, "pytorch_model.bin")) is not None:
-        import torch
+        from safetensors import safe_open
 
+        with safe_open(path, framework="pt") as file:
+            return frozenset(file.keys())
+    if (path := _hugging_face_file(name, "pytorch_model.bin")) is not None:
         return frozenset(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
     return None
 
@@ -118,8 +114,6 @@ class _Masker:
 
     def mask(self, latents: Tensor) -> Tensor:
         """Mask latents of shape (batch, n_frames, dim), which are the next n_frames of each utterance, in a copy."""
-        import torch
-
         total, start = latents.shape[1], self.seen
         self.calls, self.seen = self.calls + 1, start + total
         if self.embedding is None:
@@ -152,8 +146,6 @@ def at_mask_site(upstream: Upstream, n_frames: Sequence[int | None], view: View)
     Raises:
         RuntimeError: at exit, if the forward pass did not call the site as the family says.
     """
-    import torch
-
     family = upstream.family
     site = resolve(upstream.expert, family.mask_site)
     if not isinstance(site, torch.nn.Module):
@@ -189,27 +181,18 @@ def at_mask_site(upstream: Upstream, n_frames: Sequence[int | None], view: View)
 
 def _wide(latents: Tensor) -> Tensor:
     """Float32 under autocast, which continues in the wider type where it adds."""
-    import torch
-
     return latents.float() if torch.is_autocast_enabled(latents.device.type) else latents
 
 
 class Front:
-    """What the conv stack made of one batch: masks come behind it, so all latent views of the batch share it."""
+    """What the conv stack made of one batch: masks come behind it, so all latent views of the batch share it.
+
+    Attributes:
+        made: its features, by the number of the forward pass within the batch.
+    """
 
     def __init__(self) -> None:
-        self._made: dict[int, Tensor] = {}
-
-    def read(self, number: int) -> Tensor | None:
-        """What a forward pass of the batch, by its number, has left; a copy, as models write into features."""
-        return self._made[number].clone() if number in self._made else None
-
-    def keep(self, number: int, features: Any) -> None:
-        """Keep it, if it is one tensor."""
-        import torch
-
-        if isinstance(features, torch.Tensor):
-            self._made[number] = features.clone()
+        self.made: dict[int, Tensor] = {}
 
 
 @contextlib.contextmanager
@@ -244,10 +227,11 @@ def conv_stack(
     def once(source: Tensor, *args: Any, **kwargs: Any) -> Any:
         if front is None or (masker is not None and masker.calls):
             return one_by_one(source, *args, **kwargs)
-        features = front.read(number)
-        if features is None:
-            features = one_by_one(source, *args, **kwargs)
-            front.keep(number, features)
+        if number in front.made:
+            return front.made[number].clone()  # models write into features
+        features = one_by_one(source, *args, **kwargs)
+        if isinstance(features, torch.Tensor):
+            front.made[number] = features.clone()
         return features
 
     with replaced_forward(stack, once):

@@ -1,16 +1,26 @@
-"""Names for `-u`: s3prl's, ours, and the user's; what lies behind a name."""
+"""Names for `-u`: s3prl's, ours, and the user's; what lies behind a name.
+
+`s3prl.hub` imports all 35 upstream folders (10 s). Here s3prl's names are read from the source of `s3prl/hub.py` and
+of the hubconfs, so that only the hubconf which defines a name need be imported. All other names come from modules
+with `FAMILIES` (user_modules.py): ours (`extra.hubconf`), those of entry points, and those of `--upstream_module`.
+"""
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ..core.errors import MIError, nearest
-from . import user_modules as upstream_module
-from .families import Family, family_named, upstream_folder
-from .s3prl_names import stock_names
+from . import compat, families
+from .extra import hubconf
+from .families import Family
+from .user_modules import OwnUpstream, read_entry_points, read_module, upstreams_in
 
 FILE_SUFFIXES = ("_local", "_custom", "_url", "_gdriveid")
 """Endings of the names that take a checkpoint from the user."""
@@ -27,21 +37,13 @@ _INSTEAD = {
 
 def upstream_names() -> list[str]:
     """Every name that `-u` takes, sorted: s3prl's, ours, and the user's."""
-    names = set(stock_names()) | set(upstream_module.known())
+    names = set(stock_names()) | set(known())
     hub = sys.modules.get("s3prl.hub")
-    if hub is not None:
-        # Beside upstreams the namespace holds what hubconfs import (Path, FileLock, ...): functions only.
+    if hub is not None:  # it also holds what hubconfs import (Path, FileLock, ...): functions only
         names |= {
             n for n, v in vars(hub).items() if callable(v) and not isinstance(v, type) and _is_entry(n, v)
         }
     return sorted(names)
-
-
-def family_of_name(name: str) -> Family:
-    """The family of the upstream `-u name`, without loading it."""
-    upstream_module.find_own(name)
-    module = stock_names().get(name, ("", ""))[0]
-    return family_named(name, upstream_folder(module))
 
 
 def _is_entry(name: str, value: Any) -> bool:
@@ -49,6 +51,13 @@ def _is_entry(name: str, value: Any) -> bool:
     module = getattr(value, "__module__", "") or ""
     helper = module.startswith("s3prl.") and not module.endswith("hubconf")
     return not name.startswith("_") and name != "options" and not helper
+
+
+def family_of_name(name: str) -> Family:
+    """The family of the upstream `-u name`, without loading it."""
+    find_own(name)
+    module = stock_names().get(name, ("", ""))[0]
+    return families.family_named(name, families.upstream_folder(module))
 
 
 def find_entry(name: str) -> Callable[..., Any]:
@@ -64,8 +73,150 @@ def find_entry(name: str) -> Callable[..., Any]:
     place = stock_names().get(name)
     if place is not None:
         return getattr(importlib.import_module(place[0]), place[1])
-    own = upstream_module.find_own(name)
+    own = find_own(name)
     if own is not None:
         return own.function
     instead = f" Use {_INSTEAD[name]!r}." if name in _INSTEAD else nearest(name, upstream_names())
     raise MIError(f"unknown upstream -u {name!r}.{instead} `s3prl-mi upstreams` lists all names.")
+
+
+# --- Upstreams that are not s3prl's ---------------------------------------------------------------------
+
+_OWN: dict[str, OwnUpstream] = {}
+
+
+def load_module(path_or_name: str) -> None:
+    """Make the upstreams of a module known by name, for `-u`; what is known already is left as it is.
+
+    Args:
+        path_or_name: a Python file, or a dotted module name (`--upstream_module`).
+
+    Raises:
+        MIError: no such file or module, an error while importing it, a function without its family, or a name that
+            another upstream has.
+    """
+    source = Path(path_or_name).expanduser().resolve()
+    if all(own.source != source for own in _OWN.values()):
+        _register(read_module(path_or_name))
+
+
+def find_own(name: str) -> OwnUpstream | None:
+    """The upstream of that name which is not s3prl's, or None.
+
+    Raises:
+        MIError: an entry point that cannot be imported.
+    """
+    if name not in _OWN and name not in stock_names():
+        load_entry_points()
+    return _OWN.get(name)
+
+
+def known() -> dict[str, OwnUpstream]:
+    """Every upstream that is not s3prl's, by name."""
+    load_entry_points()
+    return dict(_OWN)
+
+
+def show_to_s3prl(hub: ModuleType) -> None:
+    """Set every upstream that is not s3prl's on `s3prl.hub`, for s3prl's own tasks (`-d ctc -u dinosr`)."""
+    for name, own in known().items():
+        setattr(hub, name, own.function)
+
+
+@functools.cache
+def load_entry_points() -> None:
+    """Load, once, the modules that installed packages name in the group `s3prl_mi.upstreams`.
+
+    Raises:
+        MIError: one of them cannot be imported.
+    """
+    for upstreams in read_entry_points():
+        _register(upstreams)
+
+
+def _register(upstreams: Sequence[OwnUpstream]) -> None:
+    """Make the upstreams of one module known, all or none."""
+    if any(own.source == upstreams[0].source for own in _OWN.values()):
+        return
+    for own in upstreams:
+        owner = _OWN[own.name].origin if own.name in _OWN else "s3prl" if own.name in stock_names() else None
+        if owner is not None:
+            raise MIError(
+                f"{own.origin}: {own.name!r} is already an upstream of {owner}; call yours otherwise."
+            )
+    for own in upstreams:
+        families.register_family(own.name, own.family)
+        _OWN[own.name] = own
+
+
+# --- s3prl's names, from its sources --------------------------------------------------------------------
+
+
+@functools.cache
+def stock_names() -> dict[str, tuple[str, str]]:
+    """Each name of s3prl.hub -> (module, attribute), read from the sources; later imports win."""
+    names: dict[str, tuple[str, str]] = {}
+    for node in _tree("s3prl.hub").body:
+        if not isinstance(node, ast.ImportFrom) or node.module is None:
+            continue
+        if node.names[0].name == "*":
+            names.update(_defined_names(node.module))
+        else:
+            names.update({a.asname or a.name: (node.module, a.name) for a in node.names})
+    return names
+
+
+def _defined_names(module: str) -> dict[str, tuple[str, str]]:
+    """Public functions that a hubconf defines, or imports from another hubconf."""
+    names: list[str] = []
+    for node in _tree(module).body:
+        if isinstance(node, ast.FunctionDef):
+            names.append(node.name)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").endswith("hubconf"):
+            names += [a.asname or a.name for a in node.names]
+    return {name: (module, name) for name in names if not name.startswith("_")}
+
+
+def source_of(module: str) -> Path:
+    """The file of a dotted module of s3prl."""
+    return compat.s3prl_folder().joinpath(*module.split(".")[1:]).with_suffix(".py")
+
+
+def _tree(module: str) -> ast.Module:
+    return ast.parse(source_of(module).read_text(encoding="utf-8"))
+
+
+@functools.cache
+def functions_of(module: str) -> dict[str, ast.FunctionDef]:
+    """The functions that a hubconf defines, by name, as syntax trees."""
+    return {node.name: node for node in _tree(module).body if isinstance(node, ast.FunctionDef)}
+
+
+def checkpoint_urls(name: str) -> list[str]:
+    """The URLs that an upstream of s3prl downloads, read from its source (nothing is imported).
+
+    A name that only calls another one (hubert -> hubert_base) is followed. Where s3prl has an old and a
+    converted file for one name, the converted one is meant, as s3prl takes that by default.
+    """
+    module, attribute = stock_names().get(name, ("", name))
+    if not module:
+        return []
+    urls = _urls_in(functions_of(module), attribute, set())
+    return [u for u in urls if "converted" in u] or urls
+
+
+def _urls_in(functions: dict[str, ast.FunctionDef], name: str, seen: set[str]) -> list[str]:
+    if name in seen or name not in functions:
+        return []
+    seen.add(name)
+    urls: list[str] = []
+    for node in ast.walk(functions[name]):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            is_url = node.value.startswith(("http://", "https://")) and " " not in node.value
+            urls += [node.value] if is_url and "/" in node.value[8:] else []
+        elif isinstance(node, ast.Name):
+            urls += _urls_in(functions, node.id, seen)
+    return list(dict.fromkeys(urls))
+
+
+_register(upstreams_in(hubconf, "s3prl_mi", installed=True))

@@ -5,14 +5,14 @@
   (autocast). So codebooks and targets are those of float32, and so is all of mi_supervised.
 - `bf16`: autocast for everything.
 
-Measured on an AMD EPYC (Zen 4, AVX512-BF16), one thread, processor time: a HuBERT of base size takes in 8.4 s of audio
-a second in bfloat16 and 4.9 in float32; HuBERTs of 6 x 192 1.3 to 1.5 times as much; an APC (GRU) less than in float32.
+Measured on an AMD EPYC (Zen 4, AVX512-BF16), one thread: a HuBERT of base size reads 8.4 s of audio per second of
+processor time in bfloat16 and 4.9 s in float32; HuBERTs of 6 x 192 gain a factor of 1.3 to 1.5; an APC (GRU) loses.
 Bits of two trained HuBERTs (6 x 192; mi_supervised: one), LibriSpeech-mini, logistic, all layers, against float32:
 
 - mi_supervised, bf16: at most 0.0007 (APC: 0.0003).
 - mi_views, mixed: at most 0.0008; Za and Zb in bfloat16 with the codebook of float32, two layers, 5 seeds: 0.0013.
-- mi_views, bf16: up to 0.05 for one seed, 0.012 for the mean of five. k-means ends elsewhere, as with another seed
-  (whose standard deviation is 0.01): so `auto` keeps the unmasked view in float32 on a CPU.
+- mi_views, bf16: up to 0.05 for one seed, 0.012 for the mean of five, as k-means ends elsewhere (as another seed does,
+  with a standard deviation of 0.01): so `auto` keeps the unmasked view in float32 on a CPU.
 
 float16 is never used: hidden states of large models lie beyond its range. float32 at torch's precision "medium" is
 1.1 times as fast there and as exact, but means bfloat16 on other processors, so `fp32` leaves it alone.
@@ -29,8 +29,8 @@ from typing import Any, Literal
 import torch
 
 from ..core.arithmetic import half_is_fast
-from .families import resolve
 from .forward import extract
+from .geometry import resolve
 from .loading import Upstream
 from .masking import replaced_forward
 from .views import View
@@ -38,20 +38,6 @@ from .views import View
 logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "mixed", "bf16"]
-
-TRANSFORMERS = frozenset(
-    {
-        "hubert",
-        "wav2vec2",
-        "wavlm",
-        "unispeech_sat",
-        "data2vec",
-        "multires_hubert",
-        "hf_hubert",
-        "hf_wav2vec2",
-    }
-)
-"""Families of convolutions and a Transformer, nearly all of whose work is products that bfloat16 makes faster."""
 
 LARGEST_CHANGE = 0.05
 """Error of bfloat16, in standard deviations, up to which `auto` takes it: root mean square over frames, mean over
@@ -65,7 +51,7 @@ def choose(asked: str, upstream: Upstream, masked: bool = True) -> Precision:
 
     Args:
         asked: `auto`, `fp32`, `mixed` or `bf16`. `auto` takes `mixed` on a CPU and `bf16` on a GPU where it has
-            instructions for it, the family is one of `TRANSFORMERS`, and this very upstream's hidden states of noise
+            instructions for it, the family is `fast_in_bfloat16`, and this very upstream's hidden states of noise
             change by little.
         upstream: the upstream.
         masked: whether there are views with latent masks; without any, `mixed` is `fp32`.
@@ -87,7 +73,7 @@ def of_view(precision: str, view: View) -> Precision:
 
 def _keeps_states(upstream: Upstream, precision: Precision) -> bool:
     """Whether bfloat16 is fast here and changes this upstream's hidden states by little."""
-    if upstream.family.name not in TRANSFORMERS or not half_is_fast(torch.device(upstream.device)):
+    if not upstream.family.fast_in_bfloat16 or not half_is_fast(torch.device(upstream.device)):
         return False
     change = change_by(precision, upstream)
     if change > LARGEST_CHANGE:

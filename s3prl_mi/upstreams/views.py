@@ -13,7 +13,8 @@ import numpy as np
 from ..core.config import ViewConfig, mask_span
 from ..core.errors import MIError
 from ..core.types import BoolVector, IntVector
-from .families import SAMPLE_RATE, Family
+from .families import Family
+from .geometry import SAMPLE_RATE
 
 
 @dataclass(frozen=True)

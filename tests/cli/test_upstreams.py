@@ -22,8 +22,7 @@ from s3prl_mi.cli.upstreams import (
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.report import published_scores as superb
 from s3prl_mi.upstreams.families import Family
-from s3prl_mi.upstreams.names import upstream_names
-from s3prl_mi.upstreams.s3prl_names import stock_names
+from s3prl_mi.upstreams.names import stock_names, upstream_names
 from tests.helpers.paths import REPO
 
 
@@ -168,10 +167,9 @@ def test_explanation_of_names_that_take_a_file():
 
 
 def test_upstreams_of_the_user_come_first(tmp_path, monkeypatch, capsys):
-    from s3prl_mi.upstreams import families
-    from s3prl_mi.upstreams import user_modules as upstream_module
+    from s3prl_mi.upstreams import families, names
 
-    monkeypatch.setattr(upstream_module, "_OWN", dict(upstream_module._OWN))
+    monkeypatch.setattr(names, "_OWN", dict(names._OWN))
     monkeypatch.setattr(families, "_BY_NAME", dict(families._BY_NAME))
     monkeypatch.setattr(sys, "path", list(sys.path))
     path = tmp_path / "mine.py"

@@ -11,7 +11,7 @@ from s3prl_mi.data.alignments import open_alignments
 from s3prl_mi.data.audio import Utterance
 from s3prl_mi.experiment.frame_pairs import held_out_groups, labelled_frames, paired_frames, utterance_rows
 from s3prl_mi.states.store import Entry
-from s3prl_mi.upstreams.families import Geometry
+from s3prl_mi.upstreams.geometry import Geometry
 from s3prl_mi.upstreams.views import View
 from tests.conftest import RATE
 

@@ -22,21 +22,44 @@ LAYERS = 2
 CONV = "[(24,10,5)] + [(24,3,2)] * 4 + [(24,2,2)] * 2"
 
 
-def _fields(large: bool) -> dict[str, Any]:
-    """Config fields that all models of fairseq's kind share."""
-    fields = {
-        "conv_feature_layers": CONV,
-        "encoder_layers": LAYERS,
-        "encoder_embed_dim": DIM,
-        "encoder_ffn_embed_dim": 64,
-        "encoder_attention_heads": 4,
-        "conv_pos": 16,
-        "conv_pos_groups": 4,
-    }
-    return {**fields, "layer_norm_first": True, "extractor_mode": "layer_norm"} if large else fields
+SIZES: dict[str, Any] = {
+    "encoder_layers": LAYERS,
+    "encoder_embed_dim": DIM,
+    "encoder_ffn_embed_dim": 64,
+    "encoder_attention_heads": 4,
+    "conv_pos": 16,
+    "conv_pos_groups": 4,
+}
+"""Config fields that all models of fairseq's kind share."""
+AUDIO = {
+    "feat_type": "fbank",
+    "feat_dim": 80,
+    "frame_length": 25,
+    "frame_shift": 10,
+    "decode_wav": False,
+    "cmvn": True,
+}
+HF_CLASSES = {
+    "wav2vec2": "Wav2Vec2",
+    "hubert": "Hubert",
+    "wavlm": "WavLM",
+    "data2vec-audio": "Data2VecAudio",
+    "unispeech-sat": "UniSpeechSat",
+    "wav2vec2-conformer": "Wav2Vec2Conformer",
+    "wav2vec2-bert": "Wav2Vec2Bert",
+}
+"""`model_type` -> first part of the name of its classes in transformers."""
 
 
-def _randomised(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+def fairseq_fields(large: bool) -> dict[str, Any]:
+    return {"conv_feature_layers": CONV, **SIZES, **large_fields(large)}
+
+
+def large_fields(large: bool) -> dict[str, Any]:
+    return {"layer_norm_first": True, "extractor_mode": "layer_norm"} if large else {}
+
+
+def randomised(model: torch.nn.Module, seed: int) -> torch.nn.Module:
     """Redraw every weight that an initialiser left at 0 or 1, so that no part is a plain identity."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -47,7 +70,7 @@ def _randomised(model: torch.nn.Module, seed: int) -> torch.nn.Module:
     return model
 
 
-def _save(content: Any, folder: Path, name: str) -> Path:
+def save(content: Any, folder: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(content, folder / name)
     return folder / name
@@ -57,17 +80,17 @@ def build_hubert(folder: Path, large: bool = False, seed: int = 0) -> Path:
     from s3prl.upstream.hubert.hubert_model import HubertConfig, HubertModel, HubertPretrainingConfig
 
     torch.manual_seed(seed)
-    config = {**_fields(large), "label_rate": 50.0, "final_dim": 16}
+    config = {**fairseq_fields(large), "label_rate": 50.0, "final_dim": 16}
     task, symbols = {"normalize": large}, [["a", "b", "c", "d"]]
     model = HubertModel(HubertConfig(**config), HubertPretrainingConfig(**task), symbols)
-    weights = _randomised(model, seed).state_dict()
+    weights = randomised(model, seed).state_dict()
     content = {
         "task_cfg": task,
         "model_cfg": config,
         "model_weight": weights,
         "dictionaries_symbols": symbols,
     }
-    return _save(content, folder, f"hubert-{'large' if large else 'base'}.pt")
+    return save(content, folder, f"hubert-{'large' if large else 'base'}.pt")
 
 
 def build_wav2vec2(folder: Path, large: bool = False, conformer: bool = False, seed: int = 0) -> Path:
@@ -75,7 +98,7 @@ def build_wav2vec2(folder: Path, large: bool = False, conformer: bool = False, s
 
     torch.manual_seed(seed)
     config = {
-        **_fields(large),
+        **fairseq_fields(large),
         "final_dim": 16,
         "quantize_targets": True,
         "latent_vars": 8,
@@ -84,10 +107,10 @@ def build_wav2vec2(folder: Path, large: bool = False, conformer: bool = False, s
     if conformer:
         config |= {"layer_type": "conformer", "pos_enc_type": "rel_pos", "attn_type": "espnet"}
         config |= {"depthwise_conv_kernel_size": 7}
-    weights = _randomised(Wav2Vec2Model(Wav2Vec2Config(**config)), seed).state_dict()
+    weights = randomised(Wav2Vec2Model(Wav2Vec2Config(**config)), seed).state_dict()
     content = {"task_cfg": {"normalize": large}, "model_cfg": config, "model_weight": weights}
     kind = "conformer" if conformer else "large" if large else "base"
-    return _save(content, folder, f"wav2vec2-{kind}.pt")
+    return save(content, folder, f"wav2vec2-{kind}.pt")
 
 
 def build_wavlm(folder: Path, large: bool = False, sat: bool = False, seed: int = 0) -> Path:
@@ -96,57 +119,60 @@ def build_wavlm(folder: Path, large: bool = False, sat: bool = False, seed: int 
 
     torch.manual_seed(seed)
     config = {
-        **_fields(large),
+        **fairseq_fields(large),
         "normalize": large,
         "relative_position_embedding": not sat,
         "gru_rel_pos": not sat,
     }
     config |= {"num_buckets": 16, "max_distance": 64}
-    weights = _randomised(WavLM(WavLMConfig(config)), seed).state_dict()
+    weights = randomised(WavLM(WavLMConfig(config)), seed).state_dict()
     name = f"{'unispeech_sat' if sat else 'wavlm'}-{'large' if large else 'base'}.pt"
-    return _save({"cfg": config, "model": weights}, folder, name)
+    return save({"cfg": config, "model": weights}, folder, name)
 
 
 def build_data2vec(folder: Path, large: bool = False, seed: int = 0) -> Path:
     from s3prl.upstream.data2vec.data2vec_model import Data2VecAudioConfig, Data2VecAudioModel
 
     torch.manual_seed(seed)
-    config = {**_fields(large), "extractor_mode": "layer_norm", "pos_conv_depth": 3}
+    config = {**fairseq_fields(large), "extractor_mode": "layer_norm", "pos_conv_depth": 3}
     model = Data2VecAudioModel(Data2VecAudioConfig(**config))
     model.remove_pretraining_modules()
-    weights = {**_randomised(model, seed).state_dict(), "_ema": {}}
+    weights = {**randomised(model, seed).state_dict(), "_ema": {}}
     content = {"task_cfg": {"normalize": True}, "model_cfg": config, "model_weight": weights}
-    return _save(content, folder, f"data2vec-{'large' if large else 'base'}.pt")
+    return save(content, folder, f"data2vec-{'large' if large else 'base'}.pt")
 
 
 def build_hugging_face(
-    folder: Path, kind: str = "hubert", large: bool = False, seed: int = 0, **fields: Any
+    folder: Path, kind: str = "hubert", large: bool = False, head: str = "Model", seed: int = 0, **fields: Any
 ) -> Path:
-    """A folder as `save_pretrained` writes it; `kind` is `hubert`, `wav2vec2` or `wavlm`."""
+    """A folder as `save_pretrained` writes it; `kind` as in `HF_CLASSES`; `head`: Model, ForCTC, ForPreTraining."""
     import transformers
 
-    classes = {"hubert": "Hubert", "wav2vec2": "Wav2Vec2", "wavlm": "WavLM"}
     torch.manual_seed(seed)
     settings: dict[str, Any] = {
         "hidden_size": DIM,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": 4,
         "intermediate_size": 64,
-        "conv_dim": [24] * 7,
-        "num_conv_pos_embeddings": 16,
-        "num_conv_pos_embedding_groups": 4,
-        "do_stable_layer_norm": large,
-        "feat_extract_norm": "layer" if large else "group",
-        **fields,
+        "vocab_size": 12,
     }
-    config = getattr(transformers, f"{classes[kind]}Config")(**settings)
-    model = _randomised(getattr(transformers, f"{classes[kind]}Model")(config), seed)
-    path = folder / f"hf_{kind}-{'large' if large else 'base'}"
+    if kind != "wav2vec2-bert":
+        settings |= {"conv_dim": [24] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+        settings |= {"do_stable_layer_norm": large, "feat_extract_norm": "layer" if large else "group"}
+    if kind == "data2vec-audio":
+        settings |= {"conv_pos_kernel_size": 5, "feat_extract_norm": "layer"}
+    if "conformer" in kind or "bert" in kind:
+        settings |= {"conv_depthwise_kernel_size": 7}
+    config = getattr(transformers, f"{HF_CLASSES[kind]}Config")(**{**settings, **fields})
+    model = randomised(getattr(transformers, f"{HF_CLASSES[kind]}{head}")(config), seed)
+    path = folder / f"hf-{kind}-{head}-{'large' if large else 'base'}"
     path.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(path)
-    transformers.Wav2Vec2FeatureExtractor(do_normalize=large, return_attention_mask=large).save_pretrained(
-        path
-    )
+    if kind == "wav2vec2-bert":
+        extracter = transformers.SeamlessM4TFeatureExtractor()
+    else:
+        extracter = transformers.Wav2Vec2FeatureExtractor(do_normalize=large, return_attention_mask=large)
+    extracter.save_pretrained(path)
     return path
 
 
@@ -155,19 +181,17 @@ def build_apc(folder: Path, vq: bool = False, namespace: bool = False, seed: int
     from s3prl.upstream.apc.apc import APC
 
     torch.manual_seed(seed)
-    audio = {"feat_type": "fbank", "feat_dim": 80, "frame_length": 25, "frame_shift": 10}
-    audio |= {"decode_wav": False, "cmvn": True}
     paras: dict[str, Any] = {"num_layers": 3, "hidden_size": DIM, "dropout": 0.1, "residual": True}
     if vq:
         paras["vq"] = {"codebook_size": [16], "code_dim": [DIM], "gumbel_temperature": 0.5}
     content: dict[str, Any] = {
-        "config": {"data": {"audio": audio}, "model": {"paras": paras}},
+        "config": {"data": {"audio": AUDIO}, "model": {"paras": paras}},
         "model": APC(80, **paras).state_dict(),
     }
     if namespace:
         content["Args"] = argparse.Namespace(upstream="apc", seed=1337)
     kind = ("vq_apc" if vq else "apc") + ("-namespace" if namespace else "")
-    return _save(content, folder, f"{kind}.ckpt")
+    return save(content, folder, f"{kind}.ckpt")
 
 
 MODELS: dict[str, tuple[str, Callable[[Path], Path]]] = {

@@ -13,38 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from s3prl_mi.upstreams import compat
-
-compat.apply()
-
-DIM = 32
-LAYERS = 2
-CONV = "[(24,10,5)] + [(24,3,2)] * 4 + [(24,2,2)] * 2"
-_AUDIO = {
-    "feat_type": "fbank",
-    "feat_dim": 80,
-    "frame_length": 25,
-    "frame_shift": 10,
-    "decode_wav": False,
-    "cmvn": True,
-}
-
-
-def _randomised(model: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Redraw every weight that an initialiser left at 0 or 1, so that no part is a plain identity."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_((1.0 if name.endswith("weight") else 0.0) + 0.2 * noise)
-    return model
-
-
-def _save(content: Any, folder: Path, name: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(content, folder / name)
-    return folder / name
+from tests.helpers.models import AUDIO, CONV, DIM, LAYERS, SIZES, large_fields, randomised, save
 
 
 def build_spectral(
@@ -95,10 +64,10 @@ def build_spectral(
             "task": {"sequence_length": chunk, "position_encoding_size": DIM},
             "audio": audio,
         },
-        "Transformer": _randomised(TransformerModel(config, width), seed).state_dict(),
+        "Transformer": randomised(TransformerModel(config, width), seed).state_dict(),
         "SpecHead": TransformerSpecPredictionHead(config, width).state_dict(),
     }
-    return _save(content, folder, f"{name}-{chunk}-{'kaldi' if kaldi else 'stft'}.ckpt")
+    return save(content, folder, f"{name}-{chunk}-{'kaldi' if kaldi else 'stft'}.ckpt")
 
 
 def build_npc(folder: Path, vq: bool = True, seed: int = 0) -> Path:
@@ -109,9 +78,9 @@ def build_npc(folder: Path, vq: bool = True, seed: int = 0) -> Path:
     paras |= {"dropout": 0.1, "residual": True, "batch_norm": True, "activate": "relu"}
     if vq:
         paras["vq"] = {"codebook_size": [8, 8], "code_dim": [16, 16], "gumbel_temperature": 1.0}
-    weights = _randomised(NPC(80, **paras), seed).state_dict()
-    content = {"config": {"data": {"audio": _AUDIO}, "model": {"paras": paras}}, "model": weights}
-    return _save(content, folder, f"npc-{'vq' if vq else 'plain'}.ckpt")
+    weights = randomised(NPC(80, **paras), seed).state_dict()
+    content = {"config": {"data": {"audio": AUDIO}, "model": {"paras": paras}}, "model": weights}
+    return save(content, folder, f"npc-{'vq' if vq else 'plain'}.ckpt")
 
 
 def build_cpc(folder: Path, sampling: str = "samespeaker", seed: int = 0) -> Path:
@@ -124,8 +93,8 @@ def build_cpc(folder: Path, sampling: str = "samespeaker", seed: int = 0) -> Pat
     config = get_default_cpc_config()
     config.hiddenEncoder = config.hiddenGar = DIM
     config.nLevelsGRU, config.samplingType = 2, sampling
-    model = _randomised(CPCModel(getEncoder(config), getAR(config)), seed)
-    return _save({"config": vars(config), "weights": model.state_dict()}, folder, f"cpc-{sampling}.pt")
+    model = randomised(CPCModel(getEncoder(config), getAR(config)), seed)
+    return save({"config": vars(config), "weights": model.state_dict()}, folder, f"cpc-{sampling}.pt")
 
 
 def build_wav2vec(folder: Path, vq: str = "none", seed: int = 0) -> Path:
@@ -137,9 +106,9 @@ def build_wav2vec(folder: Path, vq: str = "none", seed: int = 0) -> Path:
     config = {"infonce": True, "conv_feature_layers": layers}
     config |= {"conv_aggregator_layers": "[(32,2,1), (32,3,1), (32,4,1)]"}
     config |= {"vq_type": vq, "vq_vars": 8, "vq_groups": 2, "vq_dim": 32}
-    weights = _randomised(Wav2VecModel(Wav2VecConfig(**config)), seed).state_dict()
+    weights = randomised(Wav2VecModel(Wav2VecConfig(**config)), seed).state_dict()
     content = {"task_cfg": {"normalize": False}, "model_cfg": config, "model_weight": weights}
-    return _save(content, folder, f"wav2vec-{vq}.pt")
+    return save(content, folder, f"wav2vec-{vq}.pt")
 
 
 def build_distiller(folder: Path, seed: int = 0) -> Path:
@@ -148,18 +117,13 @@ def build_distiller(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     fields = {
         "extractor_conv_feature_layers": CONV,
-        "encoder_layers": LAYERS,
-        "encoder_embed_dim": DIM,
-        "encoder_ffn_embed_dim": 64,
-        "encoder_attention_heads": 4,
-        "conv_pos": 16,
-        "conv_pos_groups": 4,
+        **SIZES,
         "final_dim": DIM,
         "n_tasks": 2,
         "pred_layer_id": [4, 12],
     }
-    weights = _randomised(DistillerModel(DistillerConfig(fields)), seed).state_dict()
-    return _save({"Config": {"distiller": fields}, "Distiller": weights}, folder, "distilhubert.ckpt")
+    weights = randomised(DistillerModel(DistillerConfig(fields)), seed).state_dict()
+    return save({"Config": {"distiller": fields}, "Distiller": weights}, folder, "distilhubert.ckpt")
 
 
 def build_mae_ast(folder: Path, patch: bool = False, seed: int = 0) -> Path:
@@ -186,9 +150,9 @@ def build_mae_ast(folder: Path, patch: bool = False, seed: int = 0) -> Path:
     }
     task = {"sample_rate": 16000, "feature_dim": 128, "feature_rate": 100, "feature_type": "fbank"}
     task |= {"mask_type": "random_mask"}
-    model = _randomised(MAE_AST(SimpleNamespace(**config), SimpleNamespace(**task)), seed)
+    model = randomised(MAE_AST(SimpleNamespace(**config), SimpleNamespace(**task)), seed)
     content = {"cfg": {"model": config, "task": task}, "model": model.state_dict()}
-    return _save(content, folder, f"mae_ast-{'patch' if patch else 'frame'}.pt")
+    return save(content, folder, f"mae_ast-{'patch' if patch else 'frame'}.pt")
 
 
 def build_multires(
@@ -204,20 +168,14 @@ def build_multires(
     torch.manual_seed(seed)
     config: dict[str, Any] = {
         "conv_feature_layers": CONV,
-        "encoder_layers": LAYERS,
-        "encoder_embed_dim": DIM,
-        "encoder_ffn_embed_dim": 64,
-        "encoder_attention_heads": 4,
-        "conv_pos": 16,
-        "conv_pos_groups": 4,
+        **SIZES,
         "label_rate": 50.0,
         "label_rate_ratios": list(ratios),
         "final_dim": 16,
         "conv_adapator_kernal": 1,
         **more,
     }
-    if large:
-        config |= {"layer_norm_first": True, "extractor_mode": "layer_norm"}
+    config |= large_fields(large)
     task = {"normalize": large, "label_rate_ratios": list(ratios)}
     symbols = [["a", "b", "c", "d"]] * (1 + len(ratios) // 2)
     model = MultiresHubertModel(
@@ -226,11 +184,11 @@ def build_multires(
     content = {
         "task_cfg": task,
         "model_cfg": config,
-        "model_weight": _randomised(model, seed).state_dict(),
+        "model_weight": randomised(model, seed).state_dict(),
         "dictionaries_symbols": symbols,
     }
     name = f"multires-{'-'.join(map(str, ratios))}-{'large' if large else 'base'}-{len(more)}.pt"
-    return _save(content, folder, name)
+    return save(content, folder, name)
 
 
 def build_lighthubert(folder: Path, seed: int = 0, **fields: Any) -> Path:
@@ -249,8 +207,8 @@ def build_lighthubert(folder: Path, seed: int = 0, **fields: Any) -> Path:
     }
     settings = LightHuBERTConfig(config)
     settings.supernet_type = "small"
-    weights = _randomised(LightHuBERT(settings), seed).state_dict()
-    return _save({"cfg": {"model": config}, "model": weights}, folder, "lighthubert.pt")
+    weights = randomised(LightHuBERT(settings), seed).state_dict()
+    return save({"cfg": {"model": config}, "model": weights}, folder, "lighthubert.pt")
 
 
 @contextlib.contextmanager
@@ -278,10 +236,10 @@ def build_decoar2(folder: Path, mask_vector: bool = False, seed: int = 0) -> Pat
     from s3prl.upstream.decoar2.decoar2 import Decoar2
 
     torch.manual_seed(seed)
-    weights = _randomised(Decoar2(), seed).state_dict()
+    weights = randomised(Decoar2(), seed).state_dict()
     if mask_vector:
         weights["mask_emb"] = torch.randn(len(weights["post_extract_proj.bias"]))
-    return _save({"model": weights}, folder, f"decoar2-{mask_vector}.pt")
+    return save({"model": weights}, folder, f"decoar2-{mask_vector}.pt")
 
 
 @contextlib.contextmanager
@@ -289,10 +247,8 @@ def small_decoar2(folder: Path, mask_vector: bool = False) -> Iterator[Path]:
     """A checkpoint of 2 layers of 32; opens only inside this context, since s3prl fixes the sizes in code."""
     from s3prl.upstream.decoar2 import decoar2
 
-    small = {"encoder_embed_dim": DIM, "encoder_layers": LAYERS, "encoder_ffn_embed_dim": 64}
-    small |= {"encoder_attention_heads": 4, "conv_pos": 16, "conv_pos_groups": 4}
     with pytest.MonkeyPatch.context() as patch:
-        for key, value in small.items():
+        for key, value in SIZES.items():
             patch.setitem(decoar2.args, key, value)
         yield build_decoar2(folder, mask_vector)
 

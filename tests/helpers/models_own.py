@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tests.helpers.models import DIM, LAYERS, _fields, _randomised, _save
+from tests.helpers.models import DIM, fairseq_fields, randomised, save
 
 STEP = 4321
 
@@ -17,7 +17,7 @@ STEP = 4321
 def dinosr_config() -> dict[str, Any]:
     """`cfg` as fairseq saves it, with fields that only DinoSR knows."""
     model = {
-        **_fields(False),
+        **fairseq_fields(False),
         "_name": "dinosr",
         "extractor_mode": "layer_norm",
         "pos_conv_depth": 3,
@@ -41,7 +41,7 @@ def dinosr_student(seed: int = 0) -> dict[str, torch.Tensor]:
     config = {k: v for k, v in dinosr_config()["model"].items() if k in names}
     model = Data2VecAudioModel(Data2VecAudioConfig(**config))
     model.remove_pretraining_modules()
-    return dict(_randomised(model, seed).state_dict())
+    return dict(randomised(model, seed).state_dict())
 
 
 def build_dinosr(folder: Path, half: bool = False, cfg: Any = None, seed: int = 0) -> Path:
@@ -62,7 +62,7 @@ def build_dinosr(folder: Path, half: bool = False, cfg: Any = None, seed: int = 
         "extra_state": {"train_iterator": {"epoch": 3, "iterations_in_epoch": 17}, "val_loss": 2.0},
         "last_optimizer_state": {"state": {0: {"exp_avg": torch.zeros(1000)}}},
     }
-    return _save(content, folder, "dinosr.pt")
+    return save(content, folder, "dinosr.pt")
 
 
 def omegaconf_like(value: Any, modules: dict[str, types.ModuleType]) -> Any:
@@ -99,51 +99,7 @@ def build_cotraining(folder: Path, bands: int = 40, seed: int = 0) -> Path:
     weights = {f"0.{k}": v for k, v in past.state_dict().items()}
     weights |= {"1.weight": torch.randn(256, DIM), "1.bias": torch.randn(256)}
     weights["2.codebook"] = torch.randn(256, bands)
-    return _save(weights, folder, "cotraining_model_19.ckpt")
-
-
-HF_KINDS = {
-    "wav2vec2": "Wav2Vec2",
-    "hubert": "Hubert",
-    "wavlm": "WavLM",
-    "data2vec-audio": "Data2VecAudio",
-    "unispeech-sat": "UniSpeechSat",
-    "wav2vec2-conformer": "Wav2Vec2Conformer",
-    "wav2vec2-bert": "Wav2Vec2Bert",
-}
-
-
-def build_hf(
-    folder: Path, kind: str = "hubert", large: bool = False, head: str = "Model", seed: int = 0, **fields: Any
-) -> Path:
-    """A folder as `save_pretrained` writes it; `head`: Model, ForCTC, ForPreTraining."""
-    import transformers
-
-    torch.manual_seed(seed)
-    settings: dict[str, Any] = {
-        "hidden_size": DIM,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "vocab_size": 12,
-    }
-    if kind != "wav2vec2-bert":
-        settings |= {"conv_dim": [24] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
-        settings |= {"do_stable_layer_norm": large, "feat_extract_norm": "layer" if large else "group"}
-    if kind == "data2vec-audio":
-        settings |= {"conv_pos_kernel_size": 5, "feat_extract_norm": "layer"}
-    if "conformer" in kind or "bert" in kind:
-        settings |= {"conv_depthwise_kernel_size": 7}
-    config = getattr(transformers, f"{HF_KINDS[kind]}Config")(**{**settings, **fields})
-    model = _randomised(getattr(transformers, f"{HF_KINDS[kind]}{head}")(config), seed)
-    path = folder / f"hf-{kind}-{head}"
-    path.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(path)
-    if kind == "wav2vec2-bert":
-        transformers.SeamlessM4TFeatureExtractor().save_pretrained(path)
-    else:
-        transformers.Wav2Vec2FeatureExtractor(do_normalize=large).save_pretrained(path)
-    return path
+    return save(weights, folder, "cotraining_model_19.ckpt")
 
 
 def edit_json(path: Path, **values: Any) -> None:

@@ -18,7 +18,8 @@ from s3prl_mi.estimators.frames import Frames
 from s3prl_mi.estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
 from s3prl_mi.training import ViewsMeter, measure_views
 from s3prl_mi.training.held_out import halves
-from s3prl_mi.upstreams.families import Family, Geometry
+from s3prl_mi.upstreams.families import Family
+from s3prl_mi.upstreams.geometry import Geometry
 from s3prl_mi.upstreams.loading import load_upstream
 from s3prl_mi.upstreams.views import View, mask_pattern
 

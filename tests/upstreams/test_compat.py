@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.upstreams import compat
@@ -109,89 +108,6 @@ def test_load_on_cpu_only_where_no_place_is_named(torch):
     assert module.torch.float32 == "f32"
 
 
-# --- audio ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def stereo(tmp_path):
-    path = tmp_path / "a.wav"
-    samples = np.round(np.random.default_rng(0).uniform(-0.5, 0.5, (1600, 2)) * 32768) / 32768
-    soundfile.write(path, samples, 16000, subtype="PCM_16")
-    return path, samples
-
-
-def test_load_reads_samples_offsets_and_layouts(torchaudio, stereo):
-    path, samples = stereo
-    for given in (path, str(path)):
-        wave, rate = torchaudio.load(given)
-        assert rate == 16000
-        np.testing.assert_array_equal(wave.numpy(), samples.T.astype(np.float32))
-    part, _ = torchaudio.load(path, frame_offset=100, num_frames=50, channels_first=False)
-    np.testing.assert_array_equal(part.numpy(), samples[100:150].astype(np.float32))
-    whole_numbers, _ = torchaudio.load(str(path), normalize=False)
-    np.testing.assert_array_equal(whole_numbers.numpy(), np.round(samples.T * 32768).astype(np.int16))
-
-
-@pytest.mark.filterwarnings("ignore:.*torchaudio")  # 2.8 announces the end of its own info and save
-def test_info_and_save(torch, torchaudio, tmp_path, stereo):
-    found = torchaudio.info(str(stereo[0]))
-    assert (found.sample_rate, found.num_frames, found.num_channels, found.bits_per_sample) == (
-        16000,
-        1600,
-        2,
-        16,
-    )
-    wave = torch.linspace(-0.5, 0.5, 800).repeat(2, 1)
-    torchaudio.save(str(tmp_path / "b.wav"), wave, 8000)
-    again, rate = torchaudio.load(str(tmp_path / "b.wav"))
-    assert rate == 8000
-    torch.testing.assert_close(again, wave, atol=1e-4, rtol=0)
-
-
-def test_a_file_that_is_no_audio_raises(torchaudio, tmp_path):
-    (tmp_path / "x.wav").write_bytes(b"no audio at all")
-    with pytest.raises(Exception, match=r"x\.wav|[Ff]ormat|open"):
-        torchaudio.load(str(tmp_path / "x.wav"))
-
-
-def test_sox_effects_by_their_definitions(torch):
-    wave = torch.stack([torch.full((100,), 0.2), torch.full((100,), 0.4)])
-    mono, _ = compat.apply_effects_tensor(wave, 16000, [["channels", "1"]])
-    torch.testing.assert_close(mono, torch.full((1, 100), 0.3))
-    quiet, _ = compat.apply_effects_tensor(mono, 16000, [["gain", "-20"]])
-    torch.testing.assert_close(quiet, torch.full((1, 100), 0.03))
-    loud, _ = compat.apply_effects_tensor(-quiet, 16000, [["norm"]])
-    torch.testing.assert_close(loud, torch.full((1, 100), -1.0))
-    ramp, _ = compat.apply_effects_tensor(torch.arange(3.0)[None], 16000, [["reverse"]])
-    assert ramp.tolist() == [[2, 1, 0]]
-
-
-def test_sox_rate_keeps_a_tone_at_its_frequency(torch):
-    tone = torch.sin(2 * torch.pi * 440 * torch.arange(48000) / 48000)[None]
-    wave, rate = compat.apply_effects_tensor(tone, 48000, [["rate", "16000"]])
-    assert rate == 16000
-    assert wave.shape == (1, 16000)
-    expected = torch.sin(2 * torch.pi * 440 * torch.arange(16000) / 16000)
-    assert (wave[0, 1000:-1000] - expected[1000:-1000]).abs().max() < 1e-3
-
-
-def test_other_sox_effects_say_what_to_install(torch):
-    with pytest.raises(MIError, match=r"vad -T 0\.25.*torchaudio==2\.8"):
-        compat.apply_effects_tensor(torch.zeros(1, 10), 16000, [["vad", "-T", "0.25"]])
-
-
-def test_sox_effects_without_libsox_fall_back_and_other_errors_do_not():
-    def missing(*args):
-        raise OSError("libsox.so: cannot open shared object file")
-
-    def other(*args):
-        raise OSError("a.wav: no such file")
-
-    assert compat._unless_libsox_is_missing(missing, lambda *args: args)(1, 2) == (1, 2)
-    with pytest.raises(OSError, match=r"a\.wav"):
-        compat._unless_libsox_is_missing(other, lambda *args: args)(1, 2)
-
-
 # --- messages ------------------------------------------------------------------------------------------
 
 
@@ -225,12 +141,3 @@ def test_only_known_warnings_and_one_log_line_are_kept_off_the_screen():
     assert [str(w.message) for w in caught] == ["loss is NaN", "invalid escape"]
     record = logging.LogRecord("x", logging.WARNING, "", 1, "%s is missing", ("A file",), None)
     assert compat._drop_espnet_line(record)
-
-
-def test_distutils_stand_in_has_what_s3prl_imports():
-    spec = compat._Distutils()
-    module = types.ModuleType("distutils.util")
-    spec.exec_module(module)
-    assert [module.strtobool(t) for t in ("yes", "FALSE")] == [1, 0]
-    with pytest.raises(ValueError, match="maybe"):
-        module.strtobool("maybe")

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from s3prl_mi.core.errors import MIError
+from s3prl_mi.upstreams.checkpoints import describe_checkpoint
 from s3prl_mi.upstreams.extra.cotraining import TRAIN_CLEAN_360_MEAN, TRAIN_CLEAN_360_STD, read_statistics
 from s3prl_mi.upstreams.forward import extract
-from s3prl_mi.upstreams.loading import describe_checkpoint, load_upstream
+from s3prl_mi.upstreams.loading import load_upstream
 from tests.helpers.models import DIM, build_apc
 from tests.helpers.models_own import build_cotraining
 

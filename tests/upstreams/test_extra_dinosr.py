@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from s3prl_mi.core.errors import MIError
+from s3prl_mi.upstreams.checkpoints import describe_checkpoint
 from s3prl_mi.upstreams.extra import hubconf
 from s3prl_mi.upstreams.extra.dinosr import convert
 from s3prl_mi.upstreams.forward import extract
-from s3prl_mi.upstreams.loading import describe_checkpoint, load_upstream
+from s3prl_mi.upstreams.loading import load_upstream
 from s3prl_mi.upstreams.views import View
 from tests.helpers.models import DIM, LAYERS, build_data2vec, build_hubert
 from tests.helpers.models_own import STEP, build_dinosr, dinosr_config, dinosr_student, omegaconf_like

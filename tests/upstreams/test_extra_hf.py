@@ -12,8 +12,8 @@ from s3prl_mi.core.errors import MIError
 from s3prl_mi.upstreams.forward import extract
 from s3prl_mi.upstreams.loading import load_upstream
 from s3prl_mi.upstreams.views import View
-from tests.helpers.models import DIM, LAYERS
-from tests.helpers.models_own import HF_KINDS, build_hf, edit_json
+from tests.helpers.models import DIM, HF_CLASSES, LAYERS, build_hugging_face
+from tests.helpers.models_own import edit_json
 
 MASK = View("mask", "latent", 12, 4)
 
@@ -26,18 +26,18 @@ def noise(n_samples: int, seed: int = 0) -> torch.Tensor:
 def folders(tmp_path_factory):
     """Each class once, and the large layout of two."""
     folder = tmp_path_factory.mktemp("hf")
-    made = {kind: build_hf(folder, kind) for kind in HF_KINDS}
-    made["hubert-large"] = build_hf(folder / "large", "hubert", large=True)
-    made["wavlm-large"] = build_hf(folder / "large", "wavlm", large=True)
+    made = {kind: build_hugging_face(folder, kind) for kind in HF_CLASSES}
+    made["hubert-large"] = build_hugging_face(folder / "large", "hubert", large=True)
+    made["wavlm-large"] = build_hugging_face(folder / "large", "wavlm", large=True)
     return made
 
 
-@pytest.mark.parametrize("kind", [*HF_KINDS, "hubert-large", "wavlm-large"])
+@pytest.mark.parametrize("kind", [*HF_CLASSES, "hubert-large", "wavlm-large"])
 def test_every_class_runs_masked_and_unmasked(kind, folders):
     from transformers import AutoModel
 
     upstream = load_upstream("hf", str(folders[kind]))
-    assert type(upstream.expert.model).__name__ == f"{HF_KINDS[kind.removesuffix('-large')]}Model"
+    assert type(upstream.expert.model).__name__ == f"{HF_CLASSES[kind.removesuffix('-large')]}Model"
     wav = noise(16000)
     [plain], [masked] = extract(upstream, [wav]), extract(upstream, [wav], MASK)
     assert [s.shape for s in plain] == [(49, DIM)] * (LAYERS + 1)
@@ -83,14 +83,14 @@ def test_geometry_follows_the_model(folders):
 
 @pytest.mark.parametrize(("kind", "head"), [("hubert", "ForCTC"), ("wav2vec2", "ForPreTraining")])
 def test_model_with_a_head_is_its_encoder(kind, head, tmp_path, caplog):
-    path = build_hf(tmp_path, kind, head=head)
+    path = build_hugging_face(tmp_path, kind, head=head)
     with caplog.at_level(logging.INFO, logger="s3prl_mi"):
         upstream = load_upstream("hf", str(path))
     assert "ignored: " in caplog.text
     assert ("lm_head (2 tensors)" if head == "ForCTC" else "quantizer") in caplog.text
     import transformers
 
-    whole = getattr(transformers, f"{HF_KINDS[kind]}{head}").from_pretrained(path)
+    whole = getattr(transformers, f"{HF_CLASSES[kind]}{head}").from_pretrained(path)
     assert torch.equal(upstream.expert.model.masked_spec_embed, getattr(whole, kind).masked_spec_embed)
 
 
@@ -103,7 +103,7 @@ def test_mask_embedding_kept_although_the_config_masks_nothing(folders, tmp_path
 
 
 def test_random_mask_embedding_is_refused(tmp_path, caplog):
-    path = build_hf(tmp_path, "hubert", mask_time_prob=0.0, mask_feature_prob=0.0)
+    path = build_hugging_face(tmp_path, "hubert", mask_time_prob=0.0, mask_feature_prob=0.0)
     with caplog.at_level(logging.INFO, logger="s3prl_mi"):
         upstream = load_upstream("hf", str(path))
     assert "holds no masked_spec_embed" in caplog.text
@@ -114,7 +114,7 @@ def test_random_mask_embedding_is_refused(tmp_path, caplog):
 
 @pytest.mark.parametrize(("norm", "normalised"), [("layer", True), ("group", False)])
 def test_without_a_feature_extractor_config(norm, normalised, tmp_path, caplog):
-    path = build_hf(tmp_path, "hubert", large=norm == "layer")
+    path = build_hugging_face(tmp_path, "hubert", large=norm == "layer")
     (path / "preprocessor_config.json").unlink()
     with caplog.at_level(logging.INFO, logger="s3prl_mi"):
         upstream = load_upstream("hf", str(path))
@@ -124,7 +124,7 @@ def test_without_a_feature_extractor_config(norm, normalised, tmp_path, caplog):
 
 
 def test_fingerprint_sees_the_feature_extractor(tmp_path):
-    path = build_hf(tmp_path, "hubert")
+    path = build_hugging_face(tmp_path, "hubert")
     first = load_upstream("hf", str(path)).fingerprint
     assert load_upstream("hf", str(path)).fingerprint == first
     edit_json(path / "preprocessor_config.json", do_normalize=True)
@@ -132,7 +132,7 @@ def test_fingerprint_sees_the_feature_extractor(tmp_path):
 
 
 def test_half_precision_files_run_in_float32(tmp_path):
-    path = build_hf(tmp_path, "hubert")
+    path = build_hugging_face(tmp_path, "hubert")
     import transformers
 
     transformers.HubertModel.from_pretrained(path).half().save_pretrained(path)
@@ -141,7 +141,7 @@ def test_half_precision_files_run_in_float32(tmp_path):
 
 
 def test_missing_encoder_weights_are_refused(tmp_path):
-    path = build_hf(tmp_path, "hubert")
+    path = build_hugging_face(tmp_path, "hubert")
     edit_json(path / "config.json", num_hidden_layers=LAYERS + 1)
     with pytest.raises(MIError, match=r"lacks \d+ weights of HubertModel, such as encoder.layers.2"):
         load_upstream("hf", str(path))

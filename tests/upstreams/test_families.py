@@ -10,8 +10,8 @@ import torch
 
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.upstreams import families
-from s3prl_mi.upstreams.families import Family, Geometry, family_of, geometry_of, register_family
-from s3prl_mi.upstreams.geometry import conv_geometry
+from s3prl_mi.upstreams.families import Family, family_of, geometry_of, register_family
+from s3prl_mi.upstreams.geometry import Geometry, conv_geometry
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.upstreams.families import Family, Geometry
+from s3prl_mi.upstreams.families import Family
 from s3prl_mi.upstreams.forward import entries_beyond_s3prl, extract, layer_names
+from s3prl_mi.upstreams.geometry import Geometry
 from s3prl_mi.upstreams.loading import Upstream, load_upstream
 from s3prl_mi.upstreams.masking import Front, silence_masked
 from s3prl_mi.upstreams.views import View, mask_pattern

@@ -14,7 +14,9 @@ import torch
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.upstreams import compat
 from s3prl_mi.upstreams import loading as upstreams
-from s3prl_mi.upstreams.loading import describe_checkpoint, load_upstream, sha256_of, upstream_names
+from s3prl_mi.upstreams.checkpoints import describe_checkpoint, sha256_of
+from s3prl_mi.upstreams.loading import load_upstream
+from s3prl_mi.upstreams.names import upstream_names
 from tests.helpers.models import (
     MODELS,
     build_apc,

@@ -12,6 +12,7 @@ from s3prl_mi.core.config import DataConfig
 from s3prl_mi.states.extraction import Request, read_split
 from s3prl_mi.states.store import key_of
 from s3prl_mi.upstreams import precision
+from s3prl_mi.upstreams.families import registered
 from s3prl_mi.upstreams.forward import extract
 from s3prl_mi.upstreams.loading import load_upstream
 from s3prl_mi.upstreams.precision import change_by, choose, of_view, running_in
@@ -34,7 +35,7 @@ def hubert(checkpoint):
 def test_states_are_near_those_of_float32(checkpoint, model):
     name, path = checkpoint(model)
     upstream = load_upstream(name, str(path))
-    assert upstream.family.name in precision.TRANSFORMERS
+    assert upstream.family.fast_in_bfloat16
     assert 0 < change_by("mixed", upstream) < change_by("bf16", upstream) < 0.05
     mask = View("mask", "latent", 10, 4)
     exact = extract(upstream, [NOISE, NOISE[:9000]], mask)
@@ -88,7 +89,7 @@ def test_batch_size_changes_little(hubert):
 def test_choice(monkeypatch, hubert, asked, fast, change, family, expected):
     monkeypatch.setattr(precision, "half_is_fast", lambda _device: fast)
     monkeypatch.setattr(precision, "change_by", lambda *_: change)
-    upstream = replace(hubert, family=replace(hubert.family, name=family))
+    upstream = replace(hubert, family=registered()[family])
     assert choose(asked, upstream) == expected
     assert choose(asked, upstream, masked=False) == ("bf16" if asked == "bf16" else "fp32")
     if asked == "auto":
@@ -111,6 +112,29 @@ def test_mixed_has_convolutions_of_float32(hubert):
             error[name] = float((extract(hubert, [NOISE])[0][0] - exact).square().mean())
     assert 0 < error["mixed"] < error["bf16"] / 2
     assert "forward" not in vars(hubert.expert.model.feature_extractor)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("bf16", {(False, torch.bfloat16), (True, torch.float32)}),
+        ("mixed", {(False, torch.float32), (True, torch.float32)}),
+        ("fp32", {(False, torch.float32), (True, torch.float32)}),
+    ],
+)
+def test_convolutions_in_groups_stay_in_float32_on_a_cpu(monkeypatch, hubert, asked, expected):
+    """oneDNN sums them wrongly in bfloat16 on processors with AMX; others keep the rule, so that bits agree."""
+    original, seen = torch.nn.functional.conv1d, set()
+
+    def spy(source, weight, bias, stride, padding, dilation, groups):
+        output = original(source, weight, bias, stride, padding, dilation, groups)
+        seen.add((groups > 1, output.dtype))  # autocast rounds within the call: only the output shows it
+        return output
+
+    monkeypatch.setattr(torch.nn.functional, "conv1d", spy)
+    with torch.no_grad(), running_in(hubert, asked):
+        hubert.expert([NOISE])
+    assert seen == expected
 
 
 def test_a_model_that_bfloat16_breaks_is_run_in_float32(monkeypatch, checkpoint):

@@ -12,17 +12,16 @@ import pytest
 import torch
 
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.upstreams import families
-from s3prl_mi.upstreams import user_modules as upstream_module
+from s3prl_mi.upstreams import families, names, user_modules
 from s3prl_mi.upstreams.forward import extract
-from s3prl_mi.upstreams.loading import family_of_name, load_upstream, upstream_names
-from s3prl_mi.upstreams.user_modules import load_module
+from s3prl_mi.upstreams.loading import load_upstream
+from s3prl_mi.upstreams.names import family_of_name, load_module, upstream_names
 from s3prl_mi.upstreams.views import View
 from tests.helpers.paths import REPO
 
 MODULE = '''
 import torch
-from s3prl_mi.upstreams.families import Family, Geometry
+from s3prl_mi.upstreams import Family, Geometry
 
 
 class Expert(torch.nn.Module):
@@ -63,12 +62,12 @@ WAV = 0.1 * torch.randn(3200, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
     """What a test makes known is forgotten after it."""
-    monkeypatch.setattr(upstream_module, "_OWN", dict(upstream_module._OWN))
+    monkeypatch.setattr(names, "_OWN", dict(names._OWN))
     monkeypatch.setattr(families, "_BY_NAME", dict(families._BY_NAME))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    upstream_module.load_entry_points.cache_clear()
+    names.load_entry_points.cache_clear()
     yield
-    upstream_module.load_entry_points.cache_clear()
+    names.load_entry_points.cache_clear()
 
 
 def write(folder, text=MODULE, name="my_upstreams.py"):
@@ -115,7 +114,7 @@ def test_a_neighbour_is_part_of_the_fingerprint(tmp_path):
     text += "def my_model" + MODULE.split("def my_model")[1]
     prints = []
     for number, change in enumerate(("", "# the same weights, other states")):
-        upstream_module._OWN.pop("my_model", None)
+        names._OWN.pop("my_model", None)
         families._BY_NAME.pop("my_model", None)
         sys.modules.pop("neighbour_of_my_upstreams", None)
         folder = tmp_path / str(number)
@@ -129,9 +128,9 @@ def test_a_neighbour_is_part_of_the_fingerprint(tmp_path):
 def test_loading_twice_is_loading_once(tmp_path):
     path = write(tmp_path)
     load_module(str(path))
-    function = upstream_module.find_own("my_model").function
+    function = names.find_own("my_model").function
     load_module(str(path))
-    assert upstream_module.find_own("my_model").function is function
+    assert names.find_own("my_model").function is function
 
 
 def test_family_may_be_that_of_a_known_kind(tmp_path):
@@ -139,10 +138,21 @@ def test_family_may_be_that_of_a_known_kind(tmp_path):
     assert family_of_name("my_hubert") == families.registered()["hubert"]
 
 
+def test_the_package_exports_what_modules_need_without_heavy_imports():
+    code = (
+        "import sys, s3prl_mi.upstreams as u; from s3prl_mi.upstreams import compat; compat.apply();"
+        "print([m for m in ('numpy', 'torch', 's3prl') if m in sys.modules], u.Family.__name__, u.Geometry.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] Family Geometry"
+    with pytest.raises(ImportError, match="Famly"):
+        exec("from s3prl_mi.upstreams import Famly")
+
+
 def test_source_is_part_of_the_fingerprint(tmp_path, monkeypatch):
     prints = []
     for number, text in enumerate((MODULE, MODULE, MODULE + "# changed\n")):
-        monkeypatch.setattr(upstream_module, "_OWN", {})
+        monkeypatch.setattr(names, "_OWN", {})
         monkeypatch.setattr(families, "_BY_NAME", {})
         load_module(str(write(tmp_path / str(number), text)))
         prints.append(load_upstream("my_model").fingerprint)
@@ -150,22 +160,22 @@ def test_source_is_part_of_the_fingerprint(tmp_path, monkeypatch):
 
 
 def entry_points_of(monkeypatch, *points):
-    monkeypatch.setattr(upstream_module, "entry_points", lambda group: list(points))
-    upstream_module.load_entry_points.cache_clear()
+    monkeypatch.setattr(user_modules, "entry_points", lambda group: list(points))
+    names.load_entry_points.cache_clear()
 
 
 def test_entry_point_of_an_installed_package(tmp_path, monkeypatch):
     write(tmp_path, name="installed_upstreams.py")
     monkeypatch.syspath_prepend(tmp_path)
-    point = EntryPoint("mine", "installed_upstreams", upstream_module.ENTRY_POINTS)
+    point = EntryPoint("mine", "installed_upstreams", user_modules.ENTRY_POINTS)
     entry_points_of(monkeypatch, point)
     assert load_upstream("my_model").stride == 320
-    assert upstream_module.find_own("my_model").installed
+    assert names.find_own("my_model").installed
     sys.modules.pop("installed_upstreams")
 
 
 def test_broken_entry_point_is_named_and_does_not_hinder_s3prls_names(monkeypatch):
-    entry_points_of(monkeypatch, EntryPoint("mine", "no_such_package_x", upstream_module.ENTRY_POINTS))
+    entry_points_of(monkeypatch, EntryPoint("mine", "no_such_package_x", user_modules.ENTRY_POINTS))
     assert load_upstream("fbank").stride == 160
     with pytest.raises(MIError, match=r"entry point 'mine'.*importing 'no_such_package_x' failed"):
         load_upstream("my_model")
@@ -227,7 +237,7 @@ def test_error_in_the_users_code_is_shown_as_it_is(tmp_path):
 def test_s3prls_own_tasks_see_them_too(tmp_path):
     load_module(str(write(tmp_path)))
     hub = types.ModuleType("s3prl.hub")
-    upstream_module.show_to_s3prl(hub)
+    names.show_to_s3prl(hub)
     assert {"my_model", "dinosr", "cotraining", "hf"} <= set(vars(hub))
     assert hub.my_model().encoder.in_features == 320
 
@@ -235,7 +245,9 @@ def test_s3prls_own_tasks_see_them_too(tmp_path):
 def test_a_module_in_the_folder_where_the_command_runs(tmp_path):
     """In a new process: torch, which the module imports first, has modules that call a file their own which is none."""
     (tmp_path / "mine.py").write_text(MODULE)
-    code = "from s3prl_mi.upstreams import user_modules as m; m.load_module('mine.py'); print('my_model' in m.known())"
+    code = (
+        "from s3prl_mi.upstreams import names as m; m.load_module('mine.py'); print('my_model' in m.known())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

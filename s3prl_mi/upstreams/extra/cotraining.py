@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ...core.errors import MIError
-from ..checkpoints import read_checkpoint
-from ..families import SAMPLE_RATE
-from .files import advice, checkpoint_file
+from ..checkpoints import advice, file_or_download, read_checkpoint
+from ..geometry import SAMPLE_RATE
 
 # Mean and standard deviation per Mel band over LibriSpeech train-clean-360 (130,714,821 frames of 10 ms), from
-# the sums in the statistics file that the authors publish beside their code. Natural logarithm of Kaldi's
+# the sums in the statistics file that the authors publish with their code. Natural logarithm of Kaldi's
 # filterbank on samples of 16 bits. The checkpoint does not hold them.
 # fmt: off
 TRAIN_CLEAN_360_MEAN = (
@@ -109,7 +108,7 @@ def load(ckpt: str | None, statistics: str | None = None, refresh: bool = False)
     Raises:
         MIError: no such file, not one of Co-training, or statistics of another number of Mel bands.
     """
-    path = checkpoint_file("cotraining", ckpt, refresh)
+    path = file_or_download("cotraining", ckpt, refresh)
     content = read_checkpoint(path)
     weights = {}
     if isinstance(content, Mapping):
@@ -130,16 +129,12 @@ def load(ckpt: str | None, statistics: str | None = None, refresh: bool = False)
             "statistics that the model was trained with: -g STATS_FILE."
         )
     expert = UpstreamExpert(weights, mean, std)
-    expert.notes = _notes(path, content, statistics)
-    return expert
-
-
-def _notes(path: Path, content: Mapping[str, Tensor], statistics: str | None) -> list[str]:
     rest = [f"{k} {tuple(v.shape)}" for k, v in content.items() if not str(k).startswith("0.")]
     used = "of train-clean-360 (built in; -g takes others)" if statistics is None else statistics
-    return [
+    expert.notes = [
         f"took the LSTMs of {path.name}; ignored: {', '.join(rest) or 'nothing'}; feature statistics: {used}"
     ]
+    return expert
 
 
 def read_statistics(path: Path) -> tuple[Tensor, Tensor]:
@@ -157,22 +152,19 @@ def read_statistics(path: Path) -> tuple[Tensor, Tensor]:
     if not path.is_file():
         raise MIError(f"-g {str(path)!r}: no such statistics file.")
     try:
-        lines = [
-            [float(n) for n in re.split(r"[\s,\[\]]+", line) if n]
-            for line in path.read_text(encoding="utf-8").splitlines()
-            if line.strip()
-        ]
-        sums, squares, (frames,) = lines
+        lines = path.read_text(encoding="utf-8").splitlines()
+        numbers = [[float(n) for n in re.split(r"[\s,\[\]]+", line) if n] for line in lines if line.strip()]
+        sums, squares, (frames,) = numbers
     except ValueError as error:
         raise MIError(
             f"-g {str(path)!r}: a statistics file has three lines: sums, sums of squares, number of frames ({error})."
         ) from error
-    total, squared = (torch.tensor(line, dtype=torch.float64) for line in (sums, squares))
-    if len(total) != len(squared) or frames <= 0:
+    if len(sums) != len(squares) or frames <= 0:
         raise MIError(
-            f"-g {str(path)!r}: {len(total)} sums, {len(squared)} sums of squares and {frames:g} frames do not "
+            f"-g {str(path)!r}: {len(sums)} sums, {len(squares)} sums of squares and {frames:g} frames do not "
             "belong together."
         )
+    total, squared = (torch.tensor(line, dtype=torch.float64) for line in (sums, squares))
     mean = total / frames
     variance = squared / frames - mean**2
     if not bool((variance > 0).all()):

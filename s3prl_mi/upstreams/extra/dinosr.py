@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import MIError
-from ..checkpoints import plain, read_checkpoint
-from .files import advice, checkpoint_file
+from ..checkpoints import advice, file_or_download, plain, read_checkpoint
 
 _STUDENT = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "mask_emb", "encoder.")
 _WHAT = {
@@ -37,7 +36,7 @@ def load(ckpt: str | None, refresh: bool = False) -> Any:
     import torch
     from s3prl.upstream.data2vec.expert import UpstreamExpert
 
-    path = checkpoint_file("dinosr", ckpt, refresh)
+    path = file_or_download("dinosr", ckpt, refresh)
     content, ignored = convert(read_checkpoint(path), path)
     # s3prl reads its own layout from a file only
     converted = io.BytesIO()
@@ -88,19 +87,14 @@ def _listed(rest: Mapping[str, Any]) -> str:
         'args, criterion'
     """
     groups: dict[str, list[int]] = {}
-    bare = []
     for key, value in rest.items():
-        sizes = _sizes(value)
-        if sizes:
-            group = re.sub(r"(\d+|\.).*$", "", key)
-            groups.setdefault(group, []).extend(sizes)
-        else:
-            bare.append(key)
+        groups.setdefault(re.sub(r"(\d+|\.).*$", "", key), []).extend(_sizes(value))
     text = [
-        f"{_WHAT.get(g, g)} ({len(sizes)} tensors, {sum(sizes) / 1e6:.2f} M values)"
-        for g, sizes in groups.items()
+        f"{_WHAT.get(group, group)} ({len(sizes)} tensors, {sum(sizes) / 1e6:.2f} M values)"
+        for group, sizes in groups.items()
+        if sizes
     ]
-    return ", ".join(text + bare) or "nothing"
+    return ", ".join([*text, *(group for group, sizes in groups.items() if not sizes)]) or "nothing"
 
 
 def _sizes(value: Any) -> list[int]:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ...core.errors import MIError
-from ..checkpoints import SPEECH_ENCODERS, one_line
-from ..families import SAMPLE_RATE, Family, Geometry
-from .files import advice
-from .hubconf import FAMILIES
+from ..checkpoints import SPEECH_ENCODERS, advice, one_line
+from ..families import Family
+from ..geometry import SAMPLE_RATE, Geometry
+from .families import FAMILIES
 
 # Two stacked Kaldi frames of 25 ms, 10 ms apart.
 _STACKED_FBANK = Geometry(320, 279.5, 560)

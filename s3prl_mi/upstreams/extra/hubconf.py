@@ -7,40 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..families import Family, Geometry
-
-FAMILIES = {
-    # The student is data2vec's class; its stacked positional convs spread padding into real frames.
-    "dinosr": Family(
-        name="dinosr",
-        view="mask",
-        mask_site="model.encoder",
-        mask_embedding="model.mask_emb",
-        geometry="conv",
-        padding="alone",
-        conv_stack="model.feature_extractor",
-    ),
-    "cotraining": Family("cotraining", view="shift", geometry=Geometry(160, 199.5, 400), padding="safe"),
-    # Of all but Wav2Vec2-BERT, which has no conv stack; the loaded model tells its own.
-    "hf": Family(
-        name="hf",
-        view="mask",
-        mask_site="model.encoder",
-        mask_embedding="model.masked_spec_embed",
-        geometry="conv",
-        padding="alone",
-        conv_stack="model.feature_extractor",
-    ),
-}
+from .families import FAMILIES as FAMILIES
 
 
 def dinosr(ckpt: str | None = None, refresh: bool = False, **_options: Any) -> Any:
-    """DinoSR's student encoder: hidden states as data2vec's, one more than layers; 20 ms.
-
-    Args:
-        ckpt: file (or URL) in the layout that DinoSR's authors released: fairseq's, unconverted.
-        refresh: download a URL again.
-    """
+    """DinoSR's student encoder, from a file (or URL) in the layout that its authors released, unconverted."""
     from .dinosr import load
 
     return load(ckpt, refresh)
@@ -49,10 +20,10 @@ def dinosr(ckpt: str | None = None, refresh: bool = False, **_options: Any) -> A
 def cotraining(
     ckpt: str | None = None, model_config: str | None = None, refresh: bool = False, **_options: Any
 ) -> Any:
-    """Autoregressive Co-training: the outputs of its LSTM layers; 10 ms.
+    """Autoregressive Co-training, from a file (or URL) that its authors' trainer writes.
 
     Args:
-        ckpt: file (or URL) that its authors' trainer writes: a bare state dict.
+        ckpt: a bare state dict.
         model_config: `-g`: a statistics file of three lines (sums, sums of squares, number of frames) of the
             log Mel features that the model was trained on; default: those of train-clean-360.
         refresh: download a URL again.
@@ -63,12 +34,7 @@ def cotraining(
 
 
 def hf(ckpt: str | None = None, refresh: bool = False, **_options: Any) -> Any:
-    """Any speech encoder of Hugging Face transformers: hidden states, one more than layers; 20 ms.
-
-    Args:
-        ckpt: a folder, or a model id `owner/name`, also at a revision: `owner/name@revision`.
-        refresh: download again.
-    """
+    """Any speech encoder of Hugging Face transformers: a folder, a model id, or `owner/name@revision`."""
     from .hf import load
 
     return load(ckpt, refresh)
