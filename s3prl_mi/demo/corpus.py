@@ -30,12 +30,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..data.audio import (SAMPLE_RATE)
-from .phones import (phone_intervals, textgrid, word_intervals)
-from .room import (impulse_response, record)
+from ..core.errors import MIError
 from ..core.files import PACKAGE
-from ..core.errors import (MIError)
-from ..data.espeak import (Spoken, espeak)
+from ..data.audio import SAMPLE_RATE
+from ..data.espeak import Spoken, espeak
+from .phones import phone_intervals, textgrid, word_intervals
+from .room import impulse_response, record
 
 T = TypeVar("T")
 
@@ -249,9 +249,7 @@ def _speak_all(root: Path, speakers: list[Speaker], seed: int, progress: bool) -
             job = json.dumps(
                 {"root": str(root), "seed": seed, "speakers": [asdict(s) for s in by_split[split]]}
             )
-            path = os.pathsep.join(
-                [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
-            )
+            path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
             worker = subprocess.Popen(
                 [sys.executable, "-m", "s3prl_mi.demo.corpus", "--worker"],
                 stdin=subprocess.PIPE,

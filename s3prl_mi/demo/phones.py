@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ..core.types import (Seconds)
-from ..data.alignments import (SILENCE, Interval)
-from ..data.espeak import (Spoken)
+from ..core.types import Seconds
+from ..data.alignments import SILENCE, Interval
+from ..data.espeak import Spoken
 
 # eSpeak's phoneme mnemonics (stress marks and variant numbers removed) -> ARPAbet. What the table lacks keeps
 # eSpeak's own name, so an accent that is added later costs classes rather than an error.

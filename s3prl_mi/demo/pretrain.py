@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,11 +24,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..core.errors import MIError
+from ..core.files import replacing
+from ..core.types import FloatMatrix, IntVector, Waveform
 from ..data import audio
+from ..data.utterances import Utterance
 from ..upstreams import compat
-from ..core.types import (FloatMatrix, IntVector, Waveform)
-from ..data.utterances import (Utterance)
-from ..core.errors import (MIError)
 
 if TYPE_CHECKING:
     import torch
@@ -478,10 +478,8 @@ def _save(content: dict[str, Any], path: Path) -> Path:
     """Write a checkpoint whole or not at all."""
     import torch
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
-    os.replace(partial, path)
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
     return path
 
 

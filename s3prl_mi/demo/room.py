@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..core.types import (Waveform)
-from ..data.audio import (SAMPLE_RATE)
+from ..core.types import Waveform
+from ..data.audio import SAMPLE_RATE
 
 
 def impulse_response(rng: np.random.Generator) -> Waveform:

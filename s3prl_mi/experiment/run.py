@@ -28,6 +28,7 @@ from .. import __version__, report
 from ..core.config import MIConfig, as_dict, load, overlap, seed_list
 from ..core.distributed import first_on_each_machine, from_main_object, is_main, session, together, world
 from ..core.errors import MIError
+from ..core.files import replacing, write_whole
 from ..data.audio import SAMPLE_RATE
 from ..estimators.mi_supervised import Estimate
 from ..estimators.probe import PROTOCOLS
@@ -83,9 +84,8 @@ def run(args: argparse.Namespace, config: dict[str, Any]) -> None:
 def _save_states(expdir: Path, args: argparse.Namespace, config: dict[str, Any]) -> None:
     """Leave what s3prl's runner leaves, so that -a, -e and -m evaluate find a finished experiment."""
     states = {"Step": 1, "Epoch": 0, "Args": args, "Config": config, "Optimizer": {}, "Downstream": {}}
-    temporary = expdir / "states.tmp"
-    torch.save(states, temporary)
-    os.replace(temporary, expdir / STATES_FILE)
+    with replacing(expdir / STATES_FILE) as temporary:
+        torch.save(states, temporary)
 
 
 @dataclass(frozen=True)
@@ -335,9 +335,7 @@ class Experiment:
         return {"precision": "fp32", **json.loads(self._settings.read_text())}
 
     def _write_settings(self, content: dict[str, Any]) -> None:
-        temporary = self._settings.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=1))
-        os.replace(temporary, self._settings)
+        write_whole(self._settings, json.dumps(content, indent=1))
 
     @staticmethod
     def _bar(**options: Any) -> tqdm[Any]:

@@ -118,7 +118,7 @@ def test_every_file_is_written(finished, task):
     for row in rows:
         bits = [v[0] for k, v in numbers.items() if (str(k[0]), k[1]) == (row["layer"], row["probe"])]
         assert any(float(v) == pytest.approx(sum(bits) / 2, abs=1e-4) for v in row.values() if is_number(v))
-    assert not list(folder.rglob("*.tmp"))
+    assert not list(folder.rglob("*.tmp*"))
 
 
 def is_number(text: str) -> bool:

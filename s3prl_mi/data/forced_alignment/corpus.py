@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib.metadata
+import io
 import json
-import os
 import signal
 import tempfile
 import time
@@ -22,6 +22,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from ...core.errors import MIError
+from ...core.files import write_whole
 from ...core.types import Seconds
 from ...demo.phones import textgrid
 from ..alignments import read_textgrid
@@ -231,7 +232,7 @@ def align_one(aligner: Aligner, job: Job) -> Outcome:
     except (AudioError, AlignmentError) as error:
         return Outcome(job.utterance, "failed", reason=str(error))
     seconds = wave.size / SAMPLE_RATE
-    _write(job.path, textgrid({"words": tiers.words, "phones": tiers.phones}, seconds))
+    write_whole(job.path, textgrid({"words": tiers.words, "phones": tiers.phones}, seconds))
     return Outcome(job.utterance, "aligned", seconds)
 
 
@@ -252,14 +253,6 @@ def whole(job: Job) -> Seconds:
 
 
 # Files ------------------------------------------------------------------------------------------------------
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _settle(out: Path, split: str, jobs: Sequence[Job], lexicon: Path | None, overwrite: bool) -> None:
@@ -290,7 +283,7 @@ def _settle(out: Path, split: str, jobs: Sequence[Job], lexicon: Path | None, ov
                 f"{path}: the alignments of {split} were made with {', '.join(other)}; labels of two kinds do not mix. "
                 "Name another folder by --out, or align all again by --overwrite."
             )
-    _write(path, json.dumps(now, indent=1) + "\n")
+    write_whole(path, json.dumps(now, indent=1) + "\n")
 
 
 def _list_failures(path: Path, failed: Sequence[Outcome]) -> None:
@@ -315,13 +308,9 @@ def _list_words(path: Path, unknown: Mapping[str, tuple[int, Pronounced]]) -> No
 
 
 def _write_tsv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
-        # words keep their apostrophes and quotes as they are: no field has a tab or a line break
-        writer = csv.writer(
-            file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar="\\"
-        )
-        writer.writerow(header)
-        writer.writerows([[v.replace("\t", " ").replace("\n", " ") for v in row] for row in rows])
-    os.replace(partial, path)
+    text = io.StringIO()
+    # words keep their apostrophes and quotes as they are: no field has a tab or a line break
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar="\\")
+    writer.writerow(header)
+    writer.writerows([[v.replace("\t", " ").replace("\n", " ") for v in row] for row in rows])
+    write_whole(path, text.getvalue())
