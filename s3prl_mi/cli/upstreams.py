@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.errors import MIError, nearest
+from ..core.types import SAMPLE_RATE
 from ..report import published_scores as superb
 from ..upstreams import user_modules as upstream_module
 from ..upstreams.checkpoints import SPEECH_ENCODERS
-from ..upstreams.families import SAMPLE_RATE, Family, Geometry, upstream_folder
+from ..upstreams.families import Family, Geometry, upstream_folder
 from ..upstreams.names import FILE_SUFFIXES, family_of_name, upstream_names
 from ..upstreams.s3prl_names import checkpoint_urls, functions_of, source_of, stock_names
 from .doctor import cached_file

@@ -21,14 +21,13 @@ import soundfile
 import soxr
 
 from ..core.errors import MIError
-from ..core.types import Seconds, Waveform
+from ..core.types import SAMPLE_RATE, Seconds, Waveform
 from .utterances import AUDIO_SUFFIXES, MANIFEST_COLUMNS, Utterance, list_utterances, spread
 
 __all__ = [
     "AUDIO_SUFFIXES",
     "MANIFEST_COLUMNS",
     "MIN_SAMPLES",
-    "SAMPLE_RATE",
     "AudioError",
     "AudioInfo",
     "Checked",
@@ -41,9 +40,6 @@ __all__ = [
     "read_waveform",
     "spread",
 ]
-
-SAMPLE_RATE = 16000
-"""Samples per second that every upstream of s3prl expects."""
 
 MIN_SAMPLES = 400
 """Shortest usable audio, in samples at 16 kHz (25 ms): the receptive field of one frame."""

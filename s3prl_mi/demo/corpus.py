@@ -31,8 +31,8 @@ from typing import TypeVar
 import numpy as np
 
 from ..core.errors import MIError
+from ..core.types import SAMPLE_RATE
 from ..core.files import PACKAGE
-from ..data.audio import SAMPLE_RATE
 from ..data.espeak import Spoken, espeak
 from .phones import phone_intervals, textgrid, word_intervals
 from .room import impulse_response, record

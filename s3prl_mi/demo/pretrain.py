@@ -26,7 +26,7 @@ import numpy as np
 
 from ..core.errors import MIError
 from ..core.files import replacing
-from ..core.types import FloatMatrix, IntVector, Waveform
+from ..core.types import SAMPLE_RATE, FloatMatrix, IntVector, Waveform
 from ..data import audio
 from ..data.utterances import Utterance
 from ..upstreams import compat
@@ -149,7 +149,9 @@ def mfcc_frames(wave: Waveform, context: int) -> FloatMatrix:
     import torchaudio
     from torchaudio.compliance import kaldi
 
-    static = kaldi.mfcc(torch.from_numpy(wave)[None] * 32768, num_ceps=13, sample_frequency=16000.0).T
+    static = kaldi.mfcc(
+        torch.from_numpy(wave)[None] * 32768, num_ceps=13, sample_frequency=float(SAMPLE_RATE)
+    ).T
     first = torchaudio.functional.compute_deltas(static)
     features = torch.cat([static, first, torchaudio.functional.compute_deltas(first)]).T
     features = (features - features.mean(0)) / (features.std(0) + 1e-5)

@@ -29,7 +29,7 @@ from ..core.config import MIConfig, as_dict, load, overlap, seed_list
 from ..core.distributed import first_on_each_machine, from_main_object, is_main, session, together, world
 from ..core.errors import MIError
 from ..core.files import replacing, write_whole
-from ..data.audio import SAMPLE_RATE
+from ..core.types import SAMPLE_RATE
 from ..estimators.mi_supervised import Estimate
 from ..estimators.probe import PROTOCOLS
 from ..results.class_contributions import CLASSES_FILE, ClassRecord, append_classes, class_records
@@ -217,7 +217,7 @@ class Experiment:
 
     def _keep(self, *sides: list[Split]) -> HiddenStateProvider:
         """How hidden states are kept: of the unmasked input, and of each mask view."""
-        noise = torch.randn(16000, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
         dims = [h.shape[1] for h in extract(self.upstream, [noise])[0]]
         weighted = self.plan.layers == ("weighted",)
         if weighted:

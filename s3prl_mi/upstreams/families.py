@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 from ..core.errors import MIError
 from .geometry import (
-    SAMPLE_RATE,
     Geometry,
     aligned_rows,
     conv_geometry,
@@ -28,7 +27,6 @@ from .geometry import (
 )
 
 __all__ = [
-    "SAMPLE_RATE",
     "ZEROS",
     "Family",
     "Geometry",

@@ -19,7 +19,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import MIError
-from .families import SAMPLE_RATE, geometry_of_entry, resolve
+from ..core.types import SAMPLE_RATE
+from .families import geometry_of_entry, resolve
 from .loading import Upstream
 from .masking import Front, at_mask_site, conv_stack, silence_masked
 from .views import PLAIN, View

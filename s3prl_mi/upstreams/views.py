@@ -12,8 +12,8 @@ import numpy as np
 
 from ..core.config import ViewConfig, mask_span
 from ..core.errors import MIError
-from ..core.types import BoolVector, IntVector
-from .families import SAMPLE_RATE, Family
+from ..core.types import SAMPLE_RATE, BoolVector, IntVector
+from .families import Family
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ...core.errors import MIError
-from ...core.types import Seconds
-from ..audio import SAMPLE_RATE
+from ...core.types import SAMPLE_RATE, Seconds
 from .labels import KEY, Interval
 from .text import read_text
 from .textgrid import read_textgrid

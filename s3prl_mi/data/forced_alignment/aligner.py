@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import MIError
-from ...core.types import Seconds, Waveform
+from ...core.types import SAMPLE_RATE, Seconds, Waveform
 from ..alignments import NOISE, SILENCE, Interval
-from ..audio import SAMPLE_RATE
 
 FRAME: Seconds = 0.01
 """From one of PocketSphinx's frames to the next."""

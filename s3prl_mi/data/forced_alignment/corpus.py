@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from ...core.errors import MIError
 from ...core.files import write_whole
-from ...core.types import Seconds
+from ...core.types import SAMPLE_RATE, Seconds
 from ...demo.phones import textgrid
 from ..alignments import read_textgrid
-from ..audio import SAMPLE_RATE, AudioError, probe, read_waveform
+from ..audio import AudioError, probe, read_waveform
 from ..utterances import Utterance
 from .aligner import Aligner, AlignmentError, dictionary_file, model_folder
 from .pronunciations import Pronounced, Source, pronounce, read_dictionary, read_lexicon, write_dictionary

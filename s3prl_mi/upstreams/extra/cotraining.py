@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ...core.errors import MIError
+from ...core.types import SAMPLE_RATE
 from ..checkpoints import read_checkpoint
-from ..families import SAMPLE_RATE
 from .files import advice, checkpoint_file
 
 # Mean and standard deviation per Mel band over LibriSpeech train-clean-360 (130,714,821 frames of 10 ms), from

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ...core.errors import MIError
+from ...core.types import SAMPLE_RATE
 from ..checkpoints import SPEECH_ENCODERS, one_line
-from ..families import SAMPLE_RATE, Family, Geometry
+from ..families import Family, Geometry
 from .files import advice
 from .hubconf import FAMILIES
 
