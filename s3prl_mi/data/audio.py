@@ -36,7 +36,7 @@ __all__ = [
     "check_audio",
     "content_hash",
     "list_utterances",
-    "probe",
+    "read_header",
     "read_waveform",
     "spread",
 ]
@@ -154,7 +154,7 @@ class SkipCounter:
 # Reading ----------------------------------------------------------------------------------------------------
 
 
-def probe(utterance: Utterance) -> AudioInfo:
+def read_header(utterance: Utterance) -> AudioInfo:
     """Read an audio file's header.
 
     Returns:
@@ -271,7 +271,7 @@ def check_audio(utterances: Sequence[Utterance], max_unreadable: float) -> Check
     skips = SkipCounter(len(utterances), max_unreadable, utterances[0].split if utterances else "")
     for utterance in utterances:
         try:
-            info = probe(utterance)
+            info = read_header(utterance)
         except AudioError as error:
             # Counted here and judged below, so that the message has the full count.
             skips.skipped.append((utterance.id, str(error)))

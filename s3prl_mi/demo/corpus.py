@@ -31,10 +31,11 @@ from typing import TypeVar
 import numpy as np
 
 from ..core.errors import MIError
-from ..core.types import SAMPLE_RATE
 from ..core.files import PACKAGE
+from ..core.types import SAMPLE_RATE
+from ..data.alignments.textgrid import format_textgrid
 from ..data.espeak import Spoken, espeak
-from .phones import phone_intervals, textgrid, word_intervals
+from .phones import phone_intervals, word_intervals
 from .room import impulse_response, record
 
 T = TypeVar("T")
@@ -327,7 +328,7 @@ def speak(root: Path, speaker: Speaker, seed: int) -> Iterator[Path]:
         late = Spoken(spoken.wave, spoken.rate, times, spoken.words)
         phones = phone_intervals(late, duration)
         tiers = {"words": word_intervals(phones, sentence, spoken.words), "phones": [p for p, _ in phones]}
-        (aligned / f"{name}.TextGrid").write_text(textgrid(tiers, duration), encoding="utf-8")
+        (aligned / f"{name}.TextGrid").write_text(format_textgrid(tiers, duration), encoding="utf-8")
         transcript.append(f"{name} " + " ".join(re.findall(r"[\w']+", sentence)).upper())
         path = folder / f"{name}.flac"
         soundfile.write(path, wave, SAMPLE_RATE, subtype="PCM_16")

@@ -3,9 +3,9 @@ import pytest
 import soundfile
 import torch
 
-from s3prl_mi.upstreams import compat
+from s3prl_mi.core.errors import MIError
 from s3prl_mi.demo import pretrain
-from s3prl_mi.core.errors import (MIError)
+from s3prl_mi.upstreams import compat
 
 compat.apply()
 

@@ -426,7 +426,8 @@ def test_frames_without_any_variation_hold_nothing(probe):
 def _real_frames(split):
     """Every fifth labelled fbank frame of LibriSpeech-mini: z, phones, speakers."""
     from s3prl_mi.core.config import AlignmentConfig, DataConfig
-    from s3prl_mi.data.alignments import frame_labels, open_alignments
+    from s3prl_mi.data.alignments.files import open_alignments
+    from s3prl_mi.data.alignments.labels import frame_labels
     from s3prl_mi.data.audio import list_utterances, read_waveform
     from s3prl_mi.upstreams.forward import extract
     from s3prl_mi.upstreams.loading import load_upstream
