@@ -8,8 +8,8 @@ import soundfile
 
 from s3prl_mi.core.config import DataConfig
 from s3prl_mi.core.errors import MIError
+from s3prl_mi.core.types import SAMPLE_RATE
 from s3prl_mi.data.audio import (
-    SAMPLE_RATE,
     AudioError,
     SkipCounter,
     check_audio,
@@ -306,7 +306,7 @@ class TestShares:
         assert [id for id, _ in checked.unreadable] == ["d"]
         assert checked.n_samples == {"a": 1600, "b": 3200, "c": 3200}
         assert checked.seconds == pytest.approx(0.5)
-        assert (checked.resampled, checked.mixed_down) == (2, 1)
+        assert (checked.native_rates, checked.mixed_down) == ({16000: 1, 44100: 2}, 1)
         resampled, mixed, skipped = checked.notes()
         assert resampled == "2 files resampled from 44100 Hz to 16000 Hz."
         assert mixed.startswith("1 files with several channels")

@@ -428,7 +428,8 @@ def _real_frames(split):
     from s3prl_mi.core.config import AlignmentConfig, DataConfig
     from s3prl_mi.data.alignments.files import open_alignments
     from s3prl_mi.data.alignments.labels import frame_labels
-    from s3prl_mi.data.audio import list_utterances, read_waveform
+    from s3prl_mi.data.audio import read_waveform
+    from s3prl_mi.data.utterances import list_utterances
     from s3prl_mi.upstreams.forward import extract
     from s3prl_mi.upstreams.loading import load_upstream
 

@@ -8,7 +8,7 @@ import pytest
 from s3prl_mi.core.config import AlignmentConfig
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.data.alignments.files import open_alignments
-from s3prl_mi.data.audio import Utterance
+from s3prl_mi.data.utterances import Utterance
 from s3prl_mi.experiment.frame_pairs import held_out_groups, labelled_frames, paired_frames, utterance_rows
 from s3prl_mi.states.store import Entry
 from s3prl_mi.upstreams.families import Geometry
