@@ -3,12 +3,11 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
 from s3prl_mi.core.files import append_lines, read_lines, replacing, write_whole
+from tests.helpers.process import run_python
 
 
 def test_a_file_is_made_with_its_folder_and_replaced(tmp_path):
@@ -90,5 +89,4 @@ def test_importing_it_imports_nothing_large():
     code = (
         "import s3prl_mi.core.files, sys; print([m for m in ('numpy', 'torch', 'yaml') if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    assert run_python(code).stdout == "[]\n"

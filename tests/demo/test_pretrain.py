@@ -22,14 +22,6 @@ TINY_HUBERT = hubert.HubertRecipe(
 TINY_APC = apc.APCRecipe(dim=16, batch=2, crop_frames=40)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # these models are too small for more
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Tones that jump between four pitches: something to learn in a few steps."""

@@ -23,14 +23,6 @@ from tests.helpers.paths import SHARED
 BOTH = pytest.mark.parametrize("probe", ["logistic", "mlp"])
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def mixture(n, means, scales, priors, seed):
     """Frames of Gaussian classes, z (n, dim) and y (n,); each class has one scale for all dimensions."""
     rng = np.random.default_rng(seed)

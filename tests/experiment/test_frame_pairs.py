@@ -13,7 +13,7 @@ from s3prl_mi.experiment.frame_pairs import held_out_groups, labelled_frames, pa
 from s3prl_mi.states.store import Entry
 from s3prl_mi.upstreams.families import Geometry
 from s3prl_mi.upstreams.views import View
-from tests.conftest import RATE
+from tests.helpers.corpus import RATE
 
 CONV = Geometry(320, 199.5, 400)
 KALDI = Geometry(160, 199.5, 400)

@@ -28,8 +28,9 @@ from s3prl_mi.results.record import RESULTS_FILE, read_records
 from s3prl_mi.states import extraction
 from s3prl_mi.states.store import Store, Writer
 from s3prl_mi.upstreams import forward as hidden_states
-from tests.conftest import RATE, Corpus, Runner, write_textgrid
+from tests.helpers.corpus import RATE, Corpus, write_textgrid
 from tests.helpers.paths import REPO
+from tests.helpers.runner import Runner
 
 TASKS = ("mi_supervised", "mi_views")
 BOTH = ["logistic", "mlp"]

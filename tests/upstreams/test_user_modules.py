@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import types
 from importlib.metadata import EntryPoint
@@ -18,7 +16,7 @@ from s3prl_mi.upstreams.forward import extract
 from s3prl_mi.upstreams.loading import family_of_name, load_upstream, upstream_names
 from s3prl_mi.upstreams.user_modules import load_module
 from s3prl_mi.upstreams.views import View
-from tests.helpers.paths import REPO
+from tests.helpers.process import run_python
 
 MODULE = '''
 import torch
@@ -236,12 +234,5 @@ def test_a_module_in_the_folder_where_the_command_runs(tmp_path):
     """In a new process: torch, which the module imports first, has modules that call a file their own which is none."""
     (tmp_path / "mine.py").write_text(MODULE)
     code = "from s3prl_mi.upstreams import user_modules as m; m.load_module('mine.py'); print('my_model' in m.known())"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(REPO)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(code, tmp_path)
     assert done.stdout.strip() == "True", done.stderr
