@@ -19,8 +19,8 @@ from s3prl_mi.cli.run_downstream import main
 from s3prl_mi.core.config import MIConfig
 from s3prl_mi.downstream.hook import packaged_configs
 from s3prl_mi.results.record import Record, read_records
-from tests.conftest import Runner
 from tests.helpers.paths import REPO
+from tests.helpers.runner import Runner
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
 

@@ -169,10 +169,10 @@ def _pairs(words: Sequence[str], option: str, several: bool = False) -> dict[str
 
 
 def _write(path: Path, text: str) -> Path:
-    from ..results.summary import replace_file
+    from ..core.files import write_whole
 
     try:
-        replace_file(path, text.encode())
+        write_whole(path, text)
     except OSError as error:
         raise MIError(f"{path}: cannot be written ({error.strerror}).") from error
     return path

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..core.errors import MIError, nearest
+from ..core.types import SAMPLE_RATE
 from ..upstreams import compat
 from ..upstreams.checkpoints import describe_checkpoint
 from ..upstreams.names import checkpoint_urls, upstream_names
@@ -195,7 +196,7 @@ def _use_effects() -> None:
     import torch
     from torchaudio.sox_effects import apply_effects_tensor
 
-    apply_effects_tensor(torch.zeros(1, 160), 16000, [["channels", "1"], ["gain", "-3.0"]])
+    apply_effects_tensor(torch.zeros(1, 160), SAMPLE_RATE, [["channels", "1"], ["gain", "-3.0"]])
 
 
 def _use_load() -> None:
@@ -205,9 +206,9 @@ def _use_load() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.flac"
-        soundfile.write(path, np.zeros(160, np.float32), 16000)
+        soundfile.write(path, np.zeros(160, np.float32), SAMPLE_RATE)
         wave, rate = torchaudio.load(str(path))
-        if tuple(wave.shape) != (1, 160) or rate != 16000:
+        if tuple(wave.shape) != (1, 160) or rate != SAMPLE_RATE:
             raise RuntimeError(f"read shape {tuple(wave.shape)} at {rate} Hz")
 
 
@@ -284,10 +285,10 @@ def _audio() -> Iterator[Finding]:
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("wav", "flac"):
             path = Path(folder) / f"a.{kind}"
-            soundfile.write(path, wave, 16000)
+            soundfile.write(path, wave, SAMPLE_RATE)
             again, rate = soundfile.read(path, dtype="float32")
             error = float(np.abs(again - wave).max())
-            good = rate == 16000 and error < 1e-4
+            good = rate == SAMPLE_RATE and error < 1e-4
             mend = "" if good else "pip install --force-reinstall soundfile"
             yield Finding(
                 "ok" if good else "FAIL", f"audio {kind}", f"write and read, error {error:.1e}", mend

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.errors import MIError, nearest
+from ..core.types import SAMPLE_RATE
 from ..report import published_scores as superb
 from ..upstreams import names as upstream_module
 from ..upstreams.checkpoints import SPEECH_ENCODERS
 from ..upstreams.families import Family, upstream_folder
-from ..upstreams.geometry import SAMPLE_RATE, Geometry
+from ..upstreams.geometry import Geometry
 from ..upstreams.names import (
     FILE_SUFFIXES,
     checkpoint_urls,

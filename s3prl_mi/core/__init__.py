@@ -1,1 +1,13 @@
-"""Stage 0: nothing of ours -> what every stage uses: errors, types, config, files, locks, threads, processes."""
+"""Stage 0: nothing of ours -> what every stage uses.
+
+===========  =================================================================================================
+errors       `MIError`, the one exception for mistakes that a user can fix; suggestions for misspelt names
+types        units, array shapes, `SAMPLE_RATE`
+config       the sections of a run's configuration, checked
+files        files written whole or not at all, JSON lines, where this package lies
+locks        advisory locks between processes
+threads      prefetching, writing in the background
+distributed  several processes: barriers and small objects
+arithmetic   how processors multiply float32 matrices
+===========  =================================================================================================
+"""

@@ -1,8 +1,70 @@
-"""Where this package lies on disk."""
+"""Files on disk: written whole or not at all, JSON lines appended and read, and where this package lies.
+
+A kill or a full disk at any moment leaves the old file, or every line but the last.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
 """The folder of `s3prl_mi`; its parent is the checkout, or site-packages."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path next to `path`; what the block writes there is forced to disk and then takes its place.
+
+    The folder of `path` is made if it is missing. A block that raises leaves `path` as it was.
+
+    Yields:
+        A path that ends in a new suffix only, since `torch.save` keeps the name before the last dot in the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Put `content` (text as UTF-8) at `path` in one step, so that nobody ever reads half a file."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def append_lines(path: Path, objects: Iterable[dict[str, Any]]) -> None:
+    """Append objects to a JSON-lines file and force them to disk.
+
+    A last line without a newline, left by a kill, is cut off first.
+    """
+    text = "".join(json.dumps(o, default=str) + "\n" for o in objects)
+    with open(path, "ab+") as file:
+        _cut_partial_line(file)
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Every whole line of a JSON-lines file with its number, counted from 1; none where there is no file."""
+    if path.exists():
+        yield from enumerate(path.read_bytes().split(b"\n")[:-1], start=1)
+
+
+def _cut_partial_line(file: IO[bytes]) -> None:
+    if (size := file.seek(0, os.SEEK_END)) == 0:
+        return
+    file.seek(size - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)

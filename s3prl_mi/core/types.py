@@ -1,4 +1,4 @@
-"""Names for units and array shapes; imports nothing of ours."""
+"""Names for units and array shapes, and the sample rate; imports nothing of ours."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+SAMPLE_RATE = 16000
+"""Samples per second of all audio: what every upstream of s3prl expects."""
 
 Seconds: TypeAlias = float
 Bits: TypeAlias = float

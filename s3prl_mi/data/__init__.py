@@ -1,1 +1,10 @@
-"""Stage 1: folders and manifests -> utterances, waveforms, frame labels."""
+"""Stage 1: folders, manifests -> utterances, waveforms, frame labels.
+
+================  ============================================================================================
+utterances        which utterances a split has: LibriSpeech's folders, or the lines of a manifest
+audio             an utterance's header and waveform at 16 kHz; unreadable files are counted and skipped
+alignments        alignment files -> intervals -> one label per frame; the table of formats
+forced_alignment  audio and transcripts -> TextGrids, by PocketSphinx (`s3prl-mi align`)
+espeak            eSpeak NG: speech and phonemes of a text, for the demo's corpus and for unknown words
+================  ============================================================================================
+"""

@@ -3,8 +3,6 @@
 Audio is read with soundfile and resampled with soxr: `torchaudio.load` needs another package from torchaudio
 2.9 on. A mistake in a config or manifest is an `MIError`; one bad audio file is an `AudioError`, which the
 loop over a split counts with a `SkipCounter` and skips, up to `datarc.max_unreadable`.
-
-What a split consists of is said by `corpora`, whose public names can be had here too.
 """
 
 from __future__ import annotations
@@ -21,29 +19,8 @@ import soundfile
 import soxr
 
 from ..core.errors import MIError
-from ..core.types import Seconds, Waveform
-from .utterances import AUDIO_SUFFIXES, MANIFEST_COLUMNS, Utterance, list_utterances, spread
-
-__all__ = [
-    "AUDIO_SUFFIXES",
-    "MANIFEST_COLUMNS",
-    "MIN_SAMPLES",
-    "SAMPLE_RATE",
-    "AudioError",
-    "AudioInfo",
-    "Checked",
-    "SkipCounter",
-    "Utterance",
-    "check_audio",
-    "content_hash",
-    "list_utterances",
-    "probe",
-    "read_waveform",
-    "spread",
-]
-
-SAMPLE_RATE = 16000
-"""Samples per second that every upstream of s3prl expects."""
+from ..core.types import SAMPLE_RATE, Seconds, Waveform
+from .utterances import Utterance
 
 MIN_SAMPLES = 400
 """Shortest usable audio, in samples at 16 kHz (25 ms): the receptive field of one frame."""
@@ -83,13 +60,8 @@ class Checked:
     mixed_down: int
     """Files of `kept` with more than one channel."""
 
-    @property
-    def resampled(self) -> int:
-        """Files of `kept` that are not at 16 kHz."""
-        return sum(n for rate, n in self.native_rates.items() if rate != SAMPLE_RATE)
-
     def notes(self) -> list[str]:
-        """What a user should be told once: resampling, mixing down, files left out; one sentence each."""
+        """What a user should know: resampling, mixing down, files left out; one sentence each."""
         notes = [
             f"{n} files resampled from {rate} Hz to {SAMPLE_RATE} Hz."
             for rate, n in sorted(self.native_rates.items())
@@ -104,21 +76,15 @@ class Checked:
 
 @dataclass(slots=True)
 class SkipCounter:
-    """Counts the files that are skipped, and gives up above a stated share.
+    """Counts the files that are skipped, and gives up above a stated fraction.
 
     A corrupt body shows only when it is decoded, so the loop that reads waveforms catches `AudioError` and
-    calls `skip`. Start from the files that `check_audio` left out, so that one share covers both.
-
-    Example:
-        >>> counter = SkipCounter(total=100, max_share=0.05, split="dev-other")
-        >>> counter.skip("84-1-0000", "84-1-0000.flac: empty")
-        >>> len(counter)
-        1
+    calls `skip`. Start from the files that `check_audio` left out, so that one fraction covers both.
     """
 
     total: int
     """Files of the split before any was skipped."""
-    max_share: float
+    max_fraction: float
     split: str
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """(utterance id, cause)."""
@@ -127,19 +93,15 @@ class SkipCounter:
         return len(self.skipped)
 
     def skip(self, utterance_id: str, why: str) -> None:
-        """Count one file.
-
-        Raises:
-            MIError: more than `max_share` of the split has been skipped, or nothing is left of it.
-        """
+        """Count one file, then `check`."""
         self.skipped.append((utterance_id, why))
         self.check()
 
     def check(self) -> None:
-        """Refuse if too much has been skipped already.
+        """Refuse to continue once too much has been skipped.
 
         Raises:
-            MIError: more than `max_share` of the split has been skipped, or nothing is left of it.
+            MIError: more than `max_fraction` of the split has been skipped, or nothing is left of it.
         """
         n = len(self.skipped)
         if n and n >= self.total:
@@ -147,18 +109,18 @@ class SkipCounter:
                 f"split {self.split!r}: none of its {self.total} audio files can be read: "
                 f"{_first(self.skipped)}. Is the download complete?"
             )
-        if n > self.max_share * self.total:
+        if n > self.max_fraction * self.total:
             raise MIError(
-                f"split {self.split!r}: {n} of {self.total} audio files cannot be read, more than the share "
-                f"of {self.max_share:g} that downstream_expert.datarc.max_unreadable allows: "
-                f"{_first(self.skipped)}. Mend or remove these files, or raise max_unreadable."
+                f"split {self.split!r}: {n} of {self.total} audio files cannot be read, more than the fraction "
+                f"of {self.max_fraction:g} that downstream_expert.datarc.max_unreadable allows: "
+                f"{_first(self.skipped)}. Repair or remove these files, or raise max_unreadable."
             )
 
 
 # Reading ----------------------------------------------------------------------------------------------------
 
 
-def probe(utterance: Utterance) -> AudioInfo:
+def read_header(utterance: Utterance) -> AudioInfo:
     """Read an audio file's header.
 
     Returns:
@@ -263,10 +225,10 @@ def check_audio(utterances: Sequence[Utterance], max_unreadable: float) -> Check
 
     Args:
         utterances: of one split.
-        max_unreadable: the share of files that may be unreadable.
+        max_unreadable: the fraction of files that may be unreadable.
 
     Raises:
-        MIError: a larger share is unreadable, or everything is.
+        MIError: a larger fraction is unreadable, or everything is.
     """
     kept: list[Utterance] = []
     n_samples: dict[str, int] = {}
@@ -275,7 +237,7 @@ def check_audio(utterances: Sequence[Utterance], max_unreadable: float) -> Check
     skips = SkipCounter(len(utterances), max_unreadable, utterances[0].split if utterances else "")
     for utterance in utterances:
         try:
-            info = probe(utterance)
+            info = read_header(utterance)
         except AudioError as error:
             # Counted here and judged below, so that the message has the full count.
             skips.skipped.append((utterance.id, str(error)))

@@ -1,4 +1,4 @@
-"""eSpeak NG through ctypes: a text's audio, and where each phoneme and word starts in it.
+"""eSpeak NG through ctypes: a text's phonemes, its audio, and where each phoneme and word starts in it.
 
 Source: eSpeak NG, https://github.com/espeak-ng/espeak-ng (src/include/espeak-ng/speak_lib.h).
 """
@@ -6,7 +6,10 @@ Source: eSpeak NG, https://github.com/espeak-ng/espeak-ng (src/include/espeak-ng
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,20 @@ from numpy.typing import NDArray
 
 from ..core.errors import MIError
 
+# fmt: off
+ARPABET: Mapping[str, str] = {
+    "p": "P", "b": "B", "t": "T", "d": "D", "k": "K", "g": "G", "m": "M", "n": "N", "N": "NG", "f": "F",
+    "v": "V", "T": "TH", "D": "DH", "s": "S", "z": "Z", "S": "SH", "Z": "ZH", "h": "HH", "l": "L",
+    "r": "R", "w": "W", "j": "Y", "tS": "CH", "dZ": "JH", "t[": "TH", "t#": "T", "w#": "W", "r-": "R",
+    "n-": "N", "?": "T", "I": "IH", "I#": "IH", "E": "EH", "a": "AE", "aa": "AE", "A:": "AA",
+    "A@": "AA", "0": "AA", "O:": "AO", "O@": "AO", "o@": "AO", "O": "AO", "V": "AH", "@": "AH",
+    "a#": "AH", "@-": "AH", "@L": "L", "3": "ER", "3:": "ER", "@5": "UH", "U": "UH", "U@": "UH",
+    "u:": "UW", "u": "UW", "i": "IY", "i:": "IY", "i@": "IH", "eI": "EY", "e@": "EH", "aI": "AY",
+    "aI@": "AY", "aU": "AW", "aU@": "AW", "OI": "OY", "oU": "OW", "IR": "ER", "VR": "ER",
+}
+# fmt: on
+"""Phoneme mnemonic without stress marks and variant number -> ARPAbet phone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
@@ -23,7 +40,7 @@ class Spoken:
 
     Attributes:
         wave: shape (n_samples,), int16, at eSpeak's own rate.
-        rate: samples a second (22050).
+        rate: samples per second (22050).
         phones: (start in ms, mnemonic, position in the text from 0), ordered.
         words: (position in the text from 0, length in characters), ordered.
     """
@@ -55,10 +72,11 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes
 _WORD, _PHONEME = 1, 7
 _SYNCHRONOUS, _PHONEME_EVENTS, _CHARS_UTF8, _END_PAUSE = 2, 1, 1, 0x1000
 _RATE, _PITCH = 1, 3
+_SEPARATED_BY_UNDERSCORES = ord("_") << 8
 
 
 class Espeak:
-    """eSpeak NG through ctypes. It keeps global state: use `espeak()`, which makes one instance a process.
+    """eSpeak NG through ctypes. It keeps global state: use `espeak()`, which makes one instance per process.
 
     Raises:
         MIError: the library or its voices are missing or do not start.
@@ -71,9 +89,7 @@ class Espeak:
             self._lib = ctypes.CDLL(espeakng_loader.get_library_path())
             data = espeakng_loader.get_data_path()
         except (ImportError, OSError) as error:
-            raise MIError(
-                f"eSpeak NG cannot be loaded ({error}); the demo corpus needs it: pip install espeakng-loader"
-            ) from error
+            raise MIError(f"eSpeak NG cannot be loaded ({error}): pip install espeakng-loader") from error
         # The library exits the whole process if its data is missing, so look first.
         if not Path(data, "phontab").is_file():
             raise MIError(
@@ -91,6 +107,7 @@ class Espeak:
         self._words: list[tuple[int, int]] = []
         self._callback = _CALLBACK(self._receive)  # kept: the library holds only a pointer to it
         self._lib.espeak_SetSynthCallback(self._callback)
+        self._lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
 
     def _receive(self, wave: int | None, count: int, events: Any) -> int:
         if wave and count:
@@ -106,13 +123,34 @@ class Espeak:
             index += 1
         return 0
 
+    def _set_voice(self, voice: str) -> None:
+        if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise MIError(
+                f"eSpeak NG has no voice {voice!r}; the installed espeakng-loader may be another version."
+            )
+
+    def phonemes(self, text: str, voice: str) -> list[str]:
+        """ESpeak's mnemonics for a text, without audio.
+
+        Raises:
+            MIError: no such voice.
+        """
+        self._set_voice(voice)
+        rest, found = ctypes.c_char_p(text.encode()), b""
+        while rest.value is not None:  # one clause per call; the pointer ends as NULL
+            found += self._lib.espeak_TextToPhonemes(
+                ctypes.byref(rest), _CHARS_UTF8, _SEPARATED_BY_UNDERSCORES
+            )
+            found += b"_"
+        return re.split(r"[_\s]+", found.decode("utf-8", "replace"))
+
     def say(self, text: str, voice: str, rate: int, pitch: int) -> Spoken:
         """Synthesise one text.
 
         Args:
             text: a sentence.
             voice: voice file and variant, `gmw/en-US+f2`.
-            rate: words a minute.
+            rate: words per minute.
             pitch: 0 to 100.
 
         Returns:
@@ -123,10 +161,7 @@ class Espeak:
             MIError: no such voice.
         """
         self._audio, self._phones, self._words = [], [], []
-        if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise MIError(
-                f"eSpeak NG has no voice {voice!r}; the installed espeakng-loader may be another version."
-            )
+        self._set_voice(voice)
         self._lib.espeak_SetParameter(_RATE, rate, 0)
         self._lib.espeak_SetParameter(_PITCH, pitch, 0)
         raw = text.encode() + b"\0"
@@ -137,12 +172,7 @@ class Espeak:
         return Spoken(wave, self.rate, tuple(self._phones), tuple(self._words))
 
 
-_instance: Espeak | None = None
-
-
+@functools.cache
 def espeak() -> Espeak:
     """The process's one instance of the library."""
-    global _instance
-    if _instance is None:
-        _instance = Espeak()
-    return _instance
+    return Espeak()

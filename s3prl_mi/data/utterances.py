@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.config import DataConfig, split_part
@@ -86,7 +86,7 @@ def _deal_out(utterances: list[Utterance], part: int, parts: int, split: str) ->
 def spread(utterances: Sequence[Utterance], count: int) -> list[Utterance]:
     """Take `count` utterances spread evenly over a sorted list, each speaker in proportion.
 
-    Every speaker keeps at least one utterance where `count` allows; with fewer than one utterance a speaker,
+    Every speaker keeps at least one utterance where `count` allows; with fewer than one utterance per speaker,
     the speakers themselves are spread evenly. No randomness is involved.
 
     Returns:
@@ -120,25 +120,25 @@ def _evenly(n: int, count: int) -> list[int]:
 
 
 def _list_librispeech(root: Path, split: str) -> list[Utterance]:
-    """Every <root>/<split>/<speaker>/<chapter>/<id>.flac or .wav."""
+    """Every <root>/<split>/<speaker>/<chapter>/<id>.flac or .wav; hidden files (macOS's ._x.flac) left out."""
     folder = root / split
     if not split or not folder.is_dir():
         raise MIError(_missing_split(root, split))
-    found: dict[str, Path] = {}
-    utterances = []
+    found: dict[str, Utterance] = {}
     for speaker in _folders(folder):
         for chapter in _folders(folder / speaker):
-            for path in _audio_files(folder / speaker / chapter):
-                if path.stem in found:
+            with os.scandir(folder / speaker / chapter) as entries:
+                names = sorted(e.name for e in entries if _is_audio(e.name) and e.is_file())
+            for path in (folder / speaker / chapter / name for name in names):
+                utterance = Utterance(path.stem, path, split, speaker, None)
+                if (first := found.setdefault(path.stem, utterance)) is not utterance:
                     raise MIError(
-                        f"utterance id {path.stem!r} occurs twice in {folder}: {found[path.stem]} and "
+                        f"utterance id {path.stem!r} occurs twice in {folder}: {first.path} and "
                         f"{path}. Remove one of them."
                     )
-                found[path.stem] = path
-                utterances.append(Utterance(path.stem, path, split, speaker, None))
-    if not utterances:
+    if not found:
         raise MIError(_no_audio(folder))
-    return utterances
+    return list(found.values())
 
 
 def _folders(folder: Path) -> list[str]:
@@ -147,15 +147,8 @@ def _folders(folder: Path) -> list[str]:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
-def _audio_files(folder: Path) -> Iterator[Path]:
-    """Audio files right in a folder; hidden ones (such as macOS's ._x.flac) left out."""
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if not e.name.startswith(".") and _is_audio(e.name) and e.is_file()]
-    yield from (folder / name for name in sorted(names))
-
-
 def _is_audio(name: str) -> bool:
-    return name.lower().endswith(AUDIO_SUFFIXES)
+    return name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith(".")
 
 
 def _missing_split(root: Path, split: str) -> str:
@@ -179,7 +172,7 @@ def _no_audio(folder: Path) -> str:
     """The message for a split folder without audio where LibriSpeech has it."""
     for parent, folders, names in os.walk(folder):
         folders.sort()
-        audio = sorted(name for name in names if _is_audio(name) and not name.startswith("."))
+        audio = sorted(filter(_is_audio, names))
         if audio:
             return (
                 f"{folder}: audio was found ({Path(parent) / audio[0]}), but not in LibriSpeech's layout "
@@ -195,99 +188,87 @@ def _no_audio(folder: Path) -> str:
 # Manifests --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    line: int
-    split: str | None
-    audio: Path
-    id: str
-    speaker: str | None
-    alignment: Path | None
-
-
 def _list_manifest(manifest: Path, data: DataConfig, split: str) -> list[Utterance]:
-    """The rows of one split of a manifest."""
-    rows = _read_manifest(manifest)
-    if all(row.split is None for row in rows):
+    """The lines of one split of a manifest."""
+    lines = _read_manifest(manifest)
+    if not any(u.split for u in lines.values()):
         named = sorted({split_part(n)[0] for n in (*data.fit_splits, *data.eval_splits, split)})
         if len(named) > 1:
             raise MIError(
                 f"manifest {manifest}: it has no column 'split', so its lines cannot be told apart, but "
                 f"{len(named)} splits are named ({', '.join(named)}). Add a column split with these names."
             )
-    _check_leak(manifest, rows, data, split)
-    chosen = [row for row in rows if row.split in (None, split)]
+    _check_leak(manifest, lines, data, split)
+    chosen = {number: u for number, u in lines.items() if u.split in ("", split)}
     if not chosen:
-        there = sorted({row.split for row in rows if row.split is not None})
+        there = sorted({u.split for u in lines.values()})
         raise MIError(
             f"split {split!r}: no line of manifest {manifest} names it in its column 'split'."
             f"{nearest(split, there)} Splits there: {', '.join(there)}."
         )
     seen: dict[str, int] = {}
-    for row in chosen:
-        if row.id in seen:
+    for number, utterance in chosen.items():
+        if (first := seen.setdefault(utterance.id, number)) != number:
             raise MIError(
-                f"manifest {manifest}, line {row.line}: utterance id {row.id!r} was used in line "
-                f"{seen[row.id]} already. Give each line its own id (column id; without it, the "
-                "audio file's name)."
+                f"manifest {manifest}, line {number}: utterance id {utterance.id!r} was used in line {first} "
+                "already. Give each line its own id (column id; without it, the audio file's name)."
             )
-        seen[row.id] = row.line
-        if not row.audio.is_file():
+        if not utterance.path.is_file():
             raise MIError(
-                f"manifest {manifest}, line {row.line}: no such audio file: {row.audio} "
+                f"manifest {manifest}, line {number}: no such audio file: {utterance.path} "
                 "(relative paths count from the manifest's folder)."
             )
-    return [Utterance(row.id, row.audio, split, row.speaker, row.alignment) for row in chosen]
+    return [replace(utterance, split=split) for utterance in chosen.values()]
 
 
-def _check_leak(manifest: Path, rows: Sequence[_Row], data: DataConfig, split: str) -> None:
+def _check_leak(manifest: Path, lines: Mapping[int, Utterance], data: DataConfig, split: str) -> None:
     """Refuse an audio file that is both fitted on and scored: that would void the bound.
 
     Scored are the config's eval splits and, with `-m evaluate -t`, the split that is being listed.
     """
-    fit_names, eval_names = (
-        {split_part(n)[0] for n in names} for names in (data.fit_splits, data.eval_splits)
-    )
-    eval_names |= {split} - fit_names
-    fitted = {row.audio: row.line for row in rows if row.split in fit_names}
-    for row in rows:
-        if row.split in eval_names and fitted.get(row.audio, row.line) != row.line:
+    fit_names = {split_part(n)[0] for n in data.fit_splits}
+    eval_names = {split_part(n)[0] for n in data.eval_splits} | ({split} - fit_names)
+    fitted = {u.path: number for number, u in lines.items() if u.split in fit_names}
+    for number, utterance in lines.items():
+        first = fitted.get(utterance.path, number)
+        if utterance.split in eval_names and first != number:
             raise MIError(
-                f"manifest {manifest}: {row.audio} is in a fit split (line {fitted[row.audio]}) and in an "
-                f"eval split (line {row.line}); the bound needs unseen audio. Remove one of the two lines."
+                f"manifest {manifest}: {utterance.path} is in a fit split (line {first}) and in an "
+                f"eval split (line {number}); the bound needs unseen audio. Remove one of the two lines."
             )
 
 
-def _read_manifest(manifest: Path) -> list[_Row]:
-    """All lines of a TSV or CSV file with a header; which of the two shows in the header."""
+def _read_manifest(manifest: Path) -> dict[int, Utterance]:
+    """Line number -> utterance, of a TSV or CSV file with a header, which shows which of the two it is.
+
+    Without a column split, `split` is empty.
+    """
     try:
         # utf-8-sig: spreadsheet programs put a byte order mark before the first column's name.
-        text = manifest.read_text(encoding="utf-8-sig")
+        lines = manifest.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise MIError(f"manifest {manifest}: cannot be read as UTF-8 text ({error}).") from error
-    lines = text.splitlines()
-    delimiter = "\t" if lines and "\t" in lines[0] else ","
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    rows: list[_Row] = []
-    header: list[str] | None = None
+    reader = csv.reader(lines, delimiter="\t" if lines and "\t" in lines[0] else ",", strict=True)
+    found: dict[int, Utterance] = {}
+    header: list[str] = []
     try:
         for fields in reader:
             fields = [f.strip() for f in fields]
             if not any(fields):
                 continue
-            if header is None:
-                header = _check_header(manifest, fields)
+            if header:
+                found[reader.line_num] = _manifest_line(manifest, reader.line_num, header, fields)
             else:
-                rows.append(_manifest_row(manifest, reader.line_num, header, fields))
+                header = _check_header(manifest, fields)
     except csv.Error as error:
         raise MIError(f"manifest {manifest}, line {reader.line_num}: {error}.") from error
-    if not rows:
+    if not found:
         raise MIError(
             f"manifest {manifest}: no utterance in it. Expected a header (columns "
-            f"{', '.join(MANIFEST_COLUMNS)}; only audio is required) and one line an utterance, "
+            f"{', '.join(MANIFEST_COLUMNS)}; only audio is required) and one line per utterance, "
             "separated by tabs or commas."
         )
-    return rows
+    return found
 
 
 def _check_header(manifest: Path, fields: Sequence[str]) -> list[str]:
@@ -308,7 +289,7 @@ def _check_header(manifest: Path, fields: Sequence[str]) -> list[str]:
     return header
 
 
-def _manifest_row(manifest: Path, line: int, header: Sequence[str], fields: Sequence[str]) -> _Row:
+def _manifest_line(manifest: Path, line: int, header: Sequence[str], fields: Sequence[str]) -> Utterance:
     if len(fields) != len(header):
         raise MIError(
             f"manifest {manifest}, line {line}: expected {len(header)} fields ({', '.join(header)}), "
@@ -318,13 +299,15 @@ def _manifest_row(manifest: Path, line: int, header: Sequence[str], fields: Sequ
     for name in ("audio", "split"):
         if values.get(name) == "":
             raise MIError(f"manifest {manifest}, line {line}: column {name!r} is empty.")
-    audio = manifest.parent / Path(values["audio"]).expanduser()
-    alignment = values.get("alignment") or None
-    return _Row(
-        line=line,
-        split=values.get("split"),
-        audio=audio,
-        id=values.get("id") or audio.stem,
-        speaker=values.get("speaker") or None,
-        alignment=None if alignment is None else manifest.parent / Path(alignment).expanduser(),
+    audio, alignment = (
+        manifest.parent / Path(values[name]).expanduser() if values.get(name) else None
+        for name in ("audio", "alignment")
+    )
+    assert audio is not None
+    return Utterance(
+        values.get("id") or audio.stem,
+        audio,
+        values.get("split", ""),
+        values.get("speaker") or None,
+        alignment,
     )

@@ -1,14 +1,11 @@
 """A small speech corpus with exact phone alignments, made by eSpeak NG: no download, a few seconds.
 
-PyPI's `espeakng-loader` carries the library and its voices. Its C interface (`speak_lib.h`) reports where
-each phoneme starts in the audio it makes, so the alignment is known rather than estimated. A speaker is one
-voice variant with an accent, a rate, a pitch, a room, a channel and a noise level of its own: enough
-variation that spectral frames do not give the phone away. Layout and text files are LibriSpeech's, TextGrids
-as MFA writes them, phone names ARPAbet without stress.
+eSpeak reports where each phoneme starts in the audio it makes, so the alignment is known rather than estimated. A
+speaker is one voice variant with an accent, a rate, a pitch, a room, a channel and a noise level of its own: enough
+variation that spectral frames do not give the phone away. Layout and text files are LibriSpeech's, TextGrids as MFA
+writes them, phone names ARPAbet without stress.
 
     python -m s3prl_mi.demo.corpus --out demo_corpus
-
-The library is called in `espeak`, alignments are made in `demo_phones`, rooms in `demo_room`.
 """
 
 from __future__ import annotations
@@ -17,25 +14,26 @@ import argparse
 import hashlib
 import itertools
 import json
-import os
 import re
 import shutil
-import subprocess
+import signal
 import sys
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from ..data.audio import (SAMPLE_RATE)
-from .phones import (phone_intervals, textgrid, word_intervals)
-from .room import (impulse_response, record)
-from ..core.files import PACKAGE
-from ..core.errors import (MIError)
-from ..data.espeak import (Spoken, espeak)
+from ..core.errors import MIError
+from ..core.types import SAMPLE_RATE
+from ..data.alignments.textgrid import format_textgrid
+from ..data.espeak import espeak
+from .phones import phone_intervals, word_intervals
+from .room import impulse_response, record
 
 T = TypeVar("T")
 
@@ -45,19 +43,13 @@ DEFAULT_SPLITS: Mapping[str, int] = {"train": 500, "fit": 120, "eval": 80}
 UTTERANCES_PER_SPEAKER = 10
 SENTENCES = Path(__file__).with_name("sentences.txt")
 
+# fmt: off
 ACCENTS = (
-    "gmw/en-US",
-    "gmw/en",
-    "gmw/en-GB-scotland",
-    "gmw/en-029",
-    "gmw/en-GB-x-rp",
-    "gmw/en-US-nyc",
-    "gmw/en-GB-x-gbclan",
+    "gmw/en-US", "gmw/en", "gmw/en-GB-scotland", "gmw/en-029", "gmw/en-GB-x-rp", "gmw/en-US-nyc", "gmw/en-GB-x-gbclan",
     "gmw/en-GB-x-gbcwmd",
 )
 
 # eSpeak's voice variants that sound like speech (no robots, no whispers).
-# fmt: off
 MALE = (
     "m3", "m7", "Gene", "Andy", "m1", "Michael", "Diogo", "adam", "m2", "paul", "Marco", "Mario", "m4",
     "rob", "Nguyen", "edward", "m6", "antonio", "ed", "max", "Alex", "m8", "miguel", "robert", "caleb",
@@ -72,29 +64,26 @@ FEMALE = (
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """One synthetic speaker.
-
-    Attributes:
-        id: LibriSpeech-like number.
-        sex: `M` or `F`.
-        accent: eSpeak's voice file, such as `gmw/en-US`.
-        variant: eSpeak's voice variant, such as `f2`; no speaker of another split has it.
-        size: formants are so many times higher than the variant's own (a shorter or longer vocal tract).
-        rate: words a minute.
-        pitch: eSpeak's 0 to 100.
-        split: the split that holds all utterances of this speaker.
-        sentences: what the speaker says, in order.
-    """
+    """One synthetic speaker."""
 
     id: int
+    """LibriSpeech-like number."""
     sex: str
+    """`M` or `F`."""
     accent: str
+    """eSpeak's voice file, such as `gmw/en-US`."""
     variant: str
+    """eSpeak's voice variant, such as `f2`; no speaker of another split has it."""
     size: float
+    """Formants are so many times higher than the variant's own (a shorter or longer vocal tract)."""
     rate: int
+    """Words per minute."""
     pitch: int
+    """eSpeak's 0 to 100."""
     split: str
+    """The split that holds all utterances of this speaker."""
     sentences: tuple[str, ...]
+    """What the speaker says, in order."""
 
 
 # ---------------------------------------------------------------------------------------------- who says what
@@ -128,7 +117,7 @@ def plan(splits: Mapping[str, int], seed: int) -> list[Speaker]:
         said = 0
         for place in range(-(-count // UTTERANCES_PER_SPEAKER)):
             sex, variant = own[place % len(own)]
-            share = min(UTTERANCES_PER_SPEAKER, count - said)
+            n_sentences = min(UTTERANCES_PER_SPEAKER, count - said)
             speakers.append(
                 Speaker(
                     id=1001 + 7 * len(speakers),
@@ -139,15 +128,15 @@ def plan(splits: Mapping[str, int], seed: int) -> list[Speaker]:
                     rate=int(rng.integers(140, 200)),
                     pitch=int(rng.integers(30, 70)),
                     split=split,
-                    sentences=tuple(pool[(said + i) % len(pool)] for i in range(share)),
+                    sentences=tuple(pool[(said + i) % len(pool)] for i in range(n_sentences)),
                 )
             )
-            said += share
+            said += n_sentences
     return speakers
 
 
 def _deal(items: list[T], splits: Mapping[str, int], least: int) -> list[list[T]]:
-    """Share items out to splits by their size, at least so many each; no item goes to two."""
+    """Distribute items over splits by their size, at least so many each; no item goes to two."""
     spare = len(items) - least * len(splits)
     ends = np.cumsum([least + count / sum(splits.values()) * spare for count in splits.values()])
     cuts = [0, *np.round(ends).astype(int)]
@@ -171,7 +160,7 @@ def make_corpus(
 ) -> Path:
     """Make the demo corpus, or find it made.
 
-    It is built beside `root` and renamed at the end, so what stands at `root` is whole. A second call with
+    It is built next to `root` and renamed at the end, so what stands at `root` is whole. A second call with
     the same recipe returns at once; another recipe replaces it.
 
     Args:
@@ -196,7 +185,7 @@ def make_corpus(
             raise MIError(
                 f"demo corpus: {root} is not empty and was not made by this tool; name another folder."
             )
-    partial = root.with_name(root.name + ".partial")
+    partial = root.with_name(f"{root.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     _speak_all(partial, speakers, seed, progress)
@@ -232,70 +221,31 @@ def _write_speakers(root: Path, speakers: list[Speaker]) -> None:
 
 
 def _speak_all(root: Path, speakers: list[Speaker], seed: int, progress: bool) -> None:
-    """Run one fresh process for each split.
-
-    eSpeak's timing depends on all it said before in its process, so each split gets a process of its own,
-    whatever the caller has said already and whichever split is done first.
-    """
+    """Let every speaker speak, each split in a fresh process: eSpeak's timing depends on all it said before in one."""
     from tqdm import tqdm
 
-    by_split: dict[str, list[Speaker]] = {}
-    for speaker in speakers:
-        by_split.setdefault(speaker.split, []).append(speaker)
-    total = sum(len(s.sentences) for s in speakers)
-    with tqdm(total=total, desc="demo corpus", unit="utt", disable=not progress) as bar:
-
-        def work(split: str) -> None:
-            job = json.dumps(
-                {"root": str(root), "seed": seed, "speakers": [asdict(s) for s in by_split[split]]}
-            )
-            path = os.pathsep.join(
-                [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
-            )
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "s3prl_mi.demo.corpus", "--worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)},
-            )
-            with worker:
-                assert worker.stdin is not None
-                assert worker.stdout is not None
-                worker.stdin.write(job)
-                worker.stdin.close()
-                message = ""
-                for line in worker.stdout:
-                    if line == "\n":
-                        bar.update()
-                    else:
-                        message = line.strip()
-            if worker.returncode != 0:
-                raise MIError(
-                    message or f"demo corpus: speaking split {split} failed (exit {worker.returncode})."
-                )
-
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            for _ in pool.map(work, by_split):
-                pass
-
-
-def _worker() -> int:
-    """Speak one split: reads the job from standard input, writes an empty line for each utterance."""
-    job = json.load(sys.stdin)
+    ignore_interrupts = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process
+    pools: dict[str, ProcessPoolExecutor] = {}
     try:
-        for speaker in job["speakers"]:
-            speaker["sentences"] = tuple(speaker["sentences"])
-            for _ in speak(Path(job["root"]), Speaker(**speaker), job["seed"]):
-                sys.stdout.write("\n")
-                sys.stdout.flush()
-    except (MIError, OSError) as error:
-        sys.stdout.write(f"{error}\n")
-        return 1
-    return 0
+        work = []
+        for speaker in speakers:
+            if speaker.split not in pools:
+                pools[speaker.split] = ProcessPoolExecutor(
+                    1, get_context("spawn"), initializer=signal.signal, initargs=ignore_interrupts
+                )
+            work.append(pools[speaker.split].submit(speak, root, speaker, seed))
+        total = sum(len(s.sentences) for s in speakers)
+        with tqdm(total=total, desc="demo corpus", unit="utt", disable=not progress) as bar:
+            for done in as_completed(work):
+                bar.update(done.result())
+    except BrokenProcessPool as error:
+        raise MIError(f"demo corpus: a process of eSpeak NG died ({error}).") from error
+    finally:
+        for pool in pools.values():
+            pool.shutdown(cancel_futures=True)
 
 
-def speak(root: Path, speaker: Speaker, seed: int) -> Iterator[Path]:
+def speak(root: Path, speaker: Speaker, seed: int) -> int:
     """Write all utterances of one speaker: FLAC, transcript and TextGrid.
 
     Args:
@@ -303,8 +253,11 @@ def speak(root: Path, speaker: Speaker, seed: int) -> Iterator[Path]:
         speaker: who, and what is said.
         seed: of the corpus.
 
-    Yields:
-        Each FLAC file, once written.
+    Returns:
+        The number of utterances.
+
+    Raises:
+        MIError: eSpeak NG is missing, or lacks the voice.
     """
     import soundfile
     import soxr
@@ -326,17 +279,15 @@ def speak(root: Path, speaker: Speaker, seed: int) -> Iterator[Path]:
         duration = wave.size / SAMPLE_RATE
         shift_ms = 1000 * lead / SAMPLE_RATE
         times = tuple((t / speaker.size + shift_ms, m, p) for t, m, p in spoken.phones)
-        late = Spoken(spoken.wave, spoken.rate, times, spoken.words)
-        phones = phone_intervals(late, duration)
+        phones = phone_intervals(replace(spoken, phones=times), duration)
         tiers = {"words": word_intervals(phones, sentence, spoken.words), "phones": [p for p, _ in phones]}
-        (aligned / f"{name}.TextGrid").write_text(textgrid(tiers, duration), encoding="utf-8")
+        (aligned / f"{name}.TextGrid").write_text(format_textgrid(tiers, duration), encoding="utf-8")
         transcript.append(f"{name} " + " ".join(re.findall(r"[\w']+", sentence)).upper())
-        path = folder / f"{name}.flac"
-        soundfile.write(path, wave, SAMPLE_RATE, subtype="PCM_16")
-        yield path
+        soundfile.write(folder / f"{name}.flac", wave, SAMPLE_RATE, subtype="PCM_16")
     (folder / f"{chapter.replace('/', '-')}.trans.txt").write_text(
         "\n".join(transcript) + "\n", encoding="utf-8"
     )
+    return len(transcript)
 
 
 # ----------------------------------------------------------------------------------------------- command line
@@ -359,10 +310,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(
             f"--{split}", type=int, default=count, help=f"utterances of split {split} (default: {count})"
         )
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if args.worker:
-        return _worker()
     try:
         root = make_corpus(
             args.out, {split: getattr(args, split) for split in DEFAULT_SPLITS}, seed=args.seed

@@ -1,30 +1,15 @@
-"""What eSpeak reports, as alignments of the demo corpus: ARPAbet phones, words, TextGrids."""
+"""What eSpeak reports, as alignments of the demo corpus: ARPAbet phones and words."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
-from ..core.types import (Seconds)
-from ..data.alignments import (SILENCE, Interval)
-from ..data.espeak import (Spoken)
-
-# eSpeak's phoneme mnemonics (stress marks and variant numbers removed) -> ARPAbet. What the table lacks keeps
-# eSpeak's own name, so an accent that is added later costs classes rather than an error.
-# fmt: off
-PHONES: Mapping[str, str] = {
-    "p": "P", "b": "B", "t": "T", "d": "D", "k": "K", "g": "G", "m": "M", "n": "N", "N": "NG", "f": "F",
-    "v": "V", "T": "TH", "D": "DH", "s": "S", "z": "Z", "S": "SH", "Z": "ZH", "h": "HH", "l": "L",
-    "r": "R", "w": "W", "j": "Y", "tS": "CH", "dZ": "JH", "t[": "TH", "t#": "T", "w#": "W", "r-": "R",
-    "n-": "N", "?": "T", "I": "IH", "I#": "IH", "E": "EH", "a": "AE", "aa": "AE", "A:": "AA",
-    "A@": "AA", "0": "AA", "O:": "AO", "O@": "AO", "o@": "AO", "O": "AO", "V": "AH", "@": "AH",
-    "a#": "AH", "@-": "AH", "@L": "L", "3": "ER", "3:": "ER", "@5": "UH", "U": "UH", "U@": "UH",
-    "u:": "UW", "u": "UW", "i": "IY", "i:": "IY", "i@": "IH", "eI": "EY", "e@": "EH", "aI": "AY",
-    "aI@": "AY", "aU": "AW", "aU@": "AW", "OI": "OY", "oU": "OW", "IR": "ER", "VR": "ER",
-}
-# fmt: on
+from ..core.types import Seconds
+from ..data.alignments.labels import SILENCE, Interval
+from ..data.espeak import ARPABET, Spoken
 
 
 def phone_name(mnemonic: str) -> str:
@@ -40,8 +25,8 @@ def phone_name(mnemonic: str) -> str:
     if bare in ("", ";"):  # ';' palatalises what stands before it
         return ""
     for name in (bare, re.sub(r"\d+$", "", bare)):  # aI2, @2, i@3: numbered variants of one phoneme
-        if name in PHONES:
-            return PHONES[name]
+        if name in ARPABET:
+            return ARPABET[name]
     return bare
 
 
@@ -108,31 +93,3 @@ def _share(run: list[Interval], names: list[str]) -> Iterator[Interval]:
     for name, first, last in zip(names, cuts[:-1], cuts[1:], strict=True):
         if last > first:
             yield Interval(run[first].start, run[last - 1].end, name.lower())
-
-
-def textgrid(tiers: Mapping[str, list[Interval]], duration: Seconds) -> str:
-    """A Praat TextGrid in its long text form.
-
-    Args:
-        tiers: name -> contiguous intervals.
-        duration: in seconds.
-
-    Returns:
-        The file's text.
-    """
-    lines = [
-        'File type = "ooTextFile"',
-        'Object class = "TextGrid"',
-        "",
-        "xmin = 0",
-        f"xmax = {duration:.6f}",
-    ]
-    lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
-    for number, (name, intervals) in enumerate(tiers.items(), 1):
-        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"']
-        lines += ["        xmin = 0", f"        xmax = {duration:.6f}"]
-        lines += [f"        intervals: size = {len(intervals)}"]
-        for place, interval in enumerate(intervals, 1):
-            lines += [f"        intervals [{place}]:", f"            xmin = {interval.start:.6f}"]
-            lines += [f"            xmax = {interval.end:.6f}", f'            text = "{interval.label}"']
-    return "\n".join(lines) + "\n"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..core.types import (Waveform)
-from ..data.audio import (SAMPLE_RATE)
+from ..core.types import SAMPLE_RATE, Waveform
 
 
 def impulse_response(rng: np.random.Generator) -> Waveform:

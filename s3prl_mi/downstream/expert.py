@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import MIError
+from ..core.types import SAMPLE_RATE
 
 
 class RunnerAdapter(nn.Module):
@@ -40,7 +41,7 @@ class RunnerAdapter(nn.Module):
     def get_dataloader(self, split: str, epoch: int = 0) -> list[tuple[list[Any], int]]:
         """One step with one second of silence: the experiment reads its audio itself."""
         del split, epoch
-        return [([torch.zeros(16000).numpy()], 0)]
+        return [([torch.zeros(SAMPLE_RATE).numpy()], 0)]
 
     def forward(self, split: str, features: list[Tensor], *others: Any, **kwargs: Any) -> Tensor:
         """Run the experiment; returns a loss of zero."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.types import IntVector
-from ..data.alignments import SILENCE, Alignments, check_duration, frame_labels
-from ..data.audio import SAMPLE_RATE
+from ..core.types import SAMPLE_RATE, IntVector
+from ..data.alignments.files import Alignments
+from ..data.alignments.labels import SILENCE, check_duration, frame_labels
 from ..data.utterances import Utterance
 from ..states.store import Entry
 from ..upstreams.geometry import Geometry, aligned_rows

@@ -28,7 +28,8 @@ from .. import __version__, report
 from ..core.config import MIConfig, as_dict, load, overlap, seed_list
 from ..core.distributed import first_on_each_machine, from_main_object, is_main, session, together, world
 from ..core.errors import MIError
-from ..data.audio import SAMPLE_RATE
+from ..core.files import replacing, write_whole
+from ..core.types import SAMPLE_RATE
 from ..estimators.mi_supervised import Estimate
 from ..estimators.probe import PROTOCOLS
 from ..results.class_contributions import CLASSES_FILE, ClassRecord, append_classes, class_records
@@ -83,9 +84,8 @@ def run(args: argparse.Namespace, config: dict[str, Any]) -> None:
 def _save_states(expdir: Path, args: argparse.Namespace, config: dict[str, Any]) -> None:
     """Leave what s3prl's runner leaves, so that -a, -e and -m evaluate find a finished experiment."""
     states = {"Step": 1, "Epoch": 0, "Args": args, "Config": config, "Optimizer": {}, "Downstream": {}}
-    temporary = expdir / "states.tmp"
-    torch.save(states, temporary)
-    os.replace(temporary, expdir / STATES_FILE)
+    with replacing(expdir / STATES_FILE) as temporary:
+        torch.save(states, temporary)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class Experiment:
 
     def _keep(self, *sides: list[Split]) -> HiddenStateProvider:
         """How hidden states are kept: of the unmasked input, and of each mask view."""
-        noise = torch.randn(16000, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
         dims = [h.shape[1] for h in extract(self.upstream, [noise])[0]]
         weighted = self.plan.layers == ("weighted",)
         if weighted:
@@ -335,9 +335,7 @@ class Experiment:
         return {"precision": "fp32", **json.loads(self._settings.read_text())}
 
     def _write_settings(self, content: dict[str, Any]) -> None:
-        temporary = self._settings.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=1))
-        os.replace(temporary, self._settings)
+        write_whole(self._settings, json.dumps(content, indent=1))
 
     @staticmethod
     def _bar(**options: Any) -> tqdm[Any]:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..core.types import Seconds
-from ..data.audio import SAMPLE_RATE
+from ..core.types import SAMPLE_RATE, Seconds
 from ..upstreams.forward import extract
 from ..upstreams.loading import Upstream
 from .plan import Plan

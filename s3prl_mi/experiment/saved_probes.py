@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..core.errors import MIError
+from ..core.files import replacing
 from ..estimators.probe import FittedProbe
 from ..states.layer_weights import LayerWeights
 from .task import Fitted, GridPoint
@@ -43,11 +43,8 @@ def save_fitted(expdir: Path, cell: GridPoint, fitted: Fitted) -> None:
         "weights": None if w is None else [w.weights.tolist(), w.normalize, w.source],
     }
     for probe in fitted.probes:
-        path = _path(expdir, cell, probe.kind)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        torch.save({**about, "probe": probe.state()}, temporary)
-        os.replace(temporary, path)
+        with replacing(_path(expdir, cell, probe.kind)) as temporary:
+            torch.save({**about, "probe": probe.state()}, temporary)
 
 
 def load_fitted(expdir: Path, cell: GridPoint, kind: str, device: str) -> Fitted:

@@ -20,7 +20,7 @@ from ..core.config import MIConfig
 from ..core.distributed import all_gather_object, together, total
 from ..core.errors import MIError
 from ..core.types import IntVector
-from ..data.alignments import match_utterances, open_alignments
+from ..data.alignments.files import match_utterances, open_alignments
 from ..estimators.frames import Frames
 from ..estimators.mi_supervised import Estimate, Vocabulary, fit_supervised, score_supervised
 from ..estimators.mi_views import fit_codebooks_of_view, fit_views, score_views

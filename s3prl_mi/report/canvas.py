@@ -6,7 +6,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..results.summary import Summary, replace_file
+from ..core.files import write_whole
+from ..results.summary import Summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +57,7 @@ def save(figure: Figure, path: Path) -> None:
     """Write the figure as PNG."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=_DPI)
-    replace_file(path, content.getvalue())
+    write_whole(path, content.getvalue())
 
 
 def colours_of(summaries: list[Summary]) -> dict[str, str]:

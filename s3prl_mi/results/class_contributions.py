@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import MIError
+from ..core.files import append_lines, read_lines
 from ..core.types import Bits
-from .record import Record, append_lines, read_lines
+from .record import Record
 
 if TYPE_CHECKING:
     from ..estimators.mi_supervised import Estimate

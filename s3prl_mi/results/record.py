@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import MIError
+from ..core.files import append_lines, read_lines
 from ..core.types import Bits
 
 RESULTS_FILE = "mi_results.jsonl"
@@ -125,33 +125,6 @@ def last_encoder_layer(layer_names: Sequence[str]) -> int:
 def append_records(path: Path, records: Iterable[Record]) -> None:
     """Append records to a `mi_results.jsonl`, whole lines, forced to disk."""
     append_lines(path, (dataclasses.asdict(r) for r in records))
-
-
-def append_lines(path: Path, objects: Iterable[dict[str, Any]]) -> None:
-    """Append objects to a JSON-lines file and force them to disk.
-
-    A last line without a newline, left by a kill, is cut off first.
-    """
-    text = "".join(json.dumps(o, default=str) + "\n" for o in objects)
-    with open(path, "ab+") as file:
-        _cut_partial_line(file)
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Every whole line of a JSON-lines file with its number, counted from 1; none where there is no file."""
-    if path.exists():
-        yield from enumerate(path.read_bytes().split(b"\n")[:-1], start=1)
-
-
-def _cut_partial_line(file: Any) -> None:
-    file.seek(0)
-    content = file.read()
-    if content and not content.endswith(b"\n"):
-        file.truncate(content.rfind(b"\n") + 1)
-    file.seek(0, os.SEEK_END)
 
 
 def read_records(path: Path) -> list[Record]:

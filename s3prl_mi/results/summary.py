@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import os
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.errors import MIError
+from ..core.files import write_whole
 from ..core.types import Bits
 from .record import RESULTS_FILE, Record
 
@@ -248,7 +248,7 @@ def write_summary(path_csv: Path, records: Iterable[Record]) -> None:
     writer.writerow(names)
     for summary in summarise(records):
         writer.writerow([_cell(getattr(summary, name)) for name in names])
-    replace_file(path_csv, text.getvalue().encode())
+    write_whole(path_csv, text.getvalue())
 
 
 def _cell(value: Any) -> str:
@@ -257,17 +257,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, tuple):
         return "+".join(str(v) for v in value)
     return repr(value) if isinstance(value, float) else str(value)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put `content` at `path` in one step, so that nobody ever reads half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

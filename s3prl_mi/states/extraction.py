@@ -17,9 +17,8 @@ from ..core.config import DataConfig
 from ..core.distributed import is_main
 from ..core.errors import MIError
 from ..core.threads import BackgroundWriter, prefetch
-from ..core.types import Seconds
+from ..core.types import SAMPLE_RATE, Seconds
 from ..data.audio import (
-    SAMPLE_RATE,
     AudioError,
     Checked,
     SkipCounter,

@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import MIError
+from ..core.files import write_whole
 from ..core.locks import Lock
 from ..core.types import FloatMatrix
 from .float16 import EncodedBatch, RoundingError, to_float16
@@ -664,9 +665,7 @@ class Writer:
             "determinants": self.determinants,
             "created": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
-        temporary = self.folder / "manifest.tmp"
-        temporary.write_text(json.dumps(manifest))
-        os.replace(temporary, self.folder / MANIFEST)
+        write_whole(self.folder / MANIFEST, json.dumps(manifest))
         (self.folder / JOURNAL).unlink()
         shutil.rmtree(self.final, ignore_errors=True)
         os.replace(self.folder, self.final)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ..core.errors import MIError
-from ..core.types import IntVector, Seconds
-from ..data.audio import SAMPLE_RATE, AudioError, read_waveform
+from ..core.types import SAMPLE_RATE, IntVector, Seconds
+from ..data.audio import AudioError, read_waveform
 from ..data.utterances import Utterance
 
 logger = logging.getLogger(__name__)

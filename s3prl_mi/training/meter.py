@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from ..core.errors import MIError
-from ..core.types import Bits, FloatMatrix, IntVector, Seconds
+from ..core.types import SAMPLE_RATE, Bits, FloatMatrix, IntVector, Seconds
 from ..estimators.frames import Frames
 from ..estimators.mi_supervised import Estimate
 from ..estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
@@ -19,7 +19,7 @@ from ..experiment.run import versions
 from ..results.record import Record
 from ..upstreams.families import Family
 from ..upstreams.forward import extract, shortest_samples
-from ..upstreams.geometry import SAMPLE_RATE, resolve
+from ..upstreams.geometry import resolve
 from ..upstreams.loading import Upstream
 from ..upstreams.views import PLAIN, View, shift_frames, shifted_rows
 from .held_out import MAX_SECONDS, Audio, Half, halves

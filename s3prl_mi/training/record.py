@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from ..core.errors import MIError
+from ..core.files import replacing
 from ..results.record import append_records, read_records
 from .meter import ViewsMeter
 
@@ -57,10 +58,8 @@ class TrainingLog:
             return
         kept = [r for r in read_records(self.path) if r.step is not None and r.step <= step]
         self._last = kept[-1].step if kept else None
-        temporary = self.path.with_suffix(".tmp")
-        temporary.unlink(missing_ok=True)
-        append_records(temporary, kept)
-        os.replace(temporary, self.path)
+        with replacing(self.path) as temporary:
+            append_records(temporary, kept)
 
     def due(self, step: int) -> bool:
         """Whether `every` asks for this step."""

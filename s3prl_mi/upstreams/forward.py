@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from ..core.errors import MIError
+from ..core.types import SAMPLE_RATE
 from .families import geometry_of_entry
-from .geometry import SAMPLE_RATE, resolve
+from .geometry import resolve
 from .loading import Upstream
 from .masking import Front, at_mask_site, conv_stack, silence_masked
 from .views import PLAIN, View

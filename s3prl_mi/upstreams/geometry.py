@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import MIError
-
-SAMPLE_RATE = 16000
+from ..core.types import SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from typing import Any, Literal
 import torch
 
 from ..core.arithmetic import half_is_fast
+from ..core.types import SAMPLE_RATE
 from .forward import extract
 from .geometry import resolve
 from .loading import Upstream
@@ -43,7 +44,7 @@ LARGEST_CHANGE = 0.05
 """Error of bfloat16, in standard deviations, up to which `auto` takes it: root mean square over frames, mean over
 dimensions, of the layer where it is largest. On noise, where it is three times that on speech."""
 
-_CHECKED_SAMPLES = 2 * 16000
+_CHECKED_SAMPLES = 2 * SAMPLE_RATE
 
 
 def choose(asked: str, upstream: Upstream, masked: bool = True) -> Precision:

@@ -12,9 +12,8 @@ import numpy as np
 
 from ..core.config import ViewConfig, mask_span
 from ..core.errors import MIError
-from ..core.types import BoolVector, IntVector
+from ..core.types import SAMPLE_RATE, BoolVector, IntVector
 from .families import Family
-from .geometry import SAMPLE_RATE
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from s3prl_mi.core.config import load
-from s3prl_mi.data.alignments import open_alignments
+from s3prl_mi.data.alignments.files import open_alignments
 from s3prl_mi.estimators import estimate_supervised_mi
 from s3prl_mi.estimators.bounds import cross_entropy_bits, entropy_bits
 from s3prl_mi.experiment.frame_pairs import held_out_groups, labelled_frames

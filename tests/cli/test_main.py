@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +15,11 @@ from s3prl_mi.cli.run_downstream import apply_override, build_parser
 from s3prl_mi.core.config import load
 from s3prl_mi.states.store import Store, key_of
 from tests.helpers.paths import REPO
+from tests.helpers.process import run_python
 
 
 def python(code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run_python(code)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

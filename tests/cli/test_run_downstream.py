@@ -15,6 +15,7 @@ from s3prl_mi.cli import run_downstream
 from s3prl_mi.cli.run_downstream import apply_override, build_parser, latest_states, main
 from s3prl_mi.core.errors import MIError
 from tests.helpers.paths import REPO
+from tests.helpers.process import run_python
 
 
 @pytest.fixture
@@ -337,9 +338,8 @@ def test_help_shows_examples_first_and_imports_nothing_heavy():
         "try: main()\nexcept SystemExit: pass\n"
         "print([m for m in ('torch', 'numpy', 's3prl') if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=60, check=True
-    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[-1] == "[]"
     assert done.stdout.index("-d mi_supervised -u fbank") < done.stdout.index("--upstream_feature_selection")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 
 import pytest
@@ -23,7 +22,7 @@ from s3prl_mi.core.errors import MIError
 from s3prl_mi.report import published_scores as superb
 from s3prl_mi.upstreams.families import Family
 from s3prl_mi.upstreams.names import stock_names, upstream_names
-from tests.helpers.paths import REPO
+from tests.helpers.process import run_python
 
 
 @pytest.fixture(scope="module")
@@ -188,10 +187,7 @@ def test_nothing_heavy_is_imported():
         "upstream_names as n; c.listing(n()); c.explain('hubert');"
         "assert not {'torch', 'transformers', 'matplotlib', 'pandas', 's3prl'} & set(sys.modules)"
     )
-    folder = REPO
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60
-    )
+    done = run_python(code)
     assert (done.returncode, done.stderr) == (0, "")
 
 

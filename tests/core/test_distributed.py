@@ -18,7 +18,8 @@ import torch
 from s3prl_mi.cli.run_downstream import main
 from s3prl_mi.core import distributed
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.data.audio import SAMPLE_RATE, Checked
+from s3prl_mi.core.types import SAMPLE_RATE
+from s3prl_mi.data.audio import Checked
 from s3prl_mi.data.utterances import Utterance
 from s3prl_mi.estimators import probe
 from s3prl_mi.estimators.frames import Frames, Owners

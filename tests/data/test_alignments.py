@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -10,20 +11,17 @@ from hypothesis import strategies as st
 
 from s3prl_mi.core.config import AlignmentConfig, DataConfig
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.data.alignments import (
-    Alignments,
+from s3prl_mi.data.alignments.files import Alignments, match_utterances, open_alignments
+from s3prl_mi.data.alignments.formats import FORMATS, detect_format, read_phn
+from s3prl_mi.data.alignments.labels import (
     Interval,
     check_duration,
     check_intervals,
-    detect_format,
     frame_labels,
-    match_utterances,
     normalise_label,
-    open_alignments,
-    read_phn,
-    read_textgrid,
 )
 from s3prl_mi.data.alignments.text import LineFile
+from s3prl_mi.data.alignments.textgrid import read_textgrid
 from s3prl_mi.data.audio import check_audio
 from s3prl_mi.data.utterances import Utterance, list_utterances
 from tests.helpers.paths import FIXTURES, SHARED
@@ -368,6 +366,14 @@ class TestOpening:
         assert found.missing([utterance(), utterance("1-2-0001")]) == ["1-2-0001"]
 
 
+def test_the_table_of_formats_has_those_of_the_config():
+    choices = get_args(get_type_hints(AlignmentConfig)["format"])
+    assert sorted(choices) == sorted(["auto", *FORMATS])
+    for form in FORMATS.values():
+        assert (form.read_file is None) != (form.read_lines is None)
+        assert (form.per == "utterance") == (form.read_file is not None)
+
+
 class TestMatch:
     def make(self, tmp_path, present) -> Alignments:
         for i in range(present):
@@ -383,7 +389,8 @@ class TestMatch:
         assert kept == list(self.every[:8])
         assert missing == ["1-2-0008", "1-2-0009"]
         with pytest.raises(
-            MIError, match=r"2 of 10 utterances have no .*share of 0\.1 .*: 1-2-0008, 1-2-0009\. Looked for"
+            MIError,
+            match=r"2 of 10 utterances have no .*fraction of 0\.1 .*: 1-2-0008, 1-2-0009\. Looked for",
         ):
             match_utterances(found, self.every, 0.1)
 

@@ -8,13 +8,13 @@ import soundfile
 
 from s3prl_mi.core.config import DataConfig
 from s3prl_mi.core.errors import MIError
+from s3prl_mi.core.types import SAMPLE_RATE
 from s3prl_mi.data.audio import (
-    SAMPLE_RATE,
     AudioError,
     SkipCounter,
     check_audio,
     content_hash,
-    probe,
+    read_header,
     read_waveform,
 )
 from s3prl_mi.data.utterances import Utterance, list_utterances, spread
@@ -230,7 +230,7 @@ class TestWaveform:
     @pytest.mark.parametrize("n", [3001, 4567, 8000])
     def test_probe_foretells_the_length(self, tmp_path, rate, n):
         path = write(tmp_path / "a.wav", np.zeros((n, 2)), rate)
-        info = probe(utterance(path))
+        info = read_header(utterance(path))
         assert info == (len(read_waveform(utterance(path))), rate, 2)
 
     def test_flac_of_unstated_length(self, tmp_path):
@@ -239,7 +239,7 @@ class TestWaveform:
         data[21] &= 0xF0  # the 36 bits of the number of samples in STREAMINFO, 0 for unknown
         data[22:26] = bytes(4)
         path.write_bytes(data)
-        assert probe(utterance(path)).n_samples == 4800
+        assert read_header(utterance(path)).n_samples == 4800
         np.testing.assert_allclose(read_waveform(utterance(path)), tone(0.3)[:, 0], atol=1e-4)
 
     @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ class TestWaveform:
         path = tmp_path / "bad.wav"
         if content is not None:
             path.write_bytes(content)
-        for read in (probe, read_waveform):
+        for read in (read_header, read_waveform):
             with pytest.raises(AudioError, match=message):
                 read(utterance(path))
 
@@ -265,7 +265,7 @@ class TestWaveform:
     @pytest.mark.parametrize(("n", "message"), [(0, "empty, at least 25 ms"), (399, "only 24.9 ms long")])
     def test_too_short(self, tmp_path, n, message):
         path = write(tmp_path / "a.wav", np.zeros(n))
-        for read in (probe, read_waveform):
+        for read in (read_header, read_waveform):
             with pytest.raises(AudioError, match=message):
                 read(utterance(path))
 
@@ -287,7 +287,7 @@ class TestWaveform:
         ]:
             path = tmp_path / f"{name}.flac"
             path.write_bytes(content)
-            assert probe(utterance(path)).n_samples == 16000  # the header alone does not tell
+            assert read_header(utterance(path)).n_samples == 16000  # the header alone does not tell
             with pytest.raises(AudioError, match=rf"{name}\.flac: "):
                 read_waveform(utterance(path))
 
@@ -306,7 +306,7 @@ class TestShares:
         assert [id for id, _ in checked.unreadable] == ["d"]
         assert checked.n_samples == {"a": 1600, "b": 3200, "c": 3200}
         assert checked.seconds == pytest.approx(0.5)
-        assert (checked.resampled, checked.mixed_down) == (2, 1)
+        assert (checked.native_rates, checked.mixed_down) == ({16000: 1, 44100: 2}, 1)
         resampled, mixed, skipped = checked.notes()
         assert resampled == "2 files resampled from 44100 Hz to 16000 Hz."
         assert mixed.startswith("1 files with several channels")

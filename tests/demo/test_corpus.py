@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.data.espeak import Spoken, espeak
 from s3prl_mi.demo import corpus as demo
-from s3prl_mi.demo.phones import (phone_intervals, phone_name, word_intervals)
-from s3prl_mi.demo.room import (impulse_response, record)
-from s3prl_mi.core.errors import (MIError)
-from s3prl_mi.data.espeak import (Spoken, espeak)
+from s3prl_mi.demo.phones import phone_intervals, phone_name, word_intervals
+from s3prl_mi.demo.room import impulse_response, record
 
 SMALL = {"train": 3, "fit": 2, "eval": 2}
 

@@ -11,6 +11,7 @@ import pytest
 
 from s3prl_mi.downstream import hook
 from tests.helpers.paths import REPO
+from tests.helpers.process import run_python
 
 PTH = REPO / "s3prl_mi" / "s3prl_mi.pth"
 
@@ -171,7 +172,5 @@ def test_real_s3prl_resolves_our_task():
         "import s3prl.downstream.example.dataset\n"
         "print(found is expert)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run_python(code)
     assert done.stdout.strip() == "True", done.stderr

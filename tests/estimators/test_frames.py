@@ -13,14 +13,6 @@ from s3prl_mi.estimators.frames import BLOCK_ROWS, Frames, Inputs, fit_affine
 from s3prl_mi.states.store import StoredLayer
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @st.composite
 def parts_and_rows(draw):
     """Arrays end to end (some empty, some float16), and ascending rows of them."""

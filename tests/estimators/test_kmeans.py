@@ -16,14 +16,6 @@ from s3prl_mi.estimators.kmeans import assign, fit_codebooks
 SEEDS = [0, 1, 2, 3, 4, 5]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def blobs(n, centres, dim, spread, seed=0):
     rng = np.random.default_rng(seed)
     means = rng.normal(size=(centres, dim)) * spread

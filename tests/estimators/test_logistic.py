@@ -14,14 +14,6 @@ from s3prl_mi.estimators.frames import Frames, Inputs, fit_affine
 from s3prl_mi.estimators.logistic import Linear, Problems, _evaluate, minimise
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def data(n, dim=12, classes=6, seed=0, strength=1.0):
     """Correlated frames, and labels drawn from a softmax of a random linear map (rare classes included)."""
     rng = np.random.default_rng(seed)

@@ -23,14 +23,6 @@ from tests.helpers.paths import SHARED
 BOTH = pytest.mark.parametrize("probe", ["logistic", "mlp"])
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def mixture(n, means, scales, priors, seed):
     """Frames of Gaussian classes, z (n, dim) and y (n,); each class has one scale for all dimensions."""
     rng = np.random.default_rng(seed)
@@ -426,8 +418,10 @@ def test_frames_without_any_variation_hold_nothing(probe):
 def _real_frames(split):
     """Every fifth labelled fbank frame of LibriSpeech-mini: z, phones, speakers."""
     from s3prl_mi.core.config import AlignmentConfig, DataConfig
-    from s3prl_mi.data.alignments import frame_labels, open_alignments
-    from s3prl_mi.data.audio import list_utterances, read_waveform
+    from s3prl_mi.data.alignments.files import open_alignments
+    from s3prl_mi.data.alignments.labels import frame_labels
+    from s3prl_mi.data.audio import read_waveform
+    from s3prl_mi.data.utterances import list_utterances
     from s3prl_mi.upstreams.forward import extract
     from s3prl_mi.upstreams.loading import load_upstream
 

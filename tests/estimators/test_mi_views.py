@@ -19,14 +19,6 @@ CORNERS = 12.0 * np.random.default_rng(7).normal(size=(8, 8))
 probe can give each symbol any odds."""
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def channel(n, error, seed, symbols=8, offset=0.0):
     """Two views of one symbol, view a through a symmetric channel: every other symbol has error / (K - 1)."""
     rng = np.random.default_rng(seed)

@@ -21,14 +21,6 @@ CPU = torch.device("cpu")
 SMALL = NetworkSettings((16, 16), 0.2, 64, 3e-3, "adamw", decay=0.01, average=0.9)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def rings():
     """Two classes, one inside the other: no linear probe can tell them apart."""

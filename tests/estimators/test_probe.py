@@ -24,14 +24,6 @@ from s3prl_mi.estimators.probe import (
 )
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def speech(speakers, per_speaker, seed, dim=24, classes=6, shift=1.0):
     """Frames of classes, each speaker with an offset and a tilt of its own: unheard speakers differ."""
     world = np.random.default_rng(1)

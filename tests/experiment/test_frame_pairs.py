@@ -7,13 +7,13 @@ import pytest
 
 from s3prl_mi.core.config import AlignmentConfig
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.data.alignments import open_alignments
-from s3prl_mi.data.audio import Utterance
+from s3prl_mi.data.alignments.files import open_alignments
+from s3prl_mi.data.utterances import Utterance
 from s3prl_mi.experiment.frame_pairs import held_out_groups, labelled_frames, paired_frames, utterance_rows
 from s3prl_mi.states.store import Entry
 from s3prl_mi.upstreams.geometry import Geometry
 from s3prl_mi.upstreams.views import View
-from tests.conftest import RATE
+from tests.helpers.corpus import RATE
 
 CONV = Geometry(320, 199.5, 400)
 KALDI = Geometry(160, 199.5, 400)

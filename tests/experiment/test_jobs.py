@@ -27,7 +27,7 @@ from s3prl_mi.experiment.jobs.engine import slurm_parameters
 from s3prl_mi.experiment.jobs.measure import Measure, Outcome
 from s3prl_mi.experiment.jobs.submission import threads_for
 from s3prl_mi.experiment.jobs.view import DONE, FAILED, QUEUED, RUNNING, View, progress
-from tests.conftest import Runner
+from tests.helpers.runner import Runner
 from tests.upstreams.test_user_modules import MODULE
 
 STUB = '''

@@ -28,8 +28,9 @@ from s3prl_mi.results.record import RESULTS_FILE, read_records
 from s3prl_mi.states import extraction
 from s3prl_mi.states.store import Store, Writer
 from s3prl_mi.upstreams import forward as hidden_states
-from tests.conftest import RATE, Corpus, Runner, write_textgrid
+from tests.helpers.corpus import RATE, Corpus, write_textgrid
 from tests.helpers.paths import REPO
+from tests.helpers.runner import Runner
 
 TASKS = ("mi_supervised", "mi_views")
 BOTH = ["logistic", "mlp"]
@@ -118,7 +119,7 @@ def test_every_file_is_written(finished, task):
     for row in rows:
         bits = [v[0] for k, v in numbers.items() if (str(k[0]), k[1]) == (row["layer"], row["probe"])]
         assert any(float(v) == pytest.approx(sum(bits) / 2, abs=1e-4) for v in row.values() if is_number(v))
-    assert not list(folder.rglob("*.tmp"))
+    assert not list(folder.rglob("*.tmp*"))
 
 
 def is_number(text: str) -> bool:

@@ -15,7 +15,7 @@ from s3prl_mi.core.errors import MIError
 from s3prl_mi.downstream.hook import packaged_configs
 from s3prl_mi.experiment.study import HALVES, StudyConfig, System, expand, is_study, runs_of
 from s3prl_mi.results.record import RESULTS_FILE, read_records
-from tests.conftest import Runner
+from tests.helpers.runner import Runner
 
 PAPER = sorted(name for name in packaged_configs() if name.startswith("paper_"))
 

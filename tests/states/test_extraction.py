@@ -19,7 +19,7 @@ from s3prl_mi.upstreams import forward
 from s3prl_mi.upstreams.loading import load_upstream
 from s3prl_mi.upstreams.precision import of_view
 from s3prl_mi.upstreams.views import PLAIN, View
-from tests.conftest import RATE
+from tests.helpers.corpus import RATE
 
 MASK = View("mask", "latent", 10, 4)
 

@@ -17,14 +17,6 @@ from s3prl_mi.upstreams import compat
 RAW = torch.tensor([0.3, -1.2, 2.0])
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def states():
     """Three layers of one utterance, (50, 4) each, of unlike size."""

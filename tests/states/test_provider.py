@@ -12,7 +12,7 @@ import torch
 from s3prl_mi.states import extraction
 from s3prl_mi.states import provider as kept_states
 from s3prl_mi.states.store import Store, TooCoarse, Writer
-from tests.conftest import Runner
+from tests.helpers.runner import Runner
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,6 @@
 
 import argparse
 import logging
-import os
-import subprocess
-import sys
 import types
 import warnings
 from pathlib import Path
@@ -14,19 +11,7 @@ import pytest
 
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.upstreams import compat
-from tests.helpers.paths import REPO
-
-
-def run_python(code: str, **env: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(REPO), **env}
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+from tests.helpers.process import run_python
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import types
 import urllib.error
@@ -26,7 +25,7 @@ from tests.helpers.models import (
     build_wav2vec2,
     build_wavlm,
 )
-from tests.helpers.paths import REPO
+from tests.helpers.process import run_python
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +52,7 @@ def test_loading_imports_one_hubconf_only():
         "import sys; from s3prl_mi.upstreams.loading import load_upstream; load_upstream('fbank');"
         "assert 's3prl.hub' not in sys.modules and 'transformers' not in sys.modules"
     )
-    folder = REPO
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60
-    )
+    done = run_python(code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import types
 from importlib.metadata import EntryPoint
@@ -17,7 +15,7 @@ from s3prl_mi.upstreams.forward import extract
 from s3prl_mi.upstreams.loading import load_upstream
 from s3prl_mi.upstreams.names import family_of_name, load_module, upstream_names
 from s3prl_mi.upstreams.views import View
-from tests.helpers.paths import REPO
+from tests.helpers.process import run_python
 
 MODULE = '''
 import torch
@@ -143,8 +141,7 @@ def test_the_package_exports_what_modules_need_without_heavy_imports():
         "import sys, s3prl_mi.upstreams as u; from s3prl_mi.upstreams import compat; compat.apply();"
         "print([m for m in ('numpy', 'torch', 's3prl') if m in sys.modules], u.Family.__name__, u.Geometry.__name__)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[] Family Geometry"
+    assert run_python(code).stdout.strip() == "[] Family Geometry"
     with pytest.raises(ImportError, match="Famly"):
         exec("from s3prl_mi.upstreams import Famly")
 
@@ -248,12 +245,5 @@ def test_a_module_in_the_folder_where_the_command_runs(tmp_path):
     code = (
         "from s3prl_mi.upstreams import names as m; m.load_module('mine.py'); print('my_model' in m.known())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(REPO)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(code, tmp_path)
     assert done.stdout.strip() == "True", done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...core.config import AlignmentConfig
 from ...core.errors import MIError
 from ..utterances import Utterance
-from .formats import BY_LINE, CONDENSED_SUFFIX, CPC_NAME, ONE_UTTERANCE, Format, detect_format, format_of_name
+from .formats import FORMATS, Format, detect_format, format_of_name
 from .labels import KEY, Interval, check_intervals, normalise_label
 from .text import LineFile
 
@@ -28,6 +28,7 @@ class Alignments:
     def __init__(self, config: AlignmentConfig, root: Path | None, format: Format | None) -> None:
         self.root, self.format = root, format
         self._config = config
+        self._per = None if format is None else FORMATS[format].per
         self._line_files: dict[Path, LineFile] = {}
         self._whole: list[Path] | None = None
         self._walked: dict[str, list[Path]] | None = None
@@ -46,12 +47,13 @@ class Alignments:
         located = self._locate(utterance)
         if located is None:
             return None
-        path, form = located
-        if form in ONE_UTTERANCE:
-            raw = ONE_UTTERANCE[form](path, self._config.tier)
+        path, form = located[0], FORMATS[located[1]]
+        if form.read_file:
+            raw = form.read_file(path, self._config.tier)
         else:
-            raw = BY_LINE[form](path, self._line_file(path).lines(utterance.id))
-        words = form == "condensed" or _is_words(self._config.tier)
+            assert form.read_lines is not None
+            raw = form.read_lines(path, self._line_file(path).lines(utterance.id))
+        words = form.only == "words" or _is_words(self._config.tier)
         strip = self._config.strip_stress
         found = [replace(i, label=normalise_label(i.label, strip_stress=strip, words=words)) for i in raw]
         return check_intervals(found, f"{utterance.id} ({path})")
@@ -64,59 +66,51 @@ class Alignments:
         """The files in which an utterance's alignment was looked for, for messages."""
         if utterance.alignment is not None:
             return [str(utterance.alignment)]
-        if self.root is None or self.format is None:
-            return []
-        if self.format in ("cpc", "ctm"):
-            return [str(path) for path in self._whole_files()]
-        if self.format == "condensed":
-            return [str(path) for path in self._candidates(utterance)]
-        # One spelling of the suffix is enough for a message.
-        paths = [str(path) for path in self._candidates(utterance) if not path.suffix.islower()]
-        return [*paths, f"any folder below {self.root}"]
+        if self._per == "corpus":
+            return [str(path) for path in self.whole_files()]
+        paths = list(self._candidates(utterance))
+        if self._per == "utterance":  # one spelling of the suffix is enough for a message
+            return [*(str(p) for p in paths if not p.suffix.islower()), f"any folder below {self.root}"]
+        return [str(p) for p in paths]
 
     # Where an utterance's alignment lies
 
     def _locate(self, utterance: Utterance) -> tuple[Path, Format] | None:
         """The file of one utterance and its format; None if there is none."""
-        if utterance.alignment is not None:
-            return self._locate_own(utterance, utterance.alignment)
-        if self.root is None or self.format is None:
+        if (own := utterance.alignment) is not None:
+            if not own.is_file():
+                return None
+            form = detect_format(own) if self._config.format == "auto" else self._config.format
+            _check_tier(form, self._config.tier, own)
+            return (own, form) if self._holds(own, form, utterance) else None
+        if self.format is None:
             return None
-        if self.format in ("cpc", "ctm"):
-            holders = [p for p in self._whole_files() if utterance.id in self._line_file(p)]
+        if self._per == "corpus":
+            holders = [p for p in self.whole_files() if utterance.id in self._line_file(p)]
             if len(holders) > 1:
                 raise _ambiguous(utterance, holders)
             return (holders[0], self.format) if holders else None
         for path in self._candidates(utterance):
             if path.is_file() and self._holds(path, self.format, utterance):
                 return path, self.format
-        if self.format == "condensed":
-            # Stray copies are about (chapter lists filed under another chapter): exact places only.
-            return None
-        path_or_none = self._walk(utterance)
-        return None if path_or_none is None else (path_or_none, self.format)
-
-    def _locate_own(self, utterance: Utterance, path: Path) -> tuple[Path, Format] | None:
-        """The file that the manifest names for an utterance."""
-        if not path.is_file():
-            return None
-        form = detect_format(path) if self._config.format == "auto" else self._config.format
-        _check_tier(form, self._config.tier, path)
-        return (path, form) if self._holds(path, form, utterance) else None
+        # Stray copies of chapter lists are about (filed under another chapter): exact places only.
+        found = self._walk(utterance) if self._per == "utterance" else None
+        return None if found is None else (found, self.format)
 
     def _holds(self, path: Path, form: Format, utterance: Utterance) -> bool:
-        return form in ONE_UTTERANCE or utterance.id in self._line_file(path)
+        return FORMATS[form].per == "utterance" or utterance.id in self._line_file(path)
 
     def _line_file(self, path: Path) -> LineFile:
         if path not in self._line_files:
             self._line_files[path] = LineFile(path)
         return self._line_files[path]
 
-    def _whole_files(self) -> list[Path]:
-        """The file or files of a format that keeps many utterances in one."""
+    def whole_files(self) -> list[Path]:
+        """The file or files of a format that keeps a whole corpus in one."""
         assert self.root is not None
         if self._whole is None:
-            self._whole = [self.root] if self.root.is_file() else _files_of(self.root, self.format)
+            files = [self.root] if self.root.is_file() else _files_below(self.root)
+            self._whole = [p for p in files if p == self.root or format_of_name(p.name) == self.format]
         return self._whole
 
     def _suffixes(self) -> tuple[str, ...]:
@@ -125,20 +119,19 @@ class Alignments:
         return (".TextGrid", ".textgrid")
 
     def _candidates(self, utterance: Utterance) -> Iterator[Path]:
-        """The exact places of an utterance's own file, most specific first."""
-        assert self.root is not None
-        chapter = utterance.path.parent
-        name = utterance.id
-        suffixes = self._suffixes()
-        if self.format == "condensed":
-            name, suffixes = utterance.id.rpartition("-")[0], (CONDENSED_SUFFIX,)
-        folders = [
-            self.root / utterance.split / chapter.parent.name / chapter.name,
-            self.root / chapter.parent.name / chapter.name,
+        """The exact places of an utterance's own file, or of its chapter's, most specific first."""
+        if self.root is None:
+            return
+        speaker, chapter = utterance.path.parent.parent.name, utterance.path.parent.name
+        names = [f"{utterance.id}{suffix}" for suffix in self._suffixes()]
+        if self._per == "chapter":
+            names = [f"{utterance.id.rpartition('-')[0]}.alignment.txt"]
+        for folder in (
+            self.root / utterance.split / speaker / chapter,
+            self.root / speaker / chapter,
             self.root,
-        ]
-        for folder in folders:
-            yield from (folder / f"{name}{suffix}" for suffix in suffixes)
+        ):
+            yield from (folder / name for name in names)
 
     def _walk(self, utterance: Utterance) -> Path | None:
         """Search all folders below the root, by an index made once.
@@ -148,7 +141,7 @@ class Alignments:
         """
         assert self.root is not None
         if self._walked is None:
-            self._walked = _index(self.root, tuple(s.lower() for s in self._suffixes()))
+            self._walked = _index(self.root, self._suffixes()[-1])
         found = self._walked.get(utterance.id, [])
         found = [p for p in found if utterance.split in p.relative_to(self.root).parts] or found
         if len(found) > 1:
@@ -159,30 +152,24 @@ class Alignments:
         return found[0] if found else None
 
 
-def _index(root: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Every file with one of the suffixes, by its name and by its name with up to three folders before it."""
+def _files_below(root: Path) -> list[Path]:
+    """Every file below a folder, sorted; links to folders are followed."""
+    return [
+        Path(parent, name)
+        for parent, _, names in sorted(os.walk(root, followlinks=True))
+        for name in sorted(names)
+    ]
+
+
+def _index(root: Path, suffix: str) -> dict[str, list[Path]]:
+    """Every file with the suffix, by its name and by its name with up to three folders before it."""
     index: dict[str, list[Path]] = {}
-    for parent, folders, names in os.walk(root, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() not in suffixes or name.startswith("."):
-                continue
-            path = Path(parent) / name
-            parts = [*path.relative_to(root).parts[:-1][-3:], stem]
+    for path in _files_below(root):
+        if path.suffix.lower() == suffix and not path.name.startswith("."):
+            parts = [*path.relative_to(root).parts[:-1][-3:], path.stem]
             for i in range(len(parts)):
                 index.setdefault("-".join(parts[i:]), []).append(path)
     return index
-
-
-def _files_of(folder: Path, form: Format | None) -> list[Path]:
-    """All files of a format below a folder."""
-    return [
-        Path(parent) / name
-        for parent, _, names in sorted(os.walk(folder, followlinks=True))
-        for name in sorted(names)
-        if format_of_name(name) == form
-    ]
 
 
 def _shared_folders(a: Path, b: Path) -> int:
@@ -205,18 +192,17 @@ def _is_words(tier: str) -> bool:
 
 def _check_tier(form: Format, tier: str, path: Path) -> None:
     """Refuse phones from a format that has words only, and the other way round."""
-    words = _is_words(tier)
-    if form == "condensed" and not words:
+    words, only = _is_words(tier), FORMATS[form].only
+    if only is not None and words != (only == "words"):
+        other = "the TextGrids, which have phones" if only == "words" else "another format"
         raise MIError(
-            f"config key {KEY}.tier: found {tier!r}, but the condensed LibriSpeech alignments ({path}) hold "
-            "words only. Set it to words, or use the TextGrids, which have phones."
+            f"config key {KEY}.tier: found {tier!r}, but {FORMATS[form].title} ({path}) have {only} only. "
+            f"Set it to {only}, or use {other}."
         )
-    if form == "cpc" and words:
-        raise MIError(f"config key {KEY}.tier: found {tier!r}, but CPC's file ({path}) holds phones only.")
     if form == "phn" and path.suffix and words != (path.suffix.lower() == ".wrd"):
-        holds, other = ("phones", ".WRD") if words else ("words", ".PHN")
+        holds, wanted = ("phones", ".WRD") if words else ("words", ".PHN")
         raise MIError(
-            f"config key {KEY}.tier: found {tier!r}, but {path} holds {holds}; name the {other} file instead."
+            f"config key {KEY}.tier: found {tier!r}, but {path} holds {holds}; name the {wanted} file instead."
         )
 
 
@@ -236,19 +222,17 @@ def open_alignments(config: AlignmentConfig) -> Alignments:
     if not root.exists():
         raise MIError(f"config key {KEY}.path: no such file or folder: {root}.")
     form = detect_format(root) if config.format == "auto" else config.format
-    if root.is_dir():
-        if form != "phn":
-            _check_tier(form, config.tier, root)
-    elif form in ("textgrid", "phn", "condensed"):
+    per_corpus = FORMATS[form].per == "corpus"
+    if root.is_file() and not per_corpus:
         raise MIError(
             f"config key {KEY}.path: {root} is one file of format {form}; "
             "name the folder that holds such files."
         )
-    else:
+    if root.is_file() or form != "phn":
         _check_tier(form, config.tier, root)
     alignments = Alignments(config, root, form)
-    if form in ("cpc", "ctm") and not alignments._whole_files():
-        wanted = CPC_NAME if form == "cpc" else "*.ctm"
+    if per_corpus and not alignments.whole_files():
+        wanted = FORMATS[form].names[0]
         raise MIError(f"config key {KEY}.path: no file {wanted} in {root}. Name the file itself.")
     return alignments
 
@@ -261,13 +245,13 @@ def match_utterances(
     Args:
         alignments: see `open_alignments`.
         utterances: of one split.
-        max_missing: the share of utterances that may be without (`datarc.alignments.max_missing`).
+        max_missing: the fraction of utterances that may be without (`datarc.alignments.max_missing`).
 
     Returns:
         The utterances with an alignment, and the ids of those without.
 
     Raises:
-        MIError: a larger share has none; the message lists ids and where they were looked for.
+        MIError: a larger fraction has none; the message lists ids and where they were looked for.
     """
     missing = alignments.missing(utterances)
     absent = set(missing)
@@ -277,15 +261,14 @@ def match_utterances(
     first = next(u for u in utterances if u.id in absent)
     tried = alignments.tried(first)
     place = f"Looked for {first.id} in: {'; '.join(tried)}" if tried else "None is named"
-    way_out = f"Set config key {KEY}.path to what has them, or fill the manifest's column alignment"
+    hint = f"Set config key {KEY}.path to where they are, or fill the manifest's column alignment"
     split = utterances[0].split
     if not kept:
         raise MIError(
-            f"split {split!r}: none of its {len(utterances)} utterances has an alignment. {place}. {way_out}."
+            f"split {split!r}: none of its {len(utterances)} utterances has an alignment. {place}. {hint}."
         )
     ids = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
     raise MIError(
         f"split {split!r}: {len(missing)} of {len(utterances)} utterances have no alignment, more than the "
-        f"share of {max_missing:g} that {KEY}.max_missing allows: {ids}. {place}. {way_out}; "
-        "or raise max_missing."
+        f"fraction of {max_missing:g} that {KEY}.max_missing allows: {ids}. {place}. {hint}; or raise max_missing."
     )

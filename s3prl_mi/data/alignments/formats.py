@@ -1,29 +1,64 @@
-"""The formats: how to tell them apart, and how to read those of one line an interval or an utterance."""
+"""The alignment formats in one table, `FORMATS`. A new format is one entry there and in `AlignmentConfig.format`.
+
+=========  ===================================================================================================
+textgrid   Praat / Montreal Forced Aligner, one file per utterance (`textgrid`)
+phn        TIMIT ``.PHN`` (phones) and ``.WRD`` (words), one file per utterance: ``0 2260 h#`` in samples
+cpc        ``converted_aligned_phones.txt``: ``84-1-0000 14 14 7``, one integer label every 10 ms
+ctm        Kaldi: ``84-1-0000 1 0.10 0.25 K_B [confidence]``: channel, start, duration, label
+condensed  LibriSpeech ``<speaker>-<chapter>.alignment.txt``: ``84-1-0000 ",A,CAT," "0.1,0.25,0.6,0.7"``: words and
+           their *end* times; no phones
+=========  ===================================================================================================
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ...core.errors import MIError
-from ...core.types import Seconds
-from ..audio import SAMPLE_RATE
+from ...core.types import SAMPLE_RATE
 from .labels import KEY, Interval
 from .text import read_text
 from .textgrid import read_textgrid
 
-Format: TypeAlias = Literal["textgrid", "cpc", "ctm", "phn", "condensed"]
-
-CPC_STEP: Seconds = 0.01
-"""Time between two labels of CPC's file."""
-
-# Reading ---------------------------------------------------------------------------------------------------
+Format: TypeAlias = Literal["textgrid", "phn", "cpc", "ctm", "condensed"]
+Lines: TypeAlias = Sequence[tuple[int, str]]
+"""(line number, text) of the lines of one utterance."""
 
 
-def read_phn(path: Path) -> list[Interval]:
+@dataclass(frozen=True, slots=True)
+class AlignmentFormat:
+    """One format: how its files are named and recognised, and how an utterance is read."""
+
+    title: str
+    """For messages."""
+    per: Literal["utterance", "chapter", "corpus"]
+    """What one file holds."""
+    names: tuple[str, ...]
+    """Patterns of file names; matched in lower case."""
+    looks: Callable[[Sequence[str]], bool]
+    """Whether first lines look like this format, for files with a name of their own."""
+    read_file: Callable[[Path, str], list[Interval]] | None = None
+    """Reads a file of one utterance, and of it the named tier."""
+    read_lines: Callable[[Path, Lines], list[Interval]] | None = None
+    """Reads an utterance from a file of many, from the lines that begin with its id."""
+    only: Literal["phones", "words"] | None = None
+    """The one tier that the format has; None: it may have both."""
+
+
+# Reading ----------------------------------------------------------------------------------------------------
+
+_CONDENSED = re.compile(r'(\S+) +"([^"]*)" +"([^"]*)"\s*')
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+def read_phn(path: Path, tier: str = "phones") -> list[Interval]:
     """Read a TIMIT .PHN or .WRD file: `start_sample end_sample label` in samples at 16 kHz.
 
     Raises:
@@ -32,37 +67,42 @@ def read_phn(path: Path) -> list[Interval]:
     intervals = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         fields = line.split()
-        if not fields:
-            continue
-        if len(fields) != 3 or not (fields[0].isdecimal() and fields[1].isdecimal()):
+        if fields and not _looks_like_phn(line):
             raise _malformed(path, number, "start_sample end_sample label", line)
-        intervals.append(Interval(int(fields[0]) / SAMPLE_RATE, int(fields[1]) / SAMPLE_RATE, fields[2]))
+        if fields:
+            intervals.append(Interval(int(fields[0]) / SAMPLE_RATE, int(fields[1]) / SAMPLE_RATE, fields[2]))
     return intervals
 
 
-def _parse_cpc(path: Path, lines: Sequence[tuple[int, str]]) -> list[Interval]:
+def _looks_like_phn(line: str) -> bool:
+    fields = line.split()
+    return len(fields) == 3 and fields[0].isdecimal() and fields[1].isdecimal()
+
+
+def _read_cpc(path: Path, lines: Lines) -> list[Interval]:
     """CPC: label i holds in [10 i, 10 (i + 1)) ms; equal neighbours are joined."""
     number, line = _only_line(path, lines)
     labels = line.split()[1:]
-    if not labels or not all(label.isdecimal() for label in labels):
+    if not _looks_like_cpc(line):
         raise _malformed(path, number, "utterance and integer labels, one every 10 ms", line)
-    intervals: list[Interval] = []
-    first = 0
-    for i in range(1, len(labels) + 1):
-        if i == len(labels) or labels[i] != labels[first]:
-            # Divided, not multiplied by 0.01, so that 30 ms is the very float 0.03.
-            intervals.append(Interval(first / 100, i / 100, labels[first]))
-            first = i
-    return intervals
+    # Divided, not multiplied by 0.01, so that 30 ms is the very float 0.03.
+    edges = [i for i in range(len(labels) + 1) if i in (0, len(labels)) or labels[i] != labels[i - 1]]
+    return [Interval(a / 100, b / 100, labels[a]) for a, b in itertools.pairwise(edges)]
 
 
-def _parse_ctm(path: Path, lines: Sequence[tuple[int, str]]) -> list[Interval]:
+def _looks_like_cpc(line: str) -> bool:
+    # CPC's labels are whole numbers; a CTM has a decimal point in some start or duration.
+    labels = line.split()[1:]
+    return bool(labels) and all(label.isdecimal() for label in labels)
+
+
+def _read_ctm(path: Path, lines: Lines) -> list[Interval]:
     """Kaldi CTM: the fourth field is a duration; labels may carry a word position (_B _E _I _S)."""
     intervals = []
     for number, line in lines:
-        fields = line.split()
-        if len(fields) not in (5, 6) or not (_is_number(fields[2]) and _is_number(fields[3])):
+        if not _looks_like_ctm(line):
             raise _malformed(path, number, "utterance channel start duration label [confidence]", line)
+        fields = line.split()
         start, duration = float(fields[2]), float(fields[3])
         # Rounded to a microsecond: 0.1 + 0.2 would otherwise overlap with what starts at 0.3.
         end = round(start + duration, 6)
@@ -70,10 +110,12 @@ def _parse_ctm(path: Path, lines: Sequence[tuple[int, str]]) -> list[Interval]:
     return intervals
 
 
-_CONDENSED = re.compile(r'(\S+) +"([^"]*)" +"([^"]*)"\s*')
+def _looks_like_ctm(line: str) -> bool:
+    fields = line.split()
+    return len(fields) in (5, 6) and all(_NUMBER.fullmatch(f) for f in fields[2:4])
 
 
-def _parse_condensed(path: Path, lines: Sequence[tuple[int, str]]) -> list[Interval]:
+def _read_condensed(path: Path, lines: Lines) -> list[Interval]:
     """Condensed LibriSpeech: words and their end times; an empty word is silence, the first starts at 0."""
     number, line = _only_line(path, lines)
     expected = 'utterance "word,word,..." "end,end,..."'
@@ -81,13 +123,13 @@ def _parse_condensed(path: Path, lines: Sequence[tuple[int, str]]) -> list[Inter
     if match is None:
         raise _malformed(path, number, expected, line)
     words, ends = match[2].split(","), match[3].split(",")
-    if len(words) != len(ends) or not all(_is_number(end) for end in ends):
+    if len(words) != len(ends) or not all(_NUMBER.fullmatch(end) for end in ends):
         raise _malformed(path, number, f"{expected} with as many times as words", line)
     times = [0.0, *map(float, ends)]
     return [Interval(a, b, word) for a, b, word in zip(times[:-1], times[1:], words, strict=True)]
 
 
-def _only_line(path: Path, lines: Sequence[tuple[int, str]]) -> tuple[int, str]:
+def _only_line(path: Path, lines: Lines) -> tuple[int, str]:
     """The one line of an utterance."""
     if len(lines) > 1:
         utterance = lines[0][1].split()[0]
@@ -98,11 +140,8 @@ def _only_line(path: Path, lines: Sequence[tuple[int, str]]) -> tuple[int, str]:
     return lines[0]
 
 
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-
-
-def _is_number(text: str) -> bool:
-    return _NUMBER.fullmatch(text) is not None
+def _every(test: Callable[[str], bool]) -> Callable[[Sequence[str]], bool]:
+    return lambda lines: all(map(test, lines))
 
 
 def _malformed(path: Path, number: int, expected: str, line: str) -> MIError:
@@ -110,23 +149,44 @@ def _malformed(path: Path, number: int, expected: str, line: str) -> MIError:
     return MIError(f"alignment file {path}, line {number}: expected {expected}; found {shown!r}.")
 
 
-ONE_UTTERANCE: dict[str, Callable[[Path, str], list[Interval]]] = {
-    "textgrid": read_textgrid,
-    "phn": lambda path, tier: read_phn(path),
-}
-"""Formats of one file an utterance."""
+# The table --------------------------------------------------------------------------------------------------
 
-BY_LINE: dict[str, Callable[[Path, Sequence[tuple[int, str]]], list[Interval]]] = {
-    "cpc": _parse_cpc,
-    "ctm": _parse_ctm,
-    "condensed": _parse_condensed,
+FORMATS: Mapping[Format, AlignmentFormat] = {
+    "textgrid": AlignmentFormat(
+        "TextGrids",
+        "utterance",
+        ("*.textgrid",),
+        lambda lines: "ooTextFile" in lines[0],
+        read_file=read_textgrid,
+    ),
+    "phn": AlignmentFormat(
+        "TIMIT's files", "utterance", ("*.phn", "*.wrd"), _every(_looks_like_phn), read_file=read_phn
+    ),
+    "cpc": AlignmentFormat(
+        "CPC's files",
+        "corpus",
+        ("converted_aligned_phones.txt",),
+        _every(_looks_like_cpc),
+        read_lines=_read_cpc,
+        only="phones",
+    ),
+    "ctm": AlignmentFormat(
+        "Kaldi's CTM", "corpus", ("*.ctm", "ctm"), _every(_looks_like_ctm), read_lines=_read_ctm
+    ),
+    "condensed": AlignmentFormat(
+        "the condensed LibriSpeech alignments",
+        "chapter",
+        ("*.alignment.txt",),
+        _every(lambda line: _CONDENSED.fullmatch(line) is not None),
+        read_lines=_read_condensed,
+        only="words",
+    ),
 }
-"""Formats with many utterances in a file, found by the id at the start of a line."""
+"""Name in the config -> format. The first one found in a folder counts: phones before words, and lists of words often
+lie next to other alignments."""
+
 
 # Telling apart ----------------------------------------------------------------------------------------------
-
-CPC_NAME = "converted_aligned_phones.txt"
-CONDENSED_SUFFIX = ".alignment.txt"
 
 
 def detect_format(path: Path) -> Format:
@@ -137,14 +197,11 @@ def detect_format(path: Path) -> Format:
     """
     found = _detect_in_folder(path) if path.is_dir() else format_of_name(path.name) or _format_of_text(path)
     if found is None:
-        held = (
-            "holds no file of a known alignment format"
-            if path.is_dir()
-            else "is of no known alignment format"
-        )
+        held = "holds no file of" if path.is_dir() else "is not in"
+        names = ", ".join(name for form in FORMATS.values() for name in form.names)
         raise MIError(
-            f"config key {KEY}.path: {path} {held} (TextGrid, {CPC_NAME}, .ctm, .PHN, "
-            f"*{CONDENSED_SUFFIX}). Set {KEY}.format if it is one of textgrid, cpc, ctm, phn, condensed."
+            f"config key {KEY}.path: {path} {held} a known alignment format ({names}). Set {KEY}.format if it "
+            f"is one of {', '.join(FORMATS)}."
         )
     return found
 
@@ -152,28 +209,17 @@ def detect_format(path: Path) -> Format:
 def format_of_name(name: str) -> Format | None:
     """The format that a file's name stands for; None if it says nothing."""
     lower = name.lower()
-    if lower.startswith("."):
-        return None
-    if lower.endswith(".textgrid"):
-        return "textgrid"
-    if lower.endswith((".phn", ".wrd")):
-        return "phn"
-    if lower == CPC_NAME:
-        return "cpc"
-    if lower.endswith(CONDENSED_SUFFIX):
-        return "condensed"
-    return "ctm" if lower.endswith(".ctm") or lower == "ctm" else None
+    matching = (f for f, form in FORMATS.items() if any(fnmatch(lower, pattern) for pattern in form.names))
+    return None if lower.startswith(".") else next(matching, None)
 
 
 def _detect_in_folder(folder: Path) -> Format | None:
-    """The richest format in a folder: phones before words, and condensed lists lie beside other files."""
-    order: tuple[Format, ...] = ("textgrid", "phn", "cpc", "ctm", "condensed")
-    seen: set[str] = set()
+    seen: set[Format] = set()
     for _, _, names in os.walk(folder, followlinks=True):
         seen.update(f for f in map(format_of_name, names) if f)
-        if order[0] in seen:
+        if "textgrid" in seen:  # the first of the table: nothing can come before it
             break
-    return next((f for f in order if f in seen), None)
+    return next((f for f in FORMATS if f in seen), None)
 
 
 def _format_of_text(path: Path) -> Format | None:
@@ -185,21 +231,7 @@ def _format_of_text(path: Path) -> Format | None:
         raise MIError(f"alignment file {path}: cannot be read ({error.strerror}).") from error
     wide = head.startswith((b"\xff\xfe", b"\xfe\xff"))
     text = head[: len(head) // 2 * 2].decode("utf-16", "replace") if wide else head.decode("utf-8", "replace")
-    if "ooTextFile" in text[:200]:
-        return "textgrid"
     # The last line may be cut off by the limit above.
     complete = text.splitlines()[: -1 if len(head) == 1 << 16 and "\n" in text else None]
     lines = [line for line in complete[:50] if line.strip() and not line.startswith(";;")]
-    if not lines:
-        return None
-    if all(_CONDENSED.fullmatch(line) for line in lines):
-        return "condensed"
-    rows = [line.split() for line in lines]
-    if all(len(r) == 3 and r[0].isdecimal() and r[1].isdecimal() for r in rows):
-        return "phn"
-    # CPC's labels are whole numbers; a CTM has a decimal point in some start or duration.
-    if all(len(r) > 1 and all(x.isdecimal() for x in r[1:]) for r in rows):
-        return "cpc"
-    if all(len(r) in (5, 6) and _is_number(r[2]) and _is_number(r[3]) for r in rows):
-        return "ctm"
-    return None
+    return next((f for f, form in FORMATS.items() if lines and form.looks(lines)), None)

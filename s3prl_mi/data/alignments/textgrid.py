@@ -1,11 +1,17 @@
-"""Praat's TextGrid, as the Montreal Forced Aligner writes it too."""
+"""Praat's TextGrid, as the Montreal Forced Aligner writes it too: reading and writing.
+
+No library reads it for us: `praatio`, `tgt` and `textgrid` were tried on damaged files (cut off, a missing quote) and
+either return part of the intervals or an error without the line; two of them do not read the short form at all.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...core.errors import MIError, nearest
+from ...core.types import Seconds
 from .labels import KEY, Interval
 from .text import read_text
 
@@ -19,54 +25,12 @@ _TOKEN = re.compile(
 )
 
 
-class _Tokens:
-    """The tokens of one TextGrid, in order."""
-
-    def __init__(self, path: Path, text: str) -> None:
-        self._path, self._text = path, text
-        self._matches = (m for m in _TOKEN.finditer(text) if m.lastgroup)
-        self._next: re.Match[str] | None = next(self._matches, None)
-
-    def peek_flag(self) -> bool:
-        return self._next is not None and self._next.lastgroup == "flag"
-
-    def _take(self, kind: str) -> str:
-        match = self._next
-        if match is None or match.lastgroup != kind:
-            found = "the end of the file" if match is None else match.group()[:40]
-            raise self.error(f"expected a {kind}, found {found}")
-        self._last, self._next = match, next(self._matches, None)
-        return match[kind]
-
-    def text(self) -> str:
-        return self._take("text").replace('""', '"')
-
-    def number(self) -> float:
-        return float(self._take("number"))
-
-    def flag(self) -> str:
-        return self._take("flag")
-
-    def count(self) -> int:
-        value = self.number()
-        if value != int(value) or value < 0:
-            raise self.error(f"expected a count, found {value:g}", self._last)
-        return int(value)
-
-    def error(self, what: str, at: re.Match[str] | None = None) -> MIError:
-        """An error at the given token, or at the next one."""
-        match = at or self._next
-        offset = len(self._text) if match is None else match.start()
-        line = self._text.count("\n", 0, offset) + 1
-        return MIError(f"TextGrid {self._path}, line {line}: {what}. Is the file complete?")
-
-
 def read_textgrid(path: Path, tier: str) -> list[Interval]:
     """Read one interval tier of a Praat TextGrid (long or short text form; UTF-8, or UTF-16 with BOM).
 
     Args:
         path: the file.
-        tier: name of the tier, case-blind; `phones` also finds `<speaker> - phones`, as MFA names the tiers
+        tier: name of the tier in any case; `phones` also finds `<speaker> - phones`, as MFA names the tiers
             of a file with speakers.
 
     Returns:
@@ -78,8 +42,7 @@ def read_textgrid(path: Path, tier: str) -> list[Interval]:
     tiers = _read_tiers(path)
     wanted = tier.strip().lower()
     found = [t for t in tiers if t[0].strip().lower() == wanted]
-    if not found:
-        found = [t for t in tiers if t[0].rpartition(" - ")[2].strip().lower() == wanted]
+    found = found or [t for t in tiers if t[0].rpartition(" - ")[2].strip().lower() == wanted]
     names = [t[0] for t in tiers]
     if len(found) != 1:
         what = "has several tiers that fit" if found else "has no tier"
@@ -95,9 +58,42 @@ def read_textgrid(path: Path, tier: str) -> list[Interval]:
     return intervals
 
 
+class _Tokens:
+    """The tokens of one TextGrid, in order."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._text = path, read_text(path)
+        self._rest = [m for m in _TOKEN.finditer(self._text) if m.lastgroup][::-1]
+
+    def next_is(self, kind: str) -> bool:
+        return bool(self._rest) and self._rest[-1].lastgroup == kind
+
+    def take(self, kind: str) -> str:
+        if not self.next_is(kind):
+            found = self._rest[-1].group()[:40] if self._rest else "the end of the file"
+            raise self.error(f"expected a {kind}, found {found}")
+        return self._rest.pop()[kind]
+
+    def text(self) -> str:
+        return self.take("text").replace('""', '"')
+
+    def number(self) -> float:
+        return float(self.take("number"))
+
+    def count(self) -> int:
+        if self.next_is("number") and not self._rest[-1].group().isdecimal():
+            raise self.error(f"expected a count, found {self._rest[-1].group()}")
+        return int(self.take("number"))
+
+    def error(self, what: str) -> MIError:
+        """An error at the next token."""
+        line = self._text.count("\n", 0, self._rest[-1].start() if self._rest else None) + 1
+        return MIError(f"TextGrid {self._path}, line {line}: {what}. Is the file complete?")
+
+
 def _read_tiers(path: Path) -> list[tuple[str, list[Interval] | None]]:
     """Every tier's name and intervals (None for a point tier)."""
-    tokens = _Tokens(path, read_text(path))
+    tokens = _Tokens(path)
     try:
         is_textgrid = tokens.text().startswith("ooTextFile") and tokens.text() == "TextGrid"
     except MIError:
@@ -108,7 +104,7 @@ def _read_tiers(path: Path) -> list[tuple[str, list[Interval] | None]]:
             'File type = "ooTextFile", its second Object class = "TextGrid").'
         )
     tokens.number(), tokens.number()
-    if tokens.peek_flag() and tokens.flag() == "absent":
+    if tokens.next_is("flag") and tokens.take("flag") == "absent":
         return []
     return [_read_tier(tokens) for _ in range(tokens.count())]
 
@@ -125,3 +121,22 @@ def _read_tier(tokens: _Tokens) -> tuple[str, list[Interval] | None]:
             tokens.number(), tokens.text()
         return name, None
     raise tokens.error(f"expected an IntervalTier or a TextTier, found {kind!r}")
+
+
+def format_textgrid(tiers: Mapping[str, Sequence[Interval]], duration: Seconds) -> str:
+    """The text of a Praat TextGrid in its long form.
+
+    Args:
+        tiers: name -> intervals without gaps, from 0 to `duration`; labels without quotes.
+        duration: of the audio.
+    """
+    header = f'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0\nxmax = {duration:.6f}'
+    lines = [header, "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for number, (name, intervals) in enumerate(tiers.items(), 1):
+        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"']
+        lines += ["        xmin = 0", f"        xmax = {duration:.6f}"]
+        lines += [f"        intervals: size = {len(intervals)}"]
+        for place, interval in enumerate(intervals, 1):
+            lines += [f"        intervals [{place}]:", f"            xmin = {interval.start:.6f}"]
+            lines += [f"            xmax = {interval.end:.6f}", f'            text = "{interval.label}"']
+    return "\n".join(lines) + "\n"

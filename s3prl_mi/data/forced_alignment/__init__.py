@@ -1,13 +1,14 @@
-"""Phone and word alignments from audio and transcripts, on the CPU, by forced alignment with PocketSphinx.
+"""Stage 1: audio and transcripts -> phone and word TextGrids, on the CPU, by PocketSphinx (US English).
 
-Transcripts (`transcripts`) -> a pronunciation for every word (`pronunciations`, `g2p`) -> one aligned utterance
-(`aligner`) -> TextGrids of a whole corpus, in parallel (`corpus`). The command is `align_command`.
+==============  ==============================================================================================
+transcripts     what is spoken in an utterance: `.trans.txt`, Kaldi's `text`, `.lab` or `.txt` files
+pronunciations  how each word may be pronounced: the user's lexicon, PocketSphinx's dictionary, then g2p
+g2p             pronunciations for words that no dictionary has: rules of inflection, eSpeak NG
+aligner         one utterance: its audio and words -> its tiers
+corpus          whole splits in parallel, resumed after an interruption; failures and unknown words in lists
+==============  ==============================================================================================
 
 Where the time of a frame lies: PocketSphinx hears a window of 25.6 ms every 10 ms. A frame is written as the 10 ms
 around the centre of its window (`aligner.FRAME_OFFSET`), which is where this project looks up a frame's label. Tiers
 have no gaps; the first interval starts at 0 and the last ends with the audio.
 """
-
-from __future__ import annotations
-
-__all__: list[str] = []

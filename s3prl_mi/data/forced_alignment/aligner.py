@@ -7,7 +7,6 @@ choice. PocketSphinx: https://github.com/cmusphinx/pocketsphinx (Decoder.set_ali
 from __future__ import annotations
 
 import importlib.util
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import MIError
-from ...core.types import Seconds, Waveform
-from ..alignments import NOISE, SILENCE, Interval
-from ..audio import SAMPLE_RATE
+from ...core.types import SAMPLE_RATE, Seconds, Waveform
+from ..alignments.labels import NOISE, SILENCE, Interval
+from .pronunciations import VARIANT
 
 FRAME: Seconds = 0.01
 """From one of PocketSphinx's frames to the next."""
@@ -34,7 +33,6 @@ _BEAMS = (1e-100, 0.0)
 """Paths that much less probable than the best one are given up. PocketSphinx's own value (1e-48) is made for fast
 recognition. 0 gives up none and takes half as long again; it is for utterances that find no path else."""
 
-_VARIANT = re.compile(r"\(\d+\)$")
 _FILLER_PHONES = {"SIL": SILENCE, "+NSN+": NOISE, "+SPN+": NOISE}
 _FILLER_WORDS = {"<s>": "", "</s>": "", "<sil>": "", "[NOISE]": "<unk>", "[SPEECH]": "<unk>"}
 
@@ -45,15 +43,12 @@ class AlignmentError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
-    """Tiers of one utterance; each is contiguous from 0 to the end of the audio.
-
-    Attributes:
-        words: silence is the empty label, noise `<unk>`.
-        phones: ARPAbet without stress; silence is `sil`, noise `spn`.
-    """
+    """Tiers of one utterance; each is contiguous from 0 to the end of the audio."""
 
     words: list[Interval]
+    """Silence is the empty label, noise `<unk>`."""
     phones: list[Interval]
+    """ARPAbet without stress; silence is `sil`, noise `spn`."""
 
 
 def model_folder() -> Path:
@@ -101,17 +96,18 @@ class Aligner:
         import pocketsphinx
 
         if beam not in self._decoders:
-            settings: dict[str, Any] = {
-                "hmm": self._hmm,
-                "dict": self._dictionary,
-                "lm": None,
-                "loglevel": "FATAL",
-            }
-            settings |= {"beam": beam, "wbeam": beam, "pbeam": beam}
-            # The lattice's best path can leave a word less time than its phones need, and pass two then fails.
-            settings["bestpath"] = False
             try:
-                self._decoders[beam] = pocketsphinx.Decoder(**settings)
+                self._decoders[beam] = pocketsphinx.Decoder(
+                    hmm=self._hmm,
+                    dict=self._dictionary,
+                    lm=None,
+                    loglevel="FATAL",
+                    beam=beam,
+                    wbeam=beam,
+                    pbeam=beam,
+                    # The lattice's best path can leave a word less time than its phones need: pass two then fails.
+                    bestpath=False,
+                )
             except (RuntimeError, ValueError) as error:
                 raise MIError(
                     f"PocketSphinx does not start ({error}); its model is in {self._hmm}, its dictionary is "
@@ -167,7 +163,7 @@ def _pass(decoder: Any, samples: bytes) -> None:
 
 def _tiers(found: Any, n_samples: int) -> Aligned:
     """PocketSphinx's entries as tiers."""
-    words = [(entry.start, _FILLER_WORDS.get(entry.name, _VARIANT.sub("", entry.name))) for entry in found]
+    words = [(entry.start, _FILLER_WORDS.get(entry.name, VARIANT.sub("", entry.name))) for entry in found]
     phones = [(phone.start, _FILLER_PHONES.get(phone.name, phone.name)) for entry in found for phone in entry]
     return Aligned(contiguous(words, n_samples), contiguous(phones, n_samples))
 

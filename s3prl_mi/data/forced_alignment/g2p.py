@@ -1,7 +1,7 @@
 """Pronunciations for words that no dictionary has.
 
 An inflected form of a word that the dictionary has is built from it by rule ("sherburn's", "palings", "seekest"); any
-other word is what eSpeak NG's US-English voice says. On words taken out of PocketSphinx's own dictionary, one at a
+other word is spelt by eSpeak NG's US-English voice. On words taken out of PocketSphinx's own dictionary, one at a
 time, the rules below give a pronunciation of the dictionary for 75 to 95 % of words (eSpeak: 13 to 89 % of the same
 words); rules for "-ed", "-er", "-ly" and for compounds were tried and gave no more than eSpeak, so they are not here.
 eSpeak gives it for 90 % of the 721 known words of LibriSpeech-mini (2.4 % of phones wrong) and for 60 % of random
@@ -10,12 +10,10 @@ dictionary words, most of which are names (10 % of phones wrong).
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from ...demo.phones import PHONES
-from ..espeak import espeak
+from ..espeak import ARPABET, espeak
 
 Phones = tuple[str, ...]
 """One pronunciation, ARPAbet without stress."""
@@ -41,15 +39,11 @@ _ENDINGS: Mapping[str, Phones] = {
 _SHORTEST_BASE = 3
 """Letters; shorter bases are chance (`sing` is not `s` + `ing`)."""
 
-# Mnemonics that stand for several phones; an alignment (`demo_phones.PHONES`) needs one label for each event.
+# Mnemonics that stand for several phones; `espeak.ARPABET` has one for each, as an alignment needs.
 _SEVERAL: Mapping[str, str] = {
     "A@": "AA R", "O@": "AO R", "o@": "AO R", "U@": "UH R", "i@3": "IH R", "i@": "IH R", "e@": "EH R",
     "aI3": "AY ER", "aI@": "AY ER", "aI@3": "AY ER", "aU@": "AW ER", "@L": "AH L", "n-": "AH N", "VR": "AH R",
 }  # fmt: skip
-
-_PHONEMES_APART = ord("_") << 8
-"""Mode of espeak_TextToPhonemes: eSpeak's own mnemonics with this character between them."""
-_UTF8 = 1
 
 
 def derive(word: str, dictionary: Mapping[str, Sequence[Phones]]) -> list[Phones]:
@@ -108,32 +102,16 @@ def _with_s(phones: Phones) -> Phones:
     return (*phones, "S" if phones[-1] in _VOICELESS else "Z")
 
 
-class Speller:
-    """eSpeak NG as grapheme-to-phoneme converter.
+def spell(word: str) -> Phones:
+    """One pronunciation of a word by eSpeak NG.
+
+    Returns:
+        ARPAbet phones; empty where eSpeak has no English sound for it.
 
     Raises:
         MIError: eSpeak NG cannot be loaded.
     """
-
-    def __init__(self) -> None:
-        import espeakng_loader
-
-        espeak()  # starts the library, with a message where it cannot
-        self._lib = ctypes.CDLL(espeakng_loader.get_library_path())
-        self._lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
-        self._lib.espeak_SetVoiceByName(VOICE.encode())
-
-    def pronounce(self, word: str) -> Phones:
-        """One pronunciation of a word.
-
-        Returns:
-            ARPAbet phones; empty where eSpeak has no English sound for it.
-        """
-        text = ctypes.c_char_p(word.encode())
-        said = b""
-        while text.value is not None:  # one clause a call; the pointer ends as NULL
-            said += self._lib.espeak_TextToPhonemes(ctypes.byref(text), _UTF8, _PHONEMES_APART) + b"_"
-        return arpabet(re.split(r"[_\s]+", said.decode("utf-8", "replace")))
+    return arpabet(espeak().phonemes(word, VOICE))
 
 
 def arpabet(mnemonics: Sequence[str]) -> Phones:
@@ -154,10 +132,10 @@ def arpabet(mnemonics: Sequence[str]) -> Phones:
         bare = mnemonic.strip("',%=|")
         if bare in ("", ";", ":"):  # stress, palatalisation, length
             continue
-        one = next((n for n in (bare, re.sub(r"\d+$", "", bare)) if n in _SEVERAL or n in PHONES), None)
+        one = next((n for n in (bare, re.sub(r"\d+$", "", bare)) if n in _SEVERAL or n in ARPABET), None)
         if one is None:
             return ()
-        for phone in _SEVERAL.get(one, PHONES.get(one, "")).split():
+        for phone in _SEVERAL.get(one, ARPABET.get(one, "")).split():
             doubled = (
                 phones and phone not in VOWELS and (phone == phones[-1] or (phones[-1], phone) == ("ER", "R"))
             )

@@ -10,39 +10,34 @@ from typing import Literal
 
 from ...core.errors import MIError
 from ..alignments.text import read_text
-from .g2p import VOWELS, Phones, Speller, derive
-
-Source = Literal["lexicon", "dictionary", "rule", "espeak", "none"]
-"""Where a word's pronunciations come from; `none`: it has none, so its utterances cannot be aligned."""
+from .g2p import VOWELS, Phones, derive, spell
 
 # fmt: off
 PHONE_SET = VOWELS | {
     "B", "CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "M", "N", "NG", "P", "R", "S", "SH", "T", "TH", "V", "W",
     "Y", "Z", "ZH",
 }
-# fmt: on
 """The 39 phones of PocketSphinx's US-English model."""
 
 _OTHER_NAMES: Mapping[str, str] = {
     "AX": "AH", "AXR": "ER", "IX": "IH", "UX": "UW", "DX": "T", "HV": "HH", "NX": "N",
     "EL": "AH L", "EM": "AH M", "EN": "AH N",
-}  # fmt: skip
+}
 """ARPAbet phones that other lexicons have and the model lacks."""
+# fmt: on
 
-_VARIANT = re.compile(r"\(\d+\)$")
+VARIANT = re.compile(r"\(\d+\)$")
+"""At the end of a further pronunciation of a word: `read(2)`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pronounced:
-    """One word.
-
-    Attributes:
-        variants: its pronunciations; the aligner takes the one that fits each time. Empty if there are none.
-        source: where they come from.
-    """
+    """One word."""
 
     variants: tuple[Phones, ...]
-    source: Source
+    """Its pronunciations; the aligner takes the one that fits each time. Empty: its utterances cannot be aligned."""
+    source: Literal["lexicon", "dictionary", "rule", "espeak", "none"]
+    """Where they come from."""
 
     @property
     def out_of_vocabulary(self) -> bool:
@@ -60,21 +55,17 @@ def pronounce(
         dictionary: of PocketSphinx.
         lexicon: of the user; for a word that both have, the user's counts.
     """
-    speller: Speller | None = None
     both = {**dictionary, **lexicon}
     found: dict[str, Pronounced] = {}
     for word in sorted(set(words)):
         # 'gospel' in quotes is the word without them; 'tis and the boys' may be entries themselves
         name = word if word in both else word.strip("'")
-        if name in lexicon:
-            found[word] = Pronounced(tuple(lexicon[name]), "lexicon")
-        elif name in dictionary:
-            found[word] = Pronounced(tuple(dictionary[name]), "dictionary")
+        if name in both:
+            found[word] = Pronounced(tuple(both[name]), "lexicon" if name in lexicon else "dictionary")
         elif variants := derive(word, both) or derive(name, both):
             found[word] = Pronounced(tuple(variants), "rule")
         else:
-            speller = speller or Speller()
-            phones = speller.pronounce(name)
+            phones = spell(name)
             found[word] = Pronounced((phones,), "espeak") if phones else Pronounced((), "none")
     return found
 
@@ -88,14 +79,14 @@ def read_dictionary(path: Path) -> dict[str, list[Phones]]:
     found: dict[str, list[Phones]] = {}
     for line in read_text(path).splitlines():
         word, *phones = line.split()
-        found.setdefault(_VARIANT.sub("", word), []).append(tuple(phones))
+        found.setdefault(VARIANT.sub("", word), []).append(tuple(phones))
     return found
 
 
 def read_lexicon(path: Path) -> dict[str, list[Phones]]:
     """A user's lexicon, such as `librispeech-lexicon.txt`.
 
-    Lines are `A  AH0` or `A 0.7 AH0` (a pronunciation probability is left out); several lines a word are several
+    Lines are `A  AH0` or `A 0.7 AH0` (a pronunciation probability is left out); several lines per word are several
     pronunciations. Words are read without regard to case, stress digits are dropped, phones that the model lacks
     (AX, DX, EL ...) become those it has, and Kaldi's entries in brackets (<UNK>, !SIL, [noise]) are left out.
 
@@ -113,16 +104,15 @@ def read_lexicon(path: Path) -> dict[str, list[Phones]]:
         phones: list[str] = []
         for name in names:
             bare = re.sub(r"\d$", "", name.upper())
-            bare = _OTHER_NAMES.get(bare, bare)
-            if not PHONE_SET.issuperset(bare.split()):
+            phones += _OTHER_NAMES.get(bare, bare).split()
+            if not PHONE_SET.issuperset(phones):
                 raise MIError(
                     f"lexicon {path}, line {number}: {name!r} (word {word!r}) is not an ARPAbet phone. Phones must be "
                     f"of {' '.join(sorted(PHONE_SET))}, with or without stress digits."
                 )
-            phones += bare.split()
         if not phones:
             raise MIError(f"lexicon {path}, line {number}: word {word!r} has no phones.")
-        variants = found.setdefault(_VARIANT.sub("", word.lower()), [])
+        variants = found.setdefault(VARIANT.sub("", word.lower()), [])
         if tuple(phones) not in variants:
             variants.append(tuple(phones))
     if not found:
@@ -134,9 +124,9 @@ def read_lexicon(path: Path) -> dict[str, list[Phones]]:
 
 def write_dictionary(path: Path, words: Mapping[str, Pronounced]) -> None:
     """Write the words that have pronunciations as PocketSphinx reads them."""
-    lines: list[str] = []
-    for word, pronounced in words.items():
-        for number, phones in enumerate(pronounced.variants, start=1):
-            name = word if number == 1 else f"{word}({number})"
-            lines.append(f"{name} {' '.join(phones)}\n")
+    lines = [
+        f"{word}{'' if number == 1 else f'({number})'} {' '.join(phones)}\n"
+        for word, pronounced in words.items()
+        for number, phones in enumerate(pronounced.variants, start=1)
+    ]
     path.write_text("".join(lines), encoding="utf-8")

@@ -1,7 +1,8 @@
-"""What was said in an utterance: LibriSpeech's `.trans.txt`, Kaldi's `text`, or a text file beside the audio."""
+"""What is spoken in an utterance: LibriSpeech's `.trans.txt`, Kaldi's `text`, or a text file next to the audio."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +12,7 @@ from ..alignments.text import read_text
 from ..utterances import Utterance
 
 SIDE_SUFFIXES = (".lab", ".txt")
-"""Transcript of one utterance beside its audio, as the Montreal Forced Aligner reads it."""
+"""Transcript of one utterance next to its audio, as the Montreal Forced Aligner reads it."""
 
 _NOT_A_WORD = re.compile(r"[^\w']|_")
 
@@ -33,7 +34,7 @@ class Transcripts:
     """The words of a corpus's utterances; each file is read once.
 
     Args:
-        listed: a file with lines `<utterance id> <text>` for all utterances (Kaldi's `text`); None looks beside each
+        listed: a file with lines `<utterance id> <text>` for all utterances (Kaldi's `text`); None looks next to each
             audio file, for `*.trans.txt` with such lines and then for `<name>.lab` or `<name>.txt`.
 
     Raises:
@@ -43,7 +44,7 @@ class Transcripts:
     def __init__(self, listed: Path | None) -> None:
         self._listed = listed
         self._lines = None if listed is None else _read_lines([listed])
-        self._folders: dict[Path, dict[str, str]] = {}
+        self._of_folder = functools.cache(lambda folder: _read_lines(sorted(folder.glob("*.trans.txt"))))
 
     def text(self, utterance: Utterance) -> str | None:
         """The transcript of one utterance as written; None if there is none.
@@ -53,24 +54,18 @@ class Transcripts:
         """
         if self._lines is not None:
             return self._lines.get(utterance.id)
-        folder = utterance.path.parent
-        if folder not in self._folders:
-            self._folders[folder] = _read_lines(sorted(folder.glob("*.trans.txt")))
-        found = self._folders[folder].get(utterance.id)
-        if found is not None:
-            return found
-        for suffix in SIDE_SUFFIXES:
-            beside = utterance.path.with_suffix(suffix)
-            if beside.is_file():
-                return read_text(beside)
-        return None
+        lines: dict[str, str] = self._of_folder(utterance.path.parent)
+        if utterance.id in lines:
+            return lines[utterance.id]
+        files = (utterance.path.with_suffix(suffix) for suffix in SIDE_SUFFIXES)
+        return next((read_text(file) for file in files if file.is_file()), None)
 
-    def where(self, utterance: Utterance) -> str:
-        """Where the transcript of an utterance was looked for, for messages."""
+    def absence(self, utterance: Utterance) -> str:
+        """That an utterance has no transcript, and where it was looked for."""
         if self._listed is not None:
-            return f"in {self._listed}"
+            return f"no transcript in {self._listed}"
         names = " or ".join(utterance.path.with_suffix(s).name for s in SIDE_SUFFIXES)
-        return f"in {utterance.path.parent}: no *.trans.txt has its id, and there is no {names}"
+        return f"no transcript in {utterance.path.parent}: no *.trans.txt has its id, and there is no {names}"
 
 
 def _read_lines(paths: Iterable[Path]) -> dict[str, str]:
@@ -82,12 +77,8 @@ def _read_lines(paths: Iterable[Path]) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in paths:
         for number, line in enumerate(read_text(path).splitlines(), start=1):
-            name, _, text = line.strip().partition(" ")
-            if "\t" in name:
-                name, _, text = line.strip().partition("\t")
-            if not name:
-                continue
-            if found.setdefault(name, text) != text:
+            name, text = [*re.split(r"[ \t]", line.strip(), maxsplit=1), ""][:2]
+            if name and found.setdefault(name, text) != text:
                 raise MIError(
                     f"transcripts {path}, line {number}: utterance {name!r} had another text before. Remove one."
                 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import MIError
+from ...core.files import write_whole
 from .engine import SLURM
 from .handle import Handle, LocalHandle, SlurmHandle
 from .measure import Outcome, Work
@@ -122,9 +122,7 @@ def write_notes(path: Path, jobs: Sequence[Job]) -> None:
         for job in jobs
         if job.handle is not None
     }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"format": FORMAT, "jobs": notes}, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, json.dumps({"format": FORMAT, "jobs": notes}, indent=1))
 
 
 def _handle_of(note: Mapping[str, Any], name: str, root: Path) -> Handle:

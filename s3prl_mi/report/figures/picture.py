@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...results.summary import replace_file
+from ...core.files import write_whole
 from .. import Summary
 from ..canvas import Canvas
 
@@ -52,8 +52,8 @@ class Picture:
 
     def save(self, folder: Path) -> None:
         """Write `<name>.png` and `<name>.pdf`."""
-        replace_file(folder / f"{self.name}.png", self.png)
-        replace_file(folder / f"{self.name}.pdf", self.pdf)
+        write_whole(folder / f"{self.name}.png", self.png)
+        write_whole(folder / f"{self.name}.pdf", self.pdf)
 
 
 @contextmanager

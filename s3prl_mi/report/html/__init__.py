@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...results.summary import replace_file
+from ...core.files import write_whole
 from .page import page
 from .sections import sections
 from .study import Study, read_study
@@ -46,5 +46,5 @@ def write_report(
         picture.save(out / FIGURES_FOLDER)
     stamp = f"Made {time.strftime('%Y-%m-%d %H:%M')} from {', '.join(str(f) for f in folders)}"
     path = out / REPORT_FILE
-    replace_file(path, page(title, stamp, parts).encode())
+    write_whole(path, page(title, stamp, parts))
     return path

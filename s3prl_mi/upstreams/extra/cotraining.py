@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ...core.errors import MIError
+from ...core.types import SAMPLE_RATE
 from ..checkpoints import advice, file_or_download, read_checkpoint
-from ..geometry import SAMPLE_RATE
 
 # Mean and standard deviation per Mel band over LibriSpeech train-clean-360 (130,714,821 frames of 10 ms), from
 # the sums in the statistics file that the authors publish with their code. Natural logarithm of Kaldi's

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ...core.errors import MIError
+from ...core.types import SAMPLE_RATE
 from ..checkpoints import SPEECH_ENCODERS, advice, one_line
 from ..families import Family
-from ..geometry import SAMPLE_RATE, Geometry
+from ..geometry import Geometry
 from .families import FAMILIES
 
 # Two stacked Kaldi frames of 25 ms, 10 ms apart.

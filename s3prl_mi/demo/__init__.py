@@ -1,0 +1,1 @@
+"""Nothing -> a small corpus with known phone times, and two models trained on it."""
