@@ -81,7 +81,7 @@ def _header(panel: Panel, summaries: list[Summary]) -> str:
     if panel.view is not None:
         lines.append(("view", panel.view))
     lines += [
-        ("frames", f"{panel.frames}, {panel.eval_frames:,} scored, one every {panel.frame_shift_ms:g} ms"),
+        ("frames", f"{panel.scored_frames}, {panel.eval_frames:,} scored, one every {panel.frame_shift_ms:g} ms"),
         ("splits", f"fit {'+'.join(panel.fit_splits)} ({panel.fit_frames:,} frames), "
                    f"eval {'+'.join(panel.eval_splits)}"),
         ("protocol", panel.protocol),
@@ -106,10 +106,10 @@ def _ceiling_text(panel: Panel, summaries: list[Summary]) -> str:
     value = f"{max(entropies):.3f}"
     if _spread(entropies) >= 0.0005:
         value = f"{min(entropies):.3f} to {value}"
-    if panel.clusters is not None:
-        of = f"{panel.clusters} clusters, at most log2({panel.clusters}) = {math.log2(panel.clusters):.3f}"
+    if panel.n_clusters is not None:
+        of = f"{panel.n_clusters} clusters, at most log2({panel.n_clusters}) = {math.log2(panel.n_clusters):.3f}"
     else:
-        of = f"{max(s.labels for s in summaries)} labels"
+        of = f"{max(s.n_classes for s in summaries)} labels"
         of += f": {summaries[0].label_set}" if summaries[0].label_set else ""
     return f"{CEILING[panel.task]} = {value} bits ({of})"
 

@@ -32,8 +32,8 @@ class Setting(NamedTuple):
     task: str
     probe: str
     view: str | None
-    frames: str
-    clusters: int | None
+    scored_frames: str
+    n_clusters: int | None
     frame_shift_ms: float
     label_set: str | None
     protocol: str
@@ -279,9 +279,9 @@ def _check_steps(records: Iterable[Record]) -> None:
 def paper_setting_first(setting: Setting) -> tuple[Any, ...]:
     """Sort key: the paper's setting first."""
     return (
-        rank_in(setting.frames, FRAMES_ORDER),
+        rank_in(setting.scored_frames, FRAMES_ORDER),
         USUAL_MASK not in (setting.view or "") and "shift(60 ms)" not in (setting.view or ""),
-        setting.clusters != USUAL_CLUSTERS,
+        setting.n_clusters != USUAL_CLUSTERS,
     )
 
 
@@ -290,7 +290,9 @@ def _stabilities(records: Sequence[Record], main: Setting, curve: Curve) -> Iter
     seeds = {str(s): _curves((r for r in at_main if r.seed == s), _step)[main] for s in _seeds(at_main)}
     curves = _curves(records, _step)
     views = {str(s.view): c for s, c in curves.items() if s._replace(view=main.view) == main}
-    clusters = {str(s.clusters): c for s, c in curves.items() if s._replace(clusters=main.clusters) == main}
+    clusters = {
+        str(s.n_clusters): c for s, c in curves.items() if s._replace(n_clusters=main.n_clusters) == main
+    }
     for factor, found in (("seed", seeds), ("view", views), ("clusters", clusters)):
         if len(found) > 1:
             yield _stability(factor, found, curve)

@@ -41,8 +41,8 @@ class Summary:
     series: str | None
     protocol: str
     view: str | None
-    frames: str
-    clusters: int | None
+    scored_frames: str
+    n_clusters: int | None
     fit_splits: tuple[str, ...]
     eval_splits: tuple[str, ...]
     fit_frames: int
@@ -62,7 +62,7 @@ class Summary:
     cross_entropy_bits_sd: Bits
     accuracy: float
     accuracy_sd: float
-    labels: int
+    n_classes: int
     """Number of classes (the largest, should seeds differ)."""
     label_set: str | None
     unseen_frames: int
@@ -85,8 +85,8 @@ class Panel(NamedTuple):
     upstream_sha256: str
     protocol: str
     view: str | None
-    frames: str
-    clusters: int | None
+    scored_frames: str
+    n_clusters: int | None
     fit_splits: tuple[str, ...]
     eval_splits: tuple[str, ...]
     fit_frames: int
@@ -113,15 +113,15 @@ def summarise(records: Iterable[Record]) -> list[Summary]:
         groups.setdefault((_panel(record), record.probe, record.layer), {})[record.seed] = record
     appearance: dict[Panel, int] = {}
     for panel, _, _ in groups:
-        appearance.setdefault(panel._replace(frames="", fit_frames=0, eval_frames=0), len(appearance))
+        appearance.setdefault(panel._replace(scored_frames="", fit_frames=0, eval_frames=0), len(appearance))
 
     def order(key: tuple[Panel, str, int | str]) -> tuple[Any, ...]:
         panel, probe, layer = key
-        first = appearance[panel._replace(frames="", fit_frames=0, eval_frames=0)]
+        first = appearance[panel._replace(scored_frames="", fit_frames=0, eval_frames=0)]
         sizes = (panel.fit_frames, panel.eval_frames)
         return (
             first,
-            rank_in(panel.frames, FRAMES_ORDER),
+            rank_in(panel.scored_frames, FRAMES_ORDER),
             sizes,
             rank_in(probe, PROBE_ORDER),
             layer_key(layer),
@@ -140,8 +140,8 @@ def _panel(record: Record) -> Panel:
         upstream_sha256=record.upstream_sha256,
         protocol=record.protocol,
         view=record.view,
-        frames=record.frames,
-        clusters=record.clusters,
+        scored_frames=record.scored_frames,
+        n_clusters=record.n_clusters,
         fit_splits=tuple(record.fit_splits),
         eval_splits=tuple(record.eval_splits),
         fit_frames=record.fit_frames,
@@ -167,7 +167,7 @@ def _summary(panel: Panel, records: list[Record]) -> Summary:
         seeds=tuple(r.seed for r in records),
         n_seeds=len(records),
         **values,
-        labels=max(r.labels for r in records),
+        n_classes=max(r.n_classes for r in records),
         label_set=last.label_set,
         unseen_frames=last.unseen_frames,
         unlabelled_frames=last.unlabelled_frames,
@@ -240,7 +240,7 @@ def required(records: Iterable[Record]) -> list[Summary]:
 def write_summary(path_csv: Path, records: Iterable[Record]) -> None:
     """Write `mi_summary.csv`: one line per estimate, the fields of `Summary`, at full precision.
 
-    Splits and seeds are joined by `+`; what does not apply (`clusters` of mi_supervised) is empty.
+    Splits and seeds are joined by `+`; what does not apply (`n_clusters` of mi_supervised) is empty.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -26,7 +26,7 @@ from s3prl_mi.report.compare.table import Column
 from s3prl_mi.report.s3prl_runs import read_run
 from s3prl_mi.results.collect import Result
 from s3prl_mi.results.record import RESULTS_FILE, append_records
-from tests.helpers.records import SUPERVISED, curve, make
+from tests.helpers.records import SUPERVISED, VERSION_1_LINE, curve, make
 
 FREE = {
     "wav2vec2": [0.5, 0.9, 0.7],
@@ -161,8 +161,8 @@ class TestTable:
 DIFFERENT = {
     "protocol": {"protocol": "paper-1"},
     "view": {"view": "mask(latent, 28 of 40 frames)"},
-    "frames": {"frames": "all"},
-    "clusters": {"clusters": 100},
+    "frames": {"scored_frames": "all"},
+    "clusters": {"n_clusters": 100},
     "frame_rate": {"frame_shift_ms": 10.0},
     "fit_split": {"fit_splits": ["dev-clean"]},
     "eval_split": {"eval_splits": ["test-clean"]},
@@ -190,7 +190,9 @@ class TestRefusal:
     def test_labels(self, tmp_path):
         pair = [
             Result(tmp_path, [make(model="a", **SUPERVISED)], "one"),
-            Result(tmp_path, [make(model="b", **SUPERVISED | {"label_set": "words", "labels": 900})], "two"),
+            Result(
+                tmp_path, [make(model="b", **SUPERVISED | {"label_set": "words", "n_classes": 900})], "two"
+            ),
         ]
         with pytest.raises(MIError, match=r"labels .*: 40 phones, stress stripped in one; 900 words in two"):
             check(pair)
@@ -198,7 +200,7 @@ class TestRefusal:
     def test_several_differences_in_one_message(self, tmp_path):
         pair = [
             Result(tmp_path, curve([1.0], model="hubert"), "one"),
-            Result(tmp_path, curve([1.0], model="apc", view="shift(60 ms)", frames="all"), "two"),
+            Result(tmp_path, curve([1.0], model="apc", view="shift(60 ms)", scored_frames="all"), "two"),
         ]
         with pytest.raises(MIError, match="--allow view,frames"):
             check(pair)
@@ -210,7 +212,7 @@ class TestRefusal:
         assert check(results) == []
 
     def test_a_sweep_has_no_single_figure_and_that_cannot_be_allowed(self, tmp_path):
-        sweep = [Result(tmp_path, curve([1.0]) + curve([1.5], clusters=100), "x")]
+        sweep = [Result(tmp_path, curve([1.0]) + curve([1.5], n_clusters=100), "x")]
         for allowed in ([], ["clusters"]):
             with pytest.raises(MIError, match=r"x: mi_views was measured in several ways .*--clusters N"):
                 check(sweep, allowed)
@@ -223,7 +225,7 @@ class TestRefusal:
 class TestKeep:
     def test_one_setting_of_a_sweep(self, tmp_path):
         records = (
-            curve([1.0]) + curve([1.5], clusters=100) + curve([2.0], view="mask(latent, 28 of 40 frames)")
+            curve([1.0]) + curve([1.5], n_clusters=100) + curve([2.0], view="mask(latent, 28 of 40 frames)")
             + curve([3.0], **SUPERVISED)
         )  # fmt: skip
         (found,) = keep([Result(tmp_path, records, "x")], Filters(view="30 of 40", clusters=50))
@@ -232,10 +234,14 @@ class TestKeep:
         assert [r.mi_lower_bound_bits for r in found.records] == [1.5, 3.0]
 
     def test_the_headline_frames_unless_others_are_asked_for(self, tmp_path):
-        records = curve([1.0], frames="all") + curve([2.0], frames="masked") + curve([3.0], frames="unmasked")
+        records = (
+            curve([1.0], scored_frames="all")
+            + curve([2.0], scored_frames="masked")
+            + curve([3.0], scored_frames="unmasked")
+        )
         result = [Result(tmp_path, records, "x")]
-        assert [r.frames for r in keep(result, Filters())[0].records] == ["masked"]
-        assert [r.frames for r in keep(result, Filters(frames="unmasked"))[0].records] == ["unmasked"]
+        assert [r.scored_frames for r in keep(result, Filters())[0].records] == ["masked"]
+        assert [r.scored_frames for r in keep(result, Filters(frames="unmasked"))[0].records] == ["unmasked"]
 
     def test_protocol_with_or_without_version(self, tmp_path):
         result = [Result(tmp_path, curve([1.0]) + curve([2.0], protocol="paper-1"), "x")]
@@ -315,7 +321,7 @@ class TestPaper:
         shift = {
             "model": "apc",
             "view": "shift(60 ms)",
-            "frames": "all",
+            "scored_frames": "all",
             "probe": "mlp",
             "frame_shift_ms": 10.0,
         }
@@ -324,7 +330,7 @@ class TestPaper:
         assert paper_rows(table)[0].remark == "scored on test-other, the paper on test-clean"
 
     def test_another_setting_than_the_papers_is_named(self, tmp_path):
-        other = {"clusters": 100, "view": "mask(latent, 26 of 40 frames)"}
+        other = {"n_clusters": 100, "view": "mask(latent, 26 of 40 frames)"}
         records = [*curve([1.0, 1.84], model="hubert_base", **other)]
         (row,) = paper_rows(build([Result(tmp_path, records, "h")]))
         assert row.remark == (
@@ -421,11 +427,21 @@ class TestCommand:
         with pytest.raises(MIError, match="no model is called 'wav'"):
             command(folder, "--stock", f"wav={own}")
 
+    def test_records_of_version_1_beside_those_of_version_2(self, tmp_path, capsys):
+        for name, text in (("old", VERSION_1_LINE), ("new", "")):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / RESULTS_FILE).write_text(text)
+        append_records(tmp_path / "new" / RESULTS_FILE, [make(1.5, model="new", layer=3, last_layer=3)])
+        assert command(tmp_path, "--superb", "none") == 0
+        shown = capsys.readouterr().out
+        assert re.search(r"^hubert_local +1\.250", shown, re.MULTILINE)
+        assert re.search(r"^new +1\.500", shown, re.MULTILINE)
+
     def test_refuses(self, tmp_path):
         folder = study(tmp_path / "a")
         path = tmp_path / "b"
         path.mkdir()
-        append_records(path / RESULTS_FILE, curve([1.0], model="npc", clusters=500))
+        append_records(path / RESULTS_FILE, curve([1.0], model="npc", n_clusters=500))
         with pytest.raises(MIError, match="500 clusters in npc"):
             command(folder, path)
         assert command(folder, path, "--allow", "clusters") == 0

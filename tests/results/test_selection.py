@@ -33,9 +33,9 @@ class TestLayers:
         assert (found.same, found.regret_bits) == (True, 0.0)
 
     def test_one_for_each_probe_and_setting(self):
-        records = both() + both(probe="mlp") + curve(FREE[::-1], clusters=100)
+        records = both() + both(probe="mlp") + curve(FREE[::-1], n_clusters=100)
         found = layer_agreements(records)
-        assert [(a.probe, a.setting.clusters, a.unsupervised_layer) for a in found] == [
+        assert [(a.probe, a.setting.n_clusters, a.unsupervised_layer) for a in found] == [
             ("logistic", 50, 2),
             ("logistic", 100, 2),
             ("mlp", 50, 2),
@@ -103,7 +103,7 @@ class TestCheckpoints:
         other = [0.2, 0.9, 1.1, 1.4, 0.5]
         records = (
             series(seed=0) + series([v + 0.01 for v in FREE], seed=1) + series(other, seed=2)
-            + series(clusters=100) + series(other, clusters=500) + series(clusters=200)
+            + series(n_clusters=100) + series(other, n_clusters=500) + series(n_clusters=200)
             + series(view="mask(latent, 28 of 40 frames)")
         )  # fmt: skip
         by = {s.factor: s for s in checkpoint_pick(records).stability}
@@ -115,14 +115,19 @@ class TestCheckpoints:
         assert (by["view"].share_same, by["view"].lowest_rank_correlation) == (1.0, 1.0)
 
     def test_a_setting_that_lacks_the_best_step_is_compared_on_the_others(self):
-        other = [r for r in series(clusters=100) if r.step != 200]
+        other = [r for r in series(n_clusters=100) if r.step != 200]
         (found,) = checkpoint_pick(series() + other).stability
         assert (found.picks, found.share_same) == ({"50": 200, "100": 300}, 1.0)
 
     def test_the_papers_setting_is_the_main_one(self):
-        records = series(FREE[::-1], clusters=500, view="mask(latent, 15 of 20 frames)") + series()
-        assert checkpoint_pick(records).setting.clusters == 50
-        assert checkpoint_pick(series(frames="all") + series(frames="masked")).setting.frames == "masked"
+        records = series(FREE[::-1], n_clusters=500, view="mask(latent, 15 of 20 frames)") + series()
+        assert checkpoint_pick(records).setting.n_clusters == 50
+        assert (
+            checkpoint_pick(
+                series(scored_frames="all") + series(scored_frames="masked")
+            ).setting.scored_frames
+            == "masked"
+        )
 
     def test_other_layer_and_probe(self):
         records = series(layer=2) + series(FREE[::-1], layer=0, probe="mlp")

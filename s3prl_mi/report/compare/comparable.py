@@ -37,11 +37,11 @@ def _weights(record: Record) -> str | None:
 _DIFFERENCES: dict[str, _Difference] = {
     "protocol": _Difference(lambda r: r.protocol, "--protocol NAME keeps one"),
     "view": _Difference(lambda r: r.view or "", "--view TEXT keeps the views that contain it"),
-    "frames": _Difference(lambda r: f"{r.frames} frames", "--frames NAME keeps one"),
-    "clusters": _Difference(lambda r: f"{r.clusters} clusters", "--clusters N keeps one"),
+    "frames": _Difference(lambda r: f"{r.scored_frames} frames", "--frames NAME keeps one"),
+    "clusters": _Difference(lambda r: f"{r.n_clusters} clusters", "--clusters N keeps one"),
     "frame_rate": _Difference(lambda r: f"every {r.frame_shift_ms:g} ms", "compare each rate by itself"),
     "labels": _Difference(
-        lambda r: f"{r.labels} {r.label_set or 'labels'}" if r.task == "mi_supervised" else "",
+        lambda r: f"{r.n_classes} {r.label_set or 'labels'}" if r.task == "mi_supervised" else "",
         "measure both with one set of labels",
     ),
     "fit_split": _Difference(
@@ -82,8 +82,8 @@ class Filters:
             return True
         return (
             (self.view is None or self.view in (record.view or ""))
-            and (self.clusters is None or self.clusters == record.clusters)
-            and (self.frames is None or self.frames == record.frames)
+            and (self.clusters is None or self.clusters == record.n_clusters)
+            and (self.frames is None or self.frames == record.scored_frames)
         )
 
 
@@ -113,9 +113,9 @@ def _headline(records: list[Record]) -> list[Record]:
     """Of each view, only the kind of frames that it is about."""
     first: dict[str | None, str] = {}
     for record in records:
-        kinds = (first.get(record.view, record.frames), record.frames)
+        kinds = (first.get(record.view, record.scored_frames), record.scored_frames)
         first[record.view] = min(kinds, key=lambda name: rank_in(name, FRAMES_ORDER))
-    return [r for r in records if r.frames == first[r.view]]
+    return [r for r in records if r.scored_frames == first[r.view]]
 
 
 def _written(filters: Filters) -> str:
@@ -124,7 +124,10 @@ def _written(filters: Filters) -> str:
 
 
 def _listing(records: Iterable[Record]) -> str:
-    texts = (f"{r.view or r.task}, {r.frames} frames, {r.clusters} clusters, {r.protocol}" for r in records)
+    texts = (
+        f"{r.view or r.task}, {r.scored_frames} frames, {r.n_clusters} clusters, {r.protocol}"
+        for r in records
+    )
     return "; ".join(dict.fromkeys(texts))
 
 

@@ -378,8 +378,8 @@ def _agreement_lines(table: Table) -> Iterable[dict[str, object]]:
         for a in row.agreements:
             spearman = a.relation.of("spearman")
             yield {
-                "label": row.label, "probe": a.probe, "view": a.setting.view, "frames": a.setting.frames,
-                "clusters": a.setting.clusters, "unsupervised_layer": a.unsupervised_layer,
+                "label": row.label, "probe": a.probe, "view": a.setting.view, "scored_frames": a.setting.scored_frames,
+                "n_clusters": a.setting.n_clusters, "unsupervised_layer": a.unsupervised_layer,
                 "labelled_layer": a.labelled_layer,
                 "regret_bits": a.regret_bits, "last_lost_bits": a.last_lost_bits, "layers": a.relation.n,
                 "spearman": spearman and spearman.value,

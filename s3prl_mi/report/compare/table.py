@@ -277,8 +277,8 @@ def _settings(results: Sequence[Result]) -> list[tuple[str, str]]:
     for record in (r for result in results for r in result.records):
         parts = [
             record.view or "",
-            f"{record.frames} frames",
-            f"{record.clusters} clusters" if record.clusters is not None else "",
+            f"{record.scored_frames} frames",
+            f"{record.n_clusters} clusters" if record.n_clusters is not None else "",
             record.label_set or "",
             f"every {record.frame_shift_ms:g} ms",
             f"fit {'+'.join(record.fit_splits)}, eval {'+'.join(record.eval_splits)}",

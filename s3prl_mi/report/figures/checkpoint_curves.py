@@ -149,7 +149,11 @@ def _draw(
 
 
 def _short(scale: Scale) -> str:
-    return f"{scale.kind} view, {scale.frames} frames" if scale.kind else f"every {scale.frame_shift_ms:g} ms"
+    return (
+        f"{scale.kind} view, {scale.scored_frames} frames"
+        if scale.kind
+        else f"every {scale.frame_shift_ms:g} ms"
+    )
 
 
 def _curves(axes: Axes, group: list[Summary], last: int | None) -> list[Summary]:

@@ -19,8 +19,8 @@ class Scale(NamedTuple):
     task: str
     protocol: str
     view: str | None
-    frames: str
-    clusters: int | None
+    scored_frames: str
+    n_clusters: int | None
     label_set: str | None
     fit_splits: tuple[str, ...]
     eval_splits: tuple[str, ...]
@@ -28,8 +28,10 @@ class Scale(NamedTuple):
 
     def describe(self) -> str:
         """In words, for titles and captions."""
-        parts = [self.view, f"{self.frames} frames"] if self.view else [self.label_set or "frame labels"]
-        parts += [f"{self.clusters} clusters"] if self.clusters else []
+        parts = (
+            [self.view, f"{self.scored_frames} frames"] if self.view else [self.label_set or "frame labels"]
+        )
+        parts += [f"{self.n_clusters} clusters"] if self.n_clusters else []
         parts += [f"one frame every {self.frame_shift_ms:g} ms", f"scored on {'+'.join(self.eval_splits)}"]
         return ", ".join(p for p in parts if p)
 
@@ -56,8 +58,8 @@ def scale_of(item: Summary | Record) -> Scale:
         task=item.task,
         protocol=item.protocol,
         view=item.view,
-        frames=item.frames,
-        clusters=item.clusters,
+        scored_frames=item.scored_frames,
+        n_clusters=item.n_clusters,
         label_set=item.label_set,
         fit_splits=tuple(item.fit_splits),
         eval_splits=tuple(item.eval_splits),
@@ -75,7 +77,9 @@ def by_scale(summaries: Iterable[Summary]) -> dict[Scale, list[Summary]]:
     found: dict[Scale, list[Summary]] = {}
     for s in summaries:
         found.setdefault(scale_of(s), []).append(s)
-    order = sorted(found, key=lambda k: (rank_in(k.task, TASKS), k.kind, rank_in(k.frames, FRAMES_ORDER)))
+    order = sorted(
+        found, key=lambda k: (rank_in(k.task, TASKS), k.kind, rank_in(k.scored_frames, FRAMES_ORDER))
+    )
     return {k: found[k] for k in order}
 
 
@@ -105,7 +109,9 @@ def headline_scales(scales: dict[Scale, list[Summary]]) -> list[Scale]:
     Of a sweep, the setting with most models and layers stays; the rest is drawn as a sweep.
     """
     kept: list[Scale] = []
-    richest = sorted(scales, key=lambda k: (-len(_content(scales[k])), k.clusters != 50, -(k.clusters or 0)))
+    richest = sorted(
+        scales, key=lambda k: (-len(_content(scales[k])), k.n_clusters != 50, -(k.n_clusters or 0))
+    )
     for scale in richest:
         own = {model for model, _ in _content(scales[scale])}
         alike = [k for k in kept if _without_setting(k) == _without_setting(scale)]
@@ -119,4 +125,4 @@ def _content(summaries: list[Summary]) -> set[tuple[Model, int | str]]:
 
 
 def _without_setting(scale: Scale) -> tuple[object, ...]:
-    return (scale.kind, scale._replace(view=None, clusters=None))
+    return (scale.kind, scale._replace(view=None, n_clusters=None))

@@ -77,7 +77,7 @@ def _layer_selection(study: Study) -> tuple[Section, list[Picture]] | None:
                 [
                     study.names[model],
                     a.probe,
-                    f"{a.setting.view}, {a.setting.frames} frames, {a.setting.clusters} clusters; "
+                    f"{a.setting.view}, {a.setting.scored_frames} frames, {a.setting.n_clusters} clusters; "
                     f"{a.setting.protocol}, scored on {'+'.join(a.setting.eval_splits)}",
                     Cell(str(a.unsupervised_layer), a.unsupervised_layer),
                     Cell(str(a.labelled_layer), a.labelled_layer),
@@ -230,11 +230,11 @@ def _clusters(study: Study) -> tuple[Section, list[Picture]] | None:
     everything = usages(study.measured)
     for scale in study.scales:
         for model, u in last_layers([u for u in everything if u.scale == scale]).items():
-            clusters = scale.clusters or len(u.curve)
+            clusters = scale.n_clusters or len(u.curve)
             rows.append(
                 [
                     study.names[model],
-                    f"{scale.view}, {scale.frames} frames",
+                    f"{scale.view}, {scale.scored_frames} frames",
                     str(u.layer),
                     Cell(str(clusters), clusters),
                     Cell(f"{u.used:.1f}", u.used),
