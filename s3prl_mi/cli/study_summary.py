@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import MIError
-from ..results.selection import Setting, paper_setting_first, setting_of
+from ..results.comparability import ComparisonKey
+from ..results.selection import paper_setting_first
 
 if TYPE_CHECKING:
     from ..results.collect import Result
@@ -70,9 +71,9 @@ def _comparison(folder: Path) -> str:
     return "\n".join(tables)
 
 
-def _usual_setting(results: Sequence[Result]) -> Setting | None:
+def _usual_setting(results: Sequence[Result]) -> ComparisonKey | None:
     """The setting of mi_views that stands for a sweep, or None where there is one setting."""
-    found = {setting_of(r) for x in results for r in x.records if r.task == "mi_views"}
+    found = {ComparisonKey.of(r) for x in results for r in x.records if r.task == "mi_views"}
     if len({(s.view, s.n_clusters, s.scored_frames) for s in found}) < 2:
         return None
     return min(found, key=lambda s: (paper_setting_first(s), str(s)))

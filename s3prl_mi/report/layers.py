@@ -203,7 +203,7 @@ def _draw_ceilings(
         style: dict[str, Any] = {"color": ("0.45", "0.6", "0.3")[number % 3], "linewidth": 1.0}
         style["linestyle"] = _CEILING_DASHES[number % len(_CEILING_DASHES)]
         size = f"{high:.2f}" if high - low < 0.01 else f"{low:.2f} to {high:.2f}"
-        label = f"ceiling {CEILING[panel.task]} = {size} bits"
+        label = f"ceiling {CEILING[panel.key.task]} = {size} bits"
         if len(found) > 1 and names[panel]:
             label += f" ({names[panel]})"
         if high > _FAR * max(top, 0.0):

@@ -54,7 +54,7 @@ def write_log(path_log: Path, records: Iterable[Record]) -> None:
     """
     records = list(records)
     summaries = required(records)
-    tell_apart = distinguish(by_panel(summaries), leave=("task", "scored_frames", "eval_splits"))
+    tell_apart = distinguish(by_panel(summaries), leave=("task", "frames", "eval_split"))
     lines = [
         f"{'+'.join(s.eval_splits)} {s.task} layer {s.layer} {s.probe} {s.scored_frames} "
         + (f"({tell_apart[s.panel]}) " if tell_apart[s.panel] else "")
@@ -84,7 +84,7 @@ def write_tensorboard(expdir: Path, records: Iterable[Record]) -> None:
     from tensorboardX import SummaryWriter
 
     summaries = required(records)
-    tell_apart = distinguish(by_panel(summaries), leave=("task", "scored_frames"))
+    tell_apart = distinguish(by_panel(summaries), leave=("task", "frames"))
     expdir.mkdir(parents=True, exist_ok=True)
     # The writer names its file by the second; written aside and moved, it can neither mix with an older file
     # nor be read before it is whole.

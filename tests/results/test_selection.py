@@ -3,7 +3,8 @@
 import pytest
 
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.results.selection import best_of, checkpoint_pick, last_layer, layer_agreements, layer_curves
+from s3prl_mi.results import selection
+from s3prl_mi.results.selection import best_of, checkpoint_pick, last_layer, layer_agreements
 from tests.helpers.records import SUPERVISED, curve, make
 
 FREE = [0.2, 0.9, 1.4, 1.1, 0.5]
@@ -17,7 +18,7 @@ def both(**changes):
 class TestLayers:
     def test_mean_over_seeds(self):
         records = [make(b, layer=0, seed=s) for s, b in enumerate((1.0, 1.5, 2.0))]
-        assert list(layer_curves(records).values()) == [{0: 1.5}]
+        assert list(selection._curves(records, selection._layer).values()) == [{0: 1.5}]
 
     def test_agreement(self):
         (found,) = layer_agreements(both())
@@ -108,16 +109,16 @@ class TestCheckpoints:
         )  # fmt: skip
         by = {s.factor: s for s in checkpoint_pick(records).stability}
         assert by["seed"].picks == {"0": 200, "1": 200, "2": 300}
-        assert by["seed"].share_same == pytest.approx(2 / 3)
+        assert by["seed"].fraction_same == pytest.approx(2 / 3)
         assert by["clusters"].picks == {"50": 200, "100": 200, "500": 300, "200": 200}
-        assert by["clusters"].share_same == 0.75
+        assert by["clusters"].fraction_same == 0.75
         assert by["clusters"].lowest_rank_correlation == pytest.approx(0.9)
-        assert (by["view"].share_same, by["view"].lowest_rank_correlation) == (1.0, 1.0)
+        assert (by["view"].fraction_same, by["view"].lowest_rank_correlation) == (1.0, 1.0)
 
     def test_a_setting_that_lacks_the_best_step_is_compared_on_the_others(self):
         other = [r for r in series(n_clusters=100) if r.step != 200]
         (found,) = checkpoint_pick(series() + other).stability
-        assert (found.picks, found.share_same) == ({"50": 200, "100": 300}, 1.0)
+        assert (found.picks, found.fraction_same) == ({"50": 200, "100": 300}, 1.0)
 
     def test_the_papers_setting_is_the_main_one(self):
         records = series(FREE[::-1], n_clusters=500, view="mask(latent, 15 of 20 frames)") + series()

@@ -198,13 +198,15 @@ def _pick_row(name: str, pick: CheckpointPick) -> list[Cell | str]:
     for factor in ("seed", "view", "clusters"):
         s = stable.get(factor)
         picks = "; ".join(f"{k}: {v}" for k, v in s.picks.items()) if s else ""
-        cells.append(Cell(f"{s.share_same:.0%} of {len(s.picks)}", s.share_same, picks) if s else Cell("-"))
+        cells.append(
+            Cell(f"{s.fraction_same:.0%} of {len(s.picks)}", s.fraction_same, picks) if s else Cell("-")
+        )
     labelled = (
         Cell("-") if pick.labelled_step is None else Cell(f"{pick.labelled_step:,}", pick.labelled_step)
     )
     return [
         name,
-        pick.setting.probe,
+        pick.probe,
         Cell(str(pick.layer), pick.layer),
         Cell(f"{pick.step:,}", pick.step),
         labelled,
