@@ -100,7 +100,6 @@ def _utterances(key: ComparisonKey) -> str:
 
 PARTS: dict[str, Part] = {
     "task": Part(("task",), "task", lambda k: k.task),
-    "protocol": Part(("protocol",), "protocol", lambda k: k.protocol, "--protocol NAME keeps one"),
     "view": Part(
         ("view",), "view (mask pattern, shift)", lambda k: k.view or "",
         "--view TEXT keeps the views that contain it",
@@ -119,14 +118,15 @@ PARTS: dict[str, Part] = {
         "measure both with one set of labels",
     ),
     "frame_rate": Part(
-        ("frame_shift_ms",), "frame rate", lambda k: f"every {k.frame_shift_ms:g} ms", "compare each rate by itself"
+        ("frame_shift_ms",), "frame rate", lambda k: f"every {k.frame_shift_ms:g} ms" if k.frame_shift_ms else "",
+        "compare each rate by itself"
     ),
     "fit_split": Part(
-        ("fit_splits",), "fit split", lambda k: f"fit on {'+'.join(k.fit_splits)}",
+        ("fit_splits",), "fit split", lambda k: f"fit on {'+'.join(k.fit_splits)}" if k.fit_splits else "",
         "measure both with one datarc.fit_splits",
     ),
     "eval_split": Part(
-        ("eval_splits",), "eval split", lambda k: f"scored on {'+'.join(k.eval_splits)}",
+        ("eval_splits",), "eval split", lambda k: f"scored on {'+'.join(k.eval_splits)}" if k.eval_splits else "",
         "measure both with one datarc.eval_splits",
     ),
     "utterances": Part(
@@ -136,6 +136,8 @@ PARTS: dict[str, Part] = {
         ("layer_weights",), "weights of a weighted sum", lambda k: k.layer_weights or "",
         "measure both with one featurizer",
     ),
+    "protocol": Part(("protocol",), "protocol", lambda k: f"protocol {k.protocol}" if k.protocol else "",
+         "--protocol NAME keeps one"),
 }  # fmt: skip
 """By the names that `--allow` takes (but for `task`)."""
 

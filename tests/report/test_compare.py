@@ -185,7 +185,7 @@ class TestRefusal:
         assert "in two" in message
         assert message.endswith(f"--allow {name}.")
         (note,) = check(pair, [name])
-        assert note.startswith(f"Not on one scale ({name}, allowed)")
+        assert note.startswith(f"Not comparable ({name}, allowed)")
 
     def test_labels(self, tmp_path):
         pair = [
@@ -218,7 +218,7 @@ class TestRefusal:
                 check(sweep, allowed)
 
     def test_misspelt(self, results):
-        with pytest.raises(MIError, match=r"--allow 'mask': no such difference. Choose from protocol, view"):
+        with pytest.raises(MIError, match=r"--allow 'mask': no such difference. Choose from view, frames"):
             check(results, ["mask"])
 
 
