@@ -13,7 +13,7 @@ from ..core.errors import MIError
 from ..results.comparability import MUST_AGREE, PARTS
 
 if TYPE_CHECKING:
-    from ..report.s3prl_runs import StockRun
+    from ..report.s3prl_runs import S3prlRun
 
 DESCRIPTION = """\
 Put upstreams side by side: I(Z;Y) and I(Za;Zb) by probe and choice of layer, PER and WER, and how they go together.
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _runs(words: Sequence[str]) -> tuple[list[StockRun], dict[str, list[StockRun]]]:
+def _runs(words: Sequence[str]) -> tuple[list[S3prlRun], dict[str, list[S3prlRun]]]:
     """Runs to be matched by upstream, and those of which the user says whose they are."""
     if not words:
         return [], {}
@@ -151,7 +151,7 @@ def _runs(words: Sequence[str]) -> tuple[list[StockRun], dict[str, list[StockRun
 
     plain = [word for word in words if Path(word).exists() or "=" not in word]
     named = _pairs([word for word in words if word not in plain], "--stock", several=True)
-    runs_of: dict[str, list[StockRun]] = {}
+    runs_of: dict[str, list[S3prlRun]] = {}
     for label, folder in named.items():
         runs_of[label] = read_runs(folder.split("\n"))
     return read_runs(plain), runs_of

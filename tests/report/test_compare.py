@@ -7,7 +7,6 @@ import io
 import re
 
 import pytest
-import yaml
 
 from s3prl_mi.cli import compare as compare_command
 from s3prl_mi.core.errors import MIError
@@ -27,6 +26,7 @@ from s3prl_mi.report.s3prl_runs import read_run
 from s3prl_mi.results.collect import Result
 from s3prl_mi.results.record import RESULTS_FILE, append_records
 from tests.helpers.records import SUPERVISED, VERSION_1_LINE, curve, make
+from tests.report.test_s3prl_runs import best, run, wrong
 
 FREE = {
     "wav2vec2": [0.5, 0.9, 0.7],
@@ -67,12 +67,9 @@ def study(folder, **changes):
     return folder
 
 
-def stock(folder, line, task="ctc", upstream="hubert", ckpt=None):
-    folder.mkdir(parents=True)
-    args = {"downstream": task, "upstream": upstream, "upstream_ckpt": ckpt, "mode": "train"}
-    (folder / "args_1.yaml").write_text(yaml.dump(args))
-    (folder / "log.log").write_text(line)
-    return folder
+def stock(folder, percent, upstream="hubert"):
+    """A run of s3prl's ctc with this PER, a whole number."""
+    return wrong(run(folder, upstream=upstream), percent)
 
 
 def command(*words):
@@ -146,10 +143,10 @@ class TestTable:
         assert "could not be checked" in to_screen(table)
 
     def test_a_fine_tuned_run_says_nothing_of_the_frozen_upstream(self, results, tmp_path):
-        run = read_run(stock(tmp_path / "tuned", "test per: 0.01\n"))
-        own = build(results, runs=[run])
+        tuned_run = read_run(stock(tmp_path / "tuned", 1))
+        own = build(results, runs=[tuned_run])
         assert [r.scores["per"].percent for r in own.rows if r.label == "hubert"] == [1.0]
-        tuned = build(results, runs=[dataclasses.replace(run, fine_tuned=True)])
+        tuned = build(results, runs=[dataclasses.replace(tuned_run, fine_tuned=True)])
         assert [r.scores["per"].percent for r in tuned.rows if r.label == "hubert"] == [5.41]
         assert any("fine-tuned" in note for note in tuned.notes)
 
@@ -259,11 +256,11 @@ class TestScores:
     def test_own_run_before_own_table_before_superb(self, results, tmp_path):
         from s3prl_mi.report.s3prl_runs import read_runs
 
-        runs = read_runs([stock(tmp_path / "pr", "test per: 0.0601\n")])
+        runs = read_runs([stock(tmp_path / "pr", 6)])
         (tmp_path / "own.csv").write_text("upstream,per,wer,source\nhubert,7.0,8.0,mine\nwavlm,4.5,,mine\n")
         table = read_score_table(tmp_path / "own.csv")
         rows = {r.label: r.scores for r in build(results, runs=runs, table=table).rows}
-        assert (rows["hubert"]["per"].percent, rows["hubert"]["per"].kind) == (pytest.approx(6.01), "own run")
+        assert (rows["hubert"]["per"].percent, rows["hubert"]["per"].kind) == (6.0, "own run")
         assert (rows["hubert"]["wer"].percent, rows["hubert"]["wer"].source) == (8.0, "mine")
         assert rows["wavlm"]["per"].kind == "own table"
         assert (rows["wavlm"]["wer"].percent, rows["wavlm"]["wer"].kind) == (5.59, "SUPERB")
@@ -283,10 +280,8 @@ class TestScores:
     def test_dev_scores_and_mixtures_are_told(self, results, tmp_path):
         from s3prl_mi.report.s3prl_runs import read_runs
 
-        folders = [
-            stock(tmp_path / "pr", "dev per: 0.05\n"),
-            stock(tmp_path / "x", "test per: 0.2\n", upstream="npc"),
-        ]
+        best(run(tmp_path / "pr"), 0.05)
+        folders = [tmp_path / "pr", stock(tmp_path / "x", 20, upstream="npc")]
         runs = read_runs(folders)
         table = build(results, runs=runs)
         assert "PER of hubert: of the dev split, not of test." in table.notes
@@ -399,7 +394,7 @@ class TestOutputs:
 
 class TestCommand:
     def test_everything(self, tmp_path, capsys):
-        own = stock(tmp_path / "runs/pr", "test per: 0.0601\n")
+        own = stock(tmp_path / "runs/pr", 6)
         out = tmp_path / "new" / "t.csv"
         words = [study(tmp_path / "study"), "--stock", own, "--paper", "--label", "hubert=HuBERT base"]
         words += ["--csv", out, "--markdown", tmp_path / "t.md", "--latex", tmp_path / "t.tex"]
@@ -415,15 +410,15 @@ class TestCommand:
             "t_paper.csv",
         }
         hubert = next(r for r in rows_of(out.read_text()) if r["label"] == "HuBERT base")
-        assert (float(hubert["per"]), hubert["per_from"]) == (pytest.approx(6.01), "own run")
+        assert (float(hubert["per"]), hubert["per_from"]) == (6.0, "own run")
         assert "HuBERT base" in (tmp_path / "t.md").read_text()
 
     def test_whose_run_it_is(self, tmp_path, capsys):
-        own = stock(tmp_path / "runs/pr", "test per: 0.0601\n", upstream="somebody")
+        own = stock(tmp_path / "runs/pr", 6, upstream="somebody")
         folder = study(tmp_path / "study")
         assert command(folder, "--stock", f"wavlm={own}", "--superb", "none") == 0
         line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("wavlm"))
-        assert line.split()[-3:] == ["6.01", "own", "run"]
+        assert line.split()[-3:] == ["6.00", "own", "run"]
         with pytest.raises(MIError, match="no model is called 'wav'"):
             command(folder, "--stock", f"wav={own}")
 
