@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import MIError
+from ..results.comparability import MUST_AGREE, PARTS
 
 if TYPE_CHECKING:
-    from ..report.s3prl_runs import StockRun
+    from ..report.s3prl_runs import S3prlRun
 
 DESCRIPTION = """\
 Put upstreams side by side: I(Z;Y) and I(Za;Zb) by probe and choice of layer, PER and WER, and how they go together.
@@ -33,13 +35,14 @@ examples:
     s3prl-mi compare result/mi --same-as hubert_local=hubert_base --paper
   one setting of a sweep
     s3prl-mi compare result/sweep --view '30 of 40' --clusters 50
-  a masked against a shifted view: not on one scale, so it must be asked for
+  a masked against a shifted view: not comparable, so it must be asked for
     s3prl-mi compare result/hubert result/apc --allow view,frames,frame_rate
 
-Figures that differ in protocol, view (mask pattern, shift), frames scored, clusters, frame rate, set of labels, fit
-split, eval split, number of utterances or the weights of a weighted sum are not on one scale. They
-are refused, and the message names what differs.
 """
+EPILOG += textwrap.fill(
+    f"Not comparable are figures that differ in {MUST_AGREE}. They are refused, and the message names what differs.",
+    width=116,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,8 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kept.add_argument("--protocol", metavar="NAME")
     parser.add_argument(
         "--allow", default="", metavar="WHAT,...",
-        help="put figures side by side although they differ in this: protocol, view, frames, clusters, frame_rate, "
-        "labels, fit_split, eval_split, utterances, weights",
+        help=f"put figures side by side although they differ in this: {', '.join(n for n in PARTS if n != 'task')}",
     )  # fmt: skip
     out = parser.add_argument_group("output (the table on the screen is always written)")
     out.add_argument(
@@ -141,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _runs(words: Sequence[str]) -> tuple[list[StockRun], dict[str, list[StockRun]]]:
+def _runs(words: Sequence[str]) -> tuple[list[S3prlRun], dict[str, list[S3prlRun]]]:
     """Runs to be matched by upstream, and those of which the user says whose they are."""
     if not words:
         return [], {}
@@ -149,7 +151,7 @@ def _runs(words: Sequence[str]) -> tuple[list[StockRun], dict[str, list[StockRun
 
     plain = [word for word in words if Path(word).exists() or "=" not in word]
     named = _pairs([word for word in words if word not in plain], "--stock", several=True)
-    runs_of: dict[str, list[StockRun]] = {}
+    runs_of: dict[str, list[S3prlRun]] = {}
     for label, folder in named.items():
         runs_of[label] = read_runs(folder.split("\n"))
     return read_runs(plain), runs_of

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import MIError
-from ..results.selection import Setting, paper_setting_first, setting_of
+from ..results.comparability import ComparisonKey
+from ..results.selection import paper_setting_first
 
 if TYPE_CHECKING:
     from ..results.collect import Result
@@ -58,9 +59,11 @@ def _comparison(folder: Path) -> str:
         usual = _usual_setting(results)
         told = f"Frames every {shift:g} ms, not on one scale with the others.\n\n" if len(by_rate) > 1 else ""
         if usual is not None:
-            told += f"At {usual.view}, {usual.clusters} clusters, {usual.frames} frames; the other settings are in the "
-            told += "report.\n\n"
-            results = keep(results, Filters(view=usual.view, clusters=usual.clusters, frames=usual.frames))
+            told += f"At {usual.view}, {usual.n_clusters} clusters, {usual.scored_frames} frames; "
+            told += "the other settings are in the report.\n\n"
+            results = keep(
+                results, Filters(view=usual.view, clusters=usual.n_clusters, frames=usual.scored_frames)
+            )
         try:
             tables.append(told + to_screen(build(results)))
         except MIError as error:  # what earlier commands left in the folder was measured otherwise
@@ -68,9 +71,9 @@ def _comparison(folder: Path) -> str:
     return "\n".join(tables)
 
 
-def _usual_setting(results: Sequence[Result]) -> Setting | None:
+def _usual_setting(results: Sequence[Result]) -> ComparisonKey | None:
     """The setting of mi_views that stands for a sweep, or None where there is one setting."""
-    found = {setting_of(r) for x in results for r in x.records if r.task == "mi_views"}
-    if len({(s.view, s.clusters, s.frames) for s in found}) < 2:
+    found = {ComparisonKey.of(r) for x in results for r in x.records if r.task == "mi_views"}
+    if len({(s.view, s.n_clusters, s.scored_frames) for s in found}) < 2:
         return None
     return min(found, key=lambda s: (paper_setting_first(s), str(s)))

@@ -30,7 +30,7 @@ def compare(
     for label, records in labelled_records:
         for summary in best_layers(summarise(records)):
             kind = re.split(r"\W", summary.view, maxsplit=1)[0] if summary.view else ""
-            key = Comparison(summary.task, kind, summary.frames)
+            key = Comparison(summary.task, kind, summary.scored_frames)
             group = found.setdefault(key, {}).setdefault(label, [])
             if any(s.probe == summary.probe for s in group):
                 differ = " and ".join(distinguish([group[0].panel, summary.panel]).values())

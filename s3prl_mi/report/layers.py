@@ -59,7 +59,7 @@ def _scales(summaries: list[Summary]) -> list[list[Summary]]:
     """The estimates of one task by what must not share an axis."""
     groups: dict[tuple[str | None, int | None, float], list[Summary]] = {}
     for s in summaries:
-        groups.setdefault((s.view, s.clusters, s.frame_shift_ms), []).append(s)
+        groups.setdefault((s.view, s.n_clusters, s.frame_shift_ms), []).append(s)
     return list(groups.values())
 
 
@@ -203,7 +203,7 @@ def _draw_ceilings(
         style: dict[str, Any] = {"color": ("0.45", "0.6", "0.3")[number % 3], "linewidth": 1.0}
         style["linestyle"] = _CEILING_DASHES[number % len(_CEILING_DASHES)]
         size = f"{high:.2f}" if high - low < 0.01 else f"{low:.2f} to {high:.2f}"
-        label = f"ceiling {CEILING[panel.task]} = {size} bits"
+        label = f"ceiling {CEILING[panel.key.task]} = {size} bits"
         if len(found) > 1 and names[panel]:
             label += f" ({names[panel]})"
         if high > _FAR * max(top, 0.0):
@@ -242,9 +242,9 @@ def _dress(axes: Axes, summaries: list[Summary], place: dict[int | str, float]) 
 
 def _subtitle(first: Summary, summaries: list[Summary]) -> str:
     """Two lines: what is measured; on which splits, by which protocol, over how many seeds."""
-    frames = "/".join(dict.fromkeys(s.frames for s in summaries))
-    what = f"{first.view}; {frames} frames" if first.view else first.label_set or f"{first.labels} labels"
-    what += f"; {first.clusters} clusters" if first.clusters else ""
+    frames = "/".join(dict.fromkeys(s.scored_frames for s in summaries))
+    what = f"{first.view}; {frames} frames" if first.view else first.label_set or f"{first.n_classes} labels"
+    what += f"; {first.n_clusters} clusters" if first.n_clusters else ""
     what += f"; every {first.frame_shift_ms:g} ms"
     splits = f"fit {'+'.join(first.fit_splits)}, eval {'+'.join(first.eval_splits)}"
     how = "; ".join((splits, f"protocol {first.protocol}", seeds_text(summaries).replace("+-", "±")))

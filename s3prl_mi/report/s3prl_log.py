@@ -33,17 +33,17 @@ def final_line(records: Iterable[Record]) -> str:
     latest = [
         s for s in summaries if s.task == records[-1].task and s.eval_splits == tuple(records[-1].eval_splits)
     ]
-    frames = min((s.frames for s in latest), key=lambda f: rank_in(f, FRAMES_ORDER))
-    headline = [s for s in latest if s.frames == frames]
+    frames = min((s.scored_frames for s in latest), key=lambda f: rank_in(f, FRAMES_ORDER))
+    headline = [s for s in latest if s.scored_frames == frames]
     first = _setting(headline[0])
     best = max((s for s in headline if _setting(s) == first), key=lambda s: s.mi_lower_bound_bits)
     value = f"{best.mi_lower_bound_bits:.{decimals([best.mi_lower_bound_bits_sd])}f}"
-    return f"{best.task} best layer {best.layer} {best.probe} {best.frames} bits at step 1: {value}"
+    return f"{best.task} best layer {best.layer} {best.probe} {best.scored_frames} bits at step 1: {value}"
 
 
 def _setting(summary: Summary) -> tuple[str | None, int | None, float]:
     """What a sweep varies, and the frame rate."""
-    return (summary.view, summary.clusters, summary.frame_shift_ms)
+    return (summary.view, summary.n_clusters, summary.frame_shift_ms)
 
 
 def write_log(path_log: Path, records: Iterable[Record]) -> None:
@@ -54,9 +54,9 @@ def write_log(path_log: Path, records: Iterable[Record]) -> None:
     """
     records = list(records)
     summaries = required(records)
-    tell_apart = distinguish(by_panel(summaries), leave=("task", "frames", "eval_splits"))
+    tell_apart = distinguish(by_panel(summaries), leave=("task", "frames", "eval_split"))
     lines = [
-        f"{'+'.join(s.eval_splits)} {s.task} layer {s.layer} {s.probe} {s.frames} "
+        f"{'+'.join(s.eval_splits)} {s.task} layer {s.layer} {s.probe} {s.scored_frames} "
         + (f"({tell_apart[s.panel]}) " if tell_apart[s.panel] else "")
         + f"bits, mean of {s.n_seeds} at step 1: {s.mi_lower_bound_bits!r}"
         for s in summaries
@@ -91,7 +91,7 @@ def write_tensorboard(expdir: Path, records: Iterable[Record]) -> None:
     with tempfile.TemporaryDirectory(dir=expdir, prefix=".mi_events_") as folder:
         with SummaryWriter(logdir=folder, filename_suffix=_EVENTS_SUFFIX) as writer:
             for s in summaries:
-                parts = [tell_apart[s.panel], s.frames, s.probe, "bits"]
+                parts = [tell_apart[s.panel], s.scored_frames, s.probe, "bits"]
                 tag = "-".join(_tag(p) for p in parts if p)
                 if isinstance(s.layer, int):
                     writer.add_scalar(f"{s.task}/{tag}", s.mi_lower_bound_bits, s.layer)

@@ -67,7 +67,7 @@ def _panel_table(panel: Panel, summaries: list[Summary]) -> str:
         return [text + (" *" if (layer, probe) in best else "  "), f"{100 * s.accuracy:.1f}"]
 
     head = ["layer", *(name for p in probes for name in (f"{p} (bits)  ", "acc. %"))]
-    rows = [head + ([CEILING[panel.task]] if own_ceiling else [])]
+    rows = [head + ([CEILING[panel.key.task]] if own_ceiling else [])]
     for layer in layers:
         row = [str(layer), *(text for p in probes for text in bits(layer, p))]
         if own_ceiling:
@@ -77,20 +77,21 @@ def _panel_table(panel: Panel, summaries: list[Summary]) -> str:
 
 
 def _header(panel: Panel, summaries: list[Summary]) -> str:
+    key = panel.key
     lines = [("upstream", panel.upstream + _checkpoint(panel))]
-    if panel.view is not None:
-        lines.append(("view", panel.view))
+    if key.view is not None:
+        lines.append(("view", key.view))
     lines += [
-        ("frames", f"{panel.frames}, {panel.eval_frames:,} scored, one every {panel.frame_shift_ms:g} ms"),
-        ("splits", f"fit {'+'.join(panel.fit_splits)} ({panel.fit_frames:,} frames), "
-                   f"eval {'+'.join(panel.eval_splits)}"),
-        ("protocol", panel.protocol),
+        ("frames", f"{key.scored_frames}, {panel.eval_frames:,} scored, one every {key.frame_shift_ms:g} ms"),
+        ("splits", f"fit {'+'.join(key.fit_splits)} ({panel.fit_frames:,} frames), "
+                   f"eval {'+'.join(key.eval_splits)}"),
+        ("protocol", key.protocol),
         ("ceiling", _ceiling_text(panel, summaries)),
     ]  # fmt: skip
     left_out = _left_out(summaries)
     if left_out:
         lines.append(("left out", left_out))
-    title = f"{panel.task}: lower bound of {BOUND[panel.task]} in bits, {seeds_text(summaries)}"
+    title = f"{key.task}: lower bound of {BOUND[key.task]} in bits, {seeds_text(summaries)}"
     return "\n".join([title, *(f"  {name:<9} {text}" for name, text in lines)])
 
 
@@ -106,12 +107,13 @@ def _ceiling_text(panel: Panel, summaries: list[Summary]) -> str:
     value = f"{max(entropies):.3f}"
     if _spread(entropies) >= 0.0005:
         value = f"{min(entropies):.3f} to {value}"
-    if panel.clusters is not None:
-        of = f"{panel.clusters} clusters, at most log2({panel.clusters}) = {math.log2(panel.clusters):.3f}"
+    if panel.key.n_clusters is not None:
+        n = panel.key.n_clusters
+        of = f"{n} clusters, at most log2({n}) = {math.log2(n):.3f}"
     else:
-        of = f"{max(s.labels for s in summaries)} labels"
+        of = f"{max(s.n_classes for s in summaries)} labels"
         of += f": {summaries[0].label_set}" if summaries[0].label_set else ""
-    return f"{CEILING[panel.task]} = {value} bits ({of})"
+    return f"{CEILING[panel.key.task]} = {value} bits ({of})"
 
 
 def _left_out(summaries: list[Summary]) -> str:

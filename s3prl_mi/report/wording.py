@@ -44,26 +44,25 @@ def seeds_text(summaries: Sequence[Summary]) -> str:
 
 
 def distinguish(panels: Iterable[Panel], leave: Sequence[str] = ()) -> dict[Panel, str]:
-    """Name panels by those of their fields that differ among them (an empty name for a single panel)."""
-    panels = list(panels)
+    """Name panels by what differs among them (an empty name for a single panel).
+
+    Args:
+        panels: in any order.
+        leave: parts of `comparability.PARTS` that are named elsewhere.
+    """
     texts = {
         panel: {
-            "task": panel.task,
+            "task": panel.key.task,
             "upstream": panel.upstream,
-            "checkpoint_name": panel.checkpoint_name or "",
-            "upstream_sha256": f"weights {panel.upstream_sha256[:8]}",
-            "protocol": panel.protocol,
-            "view": panel.view or "",
-            "frames": f"{panel.frames} frames",
-            "clusters": f"{panel.clusters} clusters",
-            "fit_splits": "fit " + "+".join(panel.fit_splits),
-            "eval_splits": "+".join(panel.eval_splits),
-            "frame_shift_ms": f"every {panel.frame_shift_ms:g} ms",
+            "checkpoint": panel.checkpoint_name or "",
+            "model": f"weights {panel.upstream_sha256[:8]}",
+            **panel.key.in_words(),
+            "eval_split": "+".join(panel.key.eval_splits),
         }
         for panel in panels
     }
-    names = [n for n in next(iter(texts.values()), {}) if n not in leave]
-    varying = [n for n in names if len({t[n] for t in texts.values()}) > 1]
-    if "upstream" in varying or "checkpoint_name" in varying:
-        varying = [n for n in varying if n != "upstream_sha256"]
-    return {panel: ", ".join(filter(None, (texts[panel][n] for n in varying))) for panel in panels}
+    names = [n for n in dict.fromkeys(n for t in texts.values() for n in t) if n not in leave]
+    varying = [n for n in names if len({t.get(n, "") for t in texts.values()}) > 1]
+    if "upstream" in varying or "checkpoint" in varying:
+        varying = [n for n in varying if n != "model"]
+    return {panel: ", ".join(filter(None, (t.get(n, "") for n in varying))) for panel, t in texts.items()}

@@ -1,60 +1,62 @@
-"""What each class adds to an estimate: `mi_classes.jsonl`, one line an estimate, beside `mi_results.jsonl`.
+"""What each class contributes to an estimate: `mi_classes.jsonl`, one line per estimate, next to `mi_results.jsonl`.
 
-The bound is a mean over frames, ``mean[log2 q(y|z) - log2 p(y)]``, so it is also a sum over classes: the share of
-class k is the part of that mean that comes from the frames of class k. Shares may be negative (the probe does worse
-on that class than its frequency alone would) and sum to `mi_lower_bound_bits`.
+The bound is a mean over frames, ``mean[log2 q(y|z) - log2 p(y)]``, so it is also a sum over classes: the contribution
+of class k is the part of that mean that comes from the frames of class k. Contributions may be negative (the probe
+does worse on that class than its frequency alone would) and sum to `mi_lower_bound_bits`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import MIError
-from ..core.files import append_lines, read_lines
+from ..core.files import append_lines
 from ..core.types import Bits
-from .record import Record
+from .record import RENAMED_IN_2, SCHEMA_VERSION, Record, read_versioned
 
 if TYPE_CHECKING:
     from ..estimators.mi_supervised import Estimate
 
 CLASSES_FILE = "mi_classes.jsonl"
+_RENAMED = RENAMED_IN_2 | {"labels": "class_names", "bits": "contribution_bits"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClassRecord:
     """The classes of one estimate. The first seven fields tell which record of `mi_results.jsonl` it belongs to."""
 
     task: str
     layer: int | str
     probe: str
-    view: str | None
-    frames: str
-    clusters: int | None
+    view: str | None = None
+    scored_frames: str
+    n_clusters: int | None = None
     seed: int
-    labels: list[str]
+    class_names: list[str]
     """Name of each class: phones or words; numbers of clusters in mi_views."""
     eval_frames: list[int]
     """Frames of each class that were scored; in mi_views this is the use of the codebook."""
-    bits: list[Bits]
-    """Share of each class in the bound; they sum to it."""
-    confusion: list[list[int]] | None
+    contribution_bits: list[Bits]
+    """Contribution of each class to the bound; they sum to it."""
+    confusion: list[list[int]] | None = None
     """Frames by true class (row) and most probable class (column); None above 100 classes, and in
     mi_views, where a cluster's number means nothing."""
+    schema_version: int = SCHEMA_VERSION
 
     def identity(self) -> tuple[Any, ...]:
         """As `Record.identity`."""
-        return (self.layer, self.probe, self.view, self.frames, self.clusters, self.seed)
+        return (self.layer, self.probe, self.view, self.scored_frames, self.n_clusters, self.seed)
 
     @property
     def bits_per_frame(self) -> list[Bits]:
         """Mean bits that a frame of each class yields; 0 for a class that was not scored."""
         total = sum(self.eval_frames)
-        return [b * total / n if n else 0.0 for b, n in zip(self.bits, self.eval_frames, strict=True)]
+        return [
+            b * total / n if n else 0.0 for b, n in zip(self.contribution_bits, self.eval_frames, strict=True)
+        ]
 
 
 def class_records(
@@ -73,12 +75,12 @@ def class_records(
             layer=r.layer,
             probe=r.probe,
             view=r.view,
-            frames=r.frames,
-            clusters=r.clusters,
+            scored_frames=r.scored_frames,
+            n_clusters=r.n_clusters,
             seed=r.seed,
-            labels=list(names),
+            class_names=list(names),
             eval_frames=e.class_frames,
-            bits=e.class_bits,
+            contribution_bits=e.class_bits,
             confusion=None if r.task == "mi_views" else e.confusion,
         )
         for r, e in zip(records, estimates, strict=True)
@@ -98,17 +100,9 @@ def read_classes(path: Path, wanted: Sequence[Record] | None = None) -> list[Cla
         wanted: only the classes of these records, if given.
 
     Raises:
-        MIError: a whole line that is not such a record.
+        MIError: as in `read_records`.
     """
-    found: dict[tuple[Any, ...], ClassRecord] = {}
-    for number, line in read_lines(path):
-        try:
-            record = ClassRecord(**json.loads(line))
-        except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
-            raise MIError(
-                f"{path}, line {number}: not a record of this version of s3prl_mi ({error})."
-            ) from None
-        found[record.identity()] = record
+    found = {record.identity(): record for record in read_versioned(path, ClassRecord, _RENAMED)}
     if wanted is None:
         return list(found.values())
     return [found[key] for key in dict.fromkeys(r.identity() for r in wanted) if key in found]

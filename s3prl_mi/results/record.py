@@ -9,37 +9,41 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..core.errors import MIError
 from ..core.files import append_lines, read_lines
 from ..core.types import Bits
 
 RESULTS_FILE = "mi_results.jsonl"
+SCHEMA_VERSION = 2
+"""Of the lines that are written. Lines of version 1 carry no version; they are read too."""
+
+RENAMED_IN_2: dict[str, str] = {"frames": "scored_frames", "clusters": "n_clusters", "labels": "n_classes"}
+"""Fields of version 1 by their names in version 2."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One estimate, with everything needed to say what it is an estimate of.
 
-    Two records may be compared only if `task`, `protocol`, `view`, `frames`, `clusters`, `labels`,
-    `frame_shift_ms` and `eval_splits` agree.
+    What must agree before two records may be compared: `comparability.ComparisonKey`.
     """
 
     task: str
     """`mi_supervised` or `mi_views`."""
     upstream: str
     """s3prl's name of the upstream (`-u`)."""
-    checkpoint: dict[str, str] | None
+    checkpoint: dict[str, str] | None = None
     """`{"name": file name, "sha256": of the file}`; None where the upstream takes no `-k`."""
     upstream_sha256: str
     """Hash of the loaded weights and settings: two upstreams with the same hash are the same model."""
-    step: int | None
+    step: int | None = None
     """Training step of the checkpoint, read from the file or its name; None where neither tells it."""
-    series: str | None
+    series: str | None = None
     """The series of which the checkpoint is a step, where the study says so (`name=checkpoint#7`)."""
     layer: int | str
     """Index into the upstream's hidden states, or `weighted`."""
@@ -57,11 +61,11 @@ class Record:
     """`logistic` or `mlp`."""
     protocol: str
     """Name and version of the fitting recipe; figures of different protocols are not comparable."""
-    view: str | None
+    view: str | None = None
     """The two views of mi_views in words; None for mi_supervised."""
-    frames: str
+    scored_frames: str
     """Frames scored: `masked`, `unmasked` or `all`."""
-    clusters: int | None
+    n_clusters: int | None = None
     """Size of the codebook of mi_views; None for mi_supervised."""
     seed: int
     fit_splits: list[str]
@@ -73,32 +77,33 @@ class Record:
     cross_entropy_bits: Bits
     """Mean of -log2 q(target | frame) over the eval frames scored."""
     accuracy: float
-    """Share of the eval frames whose most probable target is right, 0 to 1."""
+    """Fraction of the eval frames whose most probable target is right, 0 to 1."""
     fit_frames: int
     eval_frames: int
-    labels: int
+    n_classes: int
     """Number of classes: labels seen in the fit split, or clusters."""
-    label_set: str | None
+    label_set: str | None = None
     """What the labels are (`phones, stress stripped, silence as a class`); None for mi_views."""
-    unseen_frames: int
+    unseen_frames: int = 0
     """Eval frames left out of entropy and cross-entropy as their label never occurs in the fit split."""
-    unlabelled_frames: int
+    unlabelled_frames: int = 0
     """Frames of fit and eval left out as the alignment gives them no label (gaps, dropped silence)."""
-    utterances: dict[str, int]
+    utterances: dict[str, int] = field(default_factory=dict)
     """Numbers of utterances: `fit`, `eval`, and `skipped` (unreadable audio or no alignment)."""
-    probe_settings: dict[str, Any]
+    probe_settings: dict[str, Any] = field(default_factory=dict)
     """What was chosen within the fit split: regularisation, epochs, and so on."""
-    seconds: float
+    seconds: float = 0.0
     """Time spent on this estimate (a group that is fitted together shares its time equally)."""
-    versions: dict[str, str]
+    versions: dict[str, str] = field(default_factory=dict)
     """Versions of s3prl_mi, s3prl, torch, transformers, Python; `started`: when the run began."""
     precision: str = "fp32"
     """Of the upstream's forward pass: `fp32`; `mixed` (Za in bfloat16 behind the convolutions, Zb in float32) or
-    `bf16` (both). Records of the time before there was a choice lack it."""
+    `bf16` (both)."""
+    schema_version: int = SCHEMA_VERSION
 
     def identity(self) -> tuple[Any, ...]:
         """What tells this estimate from the others of one experiment, whose other settings are all the same."""
-        return (self.layer, self.probe, self.view, self.frames, self.clusters, self.seed)
+        return (self.layer, self.probe, self.view, self.scored_frames, self.n_clusters, self.seed)
 
 
 def is_encoder_layer(layer_name: str) -> bool:
@@ -128,18 +133,47 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read every whole line of a results file.
+    """Read every whole line of a results file, of any schema version up to ours.
 
     Raises:
-        MIError: a whole line that is not a record of this version (named by number).
+        MIError: a whole line that is not a record, or has a field or a version that we do not know (named by line).
     """
-    records: list[Record] = []
+    return list(read_versioned(path, Record, RENAMED_IN_2))
+
+
+Line = TypeVar("Line")
+
+
+def read_versioned(path: Path, kind: type[Line], renamed: Mapping[str, str]) -> Iterator[Line]:
+    """Every whole line of a file as a dataclass with a `schema_version`.
+
+    Args:
+        path: the file.
+        kind: the dataclass.
+        renamed: fields of version 1 by their names now.
+
+    Raises:
+        MIError: as in `read_records`.
+    """
     for number, line in read_lines(path):
         try:
-            records.append(Record(**json.loads(line)))
-        except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
+            yield kind(**_upgraded(json.loads(line), renamed))
+        except (TypeError, ValueError) as error:
             raise MIError(
-                f"{path}, line {number}: not a record of this version of s3prl_mi ({error}). Move the file "
-                "away, or use another experiment folder (-n or -p)."
+                f"{path}, line {number}: not a record of this version of s3prl_mi "
+                f"({str(error).replace(f'{kind.__name__}.__init__() ', '')}). Move the file away, or use another "
+                "experiment folder (-n or -p)."
             ) from None
-    return records
+
+
+def _upgraded(fields: Any, renamed: Mapping[str, str]) -> dict[str, Any]:
+    if not isinstance(fields, dict):
+        raise TypeError("not a JSON object")
+    version = fields.get("schema_version", 1)
+    if version == 1:
+        return {renamed.get(name, name): value for name, value in fields.items()} | {
+            "schema_version": SCHEMA_VERSION
+        }
+    if version != SCHEMA_VERSION:
+        raise TypeError(f"its schema version is {version!r}; 1 and {SCHEMA_VERSION} are known")
+    return fields

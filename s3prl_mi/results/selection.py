@@ -1,4 +1,4 @@
-"""Which layer, which checkpoint: the choice without labels, I(Za;Zb), beside the choice with labels, I(Z;Y).
+"""Which layer, which checkpoint: the choice without labels, I(Za;Zb), alongside the choice with labels, I(Z;Y).
 
 Pure functions on records. A curve is the mean bound over seeds by layer, or by training step. Source: Liu, Yeh and
 Glass 2024, section 3 (layer-wise analysis; robustness for checkpoint selection).
@@ -6,13 +6,15 @@ Glass 2024, section 3 (layer-wise analysis; robustness for checkpoint selection)
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..core.errors import MIError
 from ..core.types import Bits
+from .comparability import NOTED, ComparisonKey
 from .correlation import Relation, correlate
 from .record import Record
 from .summary import FRAMES_ORDER, PROBE_ORDER, rank_in
@@ -23,33 +25,8 @@ Curve = dict[int, Bits]
 USUAL_CLUSTERS = 50
 """The paper's; a sweep over cluster counts is seen from here where it holds it."""
 USUAL_MASK = "30 of 40"
-"""The paper's mask pattern, as views name it."""
-
-
-class Setting(NamedTuple):
-    """What was measured, but for the layer, the step and the seed."""
-
-    task: str
-    probe: str
-    view: str | None
-    frames: str
-    clusters: int | None
-    frame_shift_ms: float
-    label_set: str | None
-    protocol: str
-    fit_splits: tuple[str, ...]
-    eval_splits: tuple[str, ...]
-
-    @property
-    def data(self) -> tuple[Any, ...]:
-        """What both tasks must share, so that one can stand beside the other."""
-        return self.probe, self.protocol, self.fit_splits, self.eval_splits
-
-
-def setting_of(record: Record) -> Setting:
-    """The setting of a record."""
-    values = (getattr(record, name) for name in Setting._fields)
-    return Setting._make(tuple(v) if isinstance(v, list) else v for v in values)
+USUAL_SHIFT = "shift(60 ms)"
+"""The paper's views, as records name them."""
 
 
 # --- Layers -------------------------------------------------------------------------------------------------
@@ -66,15 +43,6 @@ def last_layer(records: Iterable[Record]) -> int | None:
     return next((r.last_layer for r in records if r.last_layer in measured), None)
 
 
-def layer_curves(records: Iterable[Record]) -> dict[Setting, Curve]:
-    """The layer curve of each setting; `weighted` is no layer.
-
-    Args:
-        records: of one model.
-    """
-    return _curves(records, lambda r: r.layer if isinstance(r.layer, int) else None)
-
-
 def best_of(curve: Mapping[int, Bits]) -> int:
     """Where a curve is highest (the lowest layer or earliest step of a tie).
 
@@ -87,17 +55,17 @@ def best_of(curve: Mapping[int, Bits]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class LayerAgreement:
-    """The choice of a layer without labels beside that with labels, of one model and probe."""
+    """The choice of a layer without labels alongside that with labels, of one model and probe."""
 
     probe: str
-    setting: Setting
+    setting: ComparisonKey
     """Of the curve without labels."""
     unsupervised_layer: int
     """Where I(Za;Zb) is largest."""
     labelled_layer: int
     """Where I(Z;Y) is largest."""
     regret_bits: Bits
-    """I(Z;Y) at the labelled choice minus I(Z;Y) at the label-free choice; 0 if both are the same layer."""
+    """I(Z;Y) at the labelled choice minus I(Z;Y) at the label-free one; 0 if both are the same layer."""
     last_lost_bits: Bits | None
     """The same for taking the last layer without any measurement; None if it was not measured."""
     relation: Relation
@@ -117,28 +85,33 @@ def layer_agreements(records: Sequence[Record]) -> list[LayerAgreement]:
     Args:
         records: of one model, of both tasks.
     """
-    curves = layer_curves(records)
     last = last_layer(records)
     found = []
-    for free, free_curve in curves.items():
-        for labelled, labelled_curve in curves.items():
+    for probe in sorted({r.probe for r in records}, key=lambda p: rank_in(p, PROBE_ORDER)):
+        curves = _curves((r for r in records if r.probe == probe), _layer)
+        for free, labelled in itertools.product(curves, repeat=2):
             if (free.task, labelled.task) != ("mi_views", "mi_supervised"):
                 continue
-            if (free.data, free.frame_shift_ms) != (labelled.data, labelled.frame_shift_ms):
+            if (_data(free), free.frame_shift_ms) != (_data(labelled), labelled.frame_shift_ms):
                 continue
-            layers = sorted(free_curve.keys() & labelled_curve.keys())
+            layers = sorted(curves[free].keys() & curves[labelled].keys())
             if len(layers) > 1:
-                found.append(_agreement(free, free_curve, labelled_curve, layers, last))
-    return sorted(found, key=lambda a: rank_in(a.probe, PROBE_ORDER))
+                found.append(_agreement(probe, free, curves[free], curves[labelled], layers, last))
+    return found
+
+
+def _data(key: ComparisonKey) -> tuple[Any, ...]:
+    """What both tasks must share, so that one can stand alongside the other."""
+    return key.protocol, key.fit_splits, key.eval_splits
 
 
 def _agreement(
-    setting: Setting, free: Curve, labelled: Curve, layers: list[int], last: int | None
+    probe: str, setting: ComparisonKey, free: Curve, labelled: Curve, layers: list[int], last: int | None
 ) -> LayerAgreement:
     picked = best_of({layer: free[layer] for layer in layers})
     best = best_of({layer: labelled[layer] for layer in layers})
     return LayerAgreement(
-        probe=setting.probe,
+        probe=probe,
         setting=setting,
         unsupervised_layer=picked,
         labelled_layer=best,
@@ -159,14 +132,14 @@ def _agreement(
 
 @dataclass(frozen=True, slots=True)
 class Stability:
-    """How the label-free pick holds when one thing is changed and all else is left."""
+    """How stable the label-free pick is when one thing is changed and all else is left."""
 
     factor: str
     """`seed`, `view` or `clusters`."""
     picks: dict[str, int]
     """Value of the factor -> step picked with it."""
-    share_same: float
-    """Share of these that pick the same step as the main setting does of the steps that both have, 0 to 1."""
+    fraction_same: float
+    """Fraction of these that pick the same step as the main setting does of the steps that both have, 0 to 1."""
     lowest_rank_correlation: float | None
     """Smallest Spearman correlation of any of these curves with the main one; None with fewer than 4 steps."""
 
@@ -175,7 +148,8 @@ class Stability:
 class CheckpointPick:
     """The checkpoint that I(Za;Zb) picks from a series, of one probe."""
 
-    setting: Setting
+    probe: str
+    setting: ComparisonKey
     """The main setting: that of the paper where it was measured, else the first."""
     layer: int
     step: int
@@ -213,26 +187,30 @@ def checkpoint_pick(
     """
     _check_steps(records)
     layer = last_layer(records) if layer is None else layer
-    chosen = [r for r in records if r.layer == layer and r.task == "mi_views"]
-    if probe is None:
-        probe = min((r.probe for r in chosen), key=lambda p: rank_in(p, PROBE_ORDER), default=None)
-    chosen = [r for r in chosen if r.probe == probe]
-    curves = _curves(chosen, lambda r: r.step)
-    if layer is None or not curves:
+    own = [r for r in records if r.layer == layer]
+    measured = {r.probe for r in own if r.task == "mi_views"}
+    probe = min(measured, key=lambda p: rank_in(p, PROBE_ORDER), default=None) if probe is None else probe
+    own = [r for r in own if r.probe == probe]
+    chosen = [r for r in own if r.task == "mi_views"]
+    curves = _curves(chosen, _step)
+    if probe is None or layer is None or not curves:
         return None
     main = min(curves, key=paper_setting_first)
     curve = curves[main]
     if len(curve) < 2:
         return None
     step = best_of(curve)
-    labelled = [r for r in records if (r.task, r.layer, r.probe) == ("mi_supervised", layer, probe)]
-    of_labels = _curves(labelled, lambda r: r.step)
-    labelled_curve = next((c for s, c in of_labels.items() if s.data == main.data), None)
-    shared = sorted(curve.keys() & (labelled_curve or {}).keys())
-    both = labelled_curve is not None and len(shared) > 1
-    free_step = best_of({s: curve[s] for s in shared}) if both else step
-    labelled_step = best_of({s: labelled_curve[s] for s in shared}) if labelled_curve and both else None
+    of_labels = _curves((r for r in own if r.task == "mi_supervised"), _step)
+    labelled_curve = next((c for key, c in of_labels.items() if _data(key) == _data(main)), None)
+    labelled_step = regret = relation = None
+    shared = sorted(curve.keys() & labelled_curve.keys()) if labelled_curve else []
+    if labelled_curve and len(shared) > 1:
+        labelled_step = best_of({s: labelled_curve[s] for s in shared})
+        regret = labelled_curve[labelled_step] - labelled_curve[best_of({s: curve[s] for s in shared})]
+        bits, labelled_bits = [curve[s] for s in shared], [labelled_curve[s] for s in shared]
+        relation = correlate(bits, labelled_bits, "I(Za;Zb)", "I(Z;Y)", things="checkpoints")
     return CheckpointPick(
+        probe=probe,
         setting=main,
         layer=layer,
         step=step,
@@ -241,22 +219,8 @@ def checkpoint_pick(
         stability=tuple(_stabilities(chosen, main, curve)),
         labelled_curve=labelled_curve,
         labelled_step=labelled_step,
-        regret_bits=(
-            labelled_curve[labelled_step] - labelled_curve[free_step]
-            if labelled_curve and labelled_step is not None
-            else None
-        ),
-        relation=(
-            correlate(
-                [curve[s] for s in shared],
-                [labelled_curve[s] for s in shared],
-                "I(Za;Zb)",
-                "I(Z;Y)",
-                things="checkpoints",
-            )
-            if labelled_curve and both
-            else None
-        ),
+        regret_bits=regret,
+        relation=relation,
     )
 
 
@@ -276,22 +240,23 @@ def _check_steps(records: Iterable[Record]) -> None:
             )
 
 
-def paper_setting_first(setting: Setting) -> tuple[Any, ...]:
+def paper_setting_first(setting: ComparisonKey) -> tuple[Any, ...]:
     """Sort key: the paper's setting first."""
-    return (
-        rank_in(setting.frames, FRAMES_ORDER),
-        USUAL_MASK not in (setting.view or "") and "shift(60 ms)" not in (setting.view or ""),
-        setting.clusters != USUAL_CLUSTERS,
-    )
+    usual_view = any(name in (setting.view or "") for name in (USUAL_MASK, USUAL_SHIFT))
+    return rank_in(setting.scored_frames, FRAMES_ORDER), not usual_view, setting.n_clusters != USUAL_CLUSTERS
 
 
-def _stabilities(records: Sequence[Record], main: Setting, curve: Curve) -> Iterable[Stability]:
-    at_main = [r for r in records if setting_of(r) == main]
-    seeds = {str(s): _curves((r for r in at_main if r.seed == s), _step)[main] for s in _seeds(at_main)}
+def _stabilities(records: Sequence[Record], main: ComparisonKey, curve: Curve) -> Iterable[Stability]:
+    by_seed: dict[str, Curve] = {}
+    for seed in sorted({r.seed for r in records}):
+        curves = _curves((r for r in records if r.seed == seed), _step)
+        by_seed |= {str(seed): curves[main]} if main in curves else {}
     curves = _curves(records, _step)
-    views = {str(s.view): c for s, c in curves.items() if s._replace(view=main.view) == main}
-    clusters = {str(s.clusters): c for s, c in curves.items() if s._replace(clusters=main.clusters) == main}
-    for factor, found in (("seed", seeds), ("view", views), ("clusters", clusters)):
+    views = {str(k.view): c for k, c in curves.items() if k._replace(view=main.view) == main}
+    clusters = {
+        str(k.n_clusters): c for k, c in curves.items() if k._replace(n_clusters=main.n_clusters) == main
+    }
+    for factor, found in (("seed", by_seed), ("view", views), ("clusters", clusters)):
         if len(found) > 1:
             yield _stability(factor, found, curve)
 
@@ -310,7 +275,7 @@ def _stability(factor: str, curves: Mapping[str, Curve], main: Curve) -> Stabili
     return Stability(
         factor=factor,
         picks=picks,
-        share_same=same / len(picks),
+        fraction_same=same / len(picks),
         lowest_rank_correlation=min(ranks, default=None),
     )
 
@@ -319,18 +284,19 @@ def _step(record: Record) -> int | None:
     return record.step
 
 
-def _seeds(records: Iterable[Record]) -> list[int]:
-    return sorted({r.seed for r in records})
+def _layer(record: Record) -> int | None:
+    """`weighted` is no layer."""
+    return record.layer if isinstance(record.layer, int) else None
 
 
-def _curves(records: Iterable[Record], place: Callable[[Record], int | None]) -> dict[Setting, Curve]:
-    """Means over seeds by place, for each setting; if a seed occurs twice, the later record counts."""
-    values: dict[Setting, dict[int, dict[int, Bits]]] = {}
+def _curves(records: Iterable[Record], place: Callable[[Record], int | None]) -> dict[ComparisonKey, Curve]:
+    """Of one probe: means over seeds by place, for each setting; if a seed occurs twice, the later record counts."""
+    values: dict[ComparisonKey, dict[int, dict[int, Bits]]] = {}
     for record in records:
         at = place(record)
         if at is not None:
-            by_seed = values.setdefault(setting_of(record), {}).setdefault(at, {})
-            by_seed[record.seed] = record.mi_lower_bound_bits
+            by_place = values.setdefault(ComparisonKey.of(record).without(*NOTED), {})
+            by_place.setdefault(at, {})[record.seed] = record.mi_lower_bound_bits
     return {
         setting: {at: statistics.fmean(found[at].values()) for at in sorted(found)}
         for setting, found in values.items()

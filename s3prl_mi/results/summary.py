@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from ..core.errors import MIError
 from ..core.files import write_whole
 from ..core.types import Bits
+from .comparability import NOTED, ComparisonKey
 from .record import RESULTS_FILE, Record
 
 SUMMARY_FILE = "mi_summary.csv"
@@ -23,9 +25,21 @@ FRAMES_ORDER = ("masked", "all", "unmasked")
 PROBE_ORDER = ("logistic", "mlp")
 
 
+class Panel(NamedTuple):
+    """Everything that estimates of one table have in common: they differ in layer and probe only."""
+
+    upstream: str
+    checkpoint_name: str | None
+    checkpoint_sha256: str | None
+    upstream_sha256: str
+    key: ComparisonKey
+    fit_frames: int
+    eval_frames: int
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Mean and standard deviation over the seeds of one estimate; the columns of `mi_summary.csv`.
+    """Mean and standard deviation over the seeds of one estimate; its fields, but for `key`, are `mi_summary.csv`.
 
     A field without `_sd` is the mean over seeds; `_sd` is the sample standard deviation (ddof = 1; 0 for a
     single seed). Everything before `layer` and `frame_shift_ms` says what was measured and is the same for
@@ -41,8 +55,8 @@ class Summary:
     series: str | None
     protocol: str
     view: str | None
-    frames: str
-    clusters: int | None
+    scored_frames: str
+    n_clusters: int | None
     fit_splits: tuple[str, ...]
     eval_splits: tuple[str, ...]
     fit_frames: int
@@ -62,12 +76,13 @@ class Summary:
     cross_entropy_bits_sd: Bits
     accuracy: float
     accuracy_sd: float
-    labels: int
+    n_classes: int
     """Number of classes (the largest, should seeds differ)."""
     label_set: str | None
     unseen_frames: int
     unlabelled_frames: int
     skipped_utterances: int
+    key: ComparisonKey
 
     @property
     def panel(self) -> Panel:
@@ -75,31 +90,15 @@ class Summary:
         return Panel(*(getattr(self, name) for name in Panel._fields))
 
 
-class Panel(NamedTuple):
-    """Everything that estimates of one table have in common: they differ in layer and probe only."""
-
-    task: str
-    upstream: str
-    checkpoint_name: str | None
-    checkpoint_sha256: str | None
-    upstream_sha256: str
-    protocol: str
-    view: str | None
-    frames: str
-    clusters: int | None
-    fit_splits: tuple[str, ...]
-    eval_splits: tuple[str, ...]
-    fit_frames: int
-    eval_frames: int
-    frame_shift_ms: float
+COLUMNS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Summary) if f.name != "key")
+"""Of `mi_summary.csv`."""
 
 
 def summarise(records: Iterable[Record]) -> list[Summary]:
     """Take mean and standard deviation over seeds.
 
-    Records are put together only if they agree in everything but seed, outcome and time: task, model, layer,
-    probe, protocol, view, frames, clusters, splits and numbers of frames. If a seed occurs twice, the later
-    record counts.
+    Records are put together only if they agree in everything but seed, outcome and time: model, layer, probe, numbers
+    of frames and what `ComparisonKey` names. If a seed occurs twice, the later record counts.
 
     Args:
         records: in any order.
@@ -112,67 +111,49 @@ def summarise(records: Iterable[Record]) -> list[Summary]:
     for record in records:
         groups.setdefault((_panel(record), record.probe, record.layer), {})[record.seed] = record
     appearance: dict[Panel, int] = {}
+
+    def first(panel: Panel) -> int:
+        alike = panel._replace(key=panel.key.without("frames"), fit_frames=0, eval_frames=0)
+        return appearance.setdefault(alike, len(appearance))
+
     for panel, _, _ in groups:
-        appearance.setdefault(panel._replace(frames="", fit_frames=0, eval_frames=0), len(appearance))
+        first(panel)
 
-    def order(key: tuple[Panel, str, int | str]) -> tuple[Any, ...]:
-        panel, probe, layer = key
-        first = appearance[panel._replace(frames="", fit_frames=0, eval_frames=0)]
-        sizes = (panel.fit_frames, panel.eval_frames)
-        return (
-            first,
-            rank_in(panel.frames, FRAMES_ORDER),
-            sizes,
-            rank_in(probe, PROBE_ORDER),
-            layer_key(layer),
-        )
+    def order(group: tuple[Panel, str, int | str]) -> tuple[Any, ...]:
+        panel, probe, layer = group
+        frames = (rank_in(panel.key.scored_frames, FRAMES_ORDER), panel.fit_frames, panel.eval_frames)
+        return first(panel), frames, rank_in(probe, PROBE_ORDER), layer_key(layer)
 
-    return [_summary(key[0], list(groups[key].values())) for key in sorted(groups, key=order)]
+    return [_summary(group[0], list(groups[group].values())) for group in sorted(groups, key=order)]
 
 
 def _panel(record: Record) -> Panel:
     checkpoint = record.checkpoint or {}
     return Panel(
-        task=record.task,
         upstream=record.upstream,
         checkpoint_name=checkpoint.get("name"),
         checkpoint_sha256=checkpoint.get("sha256"),
         upstream_sha256=record.upstream_sha256,
-        protocol=record.protocol,
-        view=record.view,
-        frames=record.frames,
-        clusters=record.clusters,
-        fit_splits=tuple(record.fit_splits),
-        eval_splits=tuple(record.eval_splits),
+        key=ComparisonKey.of(record).without(*NOTED),
         fit_frames=record.fit_frames,
         eval_frames=record.eval_frames,
-        frame_shift_ms=record.frame_shift_ms,
     )
 
 
 def _summary(panel: Panel, records: list[Record]) -> Summary:
     records = sorted(records, key=lambda r: r.seed)
-    values: dict[str, Any] = {}
+    last = records[-1]
+    values: dict[str, Any] = {name: getattr(last, name) for name in COLUMNS if hasattr(last, name)}
+    values |= panel.key._asdict() | panel._asdict()
     for name in ("mi_lower_bound_bits", "entropy_bits", "cross_entropy_bits", "accuracy"):
         values[name], values[f"{name}_sd"] = mean_sd([getattr(r, name) for r in records])
-    last = records[-1]
-    return Summary(
-        **panel._asdict(),
-        step=last.step,
-        series=last.series,
-        layer=last.layer,
-        layer_name=last.layer_name,
-        dim=last.dim,
-        probe=last.probe,
-        seeds=tuple(r.seed for r in records),
-        n_seeds=len(records),
-        **values,
-        labels=max(r.labels for r in records),
-        label_set=last.label_set,
-        unseen_frames=last.unseen_frames,
-        unlabelled_frames=last.unlabelled_frames,
-        skipped_utterances=last.utterances.get("skipped", 0),
-    )
+    values |= {
+        "seeds": tuple(r.seed for r in records),
+        "n_seeds": len(records),
+        "n_classes": max(r.n_classes for r in records),
+        "skipped_utterances": last.utterances.get("skipped", 0),
+    }
+    return Summary(**{name: values[name] for name in (*COLUMNS, "key")})
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:
@@ -200,12 +181,8 @@ def best_layers(summaries: Iterable[Summary]) -> list[Summary]:
 def worth_marking(summaries: Iterable[Summary]) -> list[Summary]:
     """The best layers that say something: chosen among several, and above zero."""
     summaries = list(summaries)
-    layers: dict[tuple[Panel, str], set[int | str]] = {}
-    for s in summaries:
-        layers.setdefault((s.panel, s.probe), set()).add(s.layer)
-    return [
-        s for s in best_layers(summaries) if len(layers[s.panel, s.probe]) > 1 and s.mi_lower_bound_bits > 0
-    ]
+    several = Counter((s.panel, s.probe) for s in summaries)
+    return [s for s in best_layers(summaries) if several[s.panel, s.probe] > 1 and s.mi_lower_bound_bits > 0]
 
 
 def rank_in(name: str, order: Sequence[str]) -> tuple[int, str]:
@@ -232,22 +209,20 @@ def required(records: Iterable[Record]) -> list[Summary]:
     if not summaries:
         raise MIError(
             f"{RESULTS_FILE}: holds no finished estimate, so there is nothing to report. Run the same "
-            "command again with -a to go on."
+            "command again with -a to continue."
         )
     return summaries
 
 
 def write_summary(path_csv: Path, records: Iterable[Record]) -> None:
-    """Write `mi_summary.csv`: one line per estimate, the fields of `Summary`, at full precision.
+    """Write `mi_summary.csv`: one line per estimate, at full precision.
 
-    Splits and seeds are joined by `+`; what does not apply (`clusters` of mi_supervised) is empty.
+    Splits and seeds are joined by `+`; what does not apply (`n_clusters` of mi_supervised) is empty.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = [f.name for f in dataclasses.fields(Summary)]
-    writer.writerow(names)
-    for summary in summarise(records):
-        writer.writerow([_cell(getattr(summary, name)) for name in names])
+    writer.writerow(COLUMNS)
+    writer.writerows([_cell(getattr(s, name)) for name in COLUMNS] for s in summarise(records))
     write_whole(path_csv, text.getvalue())
 
 

@@ -95,9 +95,9 @@ def test_records_say_what_they_are_of(finished, corpus):
             assert r.protocol.startswith("default-")
             assert {"s3prl_mi", "s3prl", "torch", "transformers", "python"} <= set(r.versions)
     supervised, views = (finished.records(task)[0] for task in TASKS)
-    assert (supervised.labels, supervised.label_set) == (7, "phones, stress stripped, silence as a class")
-    assert (supervised.view, supervised.clusters) == (None, None)
-    assert (views.view, views.clusters, views.labels) == ("mask(latent, 6 of 10 frames)", 6, 6)
+    assert (supervised.n_classes, supervised.label_set) == (7, "phones, stress stripped, silence as a class")
+    assert (supervised.view, supervised.n_clusters) == (None, None)
+    assert (views.view, views.n_clusters, views.n_classes) == ("mask(latent, 6 of 10 frames)", 6, 6)
     samples = [round(corpus.spans[u][-1][1] * RATE) for u in corpus.of("eval")]
     frames = [(n - 400) // 320 + 1 for n in samples]
     assert supervised.eval_frames == sum(frames)
@@ -141,7 +141,7 @@ def test_apc_takes_the_shift_view_by_itself(run):
     assert run("mi_views", "apc") == 0
     records = run.records()
     assert {r.view for r in records} == {"shift(60 ms)"}
-    assert {r.frames for r in records} == {"all"}
+    assert {r.scored_frames for r in records} == {"all"}
     assert {r.layer for r in records} == {0, 1, 2}
     assert all(r.mi_lower_bound_bits > 0.1 for r in records)
 
@@ -212,7 +212,7 @@ def test_without_a_earlier_results_are_moved_aside(run, capsys):
     assert run("mi_views", clusters=4) == 0
     before = (run.folder / "experiment" / RESULTS_FILE).read_bytes()
     assert run("mi_views", clusters=5) == 0
-    assert {r.clusters for r in run.records()} == {5}
+    assert {r.n_clusters for r in run.records()} == {5}
     (aside,) = (run.folder / "experiment").glob("mi_results.*.jsonl")
     assert aside.read_bytes() == before
     assert aside.name in capsys.readouterr().err
@@ -497,12 +497,12 @@ def test_classes_share_the_bound(finished, task):
     assert {c.identity() for c in classes} == set(records)
     for c in classes:
         record = records[c.identity()]
-        assert sum(c.bits) == pytest.approx(record.mi_lower_bound_bits, abs=1e-9)
+        assert sum(c.contribution_bits) == pytest.approx(record.mi_lower_bound_bits, abs=1e-9)
         assert sum(c.eval_frames) == record.eval_frames
-        assert len(c.labels) == len(c.bits) == record.labels
+        assert len(c.class_names) == len(c.contribution_bits) == record.n_classes
         if task == "mi_supervised":
             assert [sum(row) for row in c.confusion] == c.eval_frames
-            right = sum(c.confusion[i][i] for i in range(len(c.labels)))
+            right = sum(c.confusion[i][i] for i in range(len(c.class_names)))
             assert right / record.eval_frames == pytest.approx(record.accuracy, abs=1e-12)
 
 
@@ -539,7 +539,7 @@ def test_a_new_run_takes_no_classes_of_the_old_one(run):
     assert run("mi_views", layers="last", clusters=6) == 0
     assert run("mi_views", layers="last", clusters=4) == 0
     folder = run.folder / "experiment"
-    assert {c.clusters for c in read_classes(folder / CLASSES_FILE)} == {4}
+    assert {c.n_clusters for c in read_classes(folder / CLASSES_FILE)} == {4}
     assert len(list(folder.glob("mi_classes.*.jsonl"))) == 1
 
 
@@ -551,7 +551,7 @@ def test_fit_and_eval_on_halves(run):
 
 def test_masked_unmasked_and_all_frames(run, finished):
     assert run("mi_views", "hubert-base", frames=["masked", "unmasked", "all"], layers=[2]) == 0
-    count = {r.frames: r.eval_frames for r in run.records()}
+    count = {r.scored_frames: r.eval_frames for r in run.records()}
     assert count["masked"] + count["unmasked"] == count["all"]
     numbers, theirs = run.numbers(), finished.numbers("mi_views")
     for seed in (1337, 1338):
@@ -561,9 +561,9 @@ def test_masked_unmasked_and_all_frames(run, finished):
 
 def test_a_shift_view_of_a_masked_family_and_waveform_masks_of_fbank(run):
     assert run("mi_views", "hubert-base", views__kind="shift", views__shift_ms=40, layers="last") == 0
-    assert {(r.view, r.frames) for r in run.records()} == {("shift(40 ms)", "all")}
+    assert {(r.view, r.scored_frames) for r in run.records()} == {("shift(40 ms)", "all")}
     assert run("mi_views", "fbank", views__kind="mask", name="fbank") == 0
-    assert {(r.view, r.frames) for r in run.records("fbank")} == {
+    assert {(r.view, r.scored_frames) for r in run.records("fbank")} == {
         ("mask(waveform, 6 of 10 frames)", "masked")
     }
 
@@ -628,7 +628,7 @@ def test_mistakes_are_found_before_anything_is_extracted(run, capsys, task, mode
 def test_silence_dropped(run, finished):
     assert run("mi_supervised", "hubert-base", layers=[0], datarc__alignments__silence="drop") == 0
     record, theirs = run.records()[0], finished.records("mi_supervised")[0]
-    assert (record.labels, theirs.labels) == (6, 7)
+    assert (record.n_classes, theirs.n_classes) == (6, 7)
     assert record.label_set == "phones, stress stripped, silence dropped"
     assert record.unlabelled_frames > 0
     fit, scored = (getattr(theirs, k) - getattr(record, k) for k in ("fit_frames", "eval_frames"))
@@ -637,10 +637,10 @@ def test_silence_dropped(run, finished):
 
 def test_words_and_stress(run):
     assert run("mi_supervised", datarc__alignments__tier="words", name="words") == 0
-    assert {(r.labels, r.label_set) for r in run.records("words")} == {(4, "words, silence as a class")}
+    assert {(r.n_classes, r.label_set) for r in run.records("words")} == {(4, "words, silence as a class")}
     assert run("mi_supervised", datarc__alignments__strip_stress=False, seeds=1, name="stress") == 0
     (record,) = run.records("stress")
-    assert record.labels > 7
+    assert record.n_classes > 7
     assert record.label_set == "phones, stress kept, silence as a class"
 
 
@@ -659,7 +659,7 @@ def test_labels_unseen_in_fit_are_counted_and_left_out(run, corpus, tmp_path):
     start, end, _ = mine.spans[name][3]
     assert record.unseen_frames == pytest.approx((end - start) / 0.01, abs=1)
     assert record.eval_frames + record.unseen_frames == plain.eval_frames
-    assert record.labels == plain.labels == 7
+    assert record.n_classes == plain.n_classes == 7
     # "AAA" sorts between known labels: an id shifted by it would spoil all that follow
     assert record.accuracy == pytest.approx(plain.accuracy, abs=0.05)
 

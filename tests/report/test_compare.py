@@ -7,7 +7,6 @@ import io
 import re
 
 import pytest
-import yaml
 
 from s3prl_mi.cli import compare as compare_command
 from s3prl_mi.core.errors import MIError
@@ -26,7 +25,8 @@ from s3prl_mi.report.compare.table import Column
 from s3prl_mi.report.s3prl_runs import read_run
 from s3prl_mi.results.collect import Result
 from s3prl_mi.results.record import RESULTS_FILE, append_records
-from tests.helpers.records import SUPERVISED, curve, make
+from tests.helpers.records import SUPERVISED, VERSION_1_LINE, curve, make
+from tests.report.test_s3prl_runs import best, run, wrong
 
 FREE = {
     "wav2vec2": [0.5, 0.9, 0.7],
@@ -67,12 +67,9 @@ def study(folder, **changes):
     return folder
 
 
-def stock(folder, line, task="ctc", upstream="hubert", ckpt=None):
-    folder.mkdir(parents=True)
-    args = {"downstream": task, "upstream": upstream, "upstream_ckpt": ckpt, "mode": "train"}
-    (folder / "args_1.yaml").write_text(yaml.dump(args))
-    (folder / "log.log").write_text(line)
-    return folder
+def stock(folder, percent, upstream="hubert"):
+    """A run of s3prl's ctc with this PER, a whole number."""
+    return wrong(run(folder, upstream=upstream), percent)
 
 
 def command(*words):
@@ -146,10 +143,10 @@ class TestTable:
         assert "could not be checked" in to_screen(table)
 
     def test_a_fine_tuned_run_says_nothing_of_the_frozen_upstream(self, results, tmp_path):
-        run = read_run(stock(tmp_path / "tuned", "test per: 0.01\n"))
-        own = build(results, runs=[run])
+        tuned_run = read_run(stock(tmp_path / "tuned", 1))
+        own = build(results, runs=[tuned_run])
         assert [r.scores["per"].percent for r in own.rows if r.label == "hubert"] == [1.0]
-        tuned = build(results, runs=[dataclasses.replace(run, fine_tuned=True)])
+        tuned = build(results, runs=[dataclasses.replace(tuned_run, fine_tuned=True)])
         assert [r.scores["per"].percent for r in tuned.rows if r.label == "hubert"] == [5.41]
         assert any("fine-tuned" in note for note in tuned.notes)
 
@@ -161,8 +158,8 @@ class TestTable:
 DIFFERENT = {
     "protocol": {"protocol": "paper-1"},
     "view": {"view": "mask(latent, 28 of 40 frames)"},
-    "frames": {"frames": "all"},
-    "clusters": {"clusters": 100},
+    "frames": {"scored_frames": "all"},
+    "clusters": {"n_clusters": 100},
     "frame_rate": {"frame_shift_ms": 10.0},
     "fit_split": {"fit_splits": ["dev-clean"]},
     "eval_split": {"eval_splits": ["test-clean"]},
@@ -185,12 +182,14 @@ class TestRefusal:
         assert "in two" in message
         assert message.endswith(f"--allow {name}.")
         (note,) = check(pair, [name])
-        assert note.startswith(f"Not on one scale ({name}, allowed)")
+        assert note.startswith(f"Not comparable ({name}, allowed)")
 
     def test_labels(self, tmp_path):
         pair = [
             Result(tmp_path, [make(model="a", **SUPERVISED)], "one"),
-            Result(tmp_path, [make(model="b", **SUPERVISED | {"label_set": "words", "labels": 900})], "two"),
+            Result(
+                tmp_path, [make(model="b", **SUPERVISED | {"label_set": "words", "n_classes": 900})], "two"
+            ),
         ]
         with pytest.raises(MIError, match=r"labels .*: 40 phones, stress stripped in one; 900 words in two"):
             check(pair)
@@ -198,7 +197,7 @@ class TestRefusal:
     def test_several_differences_in_one_message(self, tmp_path):
         pair = [
             Result(tmp_path, curve([1.0], model="hubert"), "one"),
-            Result(tmp_path, curve([1.0], model="apc", view="shift(60 ms)", frames="all"), "two"),
+            Result(tmp_path, curve([1.0], model="apc", view="shift(60 ms)", scored_frames="all"), "two"),
         ]
         with pytest.raises(MIError, match="--allow view,frames"):
             check(pair)
@@ -210,20 +209,20 @@ class TestRefusal:
         assert check(results) == []
 
     def test_a_sweep_has_no_single_figure_and_that_cannot_be_allowed(self, tmp_path):
-        sweep = [Result(tmp_path, curve([1.0]) + curve([1.5], clusters=100), "x")]
+        sweep = [Result(tmp_path, curve([1.0]) + curve([1.5], n_clusters=100), "x")]
         for allowed in ([], ["clusters"]):
             with pytest.raises(MIError, match=r"x: mi_views was measured in several ways .*--clusters N"):
                 check(sweep, allowed)
 
     def test_misspelt(self, results):
-        with pytest.raises(MIError, match=r"--allow 'mask': no such difference. Choose from protocol, view"):
+        with pytest.raises(MIError, match=r"--allow 'mask': no such difference. Choose from view, frames"):
             check(results, ["mask"])
 
 
 class TestKeep:
     def test_one_setting_of_a_sweep(self, tmp_path):
         records = (
-            curve([1.0]) + curve([1.5], clusters=100) + curve([2.0], view="mask(latent, 28 of 40 frames)")
+            curve([1.0]) + curve([1.5], n_clusters=100) + curve([2.0], view="mask(latent, 28 of 40 frames)")
             + curve([3.0], **SUPERVISED)
         )  # fmt: skip
         (found,) = keep([Result(tmp_path, records, "x")], Filters(view="30 of 40", clusters=50))
@@ -232,10 +231,14 @@ class TestKeep:
         assert [r.mi_lower_bound_bits for r in found.records] == [1.5, 3.0]
 
     def test_the_headline_frames_unless_others_are_asked_for(self, tmp_path):
-        records = curve([1.0], frames="all") + curve([2.0], frames="masked") + curve([3.0], frames="unmasked")
+        records = (
+            curve([1.0], scored_frames="all")
+            + curve([2.0], scored_frames="masked")
+            + curve([3.0], scored_frames="unmasked")
+        )
         result = [Result(tmp_path, records, "x")]
-        assert [r.frames for r in keep(result, Filters())[0].records] == ["masked"]
-        assert [r.frames for r in keep(result, Filters(frames="unmasked"))[0].records] == ["unmasked"]
+        assert [r.scored_frames for r in keep(result, Filters())[0].records] == ["masked"]
+        assert [r.scored_frames for r in keep(result, Filters(frames="unmasked"))[0].records] == ["unmasked"]
 
     def test_protocol_with_or_without_version(self, tmp_path):
         result = [Result(tmp_path, curve([1.0]) + curve([2.0], protocol="paper-1"), "x")]
@@ -253,11 +256,11 @@ class TestScores:
     def test_own_run_before_own_table_before_superb(self, results, tmp_path):
         from s3prl_mi.report.s3prl_runs import read_runs
 
-        runs = read_runs([stock(tmp_path / "pr", "test per: 0.0601\n")])
+        runs = read_runs([stock(tmp_path / "pr", 6)])
         (tmp_path / "own.csv").write_text("upstream,per,wer,source\nhubert,7.0,8.0,mine\nwavlm,4.5,,mine\n")
         table = read_score_table(tmp_path / "own.csv")
         rows = {r.label: r.scores for r in build(results, runs=runs, table=table).rows}
-        assert (rows["hubert"]["per"].percent, rows["hubert"]["per"].kind) == (pytest.approx(6.01), "own run")
+        assert (rows["hubert"]["per"].percent, rows["hubert"]["per"].kind) == (6.0, "own run")
         assert (rows["hubert"]["wer"].percent, rows["hubert"]["wer"].source) == (8.0, "mine")
         assert rows["wavlm"]["per"].kind == "own table"
         assert (rows["wavlm"]["wer"].percent, rows["wavlm"]["wer"].kind) == (5.59, "SUPERB")
@@ -277,10 +280,8 @@ class TestScores:
     def test_dev_scores_and_mixtures_are_told(self, results, tmp_path):
         from s3prl_mi.report.s3prl_runs import read_runs
 
-        folders = [
-            stock(tmp_path / "pr", "dev per: 0.05\n"),
-            stock(tmp_path / "x", "test per: 0.2\n", upstream="npc"),
-        ]
+        best(run(tmp_path / "pr"), 0.05)
+        folders = [tmp_path / "pr", stock(tmp_path / "x", 20, upstream="npc")]
         runs = read_runs(folders)
         table = build(results, runs=runs)
         assert "PER of hubert: of the dev split, not of test." in table.notes
@@ -315,7 +316,7 @@ class TestPaper:
         shift = {
             "model": "apc",
             "view": "shift(60 ms)",
-            "frames": "all",
+            "scored_frames": "all",
             "probe": "mlp",
             "frame_shift_ms": 10.0,
         }
@@ -324,7 +325,7 @@ class TestPaper:
         assert paper_rows(table)[0].remark == "scored on test-other, the paper on test-clean"
 
     def test_another_setting_than_the_papers_is_named(self, tmp_path):
-        other = {"clusters": 100, "view": "mask(latent, 26 of 40 frames)"}
+        other = {"n_clusters": 100, "view": "mask(latent, 26 of 40 frames)"}
         records = [*curve([1.0, 1.84], model="hubert_base", **other)]
         (row,) = paper_rows(build([Result(tmp_path, records, "h")]))
         assert row.remark == (
@@ -393,7 +394,7 @@ class TestOutputs:
 
 class TestCommand:
     def test_everything(self, tmp_path, capsys):
-        own = stock(tmp_path / "runs/pr", "test per: 0.0601\n")
+        own = stock(tmp_path / "runs/pr", 6)
         out = tmp_path / "new" / "t.csv"
         words = [study(tmp_path / "study"), "--stock", own, "--paper", "--label", "hubert=HuBERT base"]
         words += ["--csv", out, "--markdown", tmp_path / "t.md", "--latex", tmp_path / "t.tex"]
@@ -409,23 +410,33 @@ class TestCommand:
             "t_paper.csv",
         }
         hubert = next(r for r in rows_of(out.read_text()) if r["label"] == "HuBERT base")
-        assert (float(hubert["per"]), hubert["per_from"]) == (pytest.approx(6.01), "own run")
+        assert (float(hubert["per"]), hubert["per_from"]) == (6.0, "own run")
         assert "HuBERT base" in (tmp_path / "t.md").read_text()
 
     def test_whose_run_it_is(self, tmp_path, capsys):
-        own = stock(tmp_path / "runs/pr", "test per: 0.0601\n", upstream="somebody")
+        own = stock(tmp_path / "runs/pr", 6, upstream="somebody")
         folder = study(tmp_path / "study")
         assert command(folder, "--stock", f"wavlm={own}", "--superb", "none") == 0
         line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("wavlm"))
-        assert line.split()[-3:] == ["6.01", "own", "run"]
+        assert line.split()[-3:] == ["6.00", "own", "run"]
         with pytest.raises(MIError, match="no model is called 'wav'"):
             command(folder, "--stock", f"wav={own}")
+
+    def test_records_of_version_1_beside_those_of_version_2(self, tmp_path, capsys):
+        for name, text in (("old", VERSION_1_LINE), ("new", "")):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / RESULTS_FILE).write_text(text)
+        append_records(tmp_path / "new" / RESULTS_FILE, [make(1.5, model="new", layer=3, last_layer=3)])
+        assert command(tmp_path, "--superb", "none") == 0
+        shown = capsys.readouterr().out
+        assert re.search(r"^hubert_local +1\.250", shown, re.MULTILINE)
+        assert re.search(r"^new +1\.500", shown, re.MULTILINE)
 
     def test_refuses(self, tmp_path):
         folder = study(tmp_path / "a")
         path = tmp_path / "b"
         path.mkdir()
-        append_records(path / RESULTS_FILE, curve([1.0], model="npc", clusters=500))
+        append_records(path / RESULTS_FILE, curve([1.0], model="npc", n_clusters=500))
         with pytest.raises(MIError, match="500 clusters in npc"):
             command(folder, path)
         assert command(folder, path, "--allow", "clusters") == 0

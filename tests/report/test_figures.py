@@ -14,7 +14,8 @@ from s3prl_mi.report.figures.phones import group_of
 from s3prl_mi.report.figures.score_scatter import place_names
 from s3prl_mi.report.figures.sweeps import Mask, _axis, mask_of, shift_of
 from s3prl_mi.results.class_contributions import ClassRecord
-from tests.report.test_report import SHIFT, SUPERVISED, make
+from tests.helpers.records import SUPERVISED
+from tests.report.test_report import SHIFT, make
 
 A, B = "aa" * 32, "bb" * 32
 NAMES = {A: "model a", B: "model b"}
@@ -31,8 +32,8 @@ def summaries(records):
 def classes_of(record, frames, bits, labels=None, confusion=None):
     names = [f.name for f in dataclasses.fields(ClassRecord)][:7]
     labels = labels or [str(i) for i in range(len(frames))]
-    return ClassRecord(**{n: getattr(record, n) for n in names}, labels=labels, eval_frames=frames, bits=bits,
-                       confusion=confusion)  # fmt: skip
+    return ClassRecord(**{n: getattr(record, n) for n in names}, class_names=labels, eval_frames=frames,
+                       contribution_bits=bits, confusion=confusion)  # fmt: skip
 
 
 class TestScale:
@@ -43,8 +44,8 @@ class TestScale:
             {"protocol": "paper-1"},
             {"view": "mask(latent, 26 of 40 frames)"},
             {"view": "shift(60 ms)"},
-            {"frames": "unmasked"},
-            {"clusters": 100},
+            {"scored_frames": "unmasked"},
+            {"n_clusters": 100},
             {"label_set": "words"},
             {"eval_splits": ["test-clean"]},
             {"fit_splits": ["dev-clean"]},
@@ -60,9 +61,9 @@ class TestScale:
 
     def test_of_a_sweep_only_the_richest_setting_is_a_headline(self):
         full = [model(m, layer=n) for m in (A, B) for n in range(3)]
-        swept = [model(A, layer=2, clusters=c) for c in (10, 100)]
+        swept = [model(A, layer=2, n_clusters=c) for c in (10, 100)]
         (kept,) = figures.headline_scales(figures.by_scale(summaries(full + swept)))
-        assert kept.clusters == 50
+        assert kept.n_clusters == 50
 
     def test_a_model_measured_in_another_setting_only_stays_a_headline(self):
         found = figures.by_scale(summaries([model(A), model(B, view="mask(waveform, 30 of 40 frames)")]))
@@ -159,7 +160,7 @@ class TestCheckpoints:
         assert figures.checkpoint_curves(summaries(records), records) == []
 
     def test_a_setting_with_one_checkpoint_says_nothing_of_stability(self):
-        records = self.series((0.1, 0.5, 0.4)) + self.series((0.1, 0.5, 0.4), clusters=100)[:3]
+        records = self.series((0.1, 0.5, 0.4)) + self.series((0.1, 0.5, 0.4), n_clusters=100)[:3]
         (pick,) = figures.picks_of("hubert_local hubert", records).values()
         assert [s.factor for s in pick.stability] == []
 
@@ -179,7 +180,7 @@ class TestSweeps:
     def test_each_kind_has_a_picture_and_shift_and_mask_never_share_one(self):
         views = [model(A, layer=n, view=f"mask(latent, {m} of 40 frames)") for m in (26, 30) for n in (0, 1)]
         shifts = [model(B, **{**SHIFT, "view": f"shift({ms} ms)"}) for ms in (20, 60, 100)]
-        clusters = [model(A, clusters=c, layer=n) for c in (10, 50, 200) for n in (0, 1)]
+        clusters = [model(A, n_clusters=c, layer=n) for c in (10, 50, 200) for n in (0, 1)]
         found = figures.sweeps(summaries(views + shifts + clusters), NAMES, {A: 1, B: 0})
         assert [p.name for p in found] == ["sweep_mask_1", "sweep_shift_1", "sweep_clusters_1"]
         assert ["model b" in p.alt for p in found] == [False, True, False]

@@ -15,8 +15,9 @@ from s3prl_mi.report.html import study as study_module
 from s3prl_mi.report.html.sections import _note, _points
 from s3prl_mi.results.class_contributions import append_classes
 from s3prl_mi.results.record import append_records
+from tests.helpers.records import SUPERVISED, VERSION_1_CLASSES, VERSION_1_LINE
 from tests.report.test_figures import classes_of
-from tests.report.test_report import SHIFT, SUPERVISED, make, png_size
+from tests.report.test_report import SHIFT, make, png_size
 
 SECTIONS = (
     "summary", "layers", "selection", "scores", "checkpoints", "sweeps", "clusters", "classes", "comparison",
@@ -162,6 +163,17 @@ class TestPage:
     def test_settings_of_every_run(self, whole):
         assert whole[2].count("<details><summary>mi_settings.json") == 13
         assert "downstream_expert: {}" in whole[2]
+
+
+class TestVersion1:
+    def test_its_records_and_classes_are_read(self, tmp_path):
+        folder = tmp_path / "old"
+        folder.mkdir()
+        (folder / "mi_results.jsonl").write_text(VERSION_1_LINE)
+        (folder / "mi_classes.jsonl").write_text(VERSION_1_CLASSES)
+        text = html_report.write_report([folder], tmp_path / "out").read_text(encoding="utf-8")
+        assert "1.250" in text
+        assert "Use of the clusters" in text
 
 
 class TestWhatIsLeftOut:

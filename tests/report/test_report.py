@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import os
 import random
 import re
@@ -16,56 +17,15 @@ import pytest
 from s3prl_mi import report
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.report import canvas, layers
-from s3prl_mi.results.record import Record, append_records, read_records
+from s3prl_mi.results.record import append_records, read_records
 from tests.helpers.paths import REPO
+from tests.helpers.records import SUPERVISED
+from tests.helpers.records import make as make_record
 
-
-def make(bits=1.25, entropy=5.5, **changes):
-    base = Record(
-        task="mi_views",
-        upstream="hubert_local",
-        checkpoint={"name": "hubert-000960.ckpt", "sha256": "ab" * 32},
-        upstream_sha256="cd" * 32,
-        step=None,
-        series=None,
-        layer=0,
-        layer_name="encoder.layers[0]",
-        layers_in_upstream=3,
-        last_layer=2,
-        dim=256,
-        frame_shift_ms=20.0,
-        probe="logistic",
-        protocol="default-1",
-        view="mask(latent, 30 of 40 frames)",
-        frames="masked",
-        clusters=50,
-        seed=0,
-        fit_splits=["dev-other"],
-        eval_splits=["test-other"],
-        mi_lower_bound_bits=bits,
-        entropy_bits=entropy,
-        cross_entropy_bits=entropy - bits,
-        accuracy=0.4567,
-        fit_frames=61234,
-        eval_frames=59871,
-        labels=50,
-        label_set=None,
-        unseen_frames=0,
-        unlabelled_frames=0,
-        utterances={"fit": 10, "eval": 9, "skipped": 0},
-        probe_settings={},
-        seconds=1.0,
-        versions={"torch": "2.8.0"},
-    )
-    return dataclasses.replace(base, **changes)
-
-
-SUPERVISED = {
-    "task": "mi_supervised", "view": None, "clusters": None, "frames": "all", "labels": 40,
-    "label_set": "phones, stress stripped",
-}  # fmt: skip
+CHECKPOINT = {"name": "hubert-000960.ckpt", "sha256": "ab" * 32}
+make = functools.partial(make_record, layer=0, layer_name="encoder.layers[0]", checkpoint=CHECKPOINT)
 FBANK = {"upstream": "fbank", "view": "mask(waveform, 30 of 40 frames)", "frame_shift_ms": 10.0}
-SHIFT = {"view": "shift(60 ms)", "frames": "all", "frame_shift_ms": 10.0, "upstream": "apc_local"}
+SHIFT = {"view": "shift(60 ms)", "scored_frames": "all", "frame_shift_ms": 10.0, "upstream": "apc_local"}
 
 BITS = {
     (0, "logistic"): (1.000, 1.002, 1.004),
@@ -131,7 +91,7 @@ class TestSummarise:
         assert summary.accuracy == pytest.approx(0.3, abs=1e-15)
         assert summary.accuracy_sd == pytest.approx(0.07**0.5, abs=1e-15)
         assert (summary.seeds, summary.n_seeds) == ((0, 1, 2), 3)
-        assert (summary.fit_frames, summary.eval_frames, summary.labels) == (61234, 59871, 50)
+        assert (summary.fit_frames, summary.eval_frames, summary.n_classes) == (61234, 59871, 50)
 
     def test_one_seed_has_sd_zero(self):
         (summary,) = report.summarise([make(bits=-0.5)])
@@ -142,11 +102,11 @@ class TestSummarise:
 
     def test_order_is_frames_probe_layer_whatever_the_order_of_records(self):
         records = [
-            make(frames=f, probe=p, layer=n)
+            make(scored_frames=f, probe=p, layer=n)
             for f in ("unmasked", "all", "masked") for p in ("mlp", "logistic") for n in ("weighted", 10, 2)
         ]  # fmt: skip
         random.Random(0).shuffle(records)
-        found = [(s.frames, s.probe, s.layer) for s in report.summarise(records)]
+        found = [(s.scored_frames, s.probe, s.layer) for s in report.summarise(records)]
         assert found == [
             (f, p, n)
             for f in ("masked", "all", "unmasked") for p in ("logistic", "mlp") for n in (2, 10, "weighted")
@@ -163,8 +123,8 @@ class TestSummarise:
             {"probe": "mlp"},
             {"protocol": "paper-1"},
             {"view": "shift(60 ms)"},
-            {"frames": "all"},
-            {"clusters": 100},
+            {"scored_frames": "all"},
+            {"n_clusters": 100},
             {"fit_splits": ["dev-clean"]},
             {"eval_splits": ["test-clean"]},
             {"eval_frames": 100},
@@ -202,13 +162,15 @@ class TestSummaryFile:
     def test_what_does_not_apply_is_empty(self, tmp_path):
         report.write_summary(tmp_path / "s.csv", [make(checkpoint=None, **SUPERVISED)])
         (row,) = read_csv(tmp_path / "s.csv")
-        assert row["clusters"] == row["view"] == row["checkpoint_name"] == ""
+        assert row["n_clusters"] == row["view"] == row["checkpoint_name"] == ""
 
     def test_a_row_per_estimate_and_the_columns_are_the_fields(self, tmp_path):
         report.write_summary(tmp_path / "s.csv", grid())
         rows = read_csv(tmp_path / "s.csv")
         assert len(rows) == 6
-        assert {tuple(r) for r in rows} == {tuple(f.name for f in dataclasses.fields(report.Summary))}
+        assert {tuple(r) for r in rows} == {
+            tuple(f.name for f in dataclasses.fields(report.Summary) if f.name != "key")
+        }
 
     def test_a_failed_write_leaves_the_old_file_and_no_other(self, tmp_path, monkeypatch):
         path = tmp_path / "s.csv"
@@ -264,7 +226,7 @@ class TestScreenTable:
         assert "H(c) = 5.250 to 5.450 bits" in text
 
     def test_a_table_for_each_kind_of_frames_headline_first(self):
-        text = report.screen_table(grid(frames="unmasked", eval_frames=20000) + grid())
+        text = report.screen_table(grid(scored_frames="unmasked", eval_frames=20000) + grid())
         assert text.index("masked, 59,871") < text.index("unmasked, 20,000")
 
     def test_an_estimate_not_there_is_a_dash(self):
@@ -273,7 +235,7 @@ class TestScreenTable:
 
     def test_a_sweep_has_a_table_for_each_pattern_and_number_of_clusters(self):
         patterns = ("mask(latent, 26 of 40 frames)", "mask(latent, 30 of 40 frames)")
-        records = [r for v in patterns for c in (50, 100) for r in grid(view=v, clusters=c)]
+        records = [r for v in patterns for c in (50, 100) for r in grid(view=v, n_clusters=c)]
         text = report.screen_table(records)
         assert text.count("mean +- sd over 3 seeds") == 4
         assert [text.count(v) for v in patterns] == [2, 2]
@@ -362,7 +324,7 @@ class TestLayerPicture:
         "records",
         [
             grid(),
-            grid(frames="unmasked") + grid(),
+            grid(scored_frames="unmasked") + grid(),
             [make(layer="weighted", seed=s) for s in range(2)],
             [make(layer="weighted", seed=s) for s in range(2)] + grid(),
             [make()],
@@ -401,14 +363,14 @@ class TestLayerPicture:
         assert png_size(tmp_path / "p.png") == (2560, 840)
 
     def test_a_sweep_has_a_plot_for_each_setting_and_resolutions_have_their_own(self, tmp_path):
-        sweep = [r for c in (10, 20, 50, 100) for r in grid(clusters=c)]
+        sweep = [r for c in (10, 20, 50, 100) for r in grid(n_clusters=c)]
         report.draw_layers(tmp_path / "p.png", sweep)
         assert png_size(tmp_path / "p.png") == (3 * 1280, 2 * 840)
         report.draw_layers(tmp_path / "p.png", grid() + grid(frame_shift_ms=40.0))
         assert png_size(tmp_path / "p.png") == (2 * 1280, 840)
 
     def test_ceilings_of_several_kinds_of_frames_look_different(self):
-        records = grid(entropy=2.0) + grid(entropy=2.2, frames="unmasked")
+        records = grid(entropy=2.0) + grid(entropy=2.2, scored_frames="unmasked")
         with canvas.Canvas(6.4, 4.2) as figure:
             axes = figure.subplots()
             layers._draw_task(axes, report.summarise(records))
@@ -443,7 +405,7 @@ class TestLog:
 
     def test_closing_line_is_about_the_headline_frames_and_the_latest_eval_splits(self):
         other = [
-            make(bits=4.0, frames="unmasked"),
+            make(bits=4.0, scored_frames="unmasked"),
             make(bits=0.5, eval_splits=["test-clean"], layer="weighted"),
         ]
         assert report.final_line(grid() + other[:1]).endswith("masked bits at step 1: 1.510")
@@ -452,11 +414,11 @@ class TestLog:
         )
 
     def test_of_a_sweep_the_first_setting_closes(self):
-        sweep = [*grid(), make(bits=3.0, clusters=500), make(bits=4.0, frame_shift_ms=40.0)]
+        sweep = [*grid(), make(bits=3.0, n_clusters=500), make(bits=4.0, frame_shift_ms=40.0)]
         assert report.final_line(sweep) == "mi_views best layer 2 mlp masked bits at step 1: 1.510"
 
     def test_lines_of_a_sweep_tell_their_setting(self, tmp_path):
-        report.write_log(tmp_path / "log.log", [make(), make(clusters=100)])
+        report.write_log(tmp_path / "log.log", [make(), make(n_clusters=100)])
         lines = (tmp_path / "log.log").read_text().splitlines()
         assert [("50 clusters" in line, "100 clusters" in line) for line in lines[:2]] == [
             (True, False),

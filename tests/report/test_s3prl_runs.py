@@ -52,65 +52,38 @@ def best(folder, value, name="dev-best.ckpt", step=3000, **args):
     torch.save(states, folder / name)
 
 
-def only(folder):
-    return read_run(folder).scores
+def wrong(folder, percent, split="test"):
+    """Arks of one utterance of 100 tokens."""
+    arks(folder, split, [" ".join("X" * percent + "A" * (100 - percent))], [" ".join("A" * 100)])
+    return folder
 
 
 class TestPhones:
-    def test_the_last_test_line_in_percent(self, tmp_path):
-        (run(tmp_path) / "log.log").write_text(
-            "test loss: 0.3\ntest per: 0.99\ntest loss: 0.2\ntest per: 0.0541\n"
-        )
-        (score,) = only(tmp_path)
-        assert (score.metric, score.split, score.is_dev) == ("per", "test", False)
-        assert score.percent == pytest.approx(5.41)
-        assert score.source == "test line of log.log"
-
-    def test_behind_a_progress_bar(self, tmp_path):
-        text = (
-            "\rtest:  50%|##   | 1/2\rtest: 100%|#####| 2/2 [00:01<00:00]test per: 0.25\ndev-test per: 0.9\n"
-        )
-        (run(tmp_path) / "evaluate.pr.txt").write_text(text)
-        assert only(tmp_path)[0].percent == 25.0
-
-    def test_old_runs_print_it_as_wer(self, tmp_path):
-        (run(tmp_path) / "out").write_text("test wer: 0.5\n")
-        assert (only(tmp_path)[0].metric, only(tmp_path)[0].percent) == ("per", 50.0)
-
-    def test_test_line_before_ark_before_checkpoint(self, tmp_path):
-        run(tmp_path)
-        best(tmp_path, 0.1)
-        assert [(s.percent, s.split) for s in only(tmp_path)] == [(pytest.approx(10.0), "dev")]
-        assert only(tmp_path)[0].source == "best dev value in dev-best.ckpt (step 3000)"
+    def test_counted_in_the_arks(self, tmp_path):
         # Reference: 4 tokens; 1 substituted and 1 missing.
-        arks(tmp_path, "test", ["AH B", "K"], ["AH D", "K T"])
-        assert [(s.percent, s.split) for s in only(tmp_path)] == [
-            (50.0, "test"),
-            (pytest.approx(10.0), "dev"),
-        ]
-        assert "recomputed" in only(tmp_path)[0].source
-        (tmp_path / "test.result").write_text("test per: 0.2\n")
-        assert [s.percent for s in only(tmp_path)] == [20.0, pytest.approx(10.0)]
+        arks(run(tmp_path), "test", ["AH B", "K"], ["AH D", "K T"])
+        found = read_run(tmp_path)
+        assert (found.metric, found.test.percent, found.test.split) == ("per", 50.0, "test")
+        assert found.test.source == "counted in test-hyp.ark, test-ref.ark"
+        assert found.dev is None
 
     def test_an_empty_hypothesis_counts_as_s3prl_does(self, tmp_path):
         arks(run(tmp_path), "test", ["", "A"], ["A B", "A"])
-        assert only(tmp_path)[0].percent == pytest.approx(100 * 2 / 3)
+        assert read_run(tmp_path).test.percent == pytest.approx(100 * 2 / 3)
 
-    def test_dev_lines_at_their_lowest(self, tmp_path):
-        (run(tmp_path) / "log.txt").write_text("dev per: 0.4\ndev per: 0.2\ndev per: 0.3\ntrain per: 0.01\n")
-        (score,) = only(tmp_path)
-        assert (score.percent, score.is_dev) == (20.0, True)
+    def test_dev_of_the_best_checkpoint(self, tmp_path):
+        run(tmp_path)
+        best(tmp_path, 0.1)
+        found = read_run(tmp_path)
+        assert (found.dev.percent, found.dev.split, found.test) == (pytest.approx(10.0), "dev", None)
+        assert found.dev.source == "best dev value in dev-best.ckpt (step 3000)"
 
-    def test_tensorboard_when_nothing_else_is_there(self, tmp_path):
-        from tensorboardX import SummaryWriter
-
-        writer = SummaryWriter(str(run(tmp_path)))
-        for step, value in ((1000, 0.5), (2000, 0.125), (3000, 0.25)):
-            writer.add_scalar("ctc-libriphone/dev-per", value, step)
-            writer.add_scalar("ctc-libriphone/dev-loss", 0.01, step)
-        writer.close()
-        (score,) = only(tmp_path)
-        assert (score.percent, score.source) == (12.5, "lowest dev value in TensorBoard's events")
+    def test_printed_lines_are_no_score(self, tmp_path):
+        (run(tmp_path) / "log.log").write_text("test per: 0.05\n")
+        with pytest.raises(
+            MIError, match=r"neither test-hyp.ark and test-ref.ark nor .* -m evaluate -t test"
+        ):
+            read_run(tmp_path)
 
     def test_an_untrained_best_score_is_none(self, tmp_path):
         run(tmp_path)
@@ -119,7 +92,7 @@ class TestPhones:
             read_run(tmp_path)
 
     def test_words_of_other_corpora_are_no_per(self, tmp_path):
-        (run(tmp_path, corpus="snips") / "log").write_text("test wer: 0.5\n")
+        wrong(run(tmp_path, corpus="snips"), 5)
         assert read_run(tmp_path) is None
 
     def test_arks_that_do_not_fit(self, tmp_path):
@@ -129,33 +102,26 @@ class TestPhones:
 
 
 class TestWords:
-    def test_percent_of_test_clean_only(self, tmp_path):
-        (run(tmp_path, "asr") / "log").write_text(
-            "test-other wer: 15.0\ntest-clean uer: 2.0\ntest-clean wer: 6.42\n"
-        )
-        (score,) = only(tmp_path)
-        assert (score.metric, score.percent, score.split) == ("wer", 6.42, "test-clean")
-
-    def test_arks_tell_the_decoder(self, tmp_path):
-        (run(tmp_path, "asr") / "log").write_text("test-clean wer: 4.0\n")
-        arks(tmp_path, "test-clean-LM", ["a b"], ["a b"])
-        assert [(s.metric, s.percent) for s in only(tmp_path)] == [("wer_lm", 4.0)]
+    def test_test_clean_without_a_language_model_only(self, tmp_path):
+        run(tmp_path, "asr")
+        for split in ("test-clean-LM", "test-other-noLM"):
+            arks(tmp_path, split, ["a b"], ["a b"])
+        with pytest.raises(MIError, match="no score in it"):
+            read_run(tmp_path)
         arks(tmp_path, "test-clean-noLM", ["a  c", ""], ["a b", "a b"])
-        assert [(s.metric, s.percent) for s in only(tmp_path)] == [("wer", 75.0), ("wer_lm", 0.0)]
+        found = read_run(tmp_path)
+        assert (found.metric, found.test.percent, found.test.split) == ("wer", 75.0, "test-clean")
 
-    def test_without_arks_the_config_does(self, tmp_path):
-        (run(tmp_path, "asr", decoder="kenlm") / "log").write_text("test-clean wer: 4.0\n")
-        assert [s.metric for s in only(tmp_path)] == ["wer_lm"]
-
-    def test_dev_of_the_best_checkpoint(self, tmp_path):
+    def test_dev_of_the_best_checkpoint_is_percent(self, tmp_path):
         run(tmp_path, "asr")
         best(tmp_path, 7.5, name="dev-clean-best.ckpt")
-        assert [(s.metric, s.percent, s.split) for s in only(tmp_path)] == [("wer", 7.5, "dev-clean")]
+        found = read_run(tmp_path)
+        assert (found.dev.percent, found.dev.split) == (7.5, "dev-clean")
 
 
 class TestWhose:
     def test_the_training_run_counts_not_its_evaluation(self, tmp_path):
-        (run(tmp_path, upstream="wavlm", ckpt=None) / "log").write_text("test per: 0.1\n")
+        wrong(run(tmp_path, upstream="wavlm", ckpt=None), 10)
         later = yaml.safe_load((tmp_path / "args_2026-01-01-10-00-00.yaml").read_text())
         later |= {"mode": "evaluate", "upstream": "none"}
         (tmp_path / "args_2026-01-02-10-00-00.yaml").write_text(yaml.dump(later))
@@ -168,16 +134,16 @@ class TestWhose:
         )  # fmt: skip
         (found,) = read_runs([tmp_path])
         assert (found.upstream, found.checkpoint, found.layer) == ("apc_local", "a/b.ckpt", 2)
-        assert found.scores[0].percent == pytest.approx(20.0)
+        assert found.dev.percent == pytest.approx(20.0)
 
     def test_by_alias(self, tmp_path):
-        (run(tmp_path, upstream="hubert") / "log").write_text("test per: 0.1\n")
+        wrong(run(tmp_path, upstream="hubert"), 10)
         found = read_run(tmp_path)
         assert found.belongs_to(make(model="hubert_base"))
         assert not found.belongs_to(make(model="hubert_large_ll60k"))
 
     def test_by_name_of_a_checkpoint_that_is_gone(self, tmp_path):
-        (run(tmp_path, upstream="hubert_local", ckpt="/gone/a.pt") / "log").write_text("test per: 0.1\n")
+        wrong(run(tmp_path, upstream="hubert_local", ckpt="/gone/a.pt"), 10)
         found = read_run(tmp_path)
         assert found.belongs_to(make(checkpoint={"name": "a.pt", "sha256": "00"}))
         assert not found.belongs_to(make(checkpoint={"name": "b.pt", "sha256": "00"}))
@@ -186,9 +152,7 @@ class TestWhose:
     def test_by_content_of_one_that_is_there(self, tmp_path):
         model = tmp_path / "a.pt"
         model.write_bytes(b"weights")
-        (run(tmp_path / "run", upstream="hubert_local", ckpt=str(model)) / "log").write_text(
-            "test per: 0.1\n"
-        )
+        wrong(run(tmp_path / "run", upstream="hubert_local", ckpt=str(model)), 10)
         found = read_run(tmp_path / "run")
         right = hashlib.sha256(b"weights").hexdigest()
         assert found.belongs_to(make(checkpoint={"name": "renamed.pt", "sha256": right}))
@@ -198,7 +162,7 @@ class TestWhose:
         model = tmp_path / "checkpoint-1000"
         model.mkdir()
         (model / "config.json").write_text("{}")
-        (run(tmp_path / "run", upstream="hf", ckpt=str(model)) / "log").write_text("test per: 0.1\n")
+        wrong(run(tmp_path / "run", upstream="hf", ckpt=str(model)), 10)
         found = read_run(tmp_path / "run")
         assert found.belongs_to(
             make(model="hf", checkpoint={"name": "checkpoint-1000", "sha256": sha256_of(model)})
@@ -211,33 +175,33 @@ class TestChosen:
         for name, dev, trainable in (("frozen", 0.2, False), ("tuned", 0.1, True)):
             path = run(tmp_path / name) / "args_2026-01-01-10-00-00.yaml"
             path.write_text(path.read_text() + f"upstream_trainable: {trainable}\n")
-            (tmp_path / name / "log").write_text(f"dev per: {dev}\n")
+            best(tmp_path / name, dev)
         runs = read_runs([tmp_path])
         assert chosen_run(runs, "per").folder.name == "frozen"
         assert [r.fine_tuned for r in runs] == [False, True]
 
     def test_dev_chooses_not_test(self, tmp_path):
-        for name, dev, test in (("a", 0.2, 0.5), ("b", 0.3, 0.1)):
-            (run(tmp_path / name) / "log").write_text(f"test per: {test}\n")
+        for name, dev, test in (("a", 0.2, 50), ("b", 0.3, 10)):
+            wrong(run(tmp_path / name), test)
             best(tmp_path / name, dev)
         assert chosen_run(read_runs([tmp_path]), "per").folder.name == "a"
         assert chosen_run(read_runs([tmp_path]), "wer") is None
 
     def test_weighted_sum_before_a_single_layer(self, tmp_path):
-        (run(tmp_path / "one", layer=3) / "log").write_text("test per: 0.1\n")
-        (run(tmp_path / "sum") / "log").write_text("test per: 0.2\n")
+        wrong(run(tmp_path / "one", layer=3), 10)
+        wrong(run(tmp_path / "sum"), 20)
         assert chosen_run(read_runs([tmp_path]), "per").folder.name == "sum"
 
     def test_two_runs_and_no_dev_score(self, tmp_path):
         for name in ("a", "b"):
-            (run(tmp_path / name) / "log").write_text("test per: 0.1\n")
+            wrong(run(tmp_path / name), 10)
         with pytest.raises(MIError, match="Name only the run that counts"):
             chosen_run(read_runs([tmp_path]), "per")
 
 
 def test_other_tasks_are_passed_over(tmp_path):
     run(tmp_path / "ours", task="mi_views")
-    (run(tmp_path / "pr") / "log").write_text("test per: 0.1\n")
+    wrong(run(tmp_path / "pr"), 10)
     assert [r.folder.name for r in read_runs([tmp_path])] == ["pr"]
     with pytest.raises(MIError, match="no run of s3prl's ctc"):
         read_runs([tmp_path / "ours"])

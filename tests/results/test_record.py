@@ -11,64 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3prl_mi.core.errors import MIError
+from s3prl_mi.results.class_contributions import append_classes, read_classes
 from s3prl_mi.results.record import Record, append_records, read_records
-
-
-def make(**changes):
-    base = Record(
-        task="mi_views",
-        upstream="hubert_local",
-        checkpoint={"name": "hubert-000960.ckpt", "sha256": "ab" * 32},
-        upstream_sha256="cd" * 32,
-        step=None,
-        series=None,
-        layer=3,
-        layer_name="encoder.layers[2]",
-        layers_in_upstream=7,
-        last_layer=6,
-        dim=256,
-        frame_shift_ms=20.0,
-        probe="logistic",
-        protocol="default-1",
-        view="mask(latent, 30 of 40 frames)",
-        frames="masked",
-        clusters=50,
-        seed=1337,
-        fit_splits=["dev-other"],
-        eval_splits=["test-other"],
-        mi_lower_bound_bits=1.25,
-        entropy_bits=5.5,
-        cross_entropy_bits=4.25,
-        accuracy=0.4,
-        fit_frames=1000,
-        eval_frames=900,
-        labels=50,
-        label_set=None,
-        unseen_frames=0,
-        unlabelled_frames=0,
-        utterances={"fit": 10, "eval": 9, "skipped": 1},
-        probe_settings={"l2": 0.001, "epochs": 12},
-        seconds=1.5,
-        versions={"torch": "2.8.0", "started": "2026-11-20T10:00:00"},
-    )
-    return dataclasses.replace(base, **changes)
-
-
-def supervised(**changes):
-    return make(
-        task="mi_supervised",
-        checkpoint=None,
-        view=None,
-        clusters=None,
-        frames="all",
-        label_set="phones, stress stripped",
-        **changes,
-    )
+from tests.helpers.records import SUPERVISED, VERSION_1_CLASSES, VERSION_1_LINE, make
 
 
 def test_round_trip_of_every_field(tmp_path):
     path = tmp_path / "mi_results.jsonl"
-    records = [make(), supervised(layer="weighted"), make(mi_lower_bound_bits=-0.1 + 1e-17, seed=2)]
+    with_checkpoint = make(layer="weighted", checkpoint={"name": "a.ckpt", "sha256": "ab" * 32}, **SUPERVISED)
+    records = [make(), with_checkpoint, make(mi_lower_bound_bits=-0.1 + 1e-17, seed=2)]
     append_records(path, records)
     assert read_records(path) == records
 
@@ -89,7 +40,7 @@ def test_nan_survives(tmp_path):
 
 def test_values_read_back_have_the_annotated_types(tmp_path):
     path = tmp_path / "mi_results.jsonl"
-    append_records(path, [make(), supervised()])
+    append_records(path, [make(checkpoint={"name": "a.ckpt", "sha256": "ab" * 32}), make(**SUPERVISED)])
     hints = typing.get_type_hints(Record)
     for record in read_records(path):
         for name, hint in hints.items():
@@ -156,7 +107,59 @@ def test_identity_tells_estimates_of_one_experiment_apart():
     others = [
         make(layer=4),
         make(probe="mlp"),
-        make(frames="all"),
+        make(scored_frames="all"),
         make(seed=1338),
     ]
     assert len({r.identity() for r in [make(), *others]}) == 5
+
+
+def test_lines_of_version_1_are_read_under_the_names_of_version_2(tmp_path):
+    path = tmp_path / "mi_results.jsonl"
+    path.write_text(VERSION_1_LINE)
+    append_records(path, [make()])
+    old, new = read_records(path)
+    assert (old.scored_frames, old.n_clusters, old.n_classes, old.seed) == ("masked", 50, 50, 1)
+    assert (old.precision, old.schema_version) == ("fp32", 2)
+    assert new == make()
+    assert json.loads(path.read_text().splitlines()[1])["schema_version"] == 2
+
+
+def test_classes_of_version_1_belong_to_their_record(tmp_path):
+    (tmp_path / "r.jsonl").write_text(VERSION_1_LINE)
+    (tmp_path / "c.jsonl").write_text(VERSION_1_CLASSES)
+    (found,) = read_classes(tmp_path / "c.jsonl", read_records(tmp_path / "r.jsonl"))
+    assert (found.class_names, found.contribution_bits) == (["0", "1"], [1.0, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"schema_version": 3}, "schema version is 3"),
+        ({"labels": 5}, "'labels'"),
+        ({"surprise": 1}, "'surprise'"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_records, read_classes])
+def test_an_unknown_version_or_field_is_named(tmp_path, change, named, read):
+    path = tmp_path / "mi.jsonl"
+    if read is read_records:
+        append_records(path, [make()])
+    else:
+        path.write_text(VERSION_1_CLASSES)
+        append_classes(path, read_classes(path))
+        path.write_text(path.read_text().splitlines(keepends=True)[1])
+    path.write_text(json.dumps(json.loads(path.read_text()) | change) + "\n")
+    with pytest.raises(MIError, match=rf"mi\.jsonl, line 1: not a record .*{named}"):
+        read(path)
+
+
+def test_what_an_old_file_may_lack_has_a_default(tmp_path):
+    optional = {f.name for f in dataclasses.fields(Record) if f.default is not dataclasses.MISSING}
+    assert {"checkpoint", "step", "series", "label_set", "precision", "unlabelled_frames"} <= optional
+    path = tmp_path / "mi_results.jsonl"
+    append_records(path, [make(seconds=0.0)])
+    line = {
+        k: v for k, v in json.loads(path.read_text()).items() if k not in optional - {"view", "n_clusters"}
+    }
+    path.write_text(json.dumps(line) + "\n")
+    assert read_records(path) == [make(seconds=0.0)]

@@ -3,7 +3,8 @@
 import pytest
 
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.results.selection import best_of, checkpoint_pick, last_layer, layer_agreements, layer_curves
+from s3prl_mi.results import selection
+from s3prl_mi.results.selection import best_of, checkpoint_pick, last_layer, layer_agreements
 from tests.helpers.records import SUPERVISED, curve, make
 
 FREE = [0.2, 0.9, 1.4, 1.1, 0.5]
@@ -17,7 +18,7 @@ def both(**changes):
 class TestLayers:
     def test_mean_over_seeds(self):
         records = [make(b, layer=0, seed=s) for s, b in enumerate((1.0, 1.5, 2.0))]
-        assert list(layer_curves(records).values()) == [{0: 1.5}]
+        assert list(selection._curves(records, selection._layer).values()) == [{0: 1.5}]
 
     def test_agreement(self):
         (found,) = layer_agreements(both())
@@ -33,9 +34,9 @@ class TestLayers:
         assert (found.same, found.regret_bits) == (True, 0.0)
 
     def test_one_for_each_probe_and_setting(self):
-        records = both() + both(probe="mlp") + curve(FREE[::-1], clusters=100)
+        records = both() + both(probe="mlp") + curve(FREE[::-1], n_clusters=100)
         found = layer_agreements(records)
-        assert [(a.probe, a.setting.clusters, a.unsupervised_layer) for a in found] == [
+        assert [(a.probe, a.setting.n_clusters, a.unsupervised_layer) for a in found] == [
             ("logistic", 50, 2),
             ("logistic", 100, 2),
             ("mlp", 50, 2),
@@ -103,26 +104,31 @@ class TestCheckpoints:
         other = [0.2, 0.9, 1.1, 1.4, 0.5]
         records = (
             series(seed=0) + series([v + 0.01 for v in FREE], seed=1) + series(other, seed=2)
-            + series(clusters=100) + series(other, clusters=500) + series(clusters=200)
+            + series(n_clusters=100) + series(other, n_clusters=500) + series(n_clusters=200)
             + series(view="mask(latent, 28 of 40 frames)")
         )  # fmt: skip
         by = {s.factor: s for s in checkpoint_pick(records).stability}
         assert by["seed"].picks == {"0": 200, "1": 200, "2": 300}
-        assert by["seed"].share_same == pytest.approx(2 / 3)
+        assert by["seed"].fraction_same == pytest.approx(2 / 3)
         assert by["clusters"].picks == {"50": 200, "100": 200, "500": 300, "200": 200}
-        assert by["clusters"].share_same == 0.75
+        assert by["clusters"].fraction_same == 0.75
         assert by["clusters"].lowest_rank_correlation == pytest.approx(0.9)
-        assert (by["view"].share_same, by["view"].lowest_rank_correlation) == (1.0, 1.0)
+        assert (by["view"].fraction_same, by["view"].lowest_rank_correlation) == (1.0, 1.0)
 
     def test_a_setting_that_lacks_the_best_step_is_compared_on_the_others(self):
-        other = [r for r in series(clusters=100) if r.step != 200]
+        other = [r for r in series(n_clusters=100) if r.step != 200]
         (found,) = checkpoint_pick(series() + other).stability
-        assert (found.picks, found.share_same) == ({"50": 200, "100": 300}, 1.0)
+        assert (found.picks, found.fraction_same) == ({"50": 200, "100": 300}, 1.0)
 
     def test_the_papers_setting_is_the_main_one(self):
-        records = series(FREE[::-1], clusters=500, view="mask(latent, 15 of 20 frames)") + series()
-        assert checkpoint_pick(records).setting.clusters == 50
-        assert checkpoint_pick(series(frames="all") + series(frames="masked")).setting.frames == "masked"
+        records = series(FREE[::-1], n_clusters=500, view="mask(latent, 15 of 20 frames)") + series()
+        assert checkpoint_pick(records).setting.n_clusters == 50
+        assert (
+            checkpoint_pick(
+                series(scored_frames="all") + series(scored_frames="masked")
+            ).setting.scored_frames
+            == "masked"
+        )
 
     def test_other_layer_and_probe(self):
         records = series(layer=2) + series(FREE[::-1], layer=0, probe="mlp")

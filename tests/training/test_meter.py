@@ -186,9 +186,15 @@ def test_an_s3prl_upstream_gets_the_number_of_run_downstream(name, run, corpus, 
     mine = meter.records(expert, step=1)
     for record in mine:
         theirs = records[record.layer]
-        assert (record.view, record.frames, record.dim, record.frame_shift_ms, record.layers_in_upstream) == (
+        assert (
+            record.view,
+            record.scored_frames,
+            record.dim,
+            record.frame_shift_ms,
+            record.layers_in_upstream,
+        ) == (
             theirs.view,
-            theirs.frames,
+            theirs.scored_frames,
             theirs.dim,
             theirs.frame_shift_ms,
             theirs.layers_in_upstream,

@@ -1,63 +1,18 @@
-"""Which figures may stand in one column: the filters, and the refusal that names what differs.
-
-Two bounds are on one scale only if everything but the model, the layer and the probe agrees.
-"""
+"""Which figures may stand in one column: the filters, and the refusal that names what differs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from ...core.config import TASKS
 from ...core.errors import MIError
 from ...results.collect import Result
+from ...results.comparability import PARTS, ComparisonKey, differences, group_by_key
 from ...results.record import Record
 from ...results.summary import FRAMES_ORDER, rank_in
 
-
-@dataclass(frozen=True, slots=True)
-class _Difference:
-    """One thing that must agree."""
-
-    value: Callable[[Record], str | None]
-    """None: says nothing of this record."""
-    way_out: str
-
-
-def _splits(names: Sequence[str]) -> str:
-    return "+".join(names)
-
-
-def _weights(record: Record) -> str | None:
-    """Where the weights of a weighted sum come from, the same for runs of one kind on several upstreams."""
-    if record.layer != "weighted":
-        return None
-    return record.layer_name.partition(":")[0].replace(f" on {record.upstream}", "")
-
-
-_DIFFERENCES: dict[str, _Difference] = {
-    "protocol": _Difference(lambda r: r.protocol, "--protocol NAME keeps one"),
-    "view": _Difference(lambda r: r.view or "", "--view TEXT keeps the views that contain it"),
-    "frames": _Difference(lambda r: f"{r.frames} frames", "--frames NAME keeps one"),
-    "clusters": _Difference(lambda r: f"{r.clusters} clusters", "--clusters N keeps one"),
-    "frame_rate": _Difference(lambda r: f"every {r.frame_shift_ms:g} ms", "compare each rate by itself"),
-    "labels": _Difference(
-        lambda r: f"{r.labels} {r.label_set or 'labels'}" if r.task == "mi_supervised" else "",
-        "measure both with one set of labels",
-    ),
-    "fit_split": _Difference(
-        lambda r: f"fit on {_splits(r.fit_splits)}", "measure both with one datarc.fit_splits"
-    ),
-    "eval_split": _Difference(
-        lambda r: f"scored on {_splits(r.eval_splits)}", "measure both with one datarc.eval_splits"
-    ),
-    "utterances": _Difference(
-        lambda r: f"fit on {r.utterances.get('fit')} and scored on {r.utterances.get('eval')} utterances",
-        "measure both with one datarc.max_utterances",
-    ),
-    "weights": _Difference(_weights, "measure both with one featurizer"),
-}
-
-ALLOWABLE: tuple[str, ...] = tuple(_DIFFERENCES)
+ALLOWABLE: tuple[str, ...] = tuple(name for name in PARTS if name != "task")
 """What `--allow` may name."""
 
 
@@ -82,8 +37,8 @@ class Filters:
             return True
         return (
             (self.view is None or self.view in (record.view or ""))
-            and (self.clusters is None or self.clusters == record.clusters)
-            and (self.frames is None or self.frames == record.frames)
+            and (self.clusters is None or self.clusters == record.n_clusters)
+            and (self.frames is None or self.frames == record.scored_frames)
         )
 
 
@@ -101,9 +56,13 @@ def keep(results: Iterable[Result], filters: Filters) -> list[Result]:
     if filters != Filters() and not any(x.task == "mi_views" for r in found for x in r.records):
         views = [x for r in results for x in r.records if x.task == "mi_views"]
         if views or not any(r.records for r in found):
-            raise MIError(
-                f"{_written(filters)}: nothing is left. There is: {_listing(views or results[0].records)}."
-            )
+            names = ("protocol", "view", "clusters", "frames")
+            given = " ".join(f"--{n} {v!r}" for n in names if (v := getattr(filters, n)) is not None)
+            there = [
+                k.describe("task", "fit_split", "eval_split")
+                for k in group_by_key(views or results[0].records)
+            ]
+            raise MIError(f"{given}: nothing is left. There is: {'; '.join(dict.fromkeys(there))}.")
     if filters.frames is None:
         found = [replace(r, records=_headline(r.records)) for r in found]
     return [r for r in found if r.records]
@@ -113,23 +72,13 @@ def _headline(records: list[Record]) -> list[Record]:
     """Of each view, only the kind of frames that it is about."""
     first: dict[str | None, str] = {}
     for record in records:
-        kinds = (first.get(record.view, record.frames), record.frames)
+        kinds = (first.get(record.view, record.scored_frames), record.scored_frames)
         first[record.view] = min(kinds, key=lambda name: rank_in(name, FRAMES_ORDER))
-    return [r for r in records if r.frames == first[r.view]]
-
-
-def _written(filters: Filters) -> str:
-    options = {n: getattr(filters, n) for n in ("protocol", "view", "clusters", "frames")}
-    return " ".join(f"--{name} {value!r}" for name, value in options.items() if value is not None)
-
-
-def _listing(records: Iterable[Record]) -> str:
-    texts = (f"{r.view or r.task}, {r.frames} frames, {r.clusters} clusters, {r.protocol}" for r in records)
-    return "; ".join(dict.fromkeys(texts))
+    return [r for r in records if r.scored_frames == first[r.view]]
 
 
 def check(results: Sequence[Result], allowed: Sequence[str] = ()) -> list[str]:
-    """Refuse to put figures side by side that are not on one scale.
+    """Refuse to put figures side by side that are not comparable.
 
     Args:
         results: after `keep`.
@@ -139,70 +88,47 @@ def check(results: Sequence[Result], allowed: Sequence[str] = ()) -> list[str]:
         One sentence for each difference that was allowed, for the foot of the table.
 
     Raises:
-        MIError: figures differ in something that was not allowed (all of it named, with the way out); or one model
-            has several figures for one cell, which cannot be allowed.
+        MIError: figures differ in something that was not allowed (all of it named, with a fix); or one model has
+            several figures for one cell, which cannot be allowed.
     """
-    _check_names(allowed)
+    for name in allowed:
+        if name not in ALLOWABLE:
+            raise MIError(f"--allow {name!r}: no such difference. Choose from {', '.join(ALLOWABLE)}.")
     refused: dict[str, list[str]] = {}
     noted: list[str] = []
-    for task in ("mi_supervised", "mi_views"):
-        for name, difference in _DIFFERENCES.items():
-            values = _values(results, task, difference)
-            if len(values) < 2:
-                continue
-            text = f"{task}: " + "; ".join(f"{v} in {_names(labels)}" for v, labels in values.items())
-            _check_one_per_model(name, task, values, difference)
+    for task in TASKS:
+        keys = [(r.label, k) for r in results for k in group_by_key(x for x in r.records if x.task == task)]
+        _check_one_per_model(task, keys)
+        for name, values in differences(k for _, k in keys).items():
+            labels = {v: [label for label, k in keys if k.in_words().get(name) == v] for v in values}
+            text = f"{task}: " + "; ".join(f"{v} in {_listed(labels[v])}" for v in values)
             if name in allowed:
-                noted.append(f"Not on one scale ({name}, allowed). {text}.")
+                noted.append(f"Not comparable ({name}, allowed). {text}.")
             else:
                 refused.setdefault(name, []).append(text)
     if refused:
         lines = [
-            f"{name} ({_DIFFERENCES[name].way_out}): {'. '.join(texts)}" for name, texts in refused.items()
+            f"They differ in {name} ({PARTS[name].fix}): {'. '.join(t)}. " for name, t in refused.items()
         ]
         raise MIError(
-            "these figures are not comparable. They differ in "
-            + ". They differ in ".join(lines)
-            + ". Compare them one "
-            f"kind at a time, or put them side by side all the same with --allow {','.join([*allowed, *refused])}."
+            f"these figures are not comparable. {''.join(lines)}Compare them one kind at a time, or put them side by "
+            f"side all the same with --allow {','.join([*allowed, *refused])}."
         )
     return noted
 
 
-def _check_names(allowed: Sequence[str]) -> None:
-    for name in allowed:
-        if name not in ALLOWABLE:
-            raise MIError(f"--allow {name!r}: no such difference. Choose from {', '.join(ALLOWABLE)}.")
-
-
-def _values(results: Sequence[Result], task: str, difference: _Difference) -> dict[str, list[str]]:
-    """Value -> labels of the models that have it."""
-    found: dict[str, list[str]] = {}
-    for result in results:
-        for value in dict.fromkeys(difference.value(r) for r in result.records if r.task == task):
-            if value is None:
-                continue
-            labels = found.setdefault(value, [])
-            if result.label not in labels:
-                labels.append(result.label)
-    return found
-
-
-def _check_one_per_model(name: str, task: str, values: dict[str, list[str]], difference: _Difference) -> None:
-    if name == "frame_rate":
-        return  # one model may have layers of several rates (MR-HuBERT); `build` takes the finest
-    having: dict[str, list[str]] = {}
-    for value, labels in values.items():
-        for label in labels:
-            having.setdefault(label, []).append(value)
-    for label, several in having.items():
-        if len(several) > 1:
+def _check_one_per_model(task: str, keys: Sequence[tuple[str, ComparisonKey]]) -> None:
+    """Frame rates apart: one model may have layers of several (MR-HuBERT); `build` takes the finest."""
+    for label in dict.fromkeys(label for label, _ in keys):
+        for name, values in differences(
+            k.without("frame_rate") for other, k in keys if other == label
+        ).items():
             raise MIError(
-                f"{label}: {task} was measured in several ways ({name}: {'; '.join(several)}), and the table has room "
-                f"for one: {difference.way_out}, or name only the folder that counts."
+                f"{label}: {task} was measured in several ways ({name}: {'; '.join(values)}), and the table has room "
+                f"for one: {PARTS[name].fix}, or name only the folder that counts."
             )
 
 
-def _names(labels: Sequence[str], most: int = 4) -> str:
-    shown = ", ".join(labels[:most])
-    return shown if len(labels) <= most else f"{shown} and {len(labels) - most} more"
+def _listed(labels: Sequence[str], most: int = 4) -> str:
+    labels = list(dict.fromkeys(labels))
+    return ", ".join(labels[:most]) + (f" and {len(labels) - most} more" if len(labels) > most else "")

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...results.correlation import INTERVAL, KINDS, NAMES, Relation
+from ..s3prl_runs import METRICS
 from ..wording import BOUND, decimals, format_bits
 from .paper import CAVEAT, PaperRow, unmeasured, without_paper
-from .scores import SCORE_NAMES, SCORES
+from .scores import SCORE_NAMES
 from .table import CHOICE_NAMES, CHOICES, Column, Row, Table
 
 
@@ -98,7 +99,7 @@ def _grids(table: Table, paper: Sequence[PaperRow] | None) -> list[_Grid]:
 
 def _main_grid(table: Table, probe: str) -> _Grid:
     columns = table.columns_of(probe)
-    metrics = [m for m in SCORES if any(m in row.scores for row in table.rows)]
+    metrics = [m for m in METRICS if any(m in row.scores for row in table.rows)]
     rows = []
     for row in table.rows:
         cells = [_bits(row, column, table) for column in columns]
@@ -160,7 +161,7 @@ def _relations_grid(table: Table) -> _Grid:
         below.append(
             "Some of these models' bits are not on one scale (see the notes): this correlation means little."
         )
-    for metric in SCORES:
+    for metric in METRICS:
         mine = {c: r for (c, m), r in table.relations.items() if m == metric}
         headlines = [c for c in mine if c.choice == "last" and mine[c].coefficients] or list(mine)[:1]
         below += [mine[c].sentence for c in headlines if c.probe == headlines[0].probe]
@@ -347,7 +348,7 @@ def _wide(row: Row, columns: Sequence[Column]) -> dict[str, object]:
         cells[f"{name}_sd"] = figure and figure.sd
         cells[f"{name}_seeds"] = figure and figure.n_seeds
         cells[f"{name}_layer"] = figure and figure.layer
-    for metric in SCORES:
+    for metric in METRICS:
         value = row.scores.get(metric)
         cells[metric] = value and value.percent
         cells[f"{metric}_from"] = value and value.kind
@@ -378,8 +379,8 @@ def _agreement_lines(table: Table) -> Iterable[dict[str, object]]:
         for a in row.agreements:
             spearman = a.relation.of("spearman")
             yield {
-                "label": row.label, "probe": a.probe, "view": a.setting.view, "frames": a.setting.frames,
-                "clusters": a.setting.clusters, "unsupervised_layer": a.unsupervised_layer,
+                "label": row.label, "probe": a.probe, "view": a.setting.view, "scored_frames": a.setting.scored_frames,
+                "n_clusters": a.setting.n_clusters, "unsupervised_layer": a.unsupervised_layer,
                 "labelled_layer": a.labelled_layer,
                 "regret_bits": a.regret_bits, "last_lost_bits": a.last_lost_bits, "layers": a.relation.n,
                 "spearman": spearman and spearman.value,

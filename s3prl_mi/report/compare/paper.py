@@ -102,6 +102,6 @@ def _differences(measured: Record, published: PaperFigure) -> list[str]:
         view = "30 of 40 frames" if published.layer is None else "shift(60 ms)"
         if view not in (measured.view or ""):
             found.append(f"{measured.view}, in the paper {view}")
-        if measured.clusters != USUAL_CLUSTERS:
-            found.append(f"{measured.clusters} clusters, in the paper {USUAL_CLUSTERS}")
+        if measured.n_clusters != USUAL_CLUSTERS:
+            found.append(f"{measured.n_clusters} clusters, in the paper {USUAL_CLUSTERS}")
     return found

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from ...core.errors import MIError, nearest
 from ...results.collect import Result
-from ..published_scores import Score, canonical, score_of
-from ..s3prl_runs import METRICS, Metric, StockRun, chosen_run
+from ..published_scores import Score, canonical, paper_figures, score_of, scores
+from ..s3prl_runs import METRICS, Metric, S3prlRun, chosen_run
 
-SCORES: tuple[Metric, ...] = METRICS[:2]
 SCORE_NAMES = {"per": "PER", "wer": "WER"}
 
 
@@ -52,7 +51,7 @@ def read_score_table(path: Path) -> dict[str, dict[str, ScoreValue]]:
     columns = {
         name: c
         for c in (rows[0] if rows else ())
-        for name in SCORES
+        for name in METRICS
         if c in (name, f"pr_{name}", f"asr_{name}")
     }
     if not rows or "upstream" not in rows[0] or not columns:
@@ -79,7 +78,7 @@ def scores_of(
     result: Result,
     label: str,
     name: str,
-    runs: Sequence[StockRun],
+    runs: Sequence[S3prlRun],
     table: ScoreTable,
     published: bool,
     runs_are_its: bool = False,
@@ -99,7 +98,7 @@ def scores_of(
     score = score_of(name) if published else None
     own = [run for run in runs if runs_are_its or (run.belongs_to(result.first) and not run.fine_tuned)]
     rows = [table[key] for key in (label, name, canonical(name)) if key in table]
-    for metric in SCORES:
+    for metric in METRICS:
         value = _own(own, metric)
         value = value or next((row[metric] for row in rows if metric in row), None)
         value = value or (_published(score, metric) if score else None)
@@ -108,13 +107,13 @@ def scores_of(
     return found
 
 
-def _own(runs: Sequence[StockRun], metric: Metric) -> ScoreValue | None:
+def _own(runs: Sequence[S3prlRun], metric: Metric) -> ScoreValue | None:
     run = chosen_run(runs, metric)
-    score = run.best_of(metric) if run else None
+    score = (run.test or run.dev) if run else None
     if run is None or score is None:
         return None
     remarks = []
-    if score.is_dev:
+    if score is run.dev:
         remarks.append(f"of the {score.split} split, not of test")
     if run.layer is not None:
         remarks.append(f"of layer {run.layer} alone")
@@ -137,10 +136,8 @@ def check_same_as(same_as: Mapping[str, str], labels: Sequence[str]) -> None:
     """Refuse a `--same-as` that names no model, or an upstream without published figures.
 
     Raises:
-        MIError: as said.
+        MIError: it does.
     """
-    from ..published_scores import paper_figures, scores
-
     known = [*scores(), *(f.upstream for f in paper_figures())]
     for label, name in same_as.items():
         if label not in labels:

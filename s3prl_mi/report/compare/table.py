@@ -14,10 +14,10 @@ from ...results.correlation import Relation, correlate
 from ...results.record import Record
 from ...results.selection import LayerAgreement, best_of, last_layer, layer_agreements
 from ...results.summary import PROBE_ORDER, layer_key, mean_sd, rank_in
-from ..s3prl_runs import StockRun
+from ..s3prl_runs import METRICS, S3prlRun
 from ..wording import BOUND
 from .comparable import check
-from .scores import SCORE_NAMES, SCORES, ScoreTable, ScoreValue, check_same_as, scores_of
+from .scores import SCORE_NAMES, ScoreTable, ScoreValue, check_same_as, scores_of
 
 CHOICES: dict[str, str] = {
     "last": "last layer",
@@ -105,8 +105,8 @@ class Table:
 
 def build(
     results: Sequence[Result],
-    runs: Sequence[StockRun] = (),
-    runs_of: Mapping[str, Sequence[StockRun]] | None = None,
+    runs: Sequence[S3prlRun] = (),
+    runs_of: Mapping[str, Sequence[S3prlRun]] | None = None,
     table: ScoreTable | None = None,
     published: bool = True,
     same_as: Mapping[str, str] | None = None,
@@ -256,7 +256,7 @@ def _distinct(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
 
 def _relations(rows: Sequence[Row], columns: Sequence[Column]) -> dict[tuple[Column, str], Relation]:
     found: dict[tuple[Column, str], Relation] = {}
-    for metric in SCORES:
+    for metric in METRICS:
         if not any(metric in row.scores for row in rows):
             continue
         for column in columns:
@@ -277,8 +277,8 @@ def _settings(results: Sequence[Result]) -> list[tuple[str, str]]:
     for record in (r for result in results for r in result.records):
         parts = [
             record.view or "",
-            f"{record.frames} frames",
-            f"{record.clusters} clusters" if record.clusters is not None else "",
+            f"{record.scored_frames} frames",
+            f"{record.n_clusters} clusters" if record.n_clusters is not None else "",
             record.label_set or "",
             f"every {record.frame_shift_ms:g} ms",
             f"fit {'+'.join(record.fit_splits)}, eval {'+'.join(record.eval_splits)}",
@@ -288,7 +288,7 @@ def _settings(results: Sequence[Result]) -> list[tuple[str, str]]:
     return [(BOUND[task], text) for task in TASKS for text in texts.get(task, {})]
 
 
-def _score_notes(rows: Sequence[Row], runs: Sequence[StockRun], results: Sequence[Result]) -> list[str]:
+def _score_notes(rows: Sequence[Row], runs: Sequence[S3prlRun], results: Sequence[Result]) -> list[str]:
     notes = [
         f"{SCORE_NAMES[metric]} of {row.label}: {value.remark}."
         for row in rows
@@ -307,7 +307,7 @@ def _score_notes(rows: Sequence[Row], runs: Sequence[StockRun], results: Sequenc
         notes.append(
             f"Runs of upstreams that are not in this table: {names}. --stock LABEL=FOLDER says whose a run is."
         )
-    for metric in SCORES:
+    for metric in METRICS:
         kinds = {row.scores[metric].kind for row in rows if metric in row.scores}
         if len(kinds) > 1:
             notes.append(

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from ...core.errors import MIError
 from ...results.record import Record
-from ...results.selection import CheckpointPick, Setting, checkpoint_pick, last_layer, setting_of
+from ...results.selection import CheckpointPick, checkpoint_pick, last_layer
 from ...results.summary import rank_in
 from .. import PROBE_ORDER, Summary
 from ..wording import BOUND, BOUND_TEX, seeds_text
 from .picture import COLOURS, Picture, bits_axis, dress, finish, sheet
-from .scale import Scale, by_scale, headline_scales, model_of, natural
+from .scale import Scale, by_scale, headline_scales, model_of, natural, scale_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,10 +62,10 @@ def _is_mixed(group: Sequence[Summary]) -> bool:
 def picks_of(name: str, records: Sequence[Record]) -> dict[str, CheckpointPick]:
     """What I(Za;Zb) at the last layer picks from a series, by probe; none where steps do not tell models apart."""
     own = [r for r in records if r.step is not None and series_name(r) == name]
-    steps: dict[Setting, set[int | None]] = {}
+    steps: dict[tuple[str, Scale], set[int | None]] = {}
     for r in own:
-        steps.setdefault(setting_of(r), set()).add(r.step)
-    own = [r for r in own if len(steps[setting_of(r)]) > 1]  # one checkpoint is no choice
+        steps.setdefault((r.probe, scale_of(r)), set()).add(r.step)
+    own = [r for r in own if len(steps[r.probe, scale_of(r)]) > 1]  # one checkpoint is no choice
     found = {}
     for probe in dict.fromkeys(r.probe for r in own):
         try:
@@ -79,9 +79,9 @@ def picks_of(name: str, records: Sequence[Record]) -> dict[str, CheckpointPick]:
 
 def stability_words(pick: CheckpointPick) -> str:
     """The pick, how stable it is and what it costs against the choice with labels, in plain words."""
-    text = f"With the {pick.setting.probe} probe at layer {pick.layer}, step {pick.step:,} is picked without labels"
+    text = f"With the {pick.probe} probe at layer {pick.layer}, step {pick.step:,} is picked without labels"
     for s in pick.stability:
-        same = round(s.share_same * len(s.picks))
+        same = round(s.fraction_same * len(s.picks))
         what = {"seed": "seeds", "view": "views", "clusters": "numbers of clusters"}[s.factor]
         text += f"{',' if s is pick.stability[0] else ' and'} by {same} of {len(s.picks)} {what}"
     if pick.labelled_step is not None and pick.regret_bits is not None:
@@ -149,7 +149,11 @@ def _draw(
 
 
 def _short(scale: Scale) -> str:
-    return f"{scale.kind} view, {scale.frames} frames" if scale.kind else f"every {scale.frame_shift_ms:g} ms"
+    return (
+        f"{scale.kind} view, {scale.scored_frames} frames"
+        if scale.kind
+        else f"every {scale.frame_shift_ms:g} ms"
+    )
 
 
 def _curves(axes: Axes, group: list[Summary], last: int | None) -> list[Summary]:

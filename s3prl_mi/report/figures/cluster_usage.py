@@ -116,7 +116,7 @@ def _draw(scale: Scale, found: list[Usage], names: Mapping[Model, str], number: 
     several = any(len(group) > 1 for group in by_layer.values())
     with sheet(8.6 if several else 4.7, 2.9 * len(parts) + 0.4) as figure:
         grid = figure.subplots(len(parts), 1 + several, squeeze=False, sharey="col")
-        clusters = scale.clusters or len(found[0].curve)
+        clusters = scale.n_clusters or len(found[0].curve)
         for row, part in zip(grid, parts, strict=True):
             for model in part:
                 curve = last[model].curve

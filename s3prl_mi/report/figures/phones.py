@@ -111,23 +111,23 @@ def class_bits(measured: Sequence[Measured], scale: Scale, summaries: Sequence[S
 
 def _mean(best: Summary, pairs: list[tuple[Record, ClassRecord]]) -> ClassBits:
     by_seed = {r.seed: c for r, c in pairs}  # a seed that occurs twice counts once
-    labels = list(dict.fromkeys(k for c in by_seed.values() for k in c.labels))
+    labels = list(dict.fromkeys(k for c in by_seed.values() for k in c.class_names))
 
     def mean_of(rows: list[dict[str, float]]) -> dict[str, float]:
         return {k: statistics.fmean(row.get(k, 0.0) for row in rows) for k in labels}
 
     records = list(by_seed.values())
     tables = [
-        np.asarray(c.confusion, dtype=np.float64) for c in records if c.confusion and c.labels == labels
+        np.asarray(c.confusion, dtype=np.float64) for c in records if c.confusion and c.class_names == labels
     ]
     return ClassBits(
         model=model_of(best),
         layer=best.layer,
         probe=best.probe,
         bits=best.mi_lower_bound_bits,
-        share=mean_of([dict(zip(c.labels, c.bits, strict=True)) for c in records]),
-        per_frame=mean_of([dict(zip(c.labels, c.bits_per_frame, strict=True)) for c in records]),
-        frames=mean_of([dict(zip(c.labels, map(float, c.eval_frames), strict=True)) for c in records]),
+        share=mean_of([dict(zip(c.class_names, c.contribution_bits, strict=True)) for c in records]),
+        per_frame=mean_of([dict(zip(c.class_names, c.bits_per_frame, strict=True)) for c in records]),
+        frames=mean_of([dict(zip(c.class_names, map(float, c.eval_frames), strict=True)) for c in records]),
         confusion=np.mean(tables, axis=0) if tables else None,
     )
 

@@ -8,36 +8,13 @@ from typing import NamedTuple, TypeAlias
 
 from ...core.config import TASKS
 from ...results.class_contributions import ClassRecord
+from ...results.comparability import NOTED, ComparisonKey, group_by_key
 from ...results.record import Record
 from ...results.summary import rank_in
 from .. import FRAMES_ORDER, Summary, summarise
 
-
-class Scale(NamedTuple):
-    """Everything in which estimates must agree to be compared; only these stand on one axis."""
-
-    task: str
-    protocol: str
-    view: str | None
-    frames: str
-    clusters: int | None
-    label_set: str | None
-    fit_splits: tuple[str, ...]
-    eval_splits: tuple[str, ...]
-    frame_shift_ms: float
-
-    def describe(self) -> str:
-        """In words, for titles and captions."""
-        parts = [self.view, f"{self.frames} frames"] if self.view else [self.label_set or "frame labels"]
-        parts += [f"{self.clusters} clusters"] if self.clusters else []
-        parts += [f"one frame every {self.frame_shift_ms:g} ms", f"scored on {'+'.join(self.eval_splits)}"]
-        return ", ".join(p for p in parts if p)
-
-    @property
-    def kind(self) -> str:
-        """`mask` or `shift`, the word that the view begins with; empty for mi_supervised."""
-        return re.split(r"\W", self.view, maxsplit=1)[0] if self.view else ""
-
+Scale: TypeAlias = ComparisonKey
+"""What estimates on one axis share."""
 
 Model: TypeAlias = str
 """One upstream with its weights: `upstream_sha256` of its records."""
@@ -52,17 +29,7 @@ class Measured(NamedTuple):
 
 def scale_of(item: Summary | Record) -> Scale:
     """The scale of an estimate."""
-    return Scale(
-        task=item.task,
-        protocol=item.protocol,
-        view=item.view,
-        frames=item.frames,
-        clusters=item.clusters,
-        label_set=item.label_set,
-        fit_splits=tuple(item.fit_splits),
-        eval_splits=tuple(item.eval_splits),
-        frame_shift_ms=item.frame_shift_ms,
-    )
+    return ComparisonKey.of(item).without(*NOTED)
 
 
 def model_of(item: Summary | Record) -> Model:
@@ -72,10 +39,10 @@ def model_of(item: Summary | Record) -> Model:
 
 def by_scale(summaries: Iterable[Summary]) -> dict[Scale, list[Summary]]:
     """Summaries by what may share an axis; tasks in our order, headline frames first."""
-    found: dict[Scale, list[Summary]] = {}
-    for s in summaries:
-        found.setdefault(scale_of(s), []).append(s)
-    order = sorted(found, key=lambda k: (rank_in(k.task, TASKS), k.kind, rank_in(k.frames, FRAMES_ORDER)))
+    found = group_by_key(summaries, *NOTED)
+    order = sorted(
+        found, key=lambda k: (rank_in(k.task, TASKS), k.kind, rank_in(k.scored_frames, FRAMES_ORDER))
+    )
     return {k: found[k] for k in order}
 
 
@@ -105,7 +72,9 @@ def headline_scales(scales: dict[Scale, list[Summary]]) -> list[Scale]:
     Of a sweep, the setting with most models and layers stays; the rest is drawn as a sweep.
     """
     kept: list[Scale] = []
-    richest = sorted(scales, key=lambda k: (-len(_content(scales[k])), k.clusters != 50, -(k.clusters or 0)))
+    richest = sorted(
+        scales, key=lambda k: (-len(_content(scales[k])), k.n_clusters != 50, -(k.n_clusters or 0))
+    )
     for scale in richest:
         own = {model for model, _ in _content(scales[scale])}
         alike = [k for k in kept if _without_setting(k) == _without_setting(scale)]
@@ -119,4 +88,4 @@ def _content(summaries: list[Summary]) -> set[tuple[Model, int | str]]:
 
 
 def _without_setting(scale: Scale) -> tuple[object, ...]:
-    return (scale.kind, scale._replace(view=None, clusters=None))
+    return (scale.kind, scale.without("view", "clusters"))

@@ -79,8 +79,8 @@ KINDS = (
         "the time between the two views",
     ),
     Kind(
-        "clusters", "Numbers of clusters", lambda s: s.clusters,
-        lambda s: (s.view, scale_of(s)._replace(clusters=None)), "the number of clusters",
+        "clusters", "Numbers of clusters", lambda s: s.n_clusters,
+        lambda s: (s.view, scale_of(s)._replace(n_clusters=None)), "the number of clusters",
     ),
 )  # fmt: skip
 
@@ -176,7 +176,7 @@ def _draw(
 def _fixed(kind: Kind, scale: Scale) -> str:
     """What the sweep holds fixed, in words."""
     if kind.name == "clusters":
-        return scale._replace(clusters=None).describe()
+        return scale._replace(n_clusters=None).describe()
     return scale._replace(view=f"{scale.kind} view").describe()
 
 

@@ -77,7 +77,7 @@ def _layer_selection(study: Study) -> tuple[Section, list[Picture]] | None:
                 [
                     study.names[model],
                     a.probe,
-                    f"{a.setting.view}, {a.setting.frames} frames, {a.setting.clusters} clusters; "
+                    f"{a.setting.view}, {a.setting.scored_frames} frames, {a.setting.n_clusters} clusters; "
                     f"{a.setting.protocol}, scored on {'+'.join(a.setting.eval_splits)}",
                     Cell(str(a.unsupervised_layer), a.unsupervised_layer),
                     Cell(str(a.labelled_layer), a.labelled_layer),
@@ -198,13 +198,15 @@ def _pick_row(name: str, pick: CheckpointPick) -> list[Cell | str]:
     for factor in ("seed", "view", "clusters"):
         s = stable.get(factor)
         picks = "; ".join(f"{k}: {v}" for k, v in s.picks.items()) if s else ""
-        cells.append(Cell(f"{s.share_same:.0%} of {len(s.picks)}", s.share_same, picks) if s else Cell("-"))
+        cells.append(
+            Cell(f"{s.fraction_same:.0%} of {len(s.picks)}", s.fraction_same, picks) if s else Cell("-")
+        )
     labelled = (
         Cell("-") if pick.labelled_step is None else Cell(f"{pick.labelled_step:,}", pick.labelled_step)
     )
     return [
         name,
-        pick.setting.probe,
+        pick.probe,
         Cell(str(pick.layer), pick.layer),
         Cell(f"{pick.step:,}", pick.step),
         labelled,
@@ -230,11 +232,11 @@ def _clusters(study: Study) -> tuple[Section, list[Picture]] | None:
     everything = usages(study.measured)
     for scale in study.scales:
         for model, u in last_layers([u for u in everything if u.scale == scale]).items():
-            clusters = scale.clusters or len(u.curve)
+            clusters = scale.n_clusters or len(u.curve)
             rows.append(
                 [
                     study.names[model],
-                    f"{scale.view}, {scale.frames} frames",
+                    f"{scale.view}, {scale.scored_frames} frames",
                     str(u.layer),
                     Cell(str(clusters), clusters),
                     Cell(f"{u.used:.1f}", u.used),

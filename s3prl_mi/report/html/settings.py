@@ -13,8 +13,9 @@ from .study import Study
 
 _FIELDS = (
     "task", "upstream", "checkpoint", "upstream_sha256", "step", "series", "layer", "layers_in_upstream", "last_layer",
-    "dim", "frame_shift_ms", "probe", "protocol", "view", "frames", "clusters", "seed", "fit_splits", "eval_splits",
-    "fit_frames", "eval_frames", "labels", "label_set", "unseen_frames", "unlabelled_frames", "utterances", "versions",
+    "dim", "frame_shift_ms", "probe", "protocol", "view", "scored_frames", "n_clusters", "seed",
+    "fit_splits", "eval_splits", "fit_frames", "eval_frames", "n_classes", "label_set", "unseen_frames",
+    "unlabelled_frames", "utterances", "versions",
 )  # fmt: skip
 _PATTERNS = ("mi_settings.json", "args_*.yaml", "config_*.yaml")
 

@@ -45,7 +45,7 @@ def _data(records: Sequence[Record]) -> str:
     frames = sorted({r.eval_frames for r in records})
     size = f"{frames[0]:,}" + (f" to {frames[-1]:,}" if len(frames) > 1 else "")
     labels = (
-        [str(n) for n in sorted({r.labels for r in records})] if records[0].task == "mi_supervised" else []
+        [str(n) for n in sorted({r.n_classes for r in records})] if records[0].task == "mi_supervised" else []
     )
     classes = f"{' / '.join(labels)} classes, " if labels else ""
     return f"{classes}fitted on {fit}, scored on {scored} ({size} frames)"

@@ -1,0 +1,178 @@
+"""What may be compared: the one definition, for summaries, curves, figures, tables and `s3prl-mi compare`.
+
+Two estimates are comparable if everything agrees but what is compared: the model, the layer, the probe, the seed. The
+precision of the forward pass is not a part: it moves bounds by less than seeds do, and records name it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from .record import Record
+
+if TYPE_CHECKING:
+    from .summary import Summary
+
+
+class ComparisonKey(NamedTuple):
+    """Everything in which estimates must agree to be comparable."""
+
+    task: str
+    protocol: str
+    view: str | None
+    scored_frames: str
+    n_clusters: int | None
+    n_classes: int | None
+    """Of mi_supervised; None for mi_views, where seeds may use different numbers of clusters."""
+    label_set: str | None
+    frame_shift_ms: float
+    fit_splits: tuple[str, ...]
+    eval_splits: tuple[str, ...]
+    n_utterances: tuple[int | None, int | None] | None
+    """Fitted on, scored."""
+    layer_weights: str | None
+    """Where the weights of a weighted sum come from, the same for runs of one kind on several upstreams; None for a
+    layer."""
+
+    @classmethod
+    def of(cls, estimate: Record | Summary) -> ComparisonKey:
+        """The key of an estimate; of a summary without `NOTED`."""
+        if not isinstance(estimate, Record):
+            return estimate.key
+        r = estimate
+        return cls(
+            task=r.task,
+            protocol=r.protocol,
+            view=r.view,
+            scored_frames=r.scored_frames,
+            n_clusters=r.n_clusters,
+            n_classes=r.n_classes if r.task == "mi_supervised" else None,
+            label_set=r.label_set,
+            frame_shift_ms=r.frame_shift_ms,
+            fit_splits=tuple(r.fit_splits),
+            eval_splits=tuple(r.eval_splits),
+            n_utterances=(r.utterances.get("fit"), r.utterances.get("eval")),
+            layer_weights=r.layer_name.partition(":")[0].replace(f" on {r.upstream}", "")
+            if r.layer == "weighted"
+            else None,
+        )
+
+    def without(self, *parts: str) -> ComparisonKey:
+        """The key with some of `PARTS` left open."""
+        blank: dict[str, Any] = {field: None for part in parts for field in PARTS[part].fields}
+        return self._replace(**blank)
+
+    def in_words(self) -> dict[str, str]:
+        """Name of each of `PARTS` -> its value in words; parts that say nothing of this estimate are left out."""
+        words = {name: part.words(self) for name, part in PARTS.items()}
+        return {name: text for name, text in words.items() if text}
+
+    def describe(self, *leave: str) -> str:
+        """In words, for titles and captions, without the parts in `leave`."""
+        leave = leave or ("task", "protocol", "fit_split", "utterances", "weights")
+        return ", ".join(text for name, text in self.in_words().items() if name not in leave)
+
+    @property
+    def kind(self) -> str:
+        """`mask` or `shift`, the word that the view begins with; empty for mi_supervised."""
+        return re.split(r"\W", self.view, maxsplit=1)[0] if self.view else ""
+
+
+class Part(NamedTuple):
+    """One thing that must agree."""
+
+    fields: tuple[str, ...]
+    """Of `ComparisonKey`."""
+    noun: str
+    """As the README and the help name it."""
+    words: Callable[[ComparisonKey], str]
+    """Its value; empty: says nothing of this estimate."""
+    fix: str = ""
+    """What a user can do where it differs."""
+
+
+def _utterances(key: ComparisonKey) -> str:
+    fit, scored = key.n_utterances or (None, None)
+    return f"fit on {fit} and scored on {scored} utterances" if key.n_utterances else ""
+
+
+PARTS: dict[str, Part] = {
+    "task": Part(("task",), "task", lambda k: k.task),
+    "view": Part(
+        ("view",), "view (mask pattern, shift)", lambda k: k.view or "",
+        "--view TEXT keeps the views that contain it",
+    ),
+    "frames": Part(
+        ("scored_frames",), "frames scored", lambda k: f"{k.scored_frames} frames" if k.task == "mi_views" else "",
+        "--frames NAME keeps one",
+    ),
+    "clusters": Part(
+        ("n_clusters",), "clusters", lambda k: f"{k.n_clusters} clusters" if k.n_clusters else "",
+        "--clusters N keeps one",
+    ),
+    "labels": Part(
+        ("n_classes", "label_set"), "set of labels",
+        lambda k: f"{k.n_classes} {k.label_set or 'labels'}" if k.task == "mi_supervised" else "",
+        "measure both with one set of labels",
+    ),
+    "frame_rate": Part(
+        ("frame_shift_ms",), "frame rate", lambda k: f"every {k.frame_shift_ms:g} ms" if k.frame_shift_ms else "",
+        "compare each rate by itself"
+    ),
+    "fit_split": Part(
+        ("fit_splits",), "fit split", lambda k: f"fit on {'+'.join(k.fit_splits)}" if k.fit_splits else "",
+        "measure both with one datarc.fit_splits",
+    ),
+    "eval_split": Part(
+        ("eval_splits",), "eval split", lambda k: f"scored on {'+'.join(k.eval_splits)}" if k.eval_splits else "",
+        "measure both with one datarc.eval_splits",
+    ),
+    "utterances": Part(
+        ("n_utterances",), "number of utterances", _utterances, "measure both with one datarc.max_utterances"
+    ),
+    "weights": Part(
+        ("layer_weights",), "weights of a weighted sum", lambda k: k.layer_weights or "",
+        "measure both with one featurizer",
+    ),
+    "protocol": Part(("protocol",), "protocol", lambda k: f"protocol {k.protocol}" if k.protocol else "",
+         "--protocol NAME keeps one"),
+}  # fmt: skip
+"""By the names that `--allow` takes (but for `task`)."""
+
+NOTED = ("utterances", "weights")
+"""Parts that summaries and figures leave open: a report warns where models were scored on different amounts of speech,
+and a weighted sum stands in the table of the layers that it sums. Only `s3prl-mi compare` refuses them."""
+
+_NOUNS = [part.noun for part in PARTS.values()]
+MUST_AGREE = f"{', '.join(_NOUNS[:-1])} or {_NOUNS[-1]}"
+"""All parts in words; the README holds this text."""
+
+Estimate = TypeVar("Estimate", "Record", "Summary")
+
+
+def group_by_key(estimates: Iterable[Estimate], *leave: str) -> dict[ComparisonKey, list[Estimate]]:
+    """Estimates by what may be compared, in order of appearance.
+
+    Args:
+        estimates: records, or summaries.
+        leave: `PARTS` that may differ within a group.
+    """
+    groups: dict[ComparisonKey, list[Estimate]] = {}
+    for estimate in estimates:
+        groups.setdefault(ComparisonKey.of(estimate).without(*leave), []).append(estimate)
+    return groups
+
+
+def differences(keys: Iterable[ComparisonKey]) -> dict[str, list[str]]:
+    """Name of each part in which keys differ -> its values in words, in order of appearance.
+
+    Example:
+        >>> key = ComparisonKey("mi_views", "default-1", "shift", "all", 50, None, None, 10.0, (), (), None, None)
+        >>> differences([key, key._replace(n_clusters=100)])
+        {'clusters': ['50 clusters', '100 clusters']}
+    """
+    words = [key.in_words() for key in keys]
+    values = {name: list(dict.fromkeys(w[name] for w in words if name in w)) for name in PARTS}
+    return {name: found for name, found in values.items() if len(found) > 1}
