@@ -58,8 +58,8 @@ class Family:
         codes: path of the list of VQ layers; their codes are one more entry behind s3prl's own.
         multires: whether entries have frame rates of their own, which s3prl hides by repeating frames.
         entry_names: (expert, number of entries) -> their names, where s3prl leaves them without.
-        published: of published models, whose `geometry` is read when they are loaded: samples per frame, and the sample
-            on which the first frame is centred (None: not known before).
+        published: samples per frame of published models, and the sample on which their first frame is centred, shown
+            where no model is loaded to read its `geometry`; None: unknown.
         about: what it is, and what the entries of its hidden states are.
         weights: where the weights of published models come from.
         takes: what names such as `NAME_local` take: the option, and the file's layout; empty if there is none.

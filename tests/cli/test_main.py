@@ -27,7 +27,9 @@ def python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("words", [["-h"], ["store", "-h"], ["config", "mi_views"], ["store", "list"]])
+@pytest.mark.parametrize(
+    "words", [["-h"], ["store", "-h"], ["config", "mi_views"], ["store", "list"], ["explain", "config"]]
+)
 def test_what_needs_no_torch_does_not_load_it(words, tmp_path):
     code = f"""
 import sys, contextlib
@@ -56,8 +58,9 @@ def test_help_names_every_command(capsys):
         cli.main(["-h"])
     assert stopped.value.code == 0
     said = capsys.readouterr().out
-    for command in ("demo", "doctor", "upstreams", "config", "store"):
-        assert f"s3prl-mi {command}" in said
+    for command in cli.COMMANDS:
+        assert f"s3prl-mi {command.name}" in said
+        assert command.summary in " ".join(said.split())
 
 
 def test_version(capsys):
