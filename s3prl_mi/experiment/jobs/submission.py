@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...core.errors import MIError
 from ...core.files import PACKAGE
+from ...core.threads import available_cores
 from .engine import LOCAL, SLURM, Engine
 from .handle import Handle
 from .work import RunWork, Work, one_line
@@ -122,8 +123,7 @@ def lock_of(study: Path, name: str) -> Path:
 
 def threads_for(jobs: int) -> int:
     """Cores of this machine for each of that many jobs, or fewer where the user asks for fewer."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
+    cores, asked = available_cores(), os.environ.get("OMP_NUM_THREADS", "")
     return min(max(1, cores // jobs), int(asked) if asked.isdecimal() and int(asked) else cores)
 
 
