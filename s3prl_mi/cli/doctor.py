@@ -102,14 +102,22 @@ def _versions() -> Iterator[Finding]:
 
 def version_finding(name: str, first: str, last: str) -> Finding:
     """Whether an installed package's version lies in first <= version < last."""
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return Finding("FAIL", name, "not installed", f'pip install "{name}>={first},<{last}"')
+    version, install = _version(name), f'pip install "{name}>={first},<{last}"'
+    if version == "0":
+        return Finding("FAIL", name, "not installed", install)
     if compat.version_tuple(first) <= compat.version_tuple(version) < compat.version_tuple(last):
         return Finding("ok", name, version)
-    fix = f'tested with {first} <= version < {last}: pip install "{name}>={first},<{last}"'
-    return Finding("warn", name, version, fix)
+    return Finding("warn", name, version, f"tested with {first} <= version < {last}: {install}")
+
+
+def _version(package: str) -> str:
+    """Of an installed package, or of Python; 0 where it is missing."""
+    if package == "Python":
+        return platform.python_version()
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
 
 
 def _libraries() -> Iterator[Finding]:
@@ -133,7 +141,7 @@ def _s3prl_needs() -> Iterator[Finding]:
     """Which of s3prl's imports would break without `compat`, and whether they work with it."""
     compat.apply()
     for name, package, gone_since, use in _NEEDS:
-        version = platform.python_version() if package == "Python" else _version(package)
+        version = _version(package)
         gone = compat.version_tuple(version) >= compat.version_tuple(gone_since)
         without = f"missing in {package} {version}, s3prl alone breaks" if gone else "there"
         try:
@@ -145,13 +153,6 @@ def _s3prl_needs() -> Iterator[Finding]:
             yield Finding("FAIL", f"s3prl needs {name}", f"{type(error).__name__}: {error}", fix)
         else:
             yield Finding("ok", f"s3prl needs {name}", f"{without}; stand-in works" if gone else without)
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "0"
 
 
 def _use_backend() -> None:
@@ -181,9 +182,7 @@ def _use_load() -> None:
 
 
 def _use_hub() -> None:
-    hub = importlib.import_module("huggingface_hub")
-    for name in ("HfApi", "HfFolder", "Repository"):
-        getattr(hub, name)
+    from huggingface_hub import HfApi, HfFolder, Repository  # noqa: F401
 
 
 def _use_checkpoint() -> None:
@@ -237,14 +236,11 @@ def _gpu() -> Iterator[Finding]:
     import torch
 
     if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        yield Finding("ok", "GPU", ", ".join(names))
-        return
-    built = torch.version.cuda
-    found = (
-        f"none usable (torch built for CUDA {built})" if built else "none usable (torch built for the CPU)"
-    )
-    yield Finding("ok", "GPU", f"{found}; --device cuda falls back to the CPU, {os.cpu_count()} cores")
+        found = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    else:
+        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
+        found = f"none usable (torch built for {built}); --device cuda falls back to the CPU, {os.cpu_count()} cores"
+    yield Finding("ok", "GPU", found)
 
 
 def _audio() -> Iterator[Finding]:

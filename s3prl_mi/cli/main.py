@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from .. import __version__
 from ..core.errors import MIError, nearest
@@ -31,15 +30,6 @@ Measuring is done by run_downstream.py -d mi_views | mi_supervised (see run_down
 """
 
 
-class Command(NamedTuple):
-    """One command: its name, what it does in a line, its options, and the function that runs it."""
-
-    name: str
-    summary: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The command line; parsing it imports nothing heavy."""
     parser = argparse.ArgumentParser(
@@ -50,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"s3prl_mi {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, summary, add_arguments, _ in COMMANDS:
+    for name, (add_arguments, _, summary) in COMMANDS.items():
         description = f"{summary[0].upper()}{summary[1:]}."
         add_arguments(commands.add_parser(name, help=summary, description=description))
     return parser
@@ -74,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if extra and args.command != "demo":
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     args.extra = extra
-    command = next(command for command in COMMANDS if command.name == args.command)
-    return report_errors(lambda: command.run(args), f"s3prl-mi {' '.join(words)}")
+    _, run, _ = COMMANDS[args.command]
+    return report_errors(lambda: run(args), f"s3prl-mi {' '.join(words)}")
 
 
 # --- demo ------------------------------------------------------------------------------------------
@@ -166,23 +156,21 @@ def _store(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = (
-    Command("demo", "make a corpus, train two tiny models, measure both with both tasks", _add_demo, _demo),
-    Command("doctor", "check the installation and say how to fix it", doctor.add_arguments, doctor.run),
-    Command("upstreams", "list upstreams by name, or explain one", upstreams.add_arguments, upstreams.run),
-    Command(
-        "compare",
-        "set upstreams side by side, with PER and WER and their correlation",
+COMMANDS: dict[
+    str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int], str]
+] = {
+    "demo": (_add_demo, _demo, "make a corpus, train two tiny models, measure both with both tasks"),
+    "doctor": (doctor.add_arguments, doctor.run, "check the installation and say how to fix it"),
+    "upstreams": (upstreams.add_arguments, upstreams.run, "list upstreams by name, or explain one"),
+    "compare": (
         compare.add_arguments,
         compare.run,
+        "set upstreams side by side, with PER, WER and correlations",
     ),
-    Command("report", "write one HTML file and figures from results", report.add_arguments, report.run),
-    Command(
-        "align", "make phone and word alignments from transcripts, on the CPU", align.add_arguments, align.run
-    ),
-    Command("config", "list the configs of this package, or print the path of one", _add_config, _config),
-    Command("store", "list or remove hidden states on disk", _add_store, _store),
-    Command(
-        "explain", "say what result fields, config keys and terms mean", explain.add_arguments, explain.run
-    ),
-)
+    "report": (report.add_arguments, report.run, "write one HTML file and figures from results"),
+    "align": (align.add_arguments, align.run, "make phone and word alignments from transcripts, on the CPU"),
+    "config": (_add_config, _config, "list the configs of this package, or print the path of one"),
+    "store": (_add_store, _store, "list or remove hidden states on disk"),
+    "explain": (explain.add_arguments, explain.run, "say what result fields, config keys and terms mean"),
+}
+"""By name: the function that adds its options, the one that runs it, and what it does in a line."""

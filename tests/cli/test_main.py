@@ -58,9 +58,9 @@ def test_help_names_every_command(capsys):
         cli.main(["-h"])
     assert stopped.value.code == 0
     said = capsys.readouterr().out
-    for command in cli.COMMANDS:
-        assert f"s3prl-mi {command.name}" in said
-        assert command.summary in " ".join(said.split())
+    for name, (_, _, summary) in cli.COMMANDS.items():
+        assert f"s3prl-mi {name}" in said
+        assert summary in " ".join(said.split())
 
 
 def test_version(capsys):

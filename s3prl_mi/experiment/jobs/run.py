@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,46 +36,37 @@ TIME_TO_CANCEL: Seconds = 30.0
 
 @dataclass
 class StudyJob:
-    """One job as this command sees it."""
+    """One job as this command sees it; once it has ended, `reasons` says of each task why it failed, or None."""
 
     work: Work
     state: str = QUEUED
     handle: Handle | None = None
-    result: WorkResult | str | None = None
+    reasons: dict[str, str | None] = field(default_factory=dict)
+    seconds: Seconds = 0.0
 
-    @property
-    def open(self) -> bool:
-        """Whether it waits or runs."""
-        return self.state in (QUEUED, RUNNING)
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it runs on this machine."""
-        return self.open and self.handle is not None and self.handle.engine == LOCAL
+    def is_open(self, engine: str | None = None) -> bool:
+        """Whether it waits or runs; with an engine: whether it was submitted there and has not ended."""
+        submitted_there = self.handle is not None and self.handle.engine == engine
+        return self.state in (QUEUED, RUNNING) and (engine is None or submitted_there)
 
     def look(self) -> bool:
         """Bring the state up to date; whether it has changed."""
         before = self.state
-        if self.handle is not None and self.open:
+        if self.handle is not None and self.is_open():
             if self.handle.ended:
-                self.result = self.handle.result()
-                good = isinstance(self.result, WorkResult) and not any(self.result.reasons.values())
-                self.state = DONE if good else FAILED
+                found = self.handle.result()
+                if isinstance(found, str):
+                    found = WorkResult(dict.fromkeys(self.work.payloads, found), 0.0)
+                self.reasons, self.seconds = found.reasons, found.seconds
+                self.state = FAILED if any(self.reasons.values()) else DONE
             elif self.handle.log.exists():
                 self.state = RUNNING
         return self.state != before
 
     def failures(self) -> list[str]:
         """What failed, one line each, with the log."""
-        if self.state != FAILED or self.handle is None:
-            return []
-        reasons: dict[str, Any] = {" and ".join(self.work.payloads): self.result}
-        if isinstance(self.result, WorkResult):
-            reasons = self.result.reasons
-        log = f"(log: {_near(self.handle.log)})"
-        return [
-            f"{task} of {self.work.name}: {why} {log}" for task, why in reasons.items() if why is not None
-        ]
+        log = f"(log: {self.handle.log})" if self.handle is not None else ""
+        return [f"{task} of {self.work.name}: {why} {log}" for task, why in self.reasons.items() if why]
 
 
 def run_jobs(
@@ -111,8 +103,7 @@ def run_jobs(
     except KeyboardInterrupt:
         logger.warning("%s", _end_local(jobs))
         raise
-    ended = [(j.work.name, j.result.reasons) for j in jobs if isinstance(j.result, WorkResult)]
-    done = [f"{task} of {name}" for name, reasons in ended for task in reasons if reasons[task] is None]
+    done = [f"{task} of {job.work.name}" for job in jobs for task, why in job.reasons.items() if why is None]
     return done, [line for job in jobs for line in job.failures()]
 
 
@@ -123,9 +114,9 @@ def _run(
     from tqdm import tqdm
 
     with tqdm(disable=None, leave=False, bar_format="jobs: {desc} [{elapsed}]") as bar:
-        while any(job.open for job in jobs):
-            waiting = [job for job in jobs if job.open and job.handle is None]
-            running = [job.work.name for job in jobs if job.is_here]
+        while any(job.is_open() for job in jobs):
+            waiting = [job for job in jobs if job.is_open() and job.handle is None]
+            running = [job.work.name for job in jobs if job.is_open(LOCAL)]
             submitted = submitter.submit([job.work for job in waiting], running)
             for job, handle in zip(waiting, submitted, strict=False):
                 job.handle = handle
@@ -143,34 +134,29 @@ def _run(
 
 def _report(job: StudyJob) -> None:
     if job.state == RUNNING and job.handle is not None:
-        where = "on this machine" if job.is_here else f"as SLURM job {job.handle.id}"
-        logger.info("%s: running %s (log: %s)", job.work.name, where, _near(job.handle.log))
-    elif isinstance(job.result, WorkResult) and job.state == DONE:
-        minutes, seconds = divmod(round(job.result.seconds), 60)
-        logger.info("%s: done in %d:%02d:%02d", job.work.name, *divmod(minutes, 60), seconds)
+        where = "on this machine" if job.is_open(LOCAL) else f"as SLURM job {job.handle.id}"
+        logger.info("%s: running %s (log: %s)", job.work.name, where, job.handle.log)
+    elif job.state == DONE:
+        logger.info("%s: done in %s", job.work.name, datetime.timedelta(seconds=round(job.seconds)))
     for line in job.failures():
         logger.warning("failed: %s", line)
 
 
 def _announce(jobs: Sequence[StudyJob], engine: Engine, limit: int) -> str:
     new = sum(job.handle is None for job in jobs)
-    done = sum(not job.open for job in jobs)
+    done = sum(not job.is_open() for job in jobs)
+    old = len(jobs) - new - done
     what = f"{new} of {len(jobs)} jobs to submit"
-    if done:
-        what += f", {done} done already"
-    if len(jobs) > new + done:
-        what += f", {len(jobs) - new - done} still running from before"
-    if not new:
-        return what
+    what += f", {done} done already" if done else ""
+    what += f", {old} still running from before" if old else ""
     here = f"{limit} at once on this machine, {threads_for(limit)} thread(s) each"
-    return f"{what}: {'to SLURM' if engine.name == SLURM else here}"
+    return f"{what}: {'to SLURM' if engine.name == SLURM else here}" if new else what
 
 
 def _end_local(jobs: Sequence[StudyJob]) -> str:
     """After Ctrl-C: end what runs on this machine, leave what runs on the cluster; in words."""
-    handles = [job.handle for job in jobs if job.open and job.handle is not None]
-    here = [handle for handle in handles if handle.engine == LOCAL]
-    there = [handle.id for handle in handles if handle.engine == SLURM]
+    here = [job.handle for job in jobs if job.handle is not None and job.is_open(LOCAL)]
+    there = [job.handle.id for job in jobs if job.handle is not None and job.is_open(SLURM)]
     # Ctrl-C in a terminal has reached them already, and a second would disturb submitit's own cleaning up
     if not _all_end(here, TIME_TO_END):
         for handle in here:
@@ -210,7 +196,7 @@ def _take_up(jobs: Sequence[StudyJob], notes: dict[str, Any], root: Path, *, res
             job.handle = handle
             job.look()
             if job.state == FAILED:  # it is tried again
-                job.handle, job.state, job.result = None, QUEUED, None
+                job.handle, job.state, job.reasons = None, QUEUED, {}
     if refused:
         fix = "They were started with other settings: wait" if resume else "Continue with -a, or wait"
         raise MIError(
@@ -233,9 +219,3 @@ def _write_notes(path: Path, notes: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({"jobs": notes}, indent=1), encoding="utf-8")
     os.replace(temporary, path)
-
-
-def _near(path: Path) -> str:
-    """A path as a person would write it from where they are."""
-    near = os.path.relpath(path)
-    return str(path) if near.startswith("..") else near
