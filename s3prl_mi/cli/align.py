@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import MIError, nearest
+from ..core.threads import available_cores
 
 if TYPE_CHECKING:
     from ..data.forced_alignment.corpus import Tally
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Phone and word TextGrids from audio and transcripts, by forced alignment on the CPU with PocketSphinx (US English).
-A run that was interrupted goes on with the same command; whole TextGrids are kept.
+The same command continues a run that was interrupted; whole TextGrids are kept.
 """
 
 EPILOG = """\
@@ -25,7 +25,7 @@ examples:
   s3prl-mi align --libri_root /data/LibriSpeech --split dev-other --split test-other --out alignments
   s3prl-mi align --manifest my.tsv --transcripts text --split train --out alignments --lexicon my-lexicon.txt
 
-Transcripts: LibriSpeech's *.trans.txt, or <name>.lab / <name>.txt beside each audio file, or --transcripts.
+Transcripts: LibriSpeech's *.trans.txt, or <name>.lab / <name>.txt next to each audio file, or --transcripts.
 Then: run_downstream.py -m train -d mi_supervised ... with config.downstream_expert.datarc.alignments.path='alignments'
 """
 
@@ -73,18 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes (default: all cores, %(default)s)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="align again what is there already")
+    parser.add_argument("--overwrite", action="store_true", help="also align what has a TextGrid already")
     parser.add_argument(
-        "--max_utterances", type=int, metavar="N", help="at most so many of each split, for a quick look"
+        "--max_utterances", type=int, metavar="N", help="at most N of each split, for a quick look"
     )
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS, not on Windows
-        return os.cpu_count() or 1
 
 
 def run(args: argparse.Namespace) -> int:
@@ -153,29 +145,27 @@ def summary(tally: Tally, out: Path, jobs: int) -> str:
         if len(tally.failed) > SHOWN_FAILURES:
             lines.append(f"  ... and {len(tally.failed) - SHOWN_FAILURES} more")
         lines.append(f"  all of them: {out}/failed_<split>.tsv")
-    sources = Counter(p.source for _, p in tally.unknown.values())
-    said = sum(count for count, _ in tally.unknown.values())
-    share = 100 * said / tally.words if tally.words else 0.0
+    spoken = sum(count for count, _ in tally.unknown.values())
+    percent = 100 * spoken / tally.words if tally.words else 0.0
     unknown = (
-        f"words in no dictionary: {len(tally.unknown)} ({said} of {tally.words} words said, {share:.1f} %)"
+        f"words in no dictionary: {len(tally.unknown)} ({spoken} of {tally.words} spoken, {percent:.1f} %)"
     )
     if tally.unknown:
+        sources = Counter(str(p.source) for _, p in tally.unknown.values())
         ways = {
             "rule": "formed from a word that is",
             "espeak": "as eSpeak says them",
             "none": "without pronunciation",
         }
-        unknown += ": " + ", ".join(f"{sources[s]} {way}" for s, way in ways.items() if sources[s])  # type: ignore[index]
+        unknown += ": " + ", ".join(f"{sources[s]} {way}" for s, way in ways.items() if sources[s])
         unknown += f"; listed in {out}/unknown_words_<split>.tsv"
     lines.append(unknown)
     speed = ""
     if tally.aligned and tally.wall_seconds:
         factor = tally.aligned_seconds / tally.wall_seconds
-        speed = f" in {tally.wall_seconds:.0f} s, {factor:.0f} x faster than real time with {jobs} process"
-        speed += "es" if jobs > 1 else ""
-    lines.append(
-        f"aligned {tally.aligned} utterances ({tally.aligned_seconds / 3600:.2f} h){speed}; "
-        f"{tally.there} were there already, {len(tally.failed)} failed"
-    )
+        processes = f"{jobs} process{'es' if jobs > 1 else ''}"
+        speed = f" in {tally.wall_seconds:.0f} s, {factor:.0f} x faster than real time with {processes}"
+    aligned = f"aligned {tally.aligned} utterances ({tally.aligned_seconds / 3600:.2f} h){speed}"
+    lines.append(f"{aligned}; {tally.there} were there already, {len(tally.failed)} failed")
     lines.append(f"TextGrids of {tally.total_seconds / 3600:.2f} h in {out}")
     return "\n".join(lines)

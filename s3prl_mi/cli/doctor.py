@@ -1,4 +1,4 @@
-"""`s3prl-mi doctor`: what of the installation works, and how to mend what does not.
+"""`s3prl-mi doctor`: what of the installation works, and how to fix what does not.
 
 Every check yields findings; one that fails unexpectedly becomes a FAIL of its own, so that the others are
 still made. s3prl's needs are tested by doing what s3prl does, not by reading version numbers.
@@ -7,6 +7,7 @@ still made. s3prl's needs are tested by doing what s3prl does, not by reading ve
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,24 +27,23 @@ from ..core.errors import MIError, nearest
 from ..core.types import SAMPLE_RATE
 from ..upstreams import compat
 from ..upstreams.checkpoints import describe_checkpoint
-from ..upstreams.names import checkpoint_urls, upstream_names
+from ..upstreams.names import FILE_SUFFIXES, checkpoint_urls, upstream_names
 
 State = Literal["ok", "warn", "FAIL"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report."""
+    """One line of the report; `fix` says what to do, or is empty."""
 
     state: State
     what: str
     found: str
-    mend: str = ""
-    """How to mend it; empty if there is nothing to do."""
+    fix: str = ""
 
     def __str__(self) -> str:
-        mend = f"\n{'':7}-> {self.mend}" if self.mend else ""
-        return f"{self.state:<6} {self.what}: {self.found}{mend}"
+        fix = f"\n{'':7}-> {self.fix}" if self.fix else ""
+        return f"{self.state:<6} {self.what}: {self.found}{fix}"
 
 
 Check = Callable[[], Iterator[Finding]]
@@ -56,54 +56,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="leave out the import of all upstreams (10 s)")
 
 
-def doctor(upstream: str | None = None, ckpt: str | None = None, quick: bool = False) -> int:
-    """Check the installation and print one line a finding.
-
-    Args:
-        upstream: also check this upstream's name and whether its checkpoint is already downloaded.
-        ckpt: also check this checkpoint file.
-        quick: leave out the import of every upstream of s3prl, which takes about ten seconds.
+def run(args: argparse.Namespace) -> int:
+    """Check the installation and print one line per finding.
 
     Returns:
         The exit status: 1 if anything is FAIL, else 0.
     """
-    checks: list[Check] = [
-        _python,
-        _versions,
-        _libraries,
-        _s3prl_needs,
-        _gpu,
-        _audio,
-        _espeak,
-        _cache,
-        _store,
-    ]
-    if upstream is not None:
-        checks.append(lambda: _upstream(upstream, ckpt))
-    if ckpt is not None:
-        checks.append(lambda: _checkpoint(ckpt))
-    if not quick:
-        checks.append(_all_upstreams)
-    counts = dict.fromkeys(("ok", "warn", "FAIL"), 0)
-    for finding in _findings(checks):
-        counts[finding.state] += 1
+    checks = dict(CHECKS)
+    if args.upstream is not None:
+        checks["upstream"] = functools.partial(_upstream, args.upstream, args.upstream_ckpt)
+    if args.upstream_ckpt is not None:
+        checks["checkpoint"] = functools.partial(_checkpoint, args.upstream_ckpt)
+    if not args.quick:
+        checks["all upstreams"] = _all_upstreams
+    states = []
+    for finding in _findings(checks.items()):
+        states.append(finding.state)
         print(finding, flush=True)
-    print(f"\n{counts['ok']} ok, {counts['warn']} warnings, {counts['FAIL']} failures")
-    return 1 if counts["FAIL"] else 0
+    print(f"\n{states.count('ok')} ok, {states.count('warn')} warnings, {states.count('FAIL')} failures")
+    return 1 if "FAIL" in states else 0
 
 
-def _findings(checks: list[Check]) -> Iterator[Finding]:
-    for check in checks:
+def _findings(checks: Iterable[tuple[str, Check]]) -> Iterator[Finding]:
+    for what, check in checks:
         try:
             yield from check()
         except MIError as error:
-            yield Finding("FAIL", _title(check), str(error))
+            yield Finding("FAIL", what, str(error))
         except Exception as error:  # a check must not hide the ones after it
-            yield Finding("FAIL", _title(check), f"{type(error).__name__}: {error}")
-
-
-def _title(check: Check) -> str:
-    return check.__name__.strip("_").replace("_", " ").replace("<lambda>", "upstream")
+            yield Finding("FAIL", what, f"{type(error).__name__}: {error}")
 
 
 # --- versions -------------------------------------------------------------------------------------------
@@ -111,8 +92,8 @@ def _title(check: Check) -> str:
 
 def _python() -> Iterator[Finding]:
     version, good = platform.python_version(), sys.version_info >= (3, 10)
-    mend = "" if good else "use Python 3.10 or newer"
-    yield Finding("ok" if good else "FAIL", "Python", f"{version} ({sys.executable})", mend)
+    fix = "" if good else "use Python 3.10 or newer"
+    yield Finding("ok" if good else "FAIL", "Python", f"{version} ({sys.executable})", fix)
 
 
 def _versions() -> Iterator[Finding]:
@@ -122,14 +103,22 @@ def _versions() -> Iterator[Finding]:
 
 def version_finding(name: str, first: str, last: str) -> Finding:
     """Whether an installed package's version lies in first <= version < last."""
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return Finding("FAIL", name, "not installed", f'pip install "{name}>={first},<{last}"')
+    version, install = _version(name), f'pip install "{name}>={first},<{last}"'
+    if version == "0":
+        return Finding("FAIL", name, "not installed", install)
     if compat.version_tuple(first) <= compat.version_tuple(version) < compat.version_tuple(last):
         return Finding("ok", name, version)
-    mend = f'tested with {first} <= version < {last}: pip install "{name}>={first},<{last}"'
-    return Finding("warn", name, version, mend)
+    return Finding("warn", name, version, f"tested with {first} <= version < {last}: {install}")
+
+
+def _version(package: str) -> str:
+    """Of an installed package, or of Python; 0 where it is missing."""
+    if package == "Python":
+        return platform.python_version()
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
 
 
 def _libraries() -> Iterator[Finding]:
@@ -149,41 +138,22 @@ def _libraries() -> Iterator[Finding]:
 # --- s3prl on these libraries ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Need:
-    """Something s3prl 0.4.18 asks of another library."""
-
-    name: str
-    package: str
-    gone_since: str
-    """First version of `package` without it."""
-    use: Callable[[], object]
-    """Does what s3prl does."""
-
-
 def _s3prl_needs() -> Iterator[Finding]:
     """Which of s3prl's imports would break without `compat`, and whether they work with it."""
     compat.apply()
-    for need in _NEEDS:
-        version = platform.python_version() if need.package == "Python" else _version(need.package)
-        gone = compat.version_tuple(version) >= compat.version_tuple(need.gone_since)
-        without = f"missing in {need.package} {version}, s3prl alone breaks" if gone else "there"
+    for name, package, gone_since, use in _NEEDS:
+        version = _version(package)
+        gone = compat.version_tuple(version) >= compat.version_tuple(gone_since)
+        without = f"missing in {package} {version}, s3prl alone breaks" if gone else "there"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # libraries announce the end of what is still there
-                need.use()
+                use()
         except Exception as error:  # whatever it is, s3prl would meet it too
-            mend = f"install a supported {need.package}" if need.package in compat.SUPPORTED else ""
-            yield Finding("FAIL", f"s3prl needs {need.name}", f"{type(error).__name__}: {error}", mend)
+            fix = f"install a supported {package}" if package in compat.SUPPORTED else ""
+            yield Finding("FAIL", f"s3prl needs {name}", f"{type(error).__name__}: {error}", fix)
         else:
-            yield Finding("ok", f"s3prl needs {need.name}", f"{without}; stand-in works" if gone else without)
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "0"
+            yield Finding("ok", f"s3prl needs {name}", f"{without}; stand-in works" if gone else without)
 
 
 def _use_backend() -> None:
@@ -213,9 +183,7 @@ def _use_load() -> None:
 
 
 def _use_hub() -> None:
-    hub = importlib.import_module("huggingface_hub")
-    for name in ("HfApi", "HfFolder", "Repository"):
-        getattr(hub, name)
+    from huggingface_hub import HfApi, HfFolder, Repository  # noqa: F401
 
 
 def _use_checkpoint() -> None:
@@ -231,14 +199,16 @@ def _use_distutils() -> None:
     importlib.import_module("distutils.util").strtobool("true")
 
 
-_NEEDS = (
-    _Need("torchaudio.set_audio_backend", "torchaudio", "2.9", _use_backend),
-    _Need("torchaudio.sox_effects", "torchaudio", "2.9", _use_effects),
-    _Need("torchaudio.load without TorchCodec", "torchaudio", "2.9", _use_load),
-    _Need("huggingface_hub.HfFolder, Repository", "huggingface_hub", "1.0", _use_hub),
-    _Need("torch.load of its checkpoints", "torch", "2.6", _use_checkpoint),
-    _Need("distutils", "Python", "3.12", _use_distutils),
+_NEEDS: tuple[tuple[str, str, str, Callable[[], object]], ...] = (
+    ("torchaudio.set_audio_backend", "torchaudio", "2.9", _use_backend),
+    ("torchaudio.sox_effects", "torchaudio", "2.9", _use_effects),
+    ("torchaudio.load without TorchCodec", "torchaudio", "2.9", _use_load),
+    ("huggingface_hub.HfFolder, Repository", "huggingface_hub", "1.0", _use_hub),
+    ("torch.load of its checkpoints", "torch", "2.6", _use_checkpoint),
+    ("distutils", "Python", "3.12", _use_distutils),
 )
+"""What s3prl 0.4.18 asks of another library: its name, the library, the first version without it, and a function that
+does what s3prl does."""
 
 
 def _plugin() -> Iterator[Finding]:
@@ -247,10 +217,10 @@ def _plugin() -> Iterator[Finding]:
     if any(getattr(finder, "__name__", "") == "S3prlMIStart" for finder in sys.meta_path):
         yield Finding("ok", what, "known, by s3prl_mi.pth")
     else:
-        mend = (
+        fix = (
             "run_downstream.py works all the same; for `python -m s3prl.run_downstream`: pip install s3prl_mi"
         )
-        yield Finding("warn", what, "unknown: s3prl_mi.pth is not in this Python's site-packages", mend)
+        yield Finding("warn", what, "unknown: s3prl_mi.pth is not in this Python's site-packages", fix)
 
 
 def _all_upstreams() -> Iterator[Finding]:
@@ -267,14 +237,11 @@ def _gpu() -> Iterator[Finding]:
     import torch
 
     if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        yield Finding("ok", "GPU", ", ".join(names))
-        return
-    built = torch.version.cuda
-    found = (
-        f"none usable (torch built for CUDA {built})" if built else "none usable (torch built for the CPU)"
-    )
-    yield Finding("ok", "GPU", f"{found}; --device cuda falls back to the CPU, {os.cpu_count()} cores")
+        found = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    else:
+        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
+        found = f"none usable (torch built for {built}); --device cuda falls back to the CPU, {os.cpu_count()} cores"
+    yield Finding("ok", "GPU", found)
 
 
 def _audio() -> Iterator[Finding]:
@@ -289,15 +256,15 @@ def _audio() -> Iterator[Finding]:
             again, rate = soundfile.read(path, dtype="float32")
             error = float(np.abs(again - wave).max())
             good = rate == SAMPLE_RATE and error < 1e-4
-            mend = "" if good else "pip install --force-reinstall soundfile"
+            fix = "" if good else "pip install --force-reinstall soundfile"
             yield Finding(
-                "ok" if good else "FAIL", f"audio {kind}", f"write and read, error {error:.1e}", mend
+                "ok" if good else "FAIL", f"audio {kind}", f"write and read, error {error:.1e}", fix
             )
 
 
 def _espeak() -> Iterator[Finding]:
     """The demo corpus needs eSpeak NG's library and voices; measuring real speech does not."""
-    mend = "only `s3prl-mi demo` needs it: pip install --force-reinstall espeakng-loader"
+    fix = "only `s3prl-mi demo` needs it: pip install --force-reinstall espeakng-loader"
     try:
         import ctypes
 
@@ -306,11 +273,11 @@ def _espeak() -> Iterator[Finding]:
         library, data = espeakng_loader.get_library_path(), Path(espeakng_loader.get_data_path())
         ctypes.CDLL(library)
     except (ImportError, OSError, RuntimeError) as error:
-        yield Finding("warn", "eSpeak NG", str(error), mend)
+        yield Finding("warn", "eSpeak NG", str(error), fix)
         return
     voices = sum(1 for p in (data / "voices").rglob("*") if p.is_file()) if data.is_dir() else 0
     if voices == 0:
-        yield Finding("warn", "eSpeak NG", f"{library}: no voices in {data}", mend)
+        yield Finding("warn", "eSpeak NG", f"{library}: no voices in {data}", fix)
     else:
         yield Finding("ok", "eSpeak NG", f"{library}, {voices} voices")
 
@@ -332,25 +299,25 @@ def _cache() -> Iterator[Finding]:
 
 
 def _store() -> Iterator[Finding]:
-    root = os.environ.get("S3PRL_MI_STORE") or str(Path.home() / ".cache" / "s3prl_mi" / "store")
-    yield _folder_finding(
-        "store of hidden states", Path(root), "there" if Path(root).is_dir() else "not yet made", 10
-    )
+    from ..states.store import default_root  # it needs numpy, which `s3prl-mi -h` does not
+
+    root = default_root()
+    yield _folder_finding("store of hidden states", root, "there" if root.is_dir() else "not yet made", 10)
 
 
 def _folder_finding(what: str, folder: Path, found: str, wanted_gb: float) -> Finding:
-    """A folder's state: writable (or its nearest parent is), and with room."""
+    """A folder's state: writable (or its nearest parent is), and with free space."""
     parent = folder
     while not parent.exists() and parent != parent.parent:
         parent = parent.parent
     free = shutil.disk_usage(parent).free / 1e9
     text = f"{folder} ({found}; {free:.0f} GB free)"
     other = "set S3PRL_MI_STORE or config key downstream_expert.store.root to another folder"
-    mend = other if "store" in what else "mend its permissions, or make room"
+    fix = other if "store" in what else "fix its permissions, or free some space"
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        return Finding("FAIL", what, f"{text}: {parent} cannot be written to", mend)
+        return Finding("FAIL", what, f"{text}: {parent} cannot be written to", fix)
     if free < wanted_gb:
-        return Finding("warn", what, f"{text}: less than {wanted_gb:g} GB", mend)
+        return Finding("warn", what, f"{text}: less than {wanted_gb:g} GB", fix)
     return Finding("ok", what, text)
 
 
@@ -358,29 +325,22 @@ def _folder_finding(what: str, folder: Path, found: str, wanted_gb: float) -> Fi
 
 
 def _upstream(name: str, ckpt: str | None) -> Iterator[Finding]:
-    names = upstream_names()
+    what, names = f"upstream {name}", upstream_names()
     if name not in names:
-        yield Finding(
-            "FAIL", f"upstream {name}", f"unknown.{nearest(name, names)}", "s3prl-mi upstreams lists all"
-        )
+        yield Finding("FAIL", what, f"unknown.{nearest(name, names)}", "s3prl-mi upstreams lists all")
         return
     urls = checkpoint_urls(name)
-    if not urls:
-        needs = name.endswith(("_local", "_custom", "_url", "_gdriveid"))
-        if needs and ckpt is None:
-            yield Finding("warn", f"upstream {name}", "takes a checkpoint of yours", "name it with -k")
-        else:
-            yield Finding(
-                "ok", f"upstream {name}", "known; downloads nothing by itself that is named in s3prl"
-            )
-        return
+    if not urls and name.endswith(FILE_SUFFIXES) and ckpt is None:
+        yield Finding("warn", what, "takes a checkpoint of yours", "name it with -k")
+    elif not urls:
+        yield Finding("ok", what, "known; s3prl names no file that it downloads")
     for url in urls:
         path = cached_file(url)
         if path.is_file() and path.stat().st_size > 0:
-            yield Finding("ok", f"upstream {name}", f"{path} ({path.stat().st_size / 1e6:.0f} MB)")
+            yield Finding("ok", what, f"{path} ({path.stat().st_size / 1e6:.0f} MB)")
         else:
-            mend = f"it is downloaded at first use; offline: download {url} and save it as {path}"
-            yield Finding("warn", f"upstream {name}", "checkpoint not downloaded yet", mend)
+            fix = f"it is downloaded at first use; offline: download {url} and save it as {path}"
+            yield Finding("warn", what, "checkpoint not downloaded yet", fix)
 
 
 def cached_file(url: str) -> Path:
@@ -395,5 +355,20 @@ def _checkpoint(ckpt: str) -> Iterator[Finding]:
         return
     description, reader = describe_checkpoint(path)
     state: State = "ok" if reader else "warn"
-    mend = f"read it with -u {reader}" if reader else "name the upstream that wrote it with -u"
-    yield Finding(state, f"checkpoint {ckpt}", description, mend)
+    fix = f"read it with -u {reader}" if reader else "name the upstream that wrote it with -u"
+    yield Finding(state, f"checkpoint {ckpt}", description, fix)
+
+
+CHECKS: dict[str, Check] = {
+    "Python": _python,
+    "versions": _versions,
+    "libraries": _libraries,
+    "s3prl's needs": _s3prl_needs,
+    "plugin": _plugin,
+    "GPU": _gpu,
+    "audio": _audio,
+    "eSpeak NG": _espeak,
+    "s3prl's downloads": _cache,
+    "store of hidden states": _store,
+}
+"""What is always checked, under the name of a check that breaks."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,11 +11,7 @@ from pathlib import Path
 from .. import __version__
 from ..core.errors import MIError, nearest
 from ..downstream.hook import packaged_configs
-from . import align as align_command
-from . import compare as compare_command
-from . import doctor
-from . import report as report_command
-from . import upstreams as upstreams_command
+from . import align, compare, doctor, explain, report, upstreams
 from .run_downstream import report_errors
 
 EPILOG = """\
@@ -29,18 +24,10 @@ examples:
   s3prl-mi align --libri_root /data/LibriSpeech --split dev-other --out alignments
   s3prl-mi config                    the configs that come with it; config mi_views: the file of one, to copy
   s3prl-mi store list                hidden states on disk
+  s3prl-mi explain fields            what each field of a result means; explain config: each config key
 
 Measuring is done by run_downstream.py -d mi_views | mi_supervised (see run_downstream.py -h).
 """
-
-
-COMMANDS = (
-    ("upstreams", upstreams_command, "list upstreams by name, or explain one"),
-    ("compare", compare_command, "set upstreams side by side, with PER and WER and their correlation"),
-    ("report", report_command, "write one HTML file and figures from results"),
-    ("align", align_command, "make phone and word alignments from transcripts, on the CPU"),
-)
-"""Name, module and summary of the commands that are a module each."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,35 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"s3prl_mi {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    demo = commands.add_parser(
-        "demo",
-        help="make a corpus, train two tiny models, measure both with both tasks",
-        description="The main job without any download. Other arguments go to each run_downstream.py, e.g. --seed 7.",
-    )
-    demo.add_argument(
-        "--out", type=Path, default=Path("demo"), help="folder for everything (default: %(default)s)"
-    )
-
-    check = commands.add_parser("doctor", help="check the installation and say how to mend it")
-    doctor.add_arguments(check)
-
-    for name, module, summary in COMMANDS:
-        module.add_arguments(commands.add_parser(name, help=summary, description=summary.capitalize() + "."))
-
-    config = commands.add_parser("config", help="list the configs of this package, or print the path of one")
-    config.add_argument(
-        "name", nargs="?", help="such as mi_views or paper_table2_mlm; -c takes these names too"
-    )
-
-    store = commands.add_parser("store", help="list or remove hidden states on disk")
-    store.add_argument(
-        "action", choices=["list", "clear"], help="clear: remove all, or those that --upstream names"
-    )
-    store.add_argument(
-        "--root", type=Path, help="the store (default: $S3PRL_MI_STORE or ~/.cache/s3prl_mi/store)"
-    )
-    store.add_argument("--upstream", help="only hidden states of this upstream")
+    for name, (add_arguments, _, summary) in COMMANDS.items():
+        description = f"{summary[0].upper()}{summary[1:]}."
+        add_arguments(commands.add_parser(name, help=summary, description=description))
     return parser
 
 
@@ -92,42 +53,59 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; default: those of the process.
 
     Returns:
-        The exit status: 0, 1 after a mistake that the user can mend, 130 after Ctrl-C.
+        The exit status: 0, 1 after a mistake that the user can fix, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
     if not words:
-        build_parser().print_help(sys.stderr)
+        parser.print_help(sys.stderr)
         return 2
-    args, extra = build_parser().parse_known_args(words)
+    args, extra = parser.parse_known_args(words)
     if extra and args.command != "demo":
-        build_parser().error(f"unrecognized arguments: {' '.join(extra)}")
-    actions: dict[str, Callable[[], int]] = {
-        "demo": lambda: _demo(args.out, extra),
-        "doctor": lambda: doctor.doctor(args.upstream, args.upstream_ckpt, args.quick),
-        "config": lambda: _config(args.name),
-        "store": lambda: _store(args.action, args.root, args.upstream),
-        **{name: functools.partial(module.run, args) for name, module, _ in COMMANDS},
-    }
-    return report_errors(actions[args.command], f"s3prl-mi {' '.join(words)}")
+        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    args.extra = extra
+    _, run, _ = COMMANDS[args.command]
+    return report_errors(lambda: run(args), f"s3prl-mi {' '.join(words)}")
 
 
-def _demo(out: Path, extra: Sequence[str]) -> int:
+# --- demo ------------------------------------------------------------------------------------------
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "The main job without any download. Other arguments go to each run_downstream.py, e.g. --seed 7."
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), help="folder for everything (default: %(default)s)"
+    )
+
+
+def _demo(args: argparse.Namespace) -> int:
     from .demo import run
 
-    return run(out, extra)
+    return run(args.out, args.extra)
 
 
-def _config(name: str | None) -> int:
+# --- config ----------------------------------------------------------------------------------------
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="?", help="such as mi_views or paper_table2_mlm; -c takes these names too"
+    )
+
+
+def _config(args: argparse.Namespace) -> int:
     configs = packaged_configs()
-    if name is None:
+    if args.name is None:
         for found, path in configs.items():
             print(f"{found:22} {first_line(path)}")
         return 0
-    if name not in configs:
+    if args.name not in configs:
         raise MIError(
-            f"no config is called {name!r}.{nearest(name, configs)} There are: {', '.join(configs)}."
+            f"no config is called {args.name!r}.{nearest(args.name, configs)} There are: {', '.join(configs)}."
         )
-    print(configs[name])
+    print(configs[args.name])
     return 0
 
 
@@ -137,15 +115,27 @@ def first_line(path: Path) -> str:
         return file.readline().lstrip("# ").rstrip()
 
 
-def _store(action: str, root: Path | None, upstream: str | None) -> int:
+# --- store -----------------------------------------------------------------------------------------
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "action", choices=["list", "clear"], help="clear: remove all, or those that --upstream names"
+    )
+    parser.add_argument("--root", type=Path, help="the store (default: see s3prl-mi explain store)")
+    parser.add_argument("--upstream", help="only hidden states of this upstream")
+
+
+def _store(args: argparse.Namespace) -> int:
     from ..states.store import Store, default_root
 
-    store = Store(root or default_root(), 0)
-    chosen = [(e, m) for e, m in store.entries() if upstream in (None, m["determinants"].get("upstream"))]
+    store = Store(args.root or default_root(), 0)
+    wanted = args.upstream
+    chosen = [(e, m) for e, m in store.entries() if wanted in (None, m["determinants"].get("upstream"))]
     total = sum(e.bytes for e, _ in chosen)
-    if action == "clear":
+    if args.action == "clear":
         removed = [entry for entry, _ in chosen if store.remove(entry.path)]
-        partial = [] if upstream else store.partial_folders()
+        partial = [] if args.upstream else store.partial_folders()
         for folder in partial:
             store.remove(folder)
         print(
@@ -164,3 +154,23 @@ def _store(action: str, root: Path | None, upstream: str | None) -> int:
         f"{total / 1e9:.2f} GB in {len(chosen)} entries, {len(store.partial_folders())} unfinished, in {store.root}"
     )
     return 0
+
+
+COMMANDS: dict[
+    str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int], str]
+] = {
+    "demo": (_add_demo, _demo, "make a corpus, train two tiny models, measure both with both tasks"),
+    "doctor": (doctor.add_arguments, doctor.run, "check the installation and say how to fix it"),
+    "upstreams": (upstreams.add_arguments, upstreams.run, "list upstreams by name, or explain one"),
+    "compare": (
+        compare.add_arguments,
+        compare.run,
+        "set upstreams side by side, with PER, WER and correlations",
+    ),
+    "report": (report.add_arguments, report.run, "write one HTML file and figures from results"),
+    "align": (align.add_arguments, align.run, "make phone and word alignments from transcripts, on the CPU"),
+    "config": (_add_config, _config, "list the configs of this package, or print the path of one"),
+    "store": (_add_store, _store, "list or remove hidden states on disk"),
+    "explain": (explain.add_arguments, explain.run, "say what result fields, config keys and terms mean"),
+}
+"""By name: the function that adds its options, the one that runs it, and what it does in a line."""

@@ -35,7 +35,7 @@ from ..core.distributed import (
 from ..core.errors import MIError, nearest
 from ..downstream import hook
 from ..downstream.hook import TASKS, default_config
-from ..experiment.jobs import Engine, engine_of
+from ..experiment.jobs.engine import Engine, engine_of
 from ..experiment.study import default_splits, is_study, run_study, run_study_in_jobs
 from ..upstreams import compat
 from .options import PROG, build_parser, check_task, stock_tasks, underscored
@@ -285,8 +285,10 @@ def _run_ours(
         summarise_study(Path(args.expdir), [])
 
 
-def run_in_job(args: argparse.Namespace, config: dict[str, Any]) -> None:
-    """One experiment of a study in a process of its own, which submitit has started (`cluster`)."""
+def run_in_job(payload: tuple[argparse.Namespace, dict[str, Any]], resume: bool) -> None:
+    """One experiment of a study in a process of its own, which submitit has started (`experiment.jobs`)."""
+    args, config = payload
+    args.auto_resume = args.auto_resume or resume
     hook.install()
     _load_module(args)
     _prepare(args)
@@ -381,7 +383,7 @@ def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
     args.expdir = expdir_of(args)
     if args.expdir is None:
         raise MIError("-n or -p is missing: where to save? -n NAME saves to result/downstream/NAME.")
-    engine = engine_of(args)
+    engine = engine_of(args.jobs, args.slurm)
     _prepare(args, engine)
     if not config:
         config = read_config(str(default_config(TASKS[1])))

@@ -29,6 +29,7 @@ class AlignmentConfig:
     path: str | None = None
     """Folder (TextGrid, PHN, condensed) or file (CPC's converted_aligned_phones.txt, CTM)."""
     format: Literal["auto", "textgrid", "cpc", "ctm", "phn", "condensed"] = "auto"
+    """`auto`: told from the files."""
     tier: str = "phones"
     """`phones` or `words`; for TextGrids any tier's name."""
     strip_stress: bool = True
@@ -111,11 +112,13 @@ class MIConfig:
     protocol: str = "default"
     """How probes are fitted: `default` or `paper` (s3prl_mi/estimators/protocol.py)."""
     probes: tuple[str, ...] = ("logistic", "mlp")
+    """Classifiers to fit, each a bound of its own: `logistic` (linear), `mlp` (with hidden layers)."""
     seeds: int | tuple[int, ...] = 5
     """A count (seeds start at --seed) or a list of seeds."""
     clusters: tuple[int, ...] = (50,)
     """Size of the k-means codebook of view b. A list is a sweep."""
     kmeans_iterations: int = 100
+    """At most; k-means stops earlier where its centroids hardly move."""
     batch_size: int = 0
     """Utterances per forward pass; 0: chosen by device. Hidden states do not depend on it."""
     precision: Literal["auto", "fp32", "mixed", "bf16"] = "auto"

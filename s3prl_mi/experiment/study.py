@@ -26,7 +26,9 @@ from typing import Any
 
 from ..core.config import TASKS, parse
 from ..core.errors import MIError, nearest
-from .jobs import Engine, Part, Work, run_jobs
+from .jobs.engine import Engine
+from .jobs.run import run_jobs
+from .jobs.work import Work, digest_of
 
 logger = logging.getLogger(__name__)
 
@@ -284,7 +286,7 @@ def run_study_in_jobs(
         args: the command line; `expdir` is the study's folder.
         config: the whole config.
         engine: where, and how many at once.
-        entry: `module:function` that runs one experiment in a job.
+        entry: `module:function` that runs one experiment in a job: called with (arguments, config) and `resume`.
 
     Returns:
         What failed, one line each.
@@ -295,16 +297,44 @@ def run_study_in_jobs(
     runs = runs_of(args, config)
     single = {k: v for k, v in config.items() if k != "study"}
     logger.info(_announce(runs))
-    works: dict[str, list[Part]] = {}
+    groups: dict[str, list[Run]] = {}
     for run in runs:
-        one = _args_of(run, args)
-        one.jobs = one.slurm = None  # else the job would ask for jobs
-        works.setdefault(run.expdir.name, []).append(Part(run.task, one, single))
-    found = [Work(name, tuple(parts)) for name, parts in works.items()]
-    done, failed = run_jobs(found, engine, Path(args.expdir), entry, resume=bool(args.auto_resume))
+        groups.setdefault(run.expdir.name, []).append(run)
+    works = [_work_of(name, group, args, single) for name, group in groups.items()]
+    root, resume = Path(args.expdir), bool(args.auto_resume)
+    done, failed = run_jobs(works, engine, root, entry, resume=resume, device=args.device)
     if not done:
         raise MIError(f"no experiment of the study succeeded. The first error: {failed[0]}")
     return failed
+
+
+_DETERMINANTS = (
+    "upstream",
+    "upstream_ckpt",
+    "upstream_model_config",
+    "upstream_module",
+    "upstream_feature_selection",
+    "upstream_feature_normalize",
+    "upstream_layer_selection",
+    "checkpoint_series",
+    "checkpoint_step",
+    "seed",
+)
+"""Arguments that an experiment's results depend on."""
+
+
+def _work_of(name: str, runs: Sequence[Run], args: argparse.Namespace, config: dict[str, Any]) -> Work:
+    """The job of one upstream or checkpoint."""
+    from ..results.record import RESULTS_FILE
+
+    payloads, asked = {}, []
+    for run in runs:
+        one = _args_of(run, args)
+        one.jobs = one.slurm = None  # else the job would ask for jobs
+        payloads[run.task] = (one, config)
+        asked.append([run.task, str(run.expdir), {n: getattr(one, n, None) for n in _DETERMINANTS}, config])
+    files = [runs[0].system.ckpt, args.upstream_model_config, getattr(args, "upstream_module", None)]
+    return Work(name, payloads, digest_of(asked, files), tuple(run.expdir / RESULTS_FILE for run in runs))
 
 
 def _announce(runs: Sequence[Run]) -> str:

@@ -68,8 +68,11 @@ class Record:
     n_clusters: int | None = None
     """Size of the codebook of mi_views; None for mi_supervised."""
     seed: int
+    """Of the probe (initialisation and order of batches) and of k-means."""
     fit_splits: list[str]
+    """Splits that the probe, the codebook and every choice were made on."""
     eval_splits: list[str]
+    """Splits that were scored, once."""
     mi_lower_bound_bits: Bits
     """entropy_bits - cross_entropy_bits; never clipped, so it may be negative."""
     entropy_bits: Bits
@@ -79,7 +82,9 @@ class Record:
     accuracy: float
     """Fraction of the eval frames whose most probable target is right, 0 to 1."""
     fit_frames: int
+    """Number of frames that the probe was fitted on."""
     eval_frames: int
+    """Number of frames that were scored."""
     n_classes: int
     """Number of classes: labels seen in the fit split, or clusters."""
     label_set: str | None = None

@@ -60,6 +60,8 @@ class Family:
         multires: whether entries have frame rates of their own, which s3prl hides by repeating frames.
         entry_names: (expert, number of entries) -> their names, where s3prl leaves them without.
         fast_in_bfloat16: whether nearly all its work is products that bfloat16 makes faster (measured).
+        published: samples per frame of published models, and the sample on which their first frame is centred, shown
+             where no model is loaded to read its `geometry`; None: unknown.
         about: what it is, and what the entries of its hidden states are.
         weights: where the weights of published models come from; `"none"`: a fixed front end.
         takes: what names such as `NAME_local` take: the option, and the file's layout; empty if there is none.
@@ -78,6 +80,7 @@ class Family:
     multires: bool = False
     entry_names: Callable[[Any, int], list[str]] | None = None
     fast_in_bfloat16: bool = False
+    published: tuple[int, float | None] | None = None
     about: str = ""
     weights: str = ""
     takes: str = ""
@@ -113,6 +116,8 @@ _MICROSOFT = "-k FILE: Microsoft's layout: cfg (a dict), model"
 _PRETRAINED = "-k FILE: s3prl's pre-training: Transformer, Config (transformer, task, audio)"
 _APC = "-k FILE: config (data.audio, model.paras), model"
 
+_CONV_FRAMES = (320, 199.5)
+
 MASKED_CONV = Family(
     "",
     view="mask",
@@ -122,6 +127,7 @@ MASKED_CONV = Family(
     padding="conv_norm",
     conv_stack="model.feature_extractor",
     fast_in_bfloat16=True,
+    published=_CONV_FRAMES,
     weights=_DOWNLOADED,
 )
 """What wav2vec 2.0 and all its kin share: a conv stack, then a Transformer whose input is masked."""
@@ -141,16 +147,18 @@ _MASKED_SPECTRUM = Family(
     mask_embedding=ZEROS,
     mask_write="chunks",
     geometry="spectral",
+    published=(160, None),
     about=f"A Transformer on spectral frames, some set to zero. 4 entries: {_ENTRIES}.",
     weights=_DOWNLOADED,
     takes=_PRETRAINED,
 )
-_SHIFT = Family("", view="shift", geometry="kaldi", weights=_DOWNLOADED)
+_SHIFT = Family("", view="shift", geometry="kaldi", published=(160, 199.5), weights=_DOWNLOADED)
 _BASELINE = replace(_SHIFT, padding="safe", about="A fixed front end. 1 entry.", weights=NONE)
 # wav2vec and vq-wav2vec are one class in s3prl; without VQ there is no quantiser and so no codes.
 _WAV2VEC = replace(
     _SHIFT,
     geometry="conv",
+    published=(160, 232.0),
     conv_stack="model.feature_extractor",
     codes="model.vector_quantizer",
     takes=_CONVERTED_INFONCE,
@@ -198,6 +206,7 @@ _FAMILIES = (
         geometry="conv",
         padding="conv_norm",
         conv_stack="model.model.feature_extractor",
+        published=_CONV_FRAMES,
         entry_names=_distiller_entries,
         about="DistilHuBERT. Entries: features, the output of each layer, predictions of the teacher's layers.",
         weights=_DOWNLOADED,
@@ -212,6 +221,7 @@ _FAMILIES = (
         mask_write="output",
         geometry="conv",
         conv_stack="model.wav2vec2.feature_extractor",
+        published=_CONV_FRAMES,
         entry_names=_layer_outputs,
         about="HuBERT as ESPnet trains it. Entries: the output of each layer.",
         weights=_DOWNLOADED,
@@ -288,9 +298,19 @@ _FAMILIES = (
         padding="alone",
         cuts_silent_tail=True,
     ),
+    Family("log_stft", weights=NONE),
+    Family("example", weights="none: s3prl's template of an upstream"),
 )
 _TABLE = {family.name: family for family in _FAMILIES}
 _BY_NAME: dict[str, Family] = {}
+_PUBLISHED_BY_NAME: dict[str, tuple[int, float | None]] = {
+    "mae_ast_frame": (320, None),
+    "mae_ast_patch": (2560, None),
+    "mel": (160, 0.0),
+    "linear": (160, 0.0),
+    "baseline_local": (160, None),
+}
+"""As `Family.published`, for upstreams that differ from the others of their family."""
 
 
 def register_family(name: str, family: Family) -> None:
@@ -320,6 +340,13 @@ def registered() -> dict[str, Family]:
 def family_named(name: str, folder: str) -> Family:
     """The family of an upstream that is not loaded, by its `-u` name and its folder of s3prl/upstream."""
     return _BY_NAME.get(name) or _TABLE.get(folder) or _BY_NAME.get(folder) or Family(folder or name)
+
+
+def published_frames(name: str, family: Family) -> tuple[int, float | None] | None:
+    """Samples per frame, and the centre of the first frame, of the upstream `-u name`, without loading it."""
+    if isinstance(family.geometry, Geometry):
+        return family.geometry.stride, family.geometry.first_centre
+    return _PUBLISHED_BY_NAME.get(name, family.published)
 
 
 def family_of(expert: Any, name: str) -> Family:

@@ -1,14 +1,23 @@
-"""doctor: each check finds what is wrong and says how to mend it."""
+"""doctor: each check finds what is wrong and says how to fix it."""
 
 import argparse
 import hashlib
+import inspect
+import sys
 
 import pytest
 
 from s3prl_mi.cli import doctor
 from s3prl_mi.core.errors import MIError
+from s3prl_mi.states.store import default_root
 from s3prl_mi.upstreams import compat
 from tests.helpers.paths import REPO
+
+
+def call(*words):
+    parser = argparse.ArgumentParser()
+    doctor.add_arguments(parser)
+    return doctor.run(parser.parse_args(words))
 
 
 def one(findings):
@@ -24,7 +33,7 @@ def home(monkeypatch, tmp_path):
 
 
 def test_this_installation_is_healthy(home, capsys):
-    assert doctor.doctor(quick=True) == 0
+    assert call("--quick") == 0
     out = capsys.readouterr().out
     assert "FAIL  " not in out
     for line in (
@@ -42,8 +51,8 @@ def test_a_need_that_is_not_met_fails_the_command(home, capsys, monkeypatch):
     monkeypatch.setattr(
         torchaudio, "load", lambda path: (_ for _ in ()).throw(ImportError("TorchCodec is required"))
     )
-    monkeypatch.setattr(doctor, "_libraries", lambda: iter(()))
-    assert doctor.doctor(quick=True) == 1
+    monkeypatch.setitem(doctor.CHECKS, "libraries", lambda: iter(()))
+    assert call("--quick") == 1
     out = capsys.readouterr().out
     assert "FAIL   s3prl needs torchaudio.load without TorchCodec: ImportError: TorchCodec is required" in out
     assert "-> install a supported torchaudio" in out
@@ -56,8 +65,8 @@ def test_a_check_that_breaks_is_a_failure_of_its_own(error):
         raise error
         yield
 
-    found = list(doctor._findings([_gpu, doctor._python]))
-    assert [(f.state, f.what) for f in found] == [("FAIL", "gpu"), ("ok", "Python")]
+    found = list(doctor._findings([("GPU", _gpu), ("Python", doctor._python)]))
+    assert [(f.state, f.what) for f in found] == [("FAIL", "GPU"), ("ok", "Python")]
     assert str(error) in found[0].found
 
 
@@ -70,7 +79,7 @@ def test_version_ranges(first, last, state):
 
 def test_missing_package_names_the_command():
     found = doctor.version_finding("no-such-package-here", "1.0", "2")
-    assert (found.state, found.mend) == ("FAIL", 'pip install "no-such-package-here>=1.0,<2"')
+    assert (found.state, found.fix) == ("FAIL", 'pip install "no-such-package-here>=1.0,<2"')
 
 
 def test_supported_range_is_that_of_pyproject():
@@ -87,8 +96,8 @@ def test_checkpoint_of_a_named_upstream(home):
     before = one(doctor._upstream("hubert", None))
     path = home / "download" / f"{hashlib.sha256(url.encode()).hexdigest()}.hubert_base_ls960.pt"
     assert before.state == "warn"
-    assert url in before.mend
-    assert str(path) in before.mend
+    assert url in before.fix
+    assert str(path) in before.fix
     path.parent.mkdir()
     path.write_bytes(b"x")
     assert one(doctor._upstream("hubert", None)).state == "ok"
@@ -96,7 +105,7 @@ def test_checkpoint_of_a_named_upstream(home):
 
 def test_upstreams_without_a_download(home):
     assert one(doctor._upstream("fbank", None)).state == "ok"
-    assert one(doctor._upstream("hubert_local", None)).mend == "name it with -k"
+    assert one(doctor._upstream("hubert_local", None)).fix == "name it with -k"
     assert one(doctor._upstream("hubert_local", "x.pt")).state == "ok"
     unknown = one(doctor._upstream("hubrt", None))
     assert unknown.state == "FAIL"
@@ -113,16 +122,44 @@ def test_folders(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     blocked = doctor._folder_finding("store", tmp_path / "file" / "b", "not yet made", 0)
     assert blocked.state == "FAIL"
-    assert "S3PRL_MI_STORE" in blocked.mend
+    assert "S3PRL_MI_STORE" in blocked.fix
+
+
+@pytest.mark.parametrize("variables", [{"S3PRL_MI_STORE": "mine"}, {"XDG_CACHE_HOME": "cache"}, {}])
+def test_the_store_named_is_the_one_used(variables, tmp_path, monkeypatch):
+    for name in ("S3PRL_MI_STORE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, folder in variables.items():
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    assert one(doctor._store()).found.startswith(f"{default_root()} (not yet made;")
+
+
+def test_stock_s3prl_knows_the_tasks_or_not(monkeypatch):
+    finder = type("S3prlMIStart", (), {})
+    monkeypatch.setattr(sys, "meta_path", [])
+    found = one(doctor._plugin())
+    assert (found.state, "pip install s3prl_mi" in found.fix) == ("warn", True)
+    monkeypatch.setattr(sys, "meta_path", [finder])
+    assert one(doctor._plugin()).state == "ok"
+
+
+def test_every_check_is_made():
+    """A check is a function without arguments, or one of the three that options ask for."""
+    checks = {
+        name
+        for name, f in vars(doctor).items()
+        if inspect.isgeneratorfunction(f) and f.__module__ == doctor.__name__
+    }
+    asked = {"_upstream", "_checkpoint", "_all_upstreams", "_findings"}
+    assert checks - asked == {check.__name__ for check in doctor.CHECKS.values()}
 
 
 def test_missing_espeak_is_a_warning_only(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     found = one(doctor._espeak())
     assert found.state == "warn"
-    assert "espeakng-loader" in found.mend
+    assert "espeakng-loader" in found.fix
 
 
 def test_options():

@@ -24,7 +24,9 @@ def python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("words", [["-h"], ["store", "-h"], ["config", "mi_views"], ["store", "list"]])
+@pytest.mark.parametrize(
+    "words", [["-h"], ["store", "-h"], ["config", "mi_views"], ["store", "list"], ["explain", "config"]]
+)
 def test_what_needs_no_torch_does_not_load_it(words, tmp_path):
     code = f"""
 import sys, contextlib
@@ -53,8 +55,9 @@ def test_help_names_every_command(capsys):
         cli.main(["-h"])
     assert stopped.value.code == 0
     said = capsys.readouterr().out
-    for command in ("demo", "doctor", "upstreams", "config", "store"):
-        assert f"s3prl-mi {command}" in said
+    for name, (_, _, summary) in cli.COMMANDS.items():
+        assert f"s3prl-mi {name}" in said
+        assert summary in " ".join(said.split())
 
 
 def test_version(capsys):

@@ -14,12 +14,13 @@ from s3prl_mi.cli.upstreams import (
     explain,
     frame_shift_ms,
     grouped,
-    layers_of,
     listing,
     weights_of,
 )
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.report import published_scores as superb
+from s3prl_mi.upstreams import families
+from s3prl_mi.upstreams.extra.families import FAMILIES
 from s3prl_mi.upstreams.families import Family
 from s3prl_mi.upstreams.names import stock_names, upstream_names
 from tests.helpers.process import run_python
@@ -127,11 +128,20 @@ def test_source_of_the_weights():
 
 
 def test_layers():
-    assert layers_of("hubert").startswith("13")
-    assert layers_of("hubert_large_ll60k").startswith("25")
-    assert layers_of("xls_r_1b").startswith("49")
-    assert layers_of("fbank") == "1"
-    assert layers_of("hubert_local") == "one more than the model's layers"
+    for name, entries in {
+        "hubert_large_ll60k": "HuBERT. 13 entries (large: 25, 1B and 2B: 49)",
+        "fbank": "1 entry",
+        "hf": "One entry more than layers",
+        "apc": "3 entries: outputs of the GRU layers",
+    }.items():
+        assert entries in " ".join(" ".join(explain(name)).split())
+
+
+def test_every_family_of_ours_says_what_it_is():
+    """What `upstreams NAME` prints of a family stands in its `Family`."""
+    for name, family in {**families._TABLE, **FAMILIES}.items():
+        assert family.weights, name
+        assert family.about or family.weights.startswith("none"), name
 
 
 def test_one_name_is_explained(capsys):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import io
 import json
 import os
 import signal
 import stat
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,13 +17,13 @@ from s3prl_mi.cli import study_summary as conclusion
 from s3prl_mi.cli.run_downstream import main
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.core.locks import Lock
-from s3prl_mi.experiment import jobs as cluster
-from s3prl_mi.experiment.jobs import Engine, Part, Work, engine_of, run_jobs
 from s3prl_mi.experiment.jobs import handle as handle_module
-from s3prl_mi.experiment.jobs.engine import slurm_parameters
-from s3prl_mi.experiment.jobs.measure import Measure, Outcome
+from s3prl_mi.experiment.jobs import run as jobs_module
+from s3prl_mi.experiment.jobs import submission
+from s3prl_mi.experiment.jobs.engine import Engine, engine_of, slurm_parameters
+from s3prl_mi.experiment.jobs.run import StudyJob, run_jobs
 from s3prl_mi.experiment.jobs.submission import threads_for
-from s3prl_mi.experiment.jobs.view import DONE, FAILED, QUEUED, RUNNING, View, progress
+from s3prl_mi.experiment.jobs.work import RunWork, Work, digest_of
 from tests.helpers.runner import Runner
 from tests.upstreams.test_user_modules import MODULE
 
@@ -36,16 +33,16 @@ from pathlib import Path
 from s3prl_mi.core.errors import MIError
 
 
-def measure(args, config):
-    """Says in a file that it was called; then does as the config says."""
-    folder = Path(args.expdir)
+def measure(payload, resume):
+    """Says in a file that it was called; then does as the payload says."""
+    folder = Path(payload["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
-    about = {"device": args.device, "resume": args.auto_resume, **{n: os.environ.get(n) for n in names}}
+    about = {"resume": resume, **{n: os.environ.get(n) for n in names}}
     with open(folder / "calls", "a") as file:
         file.write(json.dumps({**about, "began": time.time()}) + "\\n")
     print(f"measuring {folder.name}", file=sys.stderr)
-    how = config.get("how")
+    how = payload.get("how")
     if how == "mistake":
         raise MIError("key a is wrong")
     if how == "bug":
@@ -55,7 +52,7 @@ def measure(args, config):
     began = time.time()
     while how == "wait" and not (folder.parents[1] / "go").exists() and time.time() - began < 60:
         time.sleep(0.05)
-    time.sleep(config.get("seconds", 0))
+    time.sleep(payload.get("seconds", 0))
     (folder / "mi_results.jsonl").write_text("")
     (folder / "ended").write_text(str(time.time()))
 '''
@@ -75,20 +72,16 @@ def root(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setitem(cluster._POLL, "local", 0.05)
-    monkeypatch.setitem(cluster._POLL, "slurm", 0.05)
-    monkeypatch.setattr(cluster, "_TIME_TO_END", 0.2)
+    monkeypatch.setitem(jobs_module.POLL, "local", 0.05)
+    monkeypatch.setitem(jobs_module.POLL, "slurm", 0.05)
+    monkeypatch.setattr(jobs_module, "TIME_TO_END", 0.2)
     return tmp_path / "study"
 
 
-def work(root: Path, name: str, tasks=("mi_views",), device="cpu", resume=False, **config) -> Work:
-    parts = []
-    for task in tasks:
-        args = argparse.Namespace(
-            expdir=str(root / task / name), device=device, auto_resume=resume, upstream=name, seed=1
-        )
-        parts.append(Part(task, args, config.get(task, config)))
-    return Work(name, tuple(parts))
+def work(root: Path, name: str, tasks=("mi_views",), **how) -> Work:
+    payloads = {task: {"folder": str(root / task / name), **how.get(task, how)} for task in tasks}
+    results = tuple(root / task / name / "mi_results.jsonl" for task in tasks)
+    return Work(name, payloads, digest_of(payloads), results)
 
 
 def calls(root: Path, name: str, task="mi_views") -> list[dict]:
@@ -138,18 +131,18 @@ def test_slurm_parameters_that_mean_nothing(text, says):
 
 
 def test_without_options_there_is_no_engine(monkeypatch):
-    assert engine_of(argparse.Namespace(jobs=None, slurm=None)) is None
-    assert engine_of(argparse.Namespace(jobs=3, slurm=None)) == Engine(3, None)
+    assert engine_of(None, None) is None
+    assert engine_of(3, None) == Engine(3, None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MIError, match="no SLURM on this machine"):
-        engine_of(argparse.Namespace(jobs=None, slurm=""))
+        engine_of(None, "")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MIError, match="torchrun"):
-        engine_of(argparse.Namespace(jobs=3, slurm=None))
+        engine_of(3, None)
     monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(MIError, match=r"s3prl_mi\[cluster\]"):
-        engine_of(argparse.Namespace(jobs=3, slurm=None))
+        engine_of(3, None)
 
 
 def test_jobs_share_the_cores(monkeypatch):
@@ -163,7 +156,7 @@ def test_jobs_share_the_cores(monkeypatch):
 # --- On this machine -------------------------------------------------------------------------------------
 
 
-def test_local_jobs_and_how_they_fail(root, capfd, monkeypatch):
+def test_local_jobs_and_how_they_fail(root, caplog, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     both = ("mi_views", "mi_supervised")
     works = [
@@ -172,10 +165,9 @@ def test_local_jobs_and_how_they_fail(root, capfd, monkeypatch):
         work(root, "bug", how="bug"),
         work(root, "killed", how="killed"),
     ]
-    done, failed = run_jobs(works, HERE, root, ENTRY, resume=False)
-    assert [d.relative_to(root).as_posix() for d in done] == [
-        "mi_views/good", "mi_supervised/good", "mi_supervised/half",
-    ]  # fmt: skip
+    with caplog.at_level("INFO", "s3prl_mi"):
+        done, failed = run_jobs(works, HERE, root, ENTRY, resume=False)
+    assert done == ["mi_views of good", "mi_supervised of good", "mi_supervised of half"]
     assert [line.partition(" (log: ")[0] for line in failed] == [
         "mi_views of half: key a is wrong",
         "mi_views of bug: ValueError: a bug",
@@ -189,27 +181,24 @@ def test_local_jobs_and_how_they_fail(root, capfd, monkeypatch):
     assert began[2] >= float((root / "mi_views" / "good" / "ended").read_text()) or began[2] >= float(
         (root / "mi_supervised" / "half" / "ended").read_text()
     )
-    assert {n: note["state"] for n, note in notes(root).items()} == {
-        "good": DONE, "half": FAILED, "bug": FAILED, "killed": FAILED,
-    }  # fmt: skip
-    err = capfd.readouterr().err
-    assert "good: running on this machine (log: " in err
-    assert "bug: failed: ValueError: a bug (log: " in err
+    # one line per job that starts or ends, with its time or its reason and its log
+    assert "4 of 4 jobs to submit: 2 at once on this machine, 1 thread(s) each" in caplog.messages
+    assert any(m.startswith("good: running on this machine (log: ") for m in caplog.messages)
+    assert "good: done in 0:00:01" in caplog.messages
+    assert {f"failed: {line}" for line in failed} <= set(caplog.messages)
 
-    # -a: what is done is left alone, what failed is tried again and goes on
-    works = [
-        work(root, "good", both, resume=True, seconds=0.3),
-        work(root, "half", both, resume=True, mi_views={}, mi_supervised={}),
-    ]
+    # -a: what is done is left alone, what failed is tried again
+    works = [work(root, "good", both, seconds=0.3), work(root, "half", both)]
     done, failed = run_jobs(works, HERE, root, ENTRY, resume=True)
     assert (len(done), failed) == (4, [])
-    assert len(calls(root, "good")) == 1
-    assert [c["resume"] for c in calls(root, "half")] == [False, True]
+    assert [len(calls(root, name)) for name in ("good", "half")] == [1, 2]
     # other settings, or results that are gone: measured again
     (root / "mi_views" / "half" / "mi_results.jsonl").unlink()
-    works = [work(root, "good", both, resume=True, seeds=5), works[1]]
-    run_jobs(works, HERE, root, ENTRY, resume=True)
+    run_jobs([work(root, "good", both, seeds=5), works[1]], HERE, root, ENTRY, resume=True)
     assert [len(calls(root, name)) for name in ("good", "half")] == [2, 3]
+    # a job of another command keeps its note
+    run_jobs([work(root, "other")], HERE, root, ENTRY, resume=True)
+    assert set(notes(root)) == {"good", "half", "bug", "killed", "other"}
 
 
 @pytest.mark.filterwarnings(
@@ -218,23 +207,28 @@ def test_local_jobs_and_how_they_fail(root, capfd, monkeypatch):
 def test_a_command_that_was_killed_leaves_jobs_that_are_taken_up(root, monkeypatch):
     works = [work(root, "a", how="wait"), work(root, "b")]
     with monkeypatch.context() as patch:
-        patch.setattr(View, "refresh", _raise_once_running(Killed, root, "a"))
+        patch.setattr(StudyJob, "look", _raise_once_running(Killed, root, "a"))
         with pytest.raises(Killed):
             run_jobs(works, HERE, root, ENTRY, resume=False)
-    assert notes(root)["a"]["state"] in (QUEUED, RUNNING)
-    with pytest.raises(MIError, match=r"jobs of this study still run: a \(local job"):
+    with pytest.raises(
+        MIError, match=r"jobs of this study still run: a \(local job \d+\).* Continue with -a"
+    ):
         run_jobs(works, HERE, root, ENTRY, resume=False)
-    refresh, seen = View.refresh, []
+    with pytest.raises(MIError, match=r"still run: a .* started with other settings"):
+        run_jobs([work(root, "a", how="wait", seeds=5)], HERE, root, ENTRY, resume=True)
+    look, seen = StudyJob.look, []
 
-    def let_it_go(view):
-        seen.append([job.state for job in view._jobs])
-        (root / "go").touch()
-        refresh(view)
+    def let_it_go(job):
+        changed = look(job)
+        if seen:
+            (root / "go").touch()
+        seen.append(job.state)
+        return changed
 
-    monkeypatch.setattr(View, "refresh", let_it_go)
+    monkeypatch.setattr(StudyJob, "look", let_it_go)
     done, failed = run_jobs(works, HERE, root, ENTRY, resume=True)
     assert (len(done), failed) == (2, [])
-    assert seen[0][0] == RUNNING
+    assert seen[0] == "running"
     assert len(calls(root, "a")) == 1, "a job that ran was submitted once more"
 
 
@@ -250,7 +244,7 @@ def heeds_ctrl_c():
 def test_ctrl_c_ends_local_jobs(root, monkeypatch, caplog):
     works = [work(root, "a", how="wait"), work(root, "b")]
     with monkeypatch.context() as patch:
-        patch.setattr(View, "refresh", _raise_once_running(KeyboardInterrupt, root, "a"))
+        patch.setattr(StudyJob, "look", _raise_once_running(KeyboardInterrupt, root, "a"))
         with caplog.at_level("INFO", "s3prl_mi"), pytest.raises(KeyboardInterrupt):
             run_jobs(works, Engine(1, None), root, ENTRY, resume=False)
     assert "1 jobs on this machine were cancelled." in caplog.text
@@ -262,11 +256,12 @@ def test_ctrl_c_ends_local_jobs(root, monkeypatch, caplog):
 
 
 def _raise_once_running(error, root, name):
-    def refresh(view):
+    def look(job):
         if calls(root, name):
             raise error
+        return False
 
-    return refresh
+    return look
 
 
 def test_two_commands_on_one_study(root):
@@ -276,13 +271,18 @@ def test_two_commands_on_one_study(root):
         run_jobs([work(root, "a")], HERE, root, ENTRY, resume=True)
 
 
-def test_jobs_take_turns_on_gpus(root, monkeypatch):
+@pytest.mark.parametrize(("visible", "names"), [(None, "001"), ("3,5,7", "335")])
+def test_jobs_take_turns_on_gpus(root, monkeypatch, visible, names):
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    works = [work(root, name, device="cuda") for name in "abc"]
-    run_jobs(works, Engine(3, None), root, ENTRY, resume=False)
-    assert sorted(calls(root, name)[0]["device"] for name in "abc") == ["cuda:0", "cuda:0", "cuda:1"]
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    works = [work(root, name) for name in "abc"]
+    run_jobs(works, Engine(3, None), root, ENTRY, resume=False, device="cuda")
+    assert sorted(calls(root, name)[0]["CUDA_VISIBLE_DEVICES"] for name in "abc") == list(names)
 
 
 def test_damaged_jobs_file(root):
@@ -292,24 +292,23 @@ def test_damaged_jobs_file(root):
         run_jobs([work(root, "a")], HERE, root, ENTRY, resume=True)
 
 
-def test_another_checkpoint_of_the_same_name_is_another_job(root, tmp_path):
+def test_another_checkpoint_of_the_same_name_is_another_job(tmp_path):
     path = tmp_path / "a.ckpt"
     path.write_text("1")
-    one = work(root, "a")
-    one.parts[0].args.upstream_ckpt = str(path)
-    before = one.digest()
-    assert one.on("cuda:1").digest() == before
+    before = digest_of({"seed": 1}, [str(path), None, "nowhere"])
+    assert digest_of({"seed": 1}, [str(path)]) == before
+    assert digest_of({"seed": 2}, [str(path)]) != before
     path.write_text("12")
-    assert one.digest() != before
+    assert digest_of({"seed": 1}, [str(path)]) != before
 
 
-def test_a_job_of_slurm_that_starts_again_goes_on(root, monkeypatch):
-    measure = Measure(work(root, "a"), ENTRY, {})
-    assert measure() == [Outcome("mi_views", str(root / "mi_views" / "a"))]
-    again = measure.checkpoint()
+def test_a_job_of_slurm_that_starts_again_resumes(root, monkeypatch):
+    job = RunWork(work(root, "a"), ENTRY, {})
+    assert job().reasons == {"mi_views": None}
+    again = job.checkpoint()
     again.function(*again.args, **again.kwargs)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    measure()
+    job()
     assert [c["resume"] for c in calls(root, "a")] == [False, True, True]
 
 
@@ -361,7 +360,7 @@ def slurm(root, tmp_path, monkeypatch) -> Path:
 
 
 def cluster_of(text: str, jobs: int | None = None) -> Engine:
-    engine = engine_of(argparse.Namespace(jobs=jobs, slurm=text))
+    engine = engine_of(jobs, text)
     assert engine is not None
     return engine
 
@@ -370,13 +369,13 @@ def test_slurm_gets_one_array_and_keeps_it_after_ctrl_c(root, slurm, monkeypatch
     works = [work(root, "a", how="wait"), work(root, "b", how="wait")]
     engine = cluster_of("partition=gpu,time=2:00:00,gpus_per_node=1", jobs=7)
     with monkeypatch.context() as patch:
-        patch.setattr(View, "refresh", _raise_once_running(KeyboardInterrupt, root, "a"))
+        patch.setattr(StudyJob, "look", _raise_once_running(KeyboardInterrupt, root, "a"))
         with caplog.at_level("INFO", "s3prl_mi"), pytest.raises(KeyboardInterrupt):
             run_jobs(works, engine, root, ENTRY, resume=False)
     text = (slurm / "1").read_text()
     for line in ("partition=gpu", "time=120", "gpus-per-node=1", "array=0-1%2", "job-name=s3prl_mi-study"):
         assert f"#SBATCH --{line}\n" in text
-    assert "2 jobs go on under SLURM (1_0, 1_1)" in caplog.text
+    assert "2 jobs continue under SLURM (1_0, 1_1)" in caplog.text
     assert "`scancel 1` ends them" in caplog.text
     assert {n["id"] for n in notes(root).values()} == {"1_0", "1_1"}
     with pytest.raises(MIError, match=r"still run: a \(slurm job 1_0\), b"):
@@ -398,70 +397,8 @@ def test_what_slurm_refuses_or_loses(root, slurm, monkeypatch):
     monkeypatch.setattr(handle_module, "_ASK_SLURM_EVERY", 0.2)
     done, failed = run_jobs(works, cluster_of("partition=lost"), root, ENTRY, resume=False)
     assert done == []
-    assert failed[0].startswith("mi_views of a: SLURM knows job 2 no more, and it left no result")
-    assert f"#SBATCH --time={cluster.SLURM_MINUTES}\n" in (slurm / "2").read_text()
-
-
-# --- On the screen ---------------------------------------------------------------------------------------
-
-
-class Shown:
-    def __init__(self, name, state, log=None, why=None):
-        self.name, self.state, self.log, self.why = name, state, log, why
-        self.seconds, self.where = 75.0, "on cuda:0"
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_the_last_line_of_a_progress_bar(tmp_path):
-    log = tmp_path / "log"
-    log.write_text("submitit INFO - Starting\n")
-    assert progress(log) == "starting"
-    log.write_bytes(b"x" * 10_000 + b"\nmi_views:  0%|\r\x1b[Ami_views: 40%|####  | 2/5\r\nsubmitit INFO\n")
-    assert progress(log) == "mi_views: 40%|####  | 2/5"
-    assert progress(tmp_path / "none") == ""
-
-
-def test_a_terminal_is_drawn_anew(tmp_path, monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setenv("LINES", "5")
-    log = tmp_path / "log"
-    log.write_text("mi_views: 40%\r")
-    jobs = [Shown("a", RUNNING, log), Shown("b", FAILED, log, "key a is wrong"), Shown("c", QUEUED)]
-    screen = Terminal()
-    view = View(jobs, screen)
-    view.refresh()
-    lines = screen.getvalue().splitlines()
-    assert lines[0].startswith("jobs: 1 running, 1 queued, 1 failed (")
-    assert lines[1] == "  running  a  1:15  mi_views: 40%"
-    assert lines[2].startswith("  failed   b: key a is wrong (log: ")
-    assert lines[3] == "  queued   c"
-    assert max(map(len, lines)) < 60
-    jobs += [Shown(f"d{n}", RUNNING, log) for n in range(20)]
-    view.refresh()
-    again = screen.getvalue().partition("\x1b[4F\x1b[J")[2].splitlines()
-    assert len(again) == 4
-    assert again[3] == "  ... and 21 more"
-    view.close()
-    assert f"\x1b[4F\x1b[J  running  a        1:15  {log}"[:40] in screen.getvalue()
-
-
-def test_plain_lines_say_what_changes(monkeypatch):
-    jobs, out = [Shown("a", QUEUED), Shown("b", RUNNING)], io.StringIO()
-    view = View(jobs, out)
-    view.refresh()
-    view.refresh()
-    assert out.getvalue() == "b: running on cuda:0\n"
-    jobs[0].state, jobs[1].state = RUNNING, DONE
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + 120)
-    view.refresh()
-    assert out.getvalue().splitlines()[1:3] == ["a: running on cuda:0", "b: done in 1:15"]
-    assert "jobs: 1 done, 1 running (2:0" in out.getvalue()
+    assert failed[0].startswith("mi_views of a: SLURM ended job 2 without a result (log: ")
+    assert f"#SBATCH --time={submission.SLURM_MINUTES}\n" in (slurm / "2").read_text()
 
 
 # --- The whole -------------------------------------------------------------------------------------------
@@ -478,7 +415,7 @@ def test_a_study_in_jobs_from_the_command_line(run: Runner, tmp_path, capsys, mo
     words[words.index("fbank")] = "fbank,my_model"
     words += ["--upstream_module", str(module), "--jobs", "2"]
     assert main(words) == 0
-    assert "2 of 2 jobs to submit: 2 at once here" in capsys.readouterr().err
+    assert "2 of 2 jobs to submit: 2 at once on this machine" in capsys.readouterr().err
     results = {p.parent.name: p.read_bytes() for p in tmp_path.rglob("mi_results.jsonl")}
     assert set(results) == {"fbank", "my_model"}
     assert all(content.count(b"\n") == 1 for content in results.values())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from ...core.errors import MIError
@@ -20,7 +19,7 @@ _GENERIC = ("name", "timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "
 
 @dataclass(frozen=True)
 class Engine:
-    """What `--jobs` and `--slurm` ask for; `slurm` is None on this machine, `jobs` None without a limit."""
+    """Where jobs run, and how many at once; `slurm` is None on this machine, `jobs` None without a limit."""
 
     jobs: int | None
     slurm: Mapping[str, Any] | None
@@ -31,21 +30,20 @@ class Engine:
         return LOCAL if self.slurm is None else SLURM
 
 
-def engine_of(args: argparse.Namespace) -> Engine | None:
-    """The engine that a command line asks for, or None: everything in this process.
+def engine_of(jobs: int | None, slurm: str | None) -> Engine | None:
+    """The engine that `--jobs` and `--slurm` ask for, or None: everything in this process.
 
     Raises:
         MIError: a value that means nothing, or submitit or SLURM is missing.
     """
-    jobs, slurm = getattr(args, "jobs", None), getattr(args, "slurm", None)
     if jobs is None and slurm is None:
         return None
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise MIError(
-            "--jobs and --slurm: not inside torchrun, which runs one experiment in several processes."
+            "--jobs and --slurm do not work inside torchrun, which runs one experiment in several processes."
         )
     if jobs is not None and jobs < 1:
-        raise MIError(f"--jobs {jobs}: expected how many jobs at once, 1 or more.")
+        raise MIError(f"--jobs {jobs}: expected the number of jobs at once, 1 or more.")
     parameters = None if slurm is None else slurm_parameters(slurm)
     try:
         import submitit
@@ -67,7 +65,7 @@ def slurm_parameters(text: str) -> dict[str, Any]:
         Arguments of submitit's `AutoExecutor.update_parameters`: names that are SLURM's own get their prefix `slurm_`.
 
     Raises:
-        MIError: a piece without `=`, or more than one process a job.
+        MIError: a piece without `=`, or more than one process per job.
 
     Example:
         >>> slurm_parameters("partition=gpu,mem_gb=16,nodelist=n1,n2")
@@ -103,21 +101,14 @@ def _literal(text: str) -> Any:
 
 
 def _minutes(text: str) -> int:
-    """A time limit as SLURM writes it (`90`, `4:00:00`, `2-12:00:00`), in minutes."""
+    """A time limit as SLURM writes it (`90`, `10:30`, `4:00:00`, `1-06:00`, `2-12:00:00`), in minutes."""
     days, dash, clock = text.rpartition("-")
     parts = clock.split(":")
-    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text) or (dash and len(parts) == 1):
+    if len(parts) == (2 if dash else 1):  # days-hours:minutes, or minutes: no seconds
+        parts.append("0")
+    if not all(p.isdecimal() for p in (days or "0", *parts)) or len(parts) not in ((3,) if dash else (2, 3)):
         raise MIError(
             f"--slurm: a time limit of {text!r}; expected minutes, or hours:minutes:seconds as in 4:00:00."
         )
-    if len(parts) == 1:
-        return int(parts[0])
-    numbers = [int(p) for p in parts]
-    seconds = (
-        numbers[0] * 60 + numbers[1]
-        if len(numbers) == 2
-        else (numbers[0] * 60 + numbers[1]) * 60 + numbers[2]
-    )
-    if dash and len(numbers) == 2:  # days-hours:minutes
-        seconds *= 60
-    return max(1, -(-seconds // 60) + (int(days) * 24 * 60 if dash else 0))
+    seconds = reduce(lambda total, part: 60 * total + int(part), parts, 0)
+    return max(1, -(-seconds // 60) + 24 * 60 * int(days or 0))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.locks import Lock
-from .engine import LOCAL, SLURM
-from .measure import Outcome, one_line
+from .engine import LOCAL
+from .work import WorkResult, one_line
 
 if TYPE_CHECKING:
     from ...core.types import Seconds
@@ -20,138 +22,91 @@ if TYPE_CHECKING:
 _ASK_SLURM_EVERY: Seconds = 60.0
 
 
+@dataclass
 class Handle:
-    """A job that was handed to submitit.
+    """A job of submitit's.
 
-    Args:
-        job: submitit's.
+    Attributes:
+        engine: `local` or `slurm`.
+        id: process id of submitit's controller on this machine, or SLURM's job id.
+        folder: submitit's, of this submission.
+        lock: the file that a local job locks while it runs, as process ids are used again.
+        own: submitit's job, where this command started it on this machine.
     """
 
     engine: str
+    id: str
+    folder: str
+    lock: Path
+    own: Any = None
 
-    def __init__(self, job: Any) -> None:
-        self._job = job
+    def __post_init__(self) -> None:
+        from submitit.core.utils import JobPaths
 
-    @property
-    def id(self) -> str:
-        """Process id of the local controller, or SLURM's job id."""
-        return str(self._job.job_id)
+        self._paths = JobPaths(self.folder, self.id, 0)
+        self._missed = 0
+        self._next_look = time.monotonic() + _ASK_SLURM_EVERY
 
     @property
     def log(self) -> Path:
-        """Everything that it prints."""
-        return Path(self._job.paths.stdout)
+        """Everything that it prints; the file is there once the job runs."""
+        return Path(self._paths.stdout)
 
     @property
     def ended(self) -> bool:
-        """Whether it runs no more, and waits no more."""
-        raise NotImplementedError
-
-    def outcomes(self) -> list[Outcome] | str:
-        """What came of it once it has ended: of each experiment, or in one line why there is nothing."""
-        return _outcomes(self._job)
-
-    def cancel(self) -> None:
-        """End it."""
-        self._job.cancel(check=False)
-
-
-class LocalHandle(Handle):
-    """A job on this machine.
-
-    Args:
-        job: submitit's.
-        lock: the file that the job locks. By it a later command knows that the job runs, as process ids are used again.
-        own: whether this command started it.
-    """
-
-    engine = LOCAL
-
-    def __init__(self, job: Any, lock: Path, *, own: bool) -> None:
-        super().__init__(job)
-        self._lock, self._own = lock, own
-
-    @property
-    def ended(self) -> bool:
-        """Whether it runs no more; it may outlive its controller."""
-        if self._own and not self._job.done():
-            return False
-        try:
-            return Lock(self._lock).take()
-        except FileNotFoundError:
+        """Whether it neither runs nor waits any more."""
+        if self.engine == LOCAL:  # the job may outlive its controller
+            over = self.own is None or self.own.done()
+            return over and (not self.lock.exists() or Lock(self.lock).take())
+        if self._paths.result_pickle.exists():
             return True
+        if time.monotonic() > self._next_look:  # twice not in the queue: a file system may show results late
+            self._next_look = time.monotonic() + _ASK_SLURM_EVERY
+            queue = _slurm_queue()
+            self._missed = self._missed + 1 if queue is not None and self.id not in queue else 0
+        return self._missed > 1
 
-    def outcomes(self) -> list[Outcome] | str:
-        """As `Handle.outcomes`; at once, as no file system lags here."""
-        if not self._job.paths.result_pickle.exists():
-            return "killed before it ended (out of memory?)"
-        return super().outcomes()
+    def result(self) -> WorkResult | str:
+        """What came of it once it has ended, or in one line why there is nothing."""
+        from submitit.core.utils import pickle_load
+
+        try:
+            outcome, found = pickle_load(self._paths.result_pickle)
+        except FileNotFoundError:
+            if self.engine == LOCAL:
+                return "killed before it ended (out of memory?)"
+            return f"SLURM ended job {self.id} without a result{_reason_of_slurm(self.id)}"
+        except Exception as error:  # for instance written by another version of Python
+            return one_line(f"{type(error).__name__}: {error}")
+        return found if outcome == "success" else one_line(found.strip().rpartition("\n")[2])
 
     def cancel(self) -> None:
-        """Interrupt it; submitit kills what does not end within a second."""
-        if self._own:
-            super().cancel()
-        elif not self.ended:
+        """End a job on this machine; submitit kills what does not end within a second."""
+        if not self.ended:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(self.id), signal.SIGINT)
 
 
-class SlurmHandle(Handle):
-    """A job of SLURM's. Where its accounting (`sacct`) is off, only `squeue` tells that a job was lost."""
-
-    engine = SLURM
-    _last_look = -_ASK_SLURM_EVERY
-    """At all jobs: one call serves them."""
-
-    def __init__(self, job: Any) -> None:
-        super().__init__(job)
-        self._next_doubt = time.monotonic() + _ASK_SLURM_EVERY
-        self._lost = False
-
-    @property
-    def ended(self) -> bool:
-        """Whether it runs no more, and waits no more."""
-        now = time.monotonic()
-        if now - SlurmHandle._last_look > _ASK_SLURM_EVERY:  # submitit looks every ten minutes only
-            SlurmHandle._last_look = now
-            self._job.watcher.update()
-        if self._job.done():
-            return True
-        if self._job.state == "UNKNOWN" and now > self._next_doubt:
-            self._next_doubt = now + _ASK_SLURM_EVERY
-            self._lost = not _in_queue(self.id)
-        return self._lost
-
-    def outcomes(self) -> list[Outcome] | str:
-        """As `Handle.outcomes`."""
-        if self._lost and not self._job.paths.result_pickle.exists():
-            return f"SLURM knows job {self.id} no more, and it left no result"
-        return super().outcomes()
+_queue: tuple[Seconds, set[str] | None] = (-_ASK_SLURM_EVERY, None)
 
 
-def _in_queue(job_id: str) -> bool:
+def _slurm_queue() -> set[str] | None:
+    """Ids of the user's jobs that run or wait, asked for once for all handles; None where SLURM does not answer."""
+    global _queue
+    if time.monotonic() - _queue[0] > _ASK_SLURM_EVERY / 2:
+        said = _ask("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i")
+        _queue = (time.monotonic(), None if said is None else set(said.split()))
+    return _queue[1]
+
+
+def _reason_of_slurm(job_id: str) -> str:
+    """The state in which SLURM's accounting has a job, such as OUT_OF_MEMORY; empty where it is off."""
+    said = (_ask("sacct", "-X", "-n", "-P", "-o", "State", "-j", job_id) or "").split()
+    return f" ({said[-1]})" if said else ""
+
+
+def _ask(*command: str) -> str | None:
     try:
-        done = subprocess.run(
-            ["squeue", "-h", "-j", job_id], capture_output=True, text=True, timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return True
-    return bool(done.stdout.strip()) or (done.returncode != 0 and "Invalid job id" not in done.stderr)
-
-
-def _outcomes(job: Any) -> list[Outcome] | str:
-    from submitit.core.utils import FailedJobError, UncompletedJobError
-
-    try:
-        return list(job.result())
-    except FailedJobError as error:  # its text is a traceback between rules; the last line of that says why
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        rules = [i for i, line in enumerate(lines) if set(line) == {"-"}]
-        return lines[rules[-1] - 1] if len(rules) > 1 else one_line(str(error))
-    except UncompletedJobError as error:
-        state = "" if job.state in ("UNKNOWN", "FINISHED") else f" (SLURM: {job.state})"
-        return (
-            f"it left no result{state}" if "not produced any output" in str(error) else one_line(str(error))
-        )
-    except Exception as error:  # a result that cannot be read, for instance by another version of Python
-        return one_line(f"{type(error).__name__}: {error}")
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,4 +1,4 @@
-"""Handing jobs to submitit."""
+"""Handing jobs to submitit: to SLURM all at once, as it is the scheduler; on this machine as others end."""
 
 from __future__ import annotations
 
@@ -7,170 +7,154 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from ...core.errors import MIError
 from ...core.files import PACKAGE
+from ...core.threads import available_cores
 from .engine import LOCAL, SLURM, Engine
-from .handle import Handle, LocalHandle, SlurmHandle
-from .job import JOBS_FOLDER, Job, lock_of
-from .measure import Measure, one_line
-from .view import QUEUED
+from .handle import Handle
+from .work import RunWork, Work, one_line
 
 logger = logging.getLogger(__name__)
 
 SLURM_MINUTES = 240
-"""Time limit of a SLURM job where `--slurm` names none; a job whose time is up is queued again and goes on."""
+"""Time limit of a SLURM job where `--slurm` names none; a job whose time is up is queued again and resumed."""
 
+JOBS_FOLDER = "jobs"
 _MAX_TIMEOUTS = 10
 _NO_LIMIT_MINUTES = 60 * 24 * 365
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class Submitter:
-    """Hands jobs to submitit: to SLURM all at once, as it is the scheduler; here as others end."""
+    """Submits the jobs of one command.
 
-    def __init__(self, engine: Engine, root: Path, entry: str, jobs: Sequence[Job]) -> None:
-        self._engine, self._root, self._entry, self._jobs = engine, root, entry, jobs
-        self._folder: Path | None = None
-        self._limit = min(engine.jobs or len(jobs), len(jobs))
-        asked = next((part.args.device for job in jobs for part in job.work.parts), "cpu")
-        self._devices = _devices(asked) if engine.name == LOCAL else [None]
+    Args:
+        engine: where, and how many at once.
+        study: the study's folder; logs go to a folder in `<study>/jobs` for each command.
+        entry: `module:function`, as in `RunWork`.
+        device: `cuda`: jobs on this machine take its GPUs in turn.
+        limit: most jobs at once on this machine.
+    """
 
-    def submit(self) -> bool:
-        """Submit what can be; whether anything was."""
-        waiting = [job for job in self._jobs if job.state == QUEUED and job.handle is None]
-        if self._engine.name == LOCAL:
-            here = [j for j in self._jobs if j.open and j.handle is not None and j.handle.engine == LOCAL]
-            waiting = waiting[: max(0, self._limit - len(here))]
-        if not waiting:
-            return False
-        if self._engine.name == SLURM:
-            self._to_slurm(waiting)
-        else:
-            for job in waiting:
-                self._here(job)
-        return True
-
-    def _executor(self) -> Any:
+    def __init__(self, engine: Engine, study: Path, entry: str, device: str, limit: int) -> None:
         import submitit
 
-        # it warns at every look at SLURM where the accounting (sacct) is off; `SlurmHandle` does without
+        # it warns at every look at SLURM where the accounting (sacct) is off; `Handle` does without
         logging.getLogger("submitit").setLevel(logging.ERROR)
+        self._engine, self._study, self._entry, self._device, self._limit = (
+            engine,
+            study,
+            entry,
+            device,
+            limit,
+        )
+        # a folder for each command: SLURM's job ids are unique, process ids are not
+        self._folder = study / JOBS_FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        more = {"slurm_max_num_timeout": _MAX_TIMEOUTS} if engine.name == SLURM else {}
+        self._executor = submitit.AutoExecutor(self._folder, cluster=engine.name, **more)
+        self._gpus = _gpus() if device == "cuda" and engine.name == LOCAL else []
+        self._gpu_of: dict[str, str] = {}
 
-        if self._folder is None:  # one for each command: SLURM's job ids are unique, process ids are not
-            stamp, number = time.strftime("%Y%m%d-%H%M%S"), 0
-            while (folder := self._root / JOBS_FOLDER / f"{stamp}{f'-{number}' if number else ''}").exists():
-                number += 1
-            self._folder = folder
-        more = {"slurm_max_num_timeout": _MAX_TIMEOUTS} if self._engine.name == SLURM else {}
-        return submitit.AutoExecutor(self._folder, cluster=self._engine.name, **more)
+    def submit(self, waiting: Sequence[Work], running: Sequence[str]) -> list[Handle]:
+        """Submit the first of the waiting jobs, as many as may run: all of them to SLURM.
 
-    def _here(self, job: Job) -> None:
-        executor = self._executor()
-        executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES, stderr_to_stdout=True)
-        work = job.work
-        if len(self._devices) > 1:
-            used = [j.device for j in self._jobs if j.open and j.handle is not None]
-            job.device = min(self._devices, key=used.count)
-            work = work.on(str(job.device))
-        # the local executor hides every GPU that it did not hand out itself
-        visible = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}
-        lock = lock_of(self._root, job.name)
-        function = Measure(work, self._entry, visible, str(lock.absolute()))
-        threads = {"OMP_NUM_THREADS": str(threads_for(self._limit))}
-        with _environment({**_importable(), **threads}), _errors_to(executor.folder / "controllers.log"):
-            handle = LocalHandle(executor.submit(function), lock, own=True)
-        self._submitted(job, handle, executor)
+        Args:
+            waiting: not yet submitted.
+            running: names of those on this machine that are submitted and have not ended.
 
-    def _to_slurm(self, jobs: Sequence[Job]) -> None:
-        executor = self._executor()
-        asked = dict(self._engine.slurm or {})
-        asked.setdefault("name", f"s3prl_mi-{self._root.resolve().name}")
+        Raises:
+            MIError: SLURM refuses them, or submitit their parameters.
+        """
+        if self._engine.name == SLURM:
+            return self._to_slurm(waiting) if waiting else []
+        names, handles = list(running), []
+        for work in waiting[: max(0, self._limit - len(running))]:
+            handles.append(self._start_here(work, names))
+            names.append(work.name)
+        return handles
+
+    def _start_here(self, work: Work, running: Sequence[str]) -> Handle:
+        self._executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES, stderr_to_stdout=True)
+        visible = os.environ.get(_VISIBLE)
+        if self._gpus:  # the one with the fewest jobs
+            visible = min(self._gpus, key=[self._gpu_of.get(name) for name in running].count)
+            self._gpu_of[work.name] = visible
+        # submitit's local executor hides every GPU that it did not hand out itself
+        function = RunWork(work, self._entry, {_VISIBLE: visible}, lock_of(self._study, work.name))
+        threads = str(threads_for(self._limit))
+        with _environment(OMP_NUM_THREADS=threads), _errors_to(self._folder / "controllers.log"):
+            job = self._executor.submit(function)
+        return Handle(LOCAL, str(job.job_id), str(self._folder), lock_of(self._study, work.name), job)
+
+    def _to_slurm(self, works: Sequence[Work]) -> list[Handle]:
+        asked = {"name": f"s3prl_mi-{self._study.resolve().name}", **(self._engine.slurm or {})}
         if "slurm_time" not in asked:
             asked.setdefault("timeout_min", SLURM_MINUTES)
         if self._engine.jobs is not None:
             asked["slurm_array_parallelism"] = self._engine.jobs
         try:
-            executor.update_parameters(stderr_to_stdout=True, **asked)
+            self._executor.update_parameters(stderr_to_stdout=True, **asked)
         except (NameError, AssertionError, ValueError, TypeError) as error:
             raise MIError(f"--slurm: {one_line(str(error))}") from None
-        device = jobs[0].work.parts[0].args.device
-        if device.startswith("cuda") and not any("gpu" in f"{key}={value}" for key, value in asked.items()):
-            logger.info("no GPU is asked for (--slurm gpus_per_node=1): jobs that get none will use the CPU.")
-        functions = [Measure(job.work, self._entry, {}) for job in jobs]
+        if self._device.startswith("cuda") and not any("gpu" in f"{k}={v}" for k, v in asked.items()):
+            logger.info("--slurm asks for no GPU (gpus_per_node=1): jobs that get none use the CPU.")
+        functions = [RunWork(work, self._entry, {}) for work in works]
+        submit = self._executor.submit
         try:
-            with _environment(_importable()), _outside_of_slurm():
-                submitted = (
-                    executor.submit_array(functions) if len(jobs) > 1 else [executor.submit(functions[0])]
-                )
+            with _environment(), _outside_of_slurm():
+                jobs = self._executor.submit_array(functions) if len(works) > 1 else [submit(functions[0])]
         except Exception as error:
             if type(error).__module__.partition(".")[0] != "submitit":
                 raise
             raise MIError(f"--slurm: sbatch refused the jobs: {one_line(str(error))}") from None
-        for job, one in zip(jobs, submitted, strict=True):
-            self._submitted(job, SlurmHandle(one), executor)
+        return [
+            Handle(SLURM, str(job.job_id), str(self._folder), lock_of(self._study, work.name))
+            for work, job in zip(works, jobs, strict=True)
+        ]
 
-    def _submitted(self, job: Job, handle: Handle, executor: Any) -> None:
-        job.handle, job.folder, job.asked = handle, str(executor.folder), job.digest
 
-
-def _devices(asked: str) -> list[str | None]:
-    """The devices that local jobs take turns on: with `--device cuda` all GPUs."""
-    if asked != "cuda":
-        return [None]
-    import torch
-
-    return [f"cuda:{n}" for n in range(torch.cuda.device_count())] or [None]
+def lock_of(study: Path, name: str) -> Path:
+    """The file that a local job locks while it runs."""
+    return (study / JOBS_FOLDER / f"{name}.lock").absolute()
 
 
 def threads_for(jobs: int) -> int:
-    """Cores of this machine for each of so many jobs, or fewer where the user asks for fewer."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
+    """Cores of this machine for each of that many jobs, or fewer where the user asks for fewer."""
+    cores, asked = available_cores(), os.environ.get("OMP_NUM_THREADS", "")
     return min(max(1, cores // jobs), int(asked) if asked.isdecimal() and int(asked) else cores)
 
 
-def _importable() -> dict[str, str]:
-    """Let a job import this package from where it is, if it is not installed."""
-    place = PACKAGE.parent
-    if place.name in ("site-packages", "dist-packages"):
-        return {}
+def _gpus() -> list[str]:
+    """GPUs of this machine that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    names = [name for name in os.environ.get(_VISIBLE, "").split(",") if name]
+    return (names or [str(n) for n in range(torch.cuda.device_count())])[: torch.cuda.device_count()]
+
+
+def _environment(**values: str) -> contextlib.AbstractContextManager[None]:
+    """Variables for what is started inside, which finds this package also where it is not installed."""
+    from submitit.core.utils import environment_variables
+
     known = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
-    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys([*known, str(place)]))}
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Variables for what is started inside."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    if PACKAGE.parent.name not in ("site-packages", "dist-packages"):
+        known.append(str(PACKAGE.parent))
+    return environment_variables(PYTHONPATH=os.pathsep.join(dict.fromkeys(known)), **values)
 
 
 def _outside_of_slurm() -> contextlib.AbstractContextManager[None]:
     """Hide the variables of the SLURM job that this command itself may run in: they would bind the new ones."""
-    if "SLURM_JOB_ID" not in os.environ:
-        return contextlib.nullcontext()
     from submitit.helpers import clean_env
 
-    return clean_env()
+    return clean_env() if "SLURM_JOB_ID" in os.environ else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def _errors_to(path: Path) -> Iterator[None]:
-    """Send the stderr of what is started inside to a file.
-
-    Submitit's local controllers inherit ours, and each would print a traceback at Ctrl-C.
-    """
+    """Send the stderr of what is started inside to a file: submitit's controllers print a traceback at Ctrl-C."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr.flush()
     ours = os.dup(2)
