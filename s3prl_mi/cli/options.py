@@ -180,7 +180,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="of the upstream's forward pass: float32; mask views in bfloat16; everything in bfloat16. auto: mixed on "
         "a CPU, bf16 on a GPU, where the machine is fast at it and hidden states hardly change; fp32 turns that off",
     )
-    group("--backend", default="nccl", help="of torch.distributed")
+    group("--backend", default="nccl", help="of torch.distributed, for s3prl's own tasks")
     group("--local_rank", type=int, help="set by torch.distributed's launcher; --local-rank is understood")
     return parser
 

@@ -17,21 +17,11 @@ import shlex
 import shutil
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..core.distributed import (
-    DESYNC_SECONDS,
-    ElsewhereError,
-    RankError,
-    World,
-    is_main,
-    session,
-    together,
-    world,
-)
+from ..core.distributed import ElsewhereError, World, is_main, session, together
 from ..core.errors import MIError, nearest
 from ..downstream import hook
 from ..downstream.hook import TASKS, default_config
@@ -94,9 +84,7 @@ def report_errors(action: Callable[[], int], again: str) -> int:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         return action()
-    except (ElsewhereError, RankError) as error:
-        if not error.said:
-            print(f"error: {error}", file=sys.stderr)
+    except ElsewhereError:  # another process prints it
         return 1
     except MIError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -277,7 +265,7 @@ def _run_ours(
     _load_module(args)  # that of a past experiment
     _prepare(args)
     _check_sections(config)
-    with session(args.backend, args.device):
+    with session():
         _run_experiment(args, config)
     if task == "mi_views" and args.mode == "train" and _sweeps(config) and World.of_launcher().rank == 0:
         from .study_summary import summarise_study  # it draws, and needs all that goes with that
@@ -312,10 +300,10 @@ def _prepare(args: argparse.Namespace, engine: Engine | None = None) -> None:
 
 
 def _own_device(device: str, args: argparse.Namespace) -> str:
-    """Of the processes that a launcher has started on one machine each computes on a GPU of its own.
+    """Of the processes that a launcher has started on one machine each has a GPU of its own, if there are enough.
 
     Raises:
-        MIError: more processes than GPUs, or `--local_rank` without a launcher.
+        MIError: `--local_rank` without a launcher.
     """
     here = World.of_launcher()
     if args.local_rank is not None and "RANK" not in os.environ:
@@ -327,11 +315,6 @@ def _own_device(device: str, args: argparse.Namespace) -> str:
     import torch
 
     count = torch.cuda.device_count()
-    if here.local_size > count and args.backend == "nccl":
-        raise MIError(
-            f"--nproc_per_node {here.local_size}: this machine has {count} GPU(s), and nccl wants one a process. "
-            f"Start {count}, or let them share with --backend gloo."
-        )
     torch.cuda.set_device(here.local_rank % count)
     return f"cuda:{here.local_rank % count}"
 
@@ -358,20 +341,11 @@ def _sweeps(config: dict[str, Any]) -> bool:
 
 
 def _run_experiment(args: argparse.Namespace, config: dict[str, Any]) -> None:
-    with together(limit=DESYNC_SECONDS):
-        try:
-            if is_main():
-                _save_command(args, config)
-            _seed_everything(args.seed, args.disable_cudnn)
-            importlib.import_module("s3prl_mi.experiment.run").run(args, config)
-        except MIError:
-            raise
-        except Exception as error:
-            if world().size == 1:
-                raise
-            # the other processes wait for this one in the midst of their work: there is no way on
-            traceback.print_exc()
-            raise RankError(f"{type(error).__name__}: {error}", said=True) from error
+    with together():
+        if is_main():
+            _save_command(args, config)
+        _seed_everything(args.seed, args.disable_cudnn)
+        importlib.import_module("s3prl_mi.experiment.run").run(args, config)
 
 
 def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
@@ -392,7 +366,7 @@ def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
         apply_override(args.override, args, config)
     _check_sections(config)
     if engine is None:
-        with session(args.backend, args.device):
+        with session():
             failed = run_study(args, config, _run_experiment)
     else:
         failed = run_study_in_jobs(args, config, engine, _JOB)

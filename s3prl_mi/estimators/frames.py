@@ -7,7 +7,6 @@ make the logistic probe's curvature nearly diagonal, which is what lets it conve
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..core.distributed import all_reduce_sum, from_main, total, world
 from ..core.errors import MIError
 from ..core.types import FloatMatrix, IntVector
 
@@ -41,68 +39,28 @@ class Array2D(Protocol):
     def __getitem__(self, rows: Any, /) -> NDArray[np.floating]: ...
 
 
-@dataclass(frozen=True, eq=False)
-class Owners:
-    """Whose frames an array's rows are, where several processes share a split.
-
-    `utterance` numbers the utterance of each row, shape (n_rows,), ascending, in the order in which one process would
-    hold them; `count` is the number of utterances of all processes.
-    """
-
-    utterance: IntVector
-    count: int
-
-
 class Frames:
     """Selected rows of arrays that lie end to end, read in blocks.
-
-    Of many processes each holds frames of its own: `len`, `read`, `select` and `blocks` are about those; `total` and
-    `positions` are about the frames of all, and must be asked for by all at the same time.
 
     Args:
         parts: arrays of shape (n_i, dim), usually memory-mapped files; taken as one array of sum(n_i) rows.
         rows: the rows that count, in ascending order, shape (n_frames,); None for all.
-        owners: of all rows; None: those of process 0 come first, then those of process 1 ...
     """
 
-    def __init__(
-        self, parts: Sequence[Array2D], rows: IntVector | None = None, owners: Owners | None = None
-    ) -> None:
+    def __init__(self, parts: Sequence[Array2D], rows: IntVector | None = None) -> None:
         if not parts:
             raise ValueError("at least one array of frames is needed")
         self.parts = list(parts)
         self._starts = np.cumsum([0] + [len(p) for p in self.parts])
         self.rows = np.arange(self._starts[-1]) if rows is None else np.asarray(rows, dtype=np.int64)
         self.dim = int(self.parts[0].shape[1])
-        self.owners = owners
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    @functools.cached_property
-    def total(self) -> int:
-        """Frames of all processes."""
-        return total(len(self))
-
-    @functools.cached_property
-    def positions(self) -> IntVector:
-        """Where each frame would be if one process held them all, shape (n_frames,), ascending."""
-        here = world()
-        if here.size == 1:
-            return np.arange(len(self))
-        if self.owners is None:
-            utterance, count = np.full(len(self), here.rank), here.size
-        else:
-            utterance, count = self.owners.utterance[self.rows], self.owners.count
-        own = np.bincount(utterance, minlength=count)
-        before = all_reduce_sum(torch.from_numpy(own.copy())).cumsum(0).numpy() - own
-        # an utterance is whole on one process: its first frame here is its first of all
-        inside = np.arange(len(self)) - (np.cumsum(own) - own)[utterance]
-        return before[utterance] + inside
-
     def select(self, positions: NDArray[np.integer] | NDArray[np.bool_]) -> Frames:
         """A subset of these frames, by position or by mask of shape (n_frames,)."""
-        return Frames(self.parts, self.rows[positions], self.owners)
+        return Frames(self.parts, self.rows[positions])
 
     def read(self, start: int, stop: int) -> FloatMatrix:
         """Frames [start, stop) as float32, shape (stop - start, dim)."""
@@ -119,41 +77,6 @@ class Frames:
             else:
                 out[inside] = self.parts[part][local]
         return out
-
-    def own(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of some frames this process holds.
-
-        Args:
-            positions: among the frames of all processes, shape (n,).
-
-        Returns:
-            Positions among the frames here, and which of the n those are; all of them in a world of one.
-        """
-        if world().size == 1:
-            return positions, torch.arange(len(positions))
-        mine = torch.from_numpy(self.positions)
-        if not len(mine):
-            return mine, mine
-        at = torch.searchsorted(mine, positions).clamp_max(len(mine) - 1)
-        which = (mine[at] == positions).nonzero()[:, 0]
-        return at[which], which
-
-    def collect(self, positions: Tensor) -> Tensor:
-        """A sample of the frames of all processes, on every one of them.
-
-        Args:
-            positions: among the frames of all, ascending, shape (n,).
-
-        Returns:
-            Shape (n, dim), on the CPU.
-        """
-        here, which = self.own(positions)
-        picked = torch.from_numpy(self.select(here.numpy()).read(0, len(here)))
-        if len(which) == len(positions):
-            return all_reduce_sum(picked)
-        sample = torch.zeros(len(positions), self.dim)
-        sample[which] = picked
-        return all_reduce_sum(sample)
 
     def blocks(self, size: int = BLOCK_ROWS) -> Iterator[tuple[int, int]]:
         """Bounds of consecutive blocks that cover all frames."""
@@ -201,24 +124,18 @@ def fit_affine(frames: Frames, device: torch.device | str = "cpu") -> AffineMap:
     Raises:
         MIError: NaN or infinite values.
     """
-    n, dim = frames.total, frames.dim
+    n, dim = len(frames), frames.dim
     first = torch.zeros(dim, dtype=torch.float64)
     second = torch.zeros(dim, dim, dtype=torch.float64)
-    shift = near_mean(frames).to(
-        device
-    )  # keeps sums of products small, so that float32 products lose nothing
-    broken = 0
+    # keeps sums of products small, so that float32 products lose nothing
+    shift = near_mean(frames).to(device)
     for start, stop in frames.blocks():
         x = torch.from_numpy(frames.read(start, stop)).to(device)
         if not bool(torch.isfinite(x).all()):
-            broken = 1
-            break
+            raise MIError("hidden states hold NaN or infinite values")
         x = x - shift
         first += x.sum(0, dtype=torch.float64).cpu()
         second += (x.T @ x).double().cpu()
-    if total(broken):
-        raise MIError("hidden states hold NaN or infinite values")
-    all_reduce_sum(first), all_reduce_sum(second)
     centre = first / n
     covariance = second / n - torch.outer(centre, centre)
     variance = covariance.diagonal().clamp_min(0)
@@ -227,7 +144,6 @@ def fit_affine(frames: Frames, device: torch.device | str = "cpu") -> AffineMap:
     scale = torch.where(variance > rounding.square(), variance, torch.inf).rsqrt()
     correlation = covariance * torch.outer(scale, scale)
     values, axes = torch.linalg.eigh(correlation)
-    from_main(values), from_main(axes)  # axes may point either way
     matrix = scale[:, None] * axes
     return AffineMap(
         mean=(shift.cpu().double() + centre).float().to(device),
@@ -237,12 +153,8 @@ def fit_affine(frames: Frames, device: torch.device | str = "cpu") -> AffineMap:
 
 
 def near_mean(frames: Frames) -> Tensor:
-    """A point near the mean of the frames, from a few of them; shape (dim,), on the CPU."""
-    first = torch.from_numpy(frames.read(0, BLOCK_ROWS))
-    count = total(len(first))
-    # a mean of means: in a world of one it is the mean itself
-    mean = first.mean(0) * (len(first) / count) if len(first) else torch.zeros(frames.dim)
-    return all_reduce_sum(mean)
+    """A point near the mean of the frames, from the first of them; shape (dim,), on the CPU."""
+    return torch.from_numpy(frames.read(0, BLOCK_ROWS)).mean(0)
 
 
 class Inputs:
@@ -270,23 +182,14 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.frames)
 
-    @property
-    def total(self) -> int:
-        """Frames of all processes."""
-        return self.frames.total
-
     def select(self, rows: NDArray[np.integer]) -> Inputs:
-        """Some of the frames, by ascending position; not mapped anew where they are in memory."""
+        """Some of the frames, by ascending position; not mapped again where they are in memory."""
         frames = self.frames.select(rows)
         if self._cache is None:
             return Inputs(frames, self.affine, self._cache_bytes)
         chosen = Inputs(frames, self.affine, 0)
         chosen._cache = self._cache[torch.from_numpy(rows).to(self.device)]
         return chosen
-
-    def own(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Frames.own`."""
-        return self.frames.own(positions)
 
     def _map(self, start: int, stop: int) -> Tensor:
         return self.affine(torch.from_numpy(self.frames.read(start, stop)).to(self.device))

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import HALF_FRAMES, fast_products, half_is_fast
-from ..core.distributed import all_reduce_sum, from_main
 from ..core.errors import MIError
 from .frames import Frames
 
@@ -55,8 +54,7 @@ class _Centred:
             x = self.block(start, stop)
             first += x.sum(0)
             second += x.square().sum(0)
-        all_reduce_sum(first), all_reduce_sum(second)
-        n = self.frames.total
+        n = len(self.frames)
         return float((second / n - (first / n).square()).sum())
 
     def blocks(self) -> list[tuple[int, int]]:
@@ -98,21 +96,21 @@ def fit_codebooks(
     """
     if clusters != int(clusters) or clusters < 2:
         raise MIError(f"clusters: expected a whole number of at least 2, found {clusters}.")
-    if frames.total < clusters:
+    if len(frames) < clusters:
         raise MIError(
-            f"{clusters} clusters need at least as many frames in the fit split, which has {frames.total}: "
+            f"{clusters} clusters need at least as many frames in the fit split, which has {len(frames)}: "
             "lower downstream_expert.clusters or take more speech."
         )
     own = list(dict.fromkeys(seeds))
-    stride = max(1, frames.total // (SAMPLE_FRAMES * clusters))
+    stride = max(1, len(frames) // (SAMPLE_FRAMES * clusters))
     with fast_products():
-        sample = frames.collect(torch.arange(0, frames.total, stride))
-        # the same on any number of processes, digit by digit: bfloat16 rounds what is left otherwise
+        spaced = frames.select(np.arange(0, len(frames), stride))
+        sample = torch.from_numpy(spaced.read(0, len(spaced)))
         centre = sample.mean(0).to(device)
         books = _seed_codebooks(sample, clusters, own).to(device) - centre
         del sample
         if stride > 1:
-            few = _Centred(frames.select(np.flatnonzero(frames.positions % stride == 0)), centre)
+            few = _Centred(spaced, centre)
             books = _lloyd(few, books, iterations)
             del few
         data = _Centred(frames, centre)
@@ -131,7 +129,7 @@ def _lloyd(data: _Centred, books: Tensor, iterations: int) -> Tensor:
         updated = _lloyd_step(data, books[index])
         change = (updated - books[index]).square().sum((1, 2))
         books[index] = updated
-        moving[index.cpu()] = (from_main(change) > enough).cpu()
+        moving[index.cpu()] = (change > enough).cpu()
         if not bool(moving.any()):
             break
     return books
@@ -149,7 +147,6 @@ def _without_duplicates(data: _Centred, books: Tensor) -> Tensor:
     for start, stop in data.blocks():
         flat = _nearest(data.block(start, stop), books) + offsets
         counts += torch.bincount(flat.reshape(-1), minlength=len(counts))
-    all_reduce_sum(counts)
     distance = torch.cdist(books, books, compute_mode="donot_use_mm_for_euclid_dist")
     spread = books.square().sum(2).mean(1).sqrt()
     same = distance <= SAME_POINT * spread[:, None, None]
@@ -194,7 +191,7 @@ def _lloyd_step(data: _Centred, books: Tensor) -> Tensor:
     offsets = torch.arange(seeds, device=books.device) * clusters
     flat_books = books.reshape(-1, dim)
     norms, doubled = flat_books.square().sum(1)[None], -2.0 * flat_books.T
-    half = data.frames.total >= HALF_FRAMES and half_is_fast(data.device)
+    half = len(data.frames) >= HALF_FRAMES and half_is_fast(data.device)
     doubled = doubled.bfloat16() if half else doubled
     for start, stop in data.blocks():
         x = data.block(start, stop)
@@ -205,7 +202,6 @@ def _lloyd_step(data: _Centred, books: Tensor) -> Tensor:
         for s in range(seeds):
             sums.index_add_(0, flat[:, s], x)
         counts += torch.bincount(flat.reshape(-1), minlength=len(counts))
-    all_reduce_sum(sums), all_reduce_sum(counts)
     means = sums / counts.clamp_min(1)[:, None]
     return torch.where((counts > 0)[:, None], means, books.reshape(-1, dim)).view(seeds, clusters, dim)
 
@@ -239,7 +235,7 @@ def _seed_codebooks(sample: Tensor, clusters: int, seeds: Sequence[int]) -> Tens
         best = trials.sum(1).argmin(1, keepdim=True)
         distance = trials.take_along_dim(best[:, None], 2)[:, :, 0].contiguous()
         picked.append(drawn.take_along_dim(best, 1))
-    return from_main(sample[torch.cat(picked, 1).sort(1).values])
+    return sample[torch.cat(picked, 1).sort(1).values]
 
 
 def _squared_distance(x: Tensor, norms: Tensor, drawn: Tensor) -> Tensor:

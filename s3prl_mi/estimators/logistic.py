@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import HALF_FRAMES, half_is_fast
-from ..core.distributed import all_reduce_sum, from_main
 from .frames import Inputs
 
 BIAS_L2 = 1e-5
@@ -83,7 +82,6 @@ class Problems:
         counts = torch.zeros(self.targets.shape[1], self.classes, device=self.targets.device)
         used = torch.ones_like(self.targets) if self.held_out is None else (~self.held_out).long()
         counts.scatter_add_(1, self.targets.T, used.T.float())
-        all_reduce_sum(counts)
         return (counts + 0.5) / (counts + 0.5).sum(1, keepdim=True)
 
 
@@ -115,7 +113,7 @@ def _evaluate(inputs: Inputs, problems: Problems, at: Linear, anchor: Tensor) ->
         n_out += problems.held_out.sum(0)
     inner = inputs.fold(weight)
     d_inner = torch.zeros_like(inner)
-    half = inputs.total >= HALF_FRAMES and half_is_fast(weight.device)
+    half = len(inputs) >= HALF_FRAMES and half_is_fast(weight.device)
     # enough rows for an efficient product, few enough that their logits stay in the processor's cache
     rows = max(256, min(4096, (1 << 20) // (count * classes)))
     for start, stop, x in inputs.blocks_to_fold(rows):
@@ -138,9 +136,7 @@ def _evaluate(inputs: Inputs, problems: Problems, at: Linear, anchor: Tensor) ->
             d_inner.addmm_(x.T, residual)
         d_bias += residual.sum(0).view(count, classes)
     d_weight = inputs.unfold(d_inner)
-    all_reduce_sum(d_weight), all_reduce_sum(d_bias)
-    fitted, left_out, n_out = all_reduce_sum(torch.stack([fitted, left_out, n_out]))
-    n_fitted = (inputs.total - n_out).float()
+    n_fitted = (len(inputs) - n_out).float()
     l2 = problems.l2
     pull = at.bias - anchor
     loss = (
@@ -152,7 +148,7 @@ def _evaluate(inputs: Inputs, problems: Problems, at: Linear, anchor: Tensor) ->
         d_weight.view(dim, count, classes) / n_fitted[:, None] + l2[:, None] * at.weight,
         d_bias / n_fitted[:, None] + BIAS_L2 * pull,
     )
-    return _Point(at, from_main(loss), gradient, left_out / (inputs.total - n_fitted).clamp_min(1))
+    return _Point(at, loss, gradient, left_out / (len(inputs) - n_fitted).clamp_min(1))
 
 
 def _dot(a: Linear, b: Linear) -> Tensor:
@@ -196,7 +192,7 @@ def minimise(
     point = _evaluate(inputs, problems, start, anchor)
     history: list[tuple[Linear, Linear, Tensor]] = []
     direction = _direction(point.gradient, history, inverse)
-    slope = from_main(_dot(point.gradient, direction))
+    slope = _dot(point.gradient, direction)
     size = torch.ones_like(point.loss)
     done = _Point(start.clone(), point.loss.clone(), point.gradient.clone(), point.held_out_loss.clone())
     live = torch.arange(len(size), device=size.device)
@@ -219,7 +215,7 @@ def minimise(
             del history[:-MEMORY]
         refreshed = _direction(moved.gradient, history, inverse)
         direction = _where(good, refreshed, direction)
-        slope = from_main(torch.where(good, _dot(moved.gradient, direction), slope))
+        slope = torch.where(good, _dot(moved.gradient, direction), slope)
         size = torch.where(good, torch.ones_like(size), size * 0.3)
         # a step shrunk to nothing: this problem has reached the limit of float32
         slope = torch.where(size < 1e-3, torch.zeros_like(slope), slope)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.distributed import all_reduce_sum, total
 from ..core.errors import MIError
 from ..core.types import Bits, IntVector
 from .bounds import entropy_bits, lower_bound_bits, shares_in_bits
@@ -167,17 +166,17 @@ def score_supervised(
         MIError: no frame left to score, or too many with unseen labels.
     """
     known = ids >= 0
-    unseen = total(int((~known).sum()))
-    if unseen == frames.total or unseen > MAX_UNSEEN * frames.total:
+    unseen = int((~known).sum())
+    if unseen == len(frames) or unseen > MAX_UNSEEN * len(frames):
         raise MIError(
-            f"{unseen} of {frames.total} eval frames have labels that never occur in the fit split (at most "
+            f"{unseen} of {len(frames)} eval frames have labels that never occur in the fit split (at most "
             f"{MAX_UNSEEN:.0%} are left out): are both splits labelled with the same inventory?"
         )
     frames, ids = frames.select(known), ids[known]
     entropy = entropy_bits(counts_of(ids, classes))
     counts = {
         "fit_frames": fit_frames,
-        "eval_frames": frames.total,
+        "eval_frames": len(frames),
         "labels": classes,
         "unseen_frames": unseen,
     }
@@ -189,8 +188,8 @@ def score_supervised(
 
 
 def counts_of(ids: IntVector, classes: int) -> IntVector:
-    """How often each class occurs on all processes, shape (n_classes,)."""
-    return all_reduce_sum(torch.from_numpy(np.bincount(ids, minlength=classes))).numpy()
+    """How often each class occurs, shape (n_classes,)."""
+    return np.bincount(ids, minlength=classes)
 
 
 def _column(ids: IntVector) -> Tensor:

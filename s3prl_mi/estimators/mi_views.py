@@ -96,7 +96,7 @@ def score_views(
     entropies = [entropy_bits(counts_of(t, clusters)) for t in targets.T.cpu().numpy()]
     counts = {
         "fit_frames": fit_frames,
-        "eval_frames": frames_a.total,
+        "eval_frames": len(frames_a),
         "labels": clusters,
         "unseen_frames": 0,
     }

@@ -6,19 +6,17 @@ one batched product.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..core.arithmetic import fast_type
-from ..core.distributed import all_reduce_sum, world
 from .frames import Inputs
 
 BATCH_ORDER_SEED = 0
@@ -104,7 +102,7 @@ def train(
     Args:
         inputs: mapped frames.
         targets: class ids, shape (n_frames, n_seeds); `LEFT_OUT` where a network does not train on a frame.
-        positions: the frames to train on, among those of all processes, shape (n_train,).
+        positions: the frames to train on, shape (n_train,).
         classes: number of classes.
         seeds: what initial weights and dropout are drawn with.
         settings: shape and training.
@@ -127,22 +125,17 @@ def train(
     )
     drop = _dropout(settings.dropout, seeds, dtype, device)
     for done, batch in enumerate(_batches(positions, settings.batch, steps), start=1):
-        chosen, which = inputs.own(batch)
-        target = targets[chosen.to(targets.device)].T.reshape(-1)
-        x = inputs.take(chosen).to(dtype)
+        target = targets[batch.to(targets.device)].T.reshape(-1)
+        x = inputs.take(batch).to(dtype)
         # the master weights are float32; products read them as `dtype`
         working = [p.detach().to(dtype).requires_grad_() for p in parameters]
-        noise = drop
-        if len(chosen) < len(batch):  # this process holds a part of it
-            noise = functools.partial(drop, which=which.to(device), batch=len(batch))
         with torch.enable_grad():
-            logits = Network(working[:depth], working[depth:]).forward(x, noise).float()
+            logits = Network(working[:depth], working[depth:]).forward(x, drop).float()
             logits = logits.reshape(len(target), classes)
-            # sums over processes and networks: each network has the gradient of its own mean loss
+            # summed over networks: each network has the gradient of its own mean loss
             summed = functional.cross_entropy(logits, target, ignore_index=LEFT_OUT, reduction="sum")
             loss = summed / len(batch)
         gradients = [g.float() for g in torch.autograd.grad(loss, working)]
-        _sum_gradients(gradients)
         optimiser.step(gradients)
         # the running mean starts as a plain mean, so that it is not dominated by the start
         torch._foreach_lerp_(averaged, parameters, max(1 - settings.average, 1 / done))
@@ -196,15 +189,6 @@ class _Momentum:
         torch._foreach_add_(self.values, self.speed, alpha=-self.rate)
 
 
-def _sum_gradients(gradients: Sequence[Tensor]) -> None:
-    """Sum gradients over processes."""
-    if world().size == 1:
-        return
-    summed = all_reduce_sum(torch.cat([g.reshape(-1) for g in gradients]))
-    for own, part in zip(gradients, summed.split([g.numel() for g in gradients]), strict=True):
-        own.copy_(part.view_as(own))
-
-
 def _batches(positions: Tensor, size: int, count: int) -> Iterator[Tensor]:
     """`count` mini-batches of frames, from one random order of all `positions` after another."""
     order = torch.Generator().manual_seed(BATCH_ORDER_SEED)
@@ -217,26 +201,16 @@ def _batches(positions: Tensor, size: int, count: int) -> Iterator[Tensor]:
 
 
 NOISE_POOL = 1 << 20
-"""Dropout masks are runs, from random places, of this many draws: drawing anew each time would cost more than
+"""Dropout masks are runs, from random places, of this many draws: drawing again each time would cost more than
 the products."""
 
 
-class _Dropout(Protocol):
-    def __call__(self, h: Tensor, which: Tensor | None = None, batch: int = 0) -> Tensor:
-        """Drop units of a hidden layer.
-
-        Args:
-            h: shape (n_seeds, n_rows, width).
-            which: frames of the mini-batch that its rows are, shape (n_rows,); None: all of it.
-            batch: frames of that mini-batch: each has the same noise on whatever process it is.
-        """
-        ...
-
-
-def _dropout(share: float, seeds: Sequence[int], dtype: torch.dtype, device: torch.device) -> _Dropout:
+def _dropout(
+    share: float, seeds: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> Callable[[Tensor], Tensor]:
     """Dropout with noise of its own for each seed, which does not depend on which others are trained."""
     if share <= 0:
-        return lambda h, which=None, batch=0: h
+        return lambda h: h
     pool = torch.stack(
         [
             torch.empty(NOISE_POOL).bernoulli_(1 - share, generator=torch.Generator().manual_seed(seed))
@@ -246,11 +220,10 @@ def _dropout(share: float, seeds: Sequence[int], dtype: torch.dtype, device: tor
     pool = (pool / (1 - share)).to(device, dtype)
     place = torch.Generator().manual_seed(BATCH_ORDER_SEED)
 
-    def drop(h: Tensor, which: Tensor | None = None, batch: int = 0) -> Tensor:
+    def drop(h: Tensor) -> Tensor:
         rows, width = h.shape[1:]
-        size = (rows if which is None else batch) * width
+        size = rows * width
         start = int(torch.randint(NOISE_POOL - size + 1, (1,), generator=place))
-        keep = pool[:, start : start + size].view(len(pool), -1, width)
-        return h * (keep if which is None else keep[:, which])
+        return h * pool[:, start : start + size].view(len(pool), rows, width)
 
     return drop

@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..core.arithmetic import fast_products, fast_type
-from ..core.distributed import all_gather_object, all_reduce_sum
 from ..core.errors import MIError
 from ..core.types import Bits, IntVector
 from .bounds import NATS_TO_BITS
@@ -177,8 +176,6 @@ class _Tally:
     def scores(self) -> list[Score]:
         """One score a seed."""
         classes = self._loss.shape[1]
-        for sums in (self._loss, self._frames, self._right, self._confused):
-            all_reduce_sum(sums)
         loss, frames = self._loss.cpu().numpy() * NATS_TO_BITS, self._frames.cpu().numpy()
         right, confused = self._right.cpu().numpy(), self._confused.cpu().numpy()
         return [
@@ -206,7 +203,6 @@ def score(probes: Sequence[FittedProbe], frames: Frames, targets: Tensor) -> lis
     """
     affine = probes[0].affine
     device = affine.mean.device
-    # a process may hold no frame
     shapes = [p.log_probabilities(torch.zeros(1, affine.dim, device=device)).shape for p in probes]
     tallies = [_Tally(seeds, classes, device) for _, seeds, classes in shapes]
     for start, stop in frames.blocks(2048):
@@ -273,8 +269,8 @@ def _check_request(frames: Frames, classes: int, kinds: Sequence[str], protocol:
             raise MIError(f"unknown probe {kind!r}: expected logistic or mlp.")
     if classes < 2:
         raise MIError("the fit split has one single class: there is nothing to be informed about.")
-    if frames.total < 2:
-        raise MIError(f"a probe needs at least 2 frames in the fit split, found {frames.total}.")
+    if len(frames) < 2:
+        raise MIError(f"a probe needs at least 2 frames in the fit split, found {len(frames)}.")
 
 
 class _Fitting:
@@ -293,14 +289,13 @@ class _Fitting:
         self.device = inputs.device
         self._shared = choice is None  # all seeds have the targets that choices are made with
         choice = targets[:, :1] if choice is None else choice
-        stride = max(1, -(-inputs.total // SELECTION_FRAMES))
-        rows = np.flatnonzero(inputs.frames.positions % stride == 0)
+        stride = max(1, -(-len(inputs) // SELECTION_FRAMES))
+        rows = np.arange(0, len(inputs), stride)
         self.sample = inputs if stride == 1 else inputs.select(rows)
         self.all_choice = choice[:, 0]
         self.choice = choice[torch.from_numpy(rows).to(self.device)]
-        chosen = self.sample.frames
-        folds = assign_folds(groups[rows], positions=chosen.positions, total=chosen.total)
-        self.n_folds = 1 + max(all_gather_object(int(folds.max(initial=0))))
+        folds = assign_folds(groups[rows])
+        self.n_folds = 1 + int(folds.max())
         self.folds = torch.from_numpy(folds).to(self.device)
         self._logistic: tuple[Linear, float] | None = None
         self._of_folds: Linear | None = None
@@ -332,20 +327,19 @@ class _Fitting:
         Returns:
             The strength for all frames, and the probes of the best strength tried, one a fold.
         """
-        stride = max(1, -(-self.sample.total // L2_FRAMES))
-        rows = np.flatnonzero(self.sample.frames.positions % stride == 0)
+        stride = max(1, -(-len(self.sample) // L2_FRAMES))
+        rows = np.arange(0, len(self.sample), stride)
         few = self.sample if stride == 1 else self.sample.select(rows)
         at = torch.from_numpy(rows).to(self.device)
         held_out = self.folds[at, None] == torch.arange(self.n_folds, device=self.device)
-        weight = all_reduce_sum(held_out.double().sum(0)) / few.total
+        weight = held_out.double().sum(0) / len(few)
         self._by_time = bool((weight == 1).any())
         if self._by_time:  # one speaker is left of these frames: blocks of time are held out
-            none = np.zeros(len(rows), np.int64)
-            blocks = assign_folds(none, self.n_folds, few.frames.positions, few.total)
+            blocks = assign_folds(np.zeros(len(rows), np.int64), self.n_folds)
             held_out = torch.from_numpy(blocks).to(self.device)[:, None] == torch.arange(
                 self.n_folds, device=self.device
             )
-            weight = all_reduce_sum(held_out.double().sum(0)) / few.total
+            weight = held_out.double().sum(0) / len(few)
         target = self.choice[at].expand(-1, self.n_folds)
         linear: Linear | None = None
         tried: list[tuple[float, float]] = []
@@ -377,7 +371,7 @@ class _Fitting:
         weights, biases = [], []
         for own, prior in zip(self.targets.T, problems.priors(), strict=True):
             pairs = torch.bincount(own * self.classes + self.all_choice, minlength=self.classes**2)
-            pairs = all_reduce_sum(pairs).view(self.classes, self.classes).float()
+            pairs = pairs.view(self.classes, self.classes).float()
             share = (pairs / pairs.sum(1, keepdim=True).clamp_min(1)).T
             weights.append(weight @ share)
             biases.append(pull @ share + prior.log())
@@ -386,10 +380,10 @@ class _Fitting:
     def mlp(self) -> FittedProbe:
         """Three-layer MLP mixed with the logistic probe; rounds and share chosen on held-out speakers."""
         linear, l2 = self._fit_logistic()
-        round_steps = max(ROUND_STEPS, self.inputs.total // MLP_DEFAULT.batch // 4)
+        round_steps = max(ROUND_STEPS, len(self.inputs) // MLP_DEFAULT.batch // 4)
         rounds, share = self._choose_rounds(l2, round_steps)
         targets = self.targets.expand(-1, len(self.seeds))
-        everything, steps = torch.arange(self.inputs.total), rounds * round_steps
+        everything, steps = torch.arange(len(self.inputs)), rounds * round_steps
         network = train(self.inputs, targets, everything, self.classes, self.seeds, MLP_DEFAULT, steps)
         settings = {"l2": l2, "steps": steps, "share": share, "hidden": list(MLP_DEFAULT.hidden)}
         shares = torch.full((len(self.seeds),), share, device=self.device)
@@ -406,8 +400,8 @@ class _Fitting:
         # a start that has seen the speakers held out would still know them at the end
         start = None if self._by_time else self._of_folds.problem(range(count))
         linear, _ = minimise(self.sample, problems, start, tolerance=1e-3)
-        spacing = max(1, -(-self.sample.total * count // self.n_folds // CHECK_FRAMES))
-        spaced = torch.from_numpy(self.sample.frames.positions % spacing == 0).to(self.device)
+        spacing = max(1, -(-len(self.sample) * count // self.n_folds // CHECK_FRAMES))
+        spaced = torch.arange(len(self.sample), device=self.device) % spacing == 0
         sides = []
         for fold in range(count):
             rows = (held_out[:, fold] & spaced).nonzero()[:, 0]
@@ -423,7 +417,7 @@ class _Fitting:
                 own = network.only(fold)(x).float()
                 summed = [_summed_loss(share * own + (1 - share) * base, y) for share in MIXES]
                 losses += torch.tensor([*summed, len(y)], dtype=torch.float64)
-            *mixed, frames = all_reduce_sum(losses).tolist()
+            *mixed, frames = losses.tolist()
             waited += 1
             loss, share = min((loss / frames, share) for loss, share in zip(mixed, MIXES, strict=True))
             if loss < best - 1e-4:
@@ -433,7 +427,7 @@ class _Fitting:
         train(
             self.sample,
             target.masked_fill(held_out, LEFT_OUT),
-            torch.arange(self.sample.total),
+            torch.arange(len(self.sample)),
             self.classes,
             [CHOICE_SEED] * count,
             MLP_DEFAULT,
@@ -445,7 +439,7 @@ class _Fitting:
 
     def by_sgd(self, kind: str, settings: NetworkSettings) -> FittedProbe:
         """The paper's protocol: a fixed number of epochs of SGD, nothing chosen."""
-        n = self.inputs.total
+        n = len(self.inputs)
         steps = PAPER_EPOCHS * max(1, n // min(settings.batch, n))
         targets = self.targets.expand(-1, len(self.seeds))
         network = train(self.inputs, targets, torch.arange(n), self.classes, self.seeds, settings, steps)

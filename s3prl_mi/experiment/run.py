@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from .. import __version__, report
 from ..core.config import MIConfig, as_dict, load, overlap, seed_list
-from ..core.distributed import first_on_each_machine, from_main_object, is_main, session, together, world
+from ..core.distributed import first_on_each_machine, from_main, is_main, session, together, world
 from ..core.errors import MIError
 from ..core.files import replacing, write_whole
 from ..core.types import SAMPLE_RATE
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, config: dict[str, Any]) -> None:
     """
     settings = load(_with_options(config.get("downstream_expert"), args), args.downstream)
     # our command line has begun one already; s3prl's own runner has not
-    with session(getattr(args, "backend", "nccl"), str(args.device)):
+    with session():
         experiment = Experiment(args, settings)
         if args.mode == "evaluate":
             experiment.evaluate(args.evaluate_split)
@@ -131,7 +131,7 @@ class Experiment:
             seed_list(config.seeds, args.seed),
             args.upstream_layer_selection,
         )
-        self.precision: Precision = from_main_object(self._precision)
+        self.precision: Precision = from_main(self._precision)
         root = Path(config.store.root).expanduser() if config.store.root else default_root()
         self.store = Store(root, int(min(config.store.max_gb, 1e9) * 1e9))
         self.context = Context(
@@ -273,7 +273,7 @@ class Experiment:
         self.expdir.mkdir(parents=True, exist_ok=True)
         data = self.config.datarc
         fit_splits, eval_splits = self._read(data.fit_splits), self._read(data.eval_splits)
-        finished = from_main_object(lambda: {r.identity() for r in self._begin([*fit_splits, *eval_splits])})
+        finished = from_main(lambda: {r.identity() for r in self._begin([*fit_splits, *eval_splits])})
         self._fit_seconds = sum(s.seconds for s in fit_splits)
         self._warn_of_shared_speakers(fit_splits, eval_splits)
         wanted = self.plan.wanted

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config import TASKS, parse
+from ..core.distributed import world
 from ..core.errors import MIError, nearest
 from .jobs.engine import Engine
 from .jobs.run import run_jobs
@@ -264,6 +265,8 @@ def run_study(
             failed.append(f"{run.task} of {run.system.slug}: {error}")
             logger.warning("%s", error)
         except Exception as error:  # a bug, or a GPU out of memory, in one model must not cost the others
+            if world().size > 1:  # the other processes wait for this one: the launcher ends them with it
+                raise
             run.expdir.mkdir(parents=True, exist_ok=True)
             trace = run.expdir / "error.txt"
             trace.write_text(traceback.format_exc())

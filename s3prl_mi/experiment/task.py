@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..core.config import MIConfig
-from ..core.distributed import all_gather_object, together, total
+from ..core.distributed import gather, together
 from ..core.errors import MIError
 from ..core.types import IntVector
 from ..data.alignments.files import match_utterances, open_alignments
@@ -169,7 +169,7 @@ class SupervisedTask(MITask):
                     geometry,
                     config.silence == "drop",
                 )
-            if not total(len(labels.rows)):
+            if not len(labels.rows):
                 raise MIError(
                     f"no frame of {side.name} has a label: check downstream_expert.datarc.alignments (path, tier, "
                     "silence)."
@@ -180,14 +180,14 @@ class SupervisedTask(MITask):
     def usage(self, side: SplitStates, layer: Layer) -> tuple[int, int]:
         """Utterances used of a side, and frames left out for want of a label."""
         labels = self.labels(side, layer)
-        return total(labels.utterances), total(labels.unlabelled)
+        return labels.utterances, labels.unlabelled
 
     def fit(self, side: SplitStates, cell: GridPoint, kinds: Sequence[str]) -> Fitted:
         """Fit probes of the labels."""
         c, layer = self.context, cell.layer
         labels = self.labels(side, layer)
         # the labels that occur on any process
-        occurring = all_gather_object(Vocabulary.of(labels.labels).labels)
+        occurring = gather(Vocabulary.of(labels.labels).labels)
         vocabulary = Vocabulary.of([label for own in occurring for label in own])
         classes, ids = len(vocabulary.labels), vocabulary.ids(labels.labels)
         if classes < 2:
@@ -204,7 +204,7 @@ class SupervisedTask(MITask):
         z = side.frames(layer, weights).select(labels.rows)
         groups = _groups(side, layer)[labels.rows]
         probes = fit_supervised(z, ids, classes, groups, c.seeds, kinds, c.config.protocol, c.device)
-        return Fitted(probes, list(c.seeds), z.total, weights, list(vocabulary.labels))
+        return Fitted(probes, list(c.seeds), len(z), weights, list(vocabulary.labels))
 
     def score(self, fitted: Fitted, side: SplitStates, cell: GridPoint) -> list[list[Estimate]]:
         """Score probes of the labels."""
@@ -257,7 +257,7 @@ class ViewsTask(MITask):
         a = side.frames(layer, weights, cell.view).select(pairs.rows_a)
         groups = _groups(side, layer)[pairs.rows_a]
         probes = fit_views(a, b.select(pairs.rows_b), codebooks, groups, c.seeds, kinds, c.config.protocol)
-        return Fitted(probes, list(c.seeds), a.total, weights, codebooks.cpu())
+        return Fitted(probes, list(c.seeds), len(a), weights, codebooks.cpu())
 
     def _codebooks_of(self, frames_b: Frames, cell: GridPoint) -> torch.Tensor:
         """The codebooks of a layer, fitted once: they serve every mask pattern, shift and kind of frames."""
@@ -286,7 +286,7 @@ class ViewsTask(MITask):
             for view in (cell.view, PLAIN)
         )
         differ = len(rows) > 0 and not np.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.std()))
-        if not total(differ):
+        if not differ:
             raise MIError(
                 "its hidden states are the same with and without masks, so it lies before the mask site and has no "
                 "two views. Leave it out with downstream_expert.layers, or use views.mask_level: waveform."
@@ -296,7 +296,7 @@ class ViewsTask(MITask):
         c = self.context
         geometry = c.geometry(cell.layer)
         pairs = paired_frames(side.entries(cell.layer), cell.view, cell.frames, geometry, c.geometry(0))
-        if not total(len(pairs.rows_a)):
+        if not len(pairs.rows_a):
             raise MIError(
                 f"{side.name}: no frame to score ({cell.frames}); its utterances are shorter than what the view "
                 f"{cell.view.describe()} needs."

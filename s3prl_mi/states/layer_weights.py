@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ..core.distributed import all_reduce_sum, total
 from ..core.errors import MIError
 from ..core.types import FloatMatrix, IntVector
 from ..estimators.frames import Frames
@@ -131,7 +130,7 @@ def learn_weights(
         device: where to compute.
     """
     generator = torch.Generator().manual_seed(LEARNING_SEED)
-    count, dim = layers[0].total, layers[0].dim
+    count, dim = len(layers[0]), layers[0].dim
     targets = torch.from_numpy(ids)
 
     def read(rows: Tensor) -> Tensor:
@@ -142,7 +141,7 @@ def learn_weights(
         return functional.layer_norm(stack, (dim,)) if normalize else stack
 
     sample = torch.randperm(count, generator=generator)[: min(count, 8192)].sort().values
-    mean, scale = _statistics(read(layers[0].own(sample)[0]))
+    mean, scale = _statistics(read(sample))
     raw = torch.zeros(len(layers), device=device, requires_grad=True)
     linear = torch.nn.Linear(dim, classes).to(device)
     torch.nn.init.zeros_(linear.weight)
@@ -154,36 +153,24 @@ def learn_weights(
     with torch.enable_grad():
         for _ in range(steps):
             batch = torch.randint(count, (min(LEARNING_BATCH, count),), generator=generator).unique()
-            rows = layers[0].own(batch)[0]
-            mixed = torch.einsum("l,lnd->nd", raw.softmax(0), read(rows) - mean) / scale
-            logits = linear(mixed)
-            loss = functional.cross_entropy(logits, targets[rows].to(device))
-            if len(rows) < len(batch):  # this process's share of the mean
-                loss = loss * (len(rows) / len(batch)) if len(rows) else (logits.sum() + raw.sum()) * 0
+            mixed = torch.einsum("l,lnd->nd", raw.softmax(0), read(batch) - mean) / scale
+            loss = functional.cross_entropy(linear(mixed), targets[batch].to(device))
             optimiser.zero_grad()
             loss.backward()
-            for parameter in (raw, *linear.parameters()):
-                assert parameter.grad is not None
-                all_reduce_sum(parameter.grad)
             optimiser.step()
     learned = raw.detach().double().softmax(0).cpu().numpy()
     return LayerWeights(learned, normalize, "learned with a linear probe on the fit split")
 
 
 def _statistics(stack: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of each layer, and standard deviation of their equal sum, over the frames of all processes.
+    """Mean of each layer, and standard deviation of their equal sum, over some frames.
 
     Args:
-        stack: this process's frames, shape (n_layers, n_frames, dim).
+        stack: shape (n_layers, n_frames, dim).
 
     Returns:
         Shapes (n_layers, 1, dim) and (dim,).
     """
-    own, count = stack.shape[1], total(stack.shape[1])
-    # means of means: in a world of one they are the means themselves
-    mean = stack.mean(1, keepdim=True) if own else stack.new_zeros(len(stack), 1, stack.shape[2])
-    centre = mean.mean(0)[0]
-    mean = all_reduce_sum(mean * (own / count))
-    inside = stack.mean(0).var(0) if own > 1 else torch.zeros_like(centre)
-    variance = all_reduce_sum((inside + (centre - mean.mean(0)[0]).square()) * (own / count))
+    mean = stack.mean(1, keepdim=True)
+    variance = stack.mean(0).var(0) if stack.shape[1] > 1 else torch.zeros_like(mean[0, 0])
     return mean, variance.sqrt().clamp_min(1e-6)

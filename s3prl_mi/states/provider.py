@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config import StoreConfig
-from ..core.distributed import all_gather_object, together, world
+from ..core.distributed import gather, together, world
 from ..core.errors import MIError
 from ..core.types import Seconds
 from ..data.audio import SkipCounter
@@ -131,7 +131,7 @@ class HiddenStateProvider:
             for layer in request.layers:
                 needs[layer] += request.bytes([self.dims[layer]], self._wide)
         told = _Told(socket.gethostname(), needs, in_use, [r.key for r in missing], free_memory())
-        return all_gather_object(told)
+        return gather(told)
 
     @property
     def missing_seconds(self) -> Seconds:
@@ -195,7 +195,7 @@ class HiddenStateProvider:
                 near = [t for t in told if t.host == host]
                 in_use, keys = [p for t in near for p in t.in_use], [k for t in near for k in t.keys]
                 own = (host, self.disk.room(in_use, keys))
-        return [found for found in all_gather_object(own) if found is not None]
+        return [found for found in gather(own) if found is not None]
 
     def _cheap(self) -> str | None:
         if self.upstream.family.name in SPECTRAL:
@@ -312,7 +312,7 @@ class HiddenStateProvider:
             except InsufficientSpace:
                 if self._wide or self.config.mode in ("disk", "memory"):
                     raise
-        if not all(all_gather_object(entries is not None)):
+        if not all(gather(entries is not None)):
             return None
         assert entries is not None
         self._check_skipped(entries)
@@ -346,7 +346,7 @@ class HiddenStateProvider:
         if world().size == 1:
             return
         for split in (s for splits in self.sides for s in splits):
-            told = all_gather_object(entries[split.name, self.views[0]][0].skipped)
+            told = gather(entries[split.name, self.views[0]][0].skipped)
             skipped = [*split.checked.unreadable, *(skip for own in told for skip in own)]
             SkipCounter(split.found, split.max_unreadable, split.name, skipped).check()
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from ..core.distributed import all_gather_object, world
+from ..core.distributed import gather
 from ..core.errors import MIError
 from ..data.utterances import Utterance
-from ..estimators.frames import Frames, Owners
+from ..estimators.frames import Frames
 from ..upstreams.views import PLAIN, View
 from .extraction import Split
 from .layer_weights import LayerWeights, WeightedLayer
@@ -85,17 +83,10 @@ class SplitStates:
     def frames(self, layer: Layer, weights: LayerWeights | None, view: View = PLAIN) -> Frames:
         """All frames of one layer that this process holds; `weights` says what `weighted` is."""
         entries = self.entries(layer, view)
-        owners = self._owners(entries) if world().size > 1 else None
         if weights is None:
-            return Frames([e.layer(int(layer)) for e in entries], owners=owners)
+            return Frames([e.layer(int(layer)) for e in entries])
         layers = range(len(weights.weights))
-        return Frames([WeightedLayer([e.layer(n) for n in layers], weights) for e in entries], owners=owners)
-
-    def _owners(self, entries: Sequence[Entry]) -> Owners:
-        number = {utterance: n for n, utterance in enumerate(self.order)}
-        numbers = np.array([number[u] for e in entries for u in e.utterances], dtype=np.int64)
-        counts = np.array([count for e in entries for count in e.n_frames], dtype=np.int64)
-        return Owners(np.repeat(numbers, counts), len(self.order))
+        return Frames([WeightedLayer([e.layer(n) for n in layers], weights) for e in entries])
 
 
 def split_states_of(splits: list[Split], states: Mapping[View, Sequence[Sequence[Entry]]]) -> SplitStates:
@@ -105,7 +96,7 @@ def split_states_of(splits: list[Split], states: Mapping[View, Sequence[Sequence
         splits: whole.
         states: hidden states of this process's share, as in `SplitStates`.
     """
-    told = all_gather_object([u for entries in states[PLAIN] for u in entries[0].utterances])
+    told = gather([u for entries in states[PLAIN] for u in entries[0].utterances])
     place = {
         u: (i, -n_samples, u)
         for i, split in enumerate(splits)
