@@ -27,8 +27,8 @@ from .geometry import (
 ZEROS = "zeros"
 """As `mask_embedding`: pre-training replaces masked frames by the zero vector, there is nothing learned."""
 
-NONE = "none"
-"""As `weights`: a fixed front end, there is nothing learned."""
+NONE = "none: a fixed front end"
+"""As `weights`: nothing was learned, so hidden states are computed within seconds."""
 
 Padding = Literal["safe", "conv_norm", "alone"]
 MaskWrite = Literal["input", "in_place", "chunks", "output"]
@@ -63,7 +63,7 @@ class Family:
         published: samples per frame of published models, and the sample on which their first frame is centred, shown
              where no model is loaded to read its `geometry`; None: unknown.
         about: what it is, and what the entries of its hidden states are.
-        weights: where the weights of published models come from; `"none"`: a fixed front end.
+        weights: where the weights of published models come from; `NONE` if nothing was learned.
         takes: what names such as `NAME_local` take: the option, and the file's layout; empty if there is none.
     """
 
