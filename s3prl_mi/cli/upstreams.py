@@ -17,7 +17,7 @@ from pathlib import Path
 from ..core.errors import MIError, nearest
 from ..core.types import SAMPLE_RATE
 from ..report.published_scores import Score, score_of
-from ..upstreams.families import Family, published_frames, upstream_folder
+from ..upstreams.families import Family, upstream_folder
 from ..upstreams.names import (
     FILE_SUFFIXES,
     checkpoint_urls,
@@ -29,6 +29,7 @@ from ..upstreams.names import (
     stock_names,
     upstream_names,
 )
+from ..upstreams.receptive_field import published_frames
 from ..upstreams.user_modules import OwnUpstream
 from .doctor import cached_file
 

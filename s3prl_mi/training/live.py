@@ -17,9 +17,10 @@ from ..core.errors import MIError
 from ..upstreams.checkpoints import SPEECH_ENCODERS
 from ..upstreams.extra.hf import UpstreamExpert
 from ..upstreams.extra.hubconf import FAMILIES
-from ..upstreams.families import Family, family_of, geometry_of, upstream_folder
+from ..upstreams.families import Family, family_of, upstream_folder
 from ..upstreams.geometry import Geometry, resolve
 from ..upstreams.loading import Upstream
+from ..upstreams.receptive_field import geometry_of
 
 Forward: TypeAlias = "Callable[[Any, list[Tensor]], dict[str, Any]]"
 """`forward(model, waveforms) -> {"hidden_states": [(batch, n_frames, dim), ...]}`, as an s3prl upstream."""

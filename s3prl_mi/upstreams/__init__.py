@@ -1,10 +1,11 @@
 """Stage 2: a name and a waveform -> hidden states under a view.
 
-================  ====================================================================================
+================= ====================================================================================
 `names`           every name that `-u` takes (s3prl's, ours, the user's), and the function behind it
 `user_modules`    upstreams of a user's own: importing and checking a module with `FAMILIES`
 `families`        what is known of each kind of upstream (`Family`): views, mask site, frames, padding
-`geometry`        where frames lie in the waveform (`Geometry`): stride, centre of the receptive field
+`geometry`        where frames lie in the waveform (`Geometry`): stride, centre, number
+`receptive_field` the `Geometry` of a loaded upstream, from its own layers and config
 `loading`         a name and a checkpoint -> a loaded, frozen `Upstream` with its fingerprint
 `checkpoints`     files before a model is built: safe reading, layout, training step, hash
 `views`           the two views of `mi_views`: patterns of mask spans, shifts in time
@@ -14,7 +15,7 @@
 `compat`          s3prl 0.4.18 on the libraries of today; imported with s3prl, so it loads nothing heavy
 `compat_audio`    torchaudio's functions that s3prl calls, on soundfile and soxr
 `extra`           upstreams that s3prl lacks: DinoSR, Co-training, any speech encoder of Hugging Face
-================  ====================================================================================
+================= ====================================================================================
 
 A new kind of upstream is one entry in `families` (or in a user's own module, see `user_modules`).
 """

@@ -14,15 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..core.errors import MIError
-from .geometry import (
-    Geometry,
-    conv_geometry,
-    entry_strides,
-    kaldi_geometry,
-    patch_geometry,
-    resolve,
-    spectral_geometry,
-)
+from .geometry import Geometry, resolve
 
 ZEROS = "zeros"
 """As `mask_embedding`: pre-training replaces masked frames by the zero vector, there is nothing learned."""
@@ -61,7 +53,7 @@ class Family:
         entry_names: (expert, number of entries) -> their names, where s3prl leaves them without.
         fast_in_bfloat16: whether nearly all its work is products that bfloat16 makes faster (measured).
         published: samples per frame of published models, and the sample on which their first frame is centred, shown
-             where no model is loaded to read its `geometry`; None: unknown.
+            where no model is loaded to read its `geometry`; None: unknown.
         about: what it is, and what the entries of its hidden states are.
         weights: where the weights of published models come from; `NONE` if nothing was learned.
         takes: what names such as `NAME_local` take: the option, and the file's layout; empty if there is none.
@@ -303,14 +295,6 @@ _FAMILIES = (
 )
 _TABLE = {family.name: family for family in _FAMILIES}
 _BY_NAME: dict[str, Family] = {}
-_PUBLISHED_BY_NAME: dict[str, tuple[int, float | None]] = {
-    "mae_ast_frame": (320, None),
-    "mae_ast_patch": (2560, None),
-    "mel": (160, 0.0),
-    "linear": (160, 0.0),
-    "baseline_local": (160, None),
-}
-"""As `Family.published`, for upstreams that differ from the others of their family."""
 
 
 def register_family(name: str, family: Family) -> None:
@@ -340,13 +324,6 @@ def registered() -> dict[str, Family]:
 def family_named(name: str, folder: str) -> Family:
     """The family of an upstream that is not loaded, by its `-u` name and its folder of s3prl/upstream."""
     return _BY_NAME.get(name) or _TABLE.get(folder) or _BY_NAME.get(folder) or Family(folder or name)
-
-
-def published_frames(name: str, family: Family) -> tuple[int, float | None] | None:
-    """Samples per frame, and the centre of the first frame, of the upstream `-u name`, without loading it."""
-    if isinstance(family.geometry, Geometry):
-        return family.geometry.stride, family.geometry.first_centre
-    return _PUBLISHED_BY_NAME.get(name, family.published)
 
 
 def family_of(expert: Any, name: str) -> Family:
@@ -380,45 +357,3 @@ def _mixes_padding(expert: Any) -> bool:
     encoder = resolve(expert, "model.encoder")
     config = getattr(resolve(expert, "model"), "cfg", None)
     return "Conformer" in type(encoder).__name__ or (getattr(config, "pos_conv_depth", 1) or 1) > 1
-
-
-def geometry_of(expert: Any, family: Family) -> Geometry:
-    """Geometry of a loaded upstream; of its finest resolution where it has several.
-
-    Raises:
-        MIError: the family has no geometry and the expert does not tell its downsample rate either.
-    """
-    if isinstance(family.geometry, Geometry):
-        return family.geometry
-    if family.multires:
-        entry_strides(expert)  # refuses what has no geometry
-    if family.geometry == "conv":
-        return conv_geometry(resolve(expert, family.conv_stack))
-    if family.geometry is not None:
-        sources = {"kaldi": kaldi_geometry, "spectral": spectral_geometry, "patches": patch_geometry}
-        return sources[family.geometry](expert)
-    try:
-        stride = int(expert.get_downsample_rates("hidden_states"))
-    except (AttributeError, NotImplementedError) as error:
-        raise MIError(
-            f"upstream of unknown family {family.name!r}: its expert has no get_downsample_rates, so the "
-            "time of its frames is unknown. Give it in your module's FAMILIES: Family(..., "
-            "geometry=Geometry(stride, first_centre))."
-        ) from error
-    return Geometry(stride, (stride - 1) / 2)
-
-
-def geometry_of_entry(expert: Any, family: Family, geometry: Geometry, entry: int) -> Geometry:
-    """Geometry of one entry of the hidden states: `geometry`, but for upstreams of several frame rates.
-
-    Args:
-        expert: s3prl's UpstreamExpert.
-        family: its family.
-        geometry: of the upstream, `geometry_of(expert, family)`.
-        entry: index into the hidden states.
-
-    Returns:
-        Its own stride and frame count. Its frame j stands on frame `aligned_rows(...)[j]` of the finest
-        resolution and shares that frame's centre.
-    """
-    return replace(geometry, stride=entry_strides(expert)[entry]) if family.multires else geometry

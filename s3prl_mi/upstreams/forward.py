@@ -23,10 +23,10 @@ from torch import Tensor
 
 from ..core.errors import MIError
 from ..core.types import SAMPLE_RATE
-from .families import geometry_of_entry
 from .geometry import resolve
 from .loading import Upstream
 from .masking import Front, at_mask_site, conv_stack, silence_masked
+from .receptive_field import geometry_of_entry
 from .views import PLAIN, View
 
 # Far below one step of 16-bit audio (3e-5): enough to not be taken for padding.

@@ -19,9 +19,10 @@ from typing import Any
 from ..core.errors import MIError
 from . import compat
 from .checkpoints import advice, existing_file, one_line, sha256_of, training_step
-from .families import Family, family_of, geometry_of, geometry_of_entry
+from .families import Family, family_of
 from .geometry import Geometry, resolve
 from .names import FILE_SUFFIXES, find_entry, find_own, stock_names
+from .receptive_field import geometry_of, geometry_of_entry
 
 logger = logging.getLogger(__name__)
 

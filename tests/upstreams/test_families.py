@@ -10,8 +10,9 @@ import torch
 
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.upstreams import families
-from s3prl_mi.upstreams.families import Family, family_of, geometry_of, register_family
-from s3prl_mi.upstreams.geometry import Geometry, conv_geometry
+from s3prl_mi.upstreams.families import Family, family_of, register_family
+from s3prl_mi.upstreams.geometry import Geometry
+from s3prl_mi.upstreams.receptive_field import conv_geometry, geometry_of
 
 
 @pytest.fixture

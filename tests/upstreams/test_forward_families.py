@@ -12,10 +12,11 @@ import torch
 
 from s3prl_mi.core.config import ViewConfig
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.upstreams.families import family_of, geometry_of, geometry_of_entry
+from s3prl_mi.upstreams.families import family_of
 from s3prl_mi.upstreams.forward import entries_beyond_s3prl, extract, layer_names, shortest_samples
 from s3prl_mi.upstreams.geometry import aligned_rows
 from s3prl_mi.upstreams.loading import Upstream, load_upstream
+from s3prl_mi.upstreams.receptive_field import geometry_of, geometry_of_entry
 from s3prl_mi.upstreams.views import View, resolve_views
 from tests.helpers import models
 from tests.helpers.models_more import (
