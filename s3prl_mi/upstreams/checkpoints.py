@@ -144,7 +144,7 @@ def training_step(path: Path, by_name: bool = True) -> int | None:
 
     Args:
         path: a file, or a folder as Hugging Face's Trainer writes it.
-        by_name: whether the name may tell it where the file does not. A published model's name tells hours of
+        by_name: whether the name may give it where the file does not. A published model's name gives hours of
             speech rather than steps.
 
     Returns:

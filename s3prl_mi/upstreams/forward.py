@@ -74,7 +74,7 @@ def extract(
 def layer_names(upstream: Upstream) -> list[str]:
     """A name for each entry that `extract` returns, for tables.
 
-    The module path where s3prl's hooks tell it (`self.model.encoder.layers[0]` stands for what enters that
+    The module path where s3prl's hooks give it (`self.model.encoder.layers[0]` stands for what enters that
     module, as s3prl hooks inputs), else the family's own names, else the key and number, such as
     `hidden_states[0]`.
     """

@@ -228,7 +228,7 @@ def _recorded_downloads(downloads: list[tuple[str, Path]]) -> Iterator[None]:
 def _missing_package(name: str, error: ImportError) -> MIError:
     package = (getattr(error, "name", None) or "").split(".")[0]
     fix = f"Install it: pip install {package}" if package else "`s3prl-mi doctor` shows what is wrong"
-    return MIError(f"upstream {name!r} needs a package that is not there ({error}). {fix}.")
+    return MIError(f"upstream {name!r} needs a package that is not installed ({error}). {fix}.")
 
 
 def _explain(name: str, ckpt: str | None, downloads: list[tuple[str, Path]], error: Exception) -> Exception:
@@ -245,7 +245,8 @@ def _explain(name: str, ckpt: str | None, downloads: list[tuple[str, Path]], err
     if downloads and (ckpt is None or ckpt.startswith("http")):
         url, path = downloads[-1]
         return MIError(
-            f"upstream {name!r}: the downloaded file {path} cannot be read ({cause}). Remove it: {url}"
+            f"upstream {name!r}: the downloaded file {path} cannot be read ({cause}). Remove it and run "
+            f"again; it comes from {url}"
         )
     if ckpt is None:
         return error

@@ -142,7 +142,7 @@ def _register(upstreams: Sequence[OwnUpstream]) -> None:
         owner = _OWN[own.name].origin if own.name in _OWN else "s3prl" if own.name in stock_names() else None
         if owner is not None:
             raise MIError(
-                f"{own.origin}: {own.name!r} is already an upstream of {owner}; call yours otherwise."
+                f"{own.origin}: {own.name!r} is already an upstream of {owner}; give yours another name."
             )
     for own in upstreams:
         families.register_family(own.name, own.family)

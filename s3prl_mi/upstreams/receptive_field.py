@@ -29,7 +29,7 @@ def geometry_of(expert: Any, family: Family) -> Geometry:
     """Geometry of a loaded upstream; of its finest resolution where it has several.
 
     Raises:
-        MIError: the family has no geometry and the expert does not tell its downsample rate either.
+        MIError: the family has no geometry and its expert has no downsample rate either.
     """
     if isinstance(family.geometry, Geometry):
         return family.geometry
@@ -127,7 +127,7 @@ def _entry_strides(expert: Any) -> list[int]:
 
     Blocks run from the finest resolution to the coarsest and back; a block of n layers has n + 1 entries.
     What a block of the way back starts from is the model's own up-sampling of the coarser block: no frame equals
-    its neighbour in steps of 2, but with convolutions of kernel 1 both tell of the same coarse frame.
+    its neighbour in steps of 2, but with convolutions of kernel 1 both come from the same coarse frame.
 
     Raises:
         MIError: steps of unequal size.
