@@ -114,10 +114,10 @@ def plan(splits: Mapping[str, int], seed: int) -> list[Speaker]:
     voice_pools = _deal(voices, splits, 2)
     speakers: list[Speaker] = []
     for (split, count), pool, own in zip(splits.items(), pools, voice_pools, strict=True):
-        said = 0
+        spoken = 0
         for place in range(-(-count // UTTERANCES_PER_SPEAKER)):
             sex, variant = own[place % len(own)]
-            n_sentences = min(UTTERANCES_PER_SPEAKER, count - said)
+            n_sentences = min(UTTERANCES_PER_SPEAKER, count - spoken)
             speakers.append(
                 Speaker(
                     id=1001 + 7 * len(speakers),
@@ -128,10 +128,10 @@ def plan(splits: Mapping[str, int], seed: int) -> list[Speaker]:
                     rate=int(rng.integers(140, 200)),
                     pitch=int(rng.integers(30, 70)),
                     split=split,
-                    sentences=tuple(pool[(said + i) % len(pool)] for i in range(n_sentences)),
+                    sentences=tuple(pool[(spoken + i) % len(pool)] for i in range(n_sentences)),
                 )
             )
-            said += n_sentences
+            spoken += n_sentences
     return speakers
 
 
@@ -221,7 +221,7 @@ def _write_speakers(root: Path, speakers: list[Speaker]) -> None:
 
 
 def _speak_all(root: Path, speakers: list[Speaker], seed: int, progress: bool) -> None:
-    """Let every speaker speak, each split in a fresh process: eSpeak's timing depends on all it said before in one."""
+    """Let every speaker speak, each split in a fresh process: eSpeak's timing depends on all it spoke before in one."""
     from tqdm import tqdm
 
     ignore_interrupts = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process
@@ -250,7 +250,7 @@ def speak(root: Path, speaker: Speaker, seed: int) -> int:
 
     Args:
         root: the corpus.
-        speaker: who, and what is said.
+        speaker: who, and the sentences.
         seed: of the corpus.
 
     Returns:

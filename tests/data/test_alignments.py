@@ -20,7 +20,7 @@ from s3prl_mi.data.alignments.labels import (
     frame_labels,
     normalise_label,
 )
-from s3prl_mi.data.alignments.text import LineFile
+from s3prl_mi.data.alignments.line_file import LineFile
 from s3prl_mi.data.alignments.textgrid import read_textgrid
 from s3prl_mi.data.audio import check_audio
 from s3prl_mi.data.utterances import Utterance, list_utterances
