@@ -4,20 +4,16 @@ eSpeak reports where each phoneme starts in the audio it makes, so the alignment
 speaker is one voice variant with an accent, a rate, a pitch, a room, a channel and a noise level of its own: enough
 variation that spectral frames do not give the phone away. Layout and text files are LibriSpeech's, TextGrids as MFA
 writes them, phone names ARPAbet without stress.
-
-    python -m s3prl_mi.demo.corpus --out demo_corpus
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import json
 import re
 import shutil
 import signal
-import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -288,39 +284,3 @@ def speak(root: Path, speaker: Speaker, seed: int) -> int:
         "\n".join(transcript) + "\n", encoding="utf-8"
     )
     return len(transcript)
-
-
-# ----------------------------------------------------------------------------------------------- command line
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line of `python -m s3prl_mi.demo.corpus`.
-
-    Returns:
-        Exit status.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m s3prl_mi.demo.corpus", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo_corpus"), help="folder to make (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    for split, count in DEFAULT_SPLITS.items():
-        parser.add_argument(
-            f"--{split}", type=int, default=count, help=f"utterances of split {split} (default: {count})"
-        )
-    args = parser.parse_args(argv)
-    try:
-        root = make_corpus(
-            args.out, {split: getattr(args, split) for split in DEFAULT_SPLITS}, seed=args.seed
-        )
-    except MIError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    sys.stdout.write(f"{root}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

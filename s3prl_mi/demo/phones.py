@@ -65,7 +65,7 @@ def word_intervals(
     """Words of an utterance as contiguous intervals; silence is the empty label, as MFA writes it.
 
     eSpeak runs some words together ("of the") and then reports one start for both. Their phones are
-    shared out by the words' letters, so such an inner boundary is near, not exact.
+    divided by the words' letters, so such an inner boundary is near, not exact.
     """
     starts = sorted({position for position, _ in words})
     found: list[Interval] = []
@@ -82,12 +82,12 @@ def word_intervals(
             continue
         following = [s for s in starts if s > position]
         names = re.findall(r"[\w']+", text[position : following[0] if following else None]) or ["<unk>"]
-        found.extend(_share(run, names))
+        found.extend(_divide(run, names))
     return found
 
 
-def _share(run: list[Interval], names: list[str]) -> Iterator[Interval]:
-    """Phones of words that eSpeak ran together, shared out by letters; a word without a phone is left out."""
+def _divide(run: list[Interval], names: list[str]) -> Iterator[Interval]:
+    """Phones of words that eSpeak ran together, divided by letters; a word without a phone is left out."""
     letters = np.cumsum([0] + [len(name) for name in names])
     cuts = np.round(letters / letters[-1] * len(run)).astype(int)
     for name, first, last in zip(names, cuts[:-1], cuts[1:], strict=True):
