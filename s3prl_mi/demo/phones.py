@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -69,14 +70,8 @@ def word_intervals(
     """
     starts = sorted({position for position, _ in words})
     found: list[Interval] = []
-    index = 0
-    while index < len(phones):
-        interval, position = phones[index]
-        run = [interval]
-        while index + 1 < len(phones) and phones[index + 1][1] == position:
-            index += 1
-            run.append(phones[index][0])
-        index += 1
+    for position, group in itertools.groupby(phones, key=lambda phone: phone[1]):
+        run = [interval for interval, _ in group]
         if position < 0:
             found.append(Interval(run[0].start, run[-1].end, ""))
             continue

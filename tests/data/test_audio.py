@@ -18,9 +18,7 @@ from s3prl_mi.data.audio import (
     read_waveform,
 )
 from s3prl_mi.data.utterances import Utterance, list_utterances, spread
-from tests.helpers.paths import SHARED
-
-MINI = SHARED / "data" / "LibriSpeech-mini"
+from tests.helpers.paths import MINI
 
 
 def tone(seconds=0.1, rate=SAMPLE_RATE, hertz=440.0, channels=1):
