@@ -235,7 +235,10 @@ def _speak_all(root: Path, speakers: list[Speaker], seed: int, progress: bool) -
             for done in as_completed(work):
                 bar.update(done.result())
     except BrokenProcessPool as error:
-        raise MIError(f"demo corpus: a process of eSpeak NG died ({error}).") from error
+        raise MIError(
+            f"demo corpus: a process died ({error}). A script that calls make_corpus must do so below "
+            "if __name__ == '__main__', since each split is spoken by a new process."
+        ) from error
     finally:
         for pool in pools.values():
             pool.shutdown(cancel_futures=True)
