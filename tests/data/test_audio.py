@@ -168,6 +168,10 @@ class TestManifest:
         with pytest.raises(MIError, match="the bound needs unseen audio"):
             list_utterances(data, "later")
 
+    def test_as_excel_writes_unicode_text(self, tmp_path):
+        data = self.make(tmp_path, "split\taudio\tid\r\nfit\twavs/a.wav\té\r\n", encoding="utf-16")
+        assert [u.id for u in list_utterances(data, "fit")] == ["é"]
+
     def test_not_text(self, tmp_path):
         with pytest.raises(MIError, match="cannot be read as UTF-8"):
             list_utterances(self.make(tmp_path, "audio\té\n", encoding="latin-1"), "fit")
