@@ -1,4 +1,4 @@
-"""Files on disk: written whole or not at all, JSON lines appended and read, and where this package lies.
+"""Files on disk: written whole or not at all, JSON lines, text in any Unicode, and where this package lies.
 
 A kill or a full disk at any moment leaves the old file, or every line but the last.
 """
@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from .errors import MIError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 """The folder of `s3prl_mi`; its parent is the checkout, or site-packages."""
@@ -40,6 +42,19 @@ def write_whole(path: Path, content: bytes | str) -> None:
     """Put `content` (text as UTF-8) at `path` in one step, so that nobody ever reads half a file."""
     with replacing(path) as temporary:
         temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def read_text(path: Path) -> str:
+    """A file of the user's as text: by its byte order mark, UTF-8 without one.
+
+    Raises:
+        MIError: no such file, or not such text.
+    """
+    try:
+        data = path.read_bytes()
+        return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MIError(f"{path}: cannot be read as UTF-8 or UTF-16 text ({error}).") from error
 
 
 def append_lines(path: Path, objects: Iterable[dict[str, Any]]) -> None:

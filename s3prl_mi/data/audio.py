@@ -230,25 +230,24 @@ def check_audio(utterances: Sequence[Utterance], max_unreadable: float) -> Check
     Raises:
         MIError: a larger fraction is unreadable, or everything is.
     """
-    kept: list[Utterance] = []
-    n_samples: dict[str, int] = {}
-    native_rates: Counter[int] = Counter()
-    mixed_down = 0
+    headers: dict[str, AudioInfo] = {}
     skips = SkipCounter(len(utterances), max_unreadable, utterances[0].split if utterances else "")
     for utterance in utterances:
         try:
-            info = read_header(utterance)
+            headers[utterance.id] = read_header(utterance)
         except AudioError as error:
             # Counted here and judged below, so that the message has the full count.
             skips.skipped.append((utterance.id, str(error)))
-            continue
-        kept.append(utterance)
-        n_samples[utterance.id] = info.n_samples
-        native_rates[info.native_rate] += 1
-        mixed_down += info.channels > 1
     skips.check()
-    seconds = sum(n_samples.values()) / SAMPLE_RATE
-    return Checked(kept, skips.skipped, seconds, n_samples, native_rates, mixed_down)
+    n_samples = {name: header.n_samples for name, header in headers.items()}
+    return Checked(
+        kept=[u for u in utterances if u.id in headers],
+        unreadable=skips.skipped,
+        seconds=sum(n_samples.values()) / SAMPLE_RATE,
+        n_samples=n_samples,
+        native_rates=Counter(header.native_rate for header in headers.values()),
+        mixed_down=sum(header.channels > 1 for header in headers.values()),
+    )
 
 
 def content_hash(path: str | Path) -> str:

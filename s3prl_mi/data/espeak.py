@@ -154,7 +154,7 @@ class Espeak:
             pitch: 0 to 100.
 
         Returns:
-            Audio and events. The library varies timing a little with everything it said before, so the same
+            Audio and events. The library varies timing a little with everything it spoke before, so the same
             text sounds the same only at the same place in a process's life.
 
         Raises:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..core.config import DataConfig, split_part
 from ..core.errors import MIError, nearest
+from ..core.files import read_text
 
 AUDIO_SUFFIXES = (".flac", ".wav")
 MANIFEST_COLUMNS = ("split", "audio", "id", "speaker", "alignment")
@@ -243,11 +244,7 @@ def _read_manifest(manifest: Path) -> dict[int, Utterance]:
 
     Without a column split, `split` is empty.
     """
-    try:
-        # utf-8-sig: spreadsheet programs put a byte order mark before the first column's name.
-        lines = manifest.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise MIError(f"manifest {manifest}: cannot be read as UTF-8 text ({error}).") from error
+    lines = read_text(manifest).splitlines()  # spreadsheet programs write a byte order mark
     reader = csv.reader(lines, delimiter="\t" if lines and "\t" in lines[0] else ",", strict=True)
     found: dict[int, Utterance] = {}
     header: list[str] = []

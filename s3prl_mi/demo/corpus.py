@@ -4,20 +4,16 @@ eSpeak reports where each phoneme starts in the audio it makes, so the alignment
 speaker is one voice variant with an accent, a rate, a pitch, a room, a channel and a noise level of its own: enough
 variation that spectral frames do not give the phone away. Layout and text files are LibriSpeech's, TextGrids as MFA
 writes them, phone names ARPAbet without stress.
-
-    python -m s3prl_mi.demo.corpus --out demo_corpus
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import json
 import re
 import shutil
 import signal
-import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -114,10 +110,10 @@ def plan(splits: Mapping[str, int], seed: int) -> list[Speaker]:
     voice_pools = _deal(voices, splits, 2)
     speakers: list[Speaker] = []
     for (split, count), pool, own in zip(splits.items(), pools, voice_pools, strict=True):
-        said = 0
+        spoken = 0
         for place in range(-(-count // UTTERANCES_PER_SPEAKER)):
             sex, variant = own[place % len(own)]
-            n_sentences = min(UTTERANCES_PER_SPEAKER, count - said)
+            n_sentences = min(UTTERANCES_PER_SPEAKER, count - spoken)
             speakers.append(
                 Speaker(
                     id=1001 + 7 * len(speakers),
@@ -128,10 +124,10 @@ def plan(splits: Mapping[str, int], seed: int) -> list[Speaker]:
                     rate=int(rng.integers(140, 200)),
                     pitch=int(rng.integers(30, 70)),
                     split=split,
-                    sentences=tuple(pool[(said + i) % len(pool)] for i in range(n_sentences)),
+                    sentences=tuple(pool[(spoken + i) % len(pool)] for i in range(n_sentences)),
                 )
             )
-            said += n_sentences
+            spoken += n_sentences
     return speakers
 
 
@@ -221,7 +217,7 @@ def _write_speakers(root: Path, speakers: list[Speaker]) -> None:
 
 
 def _speak_all(root: Path, speakers: list[Speaker], seed: int, progress: bool) -> None:
-    """Let every speaker speak, each split in a fresh process: eSpeak's timing depends on all it said before in one."""
+    """Let every speaker speak, each split in a fresh process: eSpeak's timing depends on all it spoke before in one."""
     from tqdm import tqdm
 
     ignore_interrupts = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process
@@ -239,7 +235,10 @@ def _speak_all(root: Path, speakers: list[Speaker], seed: int, progress: bool) -
             for done in as_completed(work):
                 bar.update(done.result())
     except BrokenProcessPool as error:
-        raise MIError(f"demo corpus: a process of eSpeak NG died ({error}).") from error
+        raise MIError(
+            f"demo corpus: a process died ({error}). A script that calls make_corpus must do so below "
+            "if __name__ == '__main__', since each split is spoken by a new process."
+        ) from error
     finally:
         for pool in pools.values():
             pool.shutdown(cancel_futures=True)
@@ -250,7 +249,7 @@ def speak(root: Path, speaker: Speaker, seed: int) -> int:
 
     Args:
         root: the corpus.
-        speaker: who, and what is said.
+        speaker: who, and the sentences.
         seed: of the corpus.
 
     Returns:
@@ -288,39 +287,3 @@ def speak(root: Path, speaker: Speaker, seed: int) -> int:
         "\n".join(transcript) + "\n", encoding="utf-8"
     )
     return len(transcript)
-
-
-# ----------------------------------------------------------------------------------------------- command line
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line of `python -m s3prl_mi.demo.corpus`.
-
-    Returns:
-        Exit status.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m s3prl_mi.demo.corpus", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo_corpus"), help="folder to make (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    for split, count in DEFAULT_SPLITS.items():
-        parser.add_argument(
-            f"--{split}", type=int, default=count, help=f"utterances of split {split} (default: {count})"
-        )
-    args = parser.parse_args(argv)
-    try:
-        root = make_corpus(
-            args.out, {split: getattr(args, split) for split in DEFAULT_SPLITS}, seed=args.seed
-        )
-    except MIError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    sys.stdout.write(f"{root}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -65,29 +66,23 @@ def word_intervals(
     """Words of an utterance as contiguous intervals; silence is the empty label, as MFA writes it.
 
     eSpeak runs some words together ("of the") and then reports one start for both. Their phones are
-    shared out by the words' letters, so such an inner boundary is near, not exact.
+    divided by the words' letters, so such an inner boundary is near, not exact.
     """
     starts = sorted({position for position, _ in words})
     found: list[Interval] = []
-    index = 0
-    while index < len(phones):
-        interval, position = phones[index]
-        run = [interval]
-        while index + 1 < len(phones) and phones[index + 1][1] == position:
-            index += 1
-            run.append(phones[index][0])
-        index += 1
+    for position, group in itertools.groupby(phones, key=lambda phone: phone[1]):
+        run = [interval for interval, _ in group]
         if position < 0:
             found.append(Interval(run[0].start, run[-1].end, ""))
             continue
         following = [s for s in starts if s > position]
         names = re.findall(r"[\w']+", text[position : following[0] if following else None]) or ["<unk>"]
-        found.extend(_share(run, names))
+        found.extend(_divide(run, names))
     return found
 
 
-def _share(run: list[Interval], names: list[str]) -> Iterator[Interval]:
-    """Phones of words that eSpeak ran together, shared out by letters; a word without a phone is left out."""
+def _divide(run: list[Interval], names: list[str]) -> Iterator[Interval]:
+    """Phones of words that eSpeak ran together, divided by letters; a word without a phone is left out."""
     letters = np.cumsum([0] + [len(name) for name in names])
     cuts = np.round(letters / letters[-1] * len(run)).astype(int)
     for name, first, last in zip(names, cuts[:-1], cuts[1:], strict=True):

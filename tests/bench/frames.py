@@ -16,8 +16,7 @@ from s3prl_mi.states.split_states import split_states_of
 from s3prl_mi.states.store import Store
 from s3prl_mi.upstreams.loading import Upstream, load_upstream
 from s3prl_mi.upstreams.views import PLAIN, View
-
-from .jobs import SHARED
+from tests.helpers.paths import MINI, SHARED
 
 Data = dict[str, np.ndarray]
 MASK = View("mask", "latent", 40, 10)
@@ -25,7 +24,7 @@ MASK = View("mask", "latent", 40, 10)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Whose frames."""
-    corpus = SHARED / "data" / "LibriSpeech-mini"
+    corpus = MINI
     parser.add_argument(
         "--libri_root", type=Path, default=corpus, help="folder with dev-other and test-other"
     )

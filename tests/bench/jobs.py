@@ -15,8 +15,7 @@ from pathlib import Path
 
 import soundfile
 
-REPO = Path(__file__).resolve().parents[2]
-SHARED = REPO.parent / "shared"
+from tests.helpers.paths import MINI, REPO, SHARED
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Job:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Data and model of the cases that run whole jobs."""
     group = parser.add_argument_group("memory, growth")
-    corpus = SHARED / "data" / "LibriSpeech-mini"
+    corpus = MINI
     group.add_argument("--libri_root", type=Path, default=corpus, help="folder with dev-other and test-other")
     group.add_argument("--upstream", default="hubert_local")
     group.add_argument("--ckpt", type=Path, default=SHARED / "checkpoints" / "hubert2-001800.pt")

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import torch
 
-from . import extraction, jobs
+from tests.helpers.paths import MINI
+
+from . import extraction
 from .growth import measured
 from .table import Row
 
@@ -24,7 +26,7 @@ TASKS = ("mi_views", "mi_supervised")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Data, model, and what is asked for."""
-    corpus = jobs.SHARED / "data" / "LibriSpeech-mini"
+    corpus = MINI
     parser.add_argument("--libri_root", type=Path, default=corpus, help="with a folder alignments")
     parser.add_argument(
         "-k", "--ckpt", type=Path, help="of hubert_local, instead of random weights of base size"

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from s3prl_mi.core.files import append_lines, read_lines, replacing, write_whole
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.core.files import append_lines, read_lines, read_text, replacing, write_whole
 from tests.helpers.process import run_python
 
 
@@ -83,6 +84,20 @@ def test_lines_are_appended_and_a_cut_last_line_is_dropped(tmp_path):
     path.write_bytes(b'{"a"')  # the first line is the last
     append_lines(path, [{"a": 5}])
     assert path.read_bytes() == b'{"a": 5}\n'
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_of_users_in_any_unicode(tmp_path, encoding):
+    (tmp_path / "a").write_bytes("größe\n".encode(encoding))
+    assert read_text(tmp_path / "a") == "größe\n"
+
+
+def test_what_is_not_text_is_one_message(tmp_path):
+    (tmp_path / "a").write_bytes("größe".encode("latin-1"))
+    with pytest.raises(MIError, match=r"a: cannot be read as UTF-8 or UTF-16 text"):
+        read_text(tmp_path / "a")
+    with pytest.raises(MIError, match="No such file"):
+        read_text(tmp_path / "b")
 
 
 def test_importing_it_imports_nothing_large():

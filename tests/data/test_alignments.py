@@ -20,14 +20,13 @@ from s3prl_mi.data.alignments.labels import (
     frame_labels,
     normalise_label,
 )
-from s3prl_mi.data.alignments.text import LineFile
+from s3prl_mi.data.alignments.line_file import LineFile
 from s3prl_mi.data.alignments.textgrid import read_textgrid
 from s3prl_mi.data.audio import check_audio
 from s3prl_mi.data.utterances import Utterance, list_utterances
-from tests.helpers.paths import FIXTURES, SHARED
+from tests.helpers.paths import FIXTURES, MINI
 
 ALIGNMENTS = FIXTURES / "alignments"
-MINI = SHARED / "data" / "LibriSpeech-mini"
 
 
 def utterance(id="1-2-0000", split="dev", alignment=None, root="libri", folders=("1", "2")):

@@ -18,9 +18,7 @@ from s3prl_mi.data.audio import (
     read_waveform,
 )
 from s3prl_mi.data.utterances import Utterance, list_utterances, spread
-from tests.helpers.paths import SHARED
-
-MINI = SHARED / "data" / "LibriSpeech-mini"
+from tests.helpers.paths import MINI
 
 
 def tone(seconds=0.1, rate=SAMPLE_RATE, hertz=440.0, channels=1):
@@ -169,6 +167,10 @@ class TestManifest:
         assert [u.id for u in list_utterances(data, "fit")] == ["a"]
         with pytest.raises(MIError, match="the bound needs unseen audio"):
             list_utterances(data, "later")
+
+    def test_as_excel_writes_unicode_text(self, tmp_path):
+        data = self.make(tmp_path, "split\taudio\tid\r\nfit\twavs/a.wav\té\r\n", encoding="utf-16")
+        assert [u.id for u in list_utterances(data, "fit")] == ["é"]
 
     def test_not_text(self, tmp_path):
         with pytest.raises(MIError, match="cannot be read as UTF-8"):

@@ -26,9 +26,7 @@ from s3prl_mi.data.forced_alignment.pronunciations import (
 )
 from s3prl_mi.data.forced_alignment.transcripts import Transcripts, split_words
 from s3prl_mi.data.utterances import Utterance, list_utterances
-from tests.helpers.paths import SHARED
-
-MINI = SHARED / "data" / "LibriSpeech-mini"
+from tests.helpers.paths import MINI
 
 
 def phones(text):

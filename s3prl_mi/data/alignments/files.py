@@ -12,7 +12,7 @@ from ...core.errors import MIError
 from ..utterances import Utterance
 from .formats import FORMATS, Format, detect_format, format_of_name
 from .labels import KEY, Interval, check_intervals, normalise_label
-from .text import LineFile
+from .line_file import LineFile
 
 
 class Alignments:

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ...core.errors import MIError
+from ...core.files import read_text
 from ...core.types import SAMPLE_RATE
 from .labels import KEY, Interval
-from .text import read_text
 from .textgrid import read_textgrid
 
 Format: TypeAlias = Literal["textgrid", "phn", "cpc", "ctm", "condensed"]

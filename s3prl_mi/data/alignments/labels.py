@@ -28,7 +28,7 @@ _STRESSED = re.compile(
 )
 
 LONGER_TOLERANCE: Seconds = 0.5
-"""An alignment that goes on for longer than this after its audio has ended is that of another recording."""
+"""An alignment that continues for longer than this after its audio has ended is that of another recording."""
 
 OVERLAP_TOLERANCE: Seconds = 5e-4
 """Times are written with two to four decimals; intervals that overlap by less than this are not at fault."""
@@ -80,21 +80,21 @@ def check_intervals(intervals: Sequence[Interval], utterance: str = "") -> list[
     kept: list[Interval] = []
     for interval in intervals:
         if not (np.isfinite(interval.start) and np.isfinite(interval.end)) or interval.end < interval.start:
-            raise MIError(f"{where}interval {_show(interval)} ends before it starts. Mend the alignment.")
+            raise MIError(f"{where}interval {_show(interval)} ends before it starts. Correct the alignment.")
         if interval.end == interval.start:
             continue
         if kept and (interval.start < kept[-1].end - OVERLAP_TOLERANCE or interval.start < kept[-1].start):
             fault = "overlaps with" if interval.end > kept[-1].start else "is earlier than"
             raise MIError(
                 f"{where}interval {_show(interval)} {fault} {_show(kept[-1])}, which comes before it in the "
-                "file. A frame can have only one label: mend the alignment, or choose another tier."
+                "file. A frame can have only one label: correct the alignment, or choose another tier."
             )
         kept.append(interval)
     return kept
 
 
 def check_duration(intervals: Sequence[Interval], audio_seconds: Seconds, utterance: str) -> None:
-    """Refuse the alignment of another recording: one that goes on long after the audio has ended.
+    """Refuse the alignment of another recording: one that continues long after the audio has ended.
 
     The other way round (audio beyond the last interval) is no fault: those frames are just not labelled.
 

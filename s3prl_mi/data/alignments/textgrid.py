@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...core.errors import MIError, nearest
+from ...core.files import read_text
 from ...core.types import Seconds
 from .labels import KEY, Interval
-from .text import read_text
 
 # Praat reads free-standing numbers, quoted strings and <flags>, and takes everything else for comment. So the
 # long form ("xmin = 0.25") and the short form ("0.25") are the same sequence of tokens.

@@ -7,7 +7,6 @@ choice. PocketSphinx: https://github.com/cmusphinx/pocketsphinx (Decoder.set_ali
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +38,6 @@ _FILLER_WORDS = {"<s>": "", "</s>": "", "<sil>": "", "[NOISE]": "<unk>", "[SPEEC
 
 class AlignmentError(Exception):
     """One utterance that cannot be aligned; the message is the cause."""
-
-
-@dataclass(frozen=True, slots=True)
-class Aligned:
-    """Tiers of one utterance; each is contiguous from 0 to the end of the audio."""
-
-    words: list[Interval]
-    """Silence is the empty label, noise `<unk>`."""
-    phones: list[Interval]
-    """ARPAbet without stress; silence is `sil`, noise `spn`."""
 
 
 def model_folder() -> Path:
@@ -115,12 +104,16 @@ class Aligner:
                 ) from error
         return self._decoders[beam]
 
-    def align(self, wave: Waveform, words: list[str]) -> Aligned:
+    def align(self, wave: Waveform, words: list[str]) -> dict[str, list[Interval]]:
         """Align one utterance.
 
         Args:
             wave: shape (n_samples,).
-            words: what is said, at least one, each in the dictionary.
+            words: what is spoken, at least one, each in the dictionary.
+
+        Returns:
+            The tiers `words` (silence is the empty label, noise `<unk>`) and `phones` (ARPAbet without stress; silence
+            is `sil`, noise `spn`), each without gaps from 0 to the end of the audio.
 
         Raises:
             AlignmentError: no path through the audio has these words.
@@ -133,7 +126,7 @@ class Aligner:
                 del self._decoders[beam]  # a pass that failed leaves it amid an utterance
                 continue
             tiers = _tiers(entries, wave.size)
-            if [i.label for i in tiers.words if i.label not in _FILLER_WORDS.values()] == words:
+            if [i.label for i in tiers["words"] if i.label not in _FILLER_WORDS.values()] == words:
                 return tiers
         raise AlignmentError(
             f"no path through {wave.size / SAMPLE_RATE:.2f} s of audio has all {len(words)} words of the transcript "
@@ -147,25 +140,20 @@ def _two_passes(decoder: Any, samples: bytes, text: str) -> Any:
     Raises:
         RuntimeError: no path.
     """
-    decoder.set_align_text(text)
-    _pass(decoder, samples)
-    decoder.set_alignment()
-    _pass(decoder, samples)
+    for prepare in (lambda: decoder.set_align_text(text), decoder.set_alignment):
+        prepare()
+        decoder.start_stream()  # forget the noise level of the last utterance
+        decoder.start_utt()
+        decoder.process_raw(samples, full_utt=True)
+        decoder.end_utt()
     return decoder.get_alignment() or ()
 
 
-def _pass(decoder: Any, samples: bytes) -> None:
-    decoder.start_stream()  # forget the noise level of the last utterance
-    decoder.start_utt()
-    decoder.process_raw(samples, full_utt=True)
-    decoder.end_utt()
-
-
-def _tiers(found: Any, n_samples: int) -> Aligned:
+def _tiers(found: Any, n_samples: int) -> dict[str, list[Interval]]:
     """PocketSphinx's entries as tiers."""
     words = [(entry.start, _FILLER_WORDS.get(entry.name, VARIANT.sub("", entry.name))) for entry in found]
     phones = [(phone.start, _FILLER_PHONES.get(phone.name, phone.name)) for entry in found for phone in entry]
-    return Aligned(contiguous(words, n_samples), contiguous(phones, n_samples))
+    return {"words": contiguous(words, n_samples), "phones": contiguous(phones, n_samples)}
 
 
 def contiguous(starts: list[tuple[int, str]], n_samples: int) -> list[Interval]:

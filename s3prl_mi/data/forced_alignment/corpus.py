@@ -226,7 +226,7 @@ def _align_one(words: Path, item: Transcribed) -> UtteranceReport:
     except (AudioError, AlignmentError) as error:
         return UtteranceReport(item.utterance, "failed", reason=str(error))
     seconds = wave.size / SAMPLE_RATE
-    write_whole(item.path, format_textgrid({"words": tiers.words, "phones": tiers.phones}, seconds))
+    write_whole(item.path, format_textgrid(tiers, seconds))
     return UtteranceReport(item.utterance, "aligned", seconds)
 
 

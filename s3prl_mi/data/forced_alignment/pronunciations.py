@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...core.errors import MIError
-from ..alignments.text import read_text
+from ...core.files import read_text
 from .g2p import VOWELS, Phones, derive, spell
 
 # fmt: off

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ...core.errors import MIError
-from ..alignments.text import read_text
+from ...core.files import read_text
 from ..utterances import Utterance
 
 SIDE_SUFFIXES = (".lab", ".txt")

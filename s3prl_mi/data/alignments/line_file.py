@@ -1,20 +1,10 @@
-"""Alignment files as text: whole, or the lines of one utterance."""
+"""Files of many utterances: the lines of one of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ...core.errors import MIError
-
-
-def read_text(path: Path) -> str:
-    """A file as text, by its byte order mark; UTF-8 without one."""
-    try:
-        data = path.read_bytes()
-        encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-        return data.decode(encoding)
-    except (OSError, UnicodeDecodeError) as error:
-        raise MIError(f"alignment file {path}: cannot be read as UTF-8 or UTF-16 text ({error}).") from error
 
 
 class LineFile:
