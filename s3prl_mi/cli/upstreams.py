@@ -17,7 +17,7 @@ from pathlib import Path
 from ..core.errors import MIError, nearest
 from ..core.types import SAMPLE_RATE
 from ..report.published_scores import Score, score_of
-from ..upstreams.families import Family, upstream_folder
+from ..upstreams.families import NONE, Family, upstream_folder
 from ..upstreams.names import (
     FILE_SUFFIXES,
     checkpoint_urls,
@@ -223,7 +223,7 @@ def weights_of(name: str) -> str:
     if _users_own(name) is not None:
         return "yours"
     option = takes_of(name).partition(":")[0]
-    if option or family_of_name(name).weights.startswith("none"):
+    if option or family_of_name(name).weights == NONE:
         return option or "none"
     return "s3prl" if checkpoint_urls(name) else "its package"
 
@@ -325,8 +325,10 @@ def _weights_text(name: str, family: Family) -> str:
     own, urls = _users_own(name), checkpoint_urls(name)
     if own is not None:
         return f"yours: {own.source}"
+    if family.weights == NONE:
+        return NONE
     if takes_of(name):
-        return "" if takes_of(name).startswith("-k") else family.weights
+        return ""
     if not urls:
         return family.weights or "fetched by the package that s3prl takes the model from"
     there = all(cached_file(url).is_file() for url in urls)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import MIError
+from ...core.files import write_whole
 from ...core.locks import Lock
 from .engine import LOCAL, SLURM, Engine
 from .handle import Handle
@@ -123,7 +123,7 @@ def _run(
                 about = {"engine": handle.engine, "id": handle.id, "folder": handle.folder}
                 notes[job.work.name] = {**about, "digest": job.work.digest}
             if submitted:
-                _write_notes(root / JOBS_FILE, notes)
+                write_whole(root / JOBS_FILE, json.dumps({"jobs": notes}, indent=1))
             states = [job.state for job in jobs]
             bar.set_description_str(", ".join(f"{states.count(s)} {s}" for s in STATES if s in states))
             time.sleep(poll)
@@ -213,9 +213,3 @@ def _read_notes(path: Path) -> dict[str, Any]:
         raise MIError(
             f"{path}: cannot be read ({error}). Remove it if no job of this study runs any more."
         ) from None
-
-
-def _write_notes(path: Path, notes: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"jobs": notes}, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
