@@ -17,10 +17,19 @@ import typing
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ..core.config import MIConfig, StoreConfig
 from ..core.errors import MIError, nearest
 from ..core.files import PACKAGE
 
 WIDTH = 100
+
+TOPICS = {
+    "fields": "every field of a record in mi_results.jsonl",
+    "config": "every key of a config, with its default",
+    "measures": "the two bounds that are estimated",
+    "store": "how hidden states lie on disk, where, and how much",
+    "upstream-family": "how to add an upstream of your own",
+}
 
 
 class Field(NamedTuple):
@@ -46,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
     """
     topic, names = args.topic, ", ".join(TOPICS)
     if topic is None:
-        lines = [f"{name:16} {about}" for name, (about, _) in TOPICS.items()]
+        lines = [f"{name:16} {about}" for name, about in TOPICS.items()]
     elif topic in TOPICS:
-        lines = TOPICS[topic][1]()
+        lines = _topic(topic)
     else:
         raise MIError(f"no topic is called {topic!r}.{nearest(topic, TOPICS)} There are: {names}.")
     sys.stdout.write("\n".join(lines) + "\n")
@@ -110,48 +119,22 @@ def _docstring(module: str) -> list[str]:
     return (ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").splitlines()
 
 
-def _fields() -> list[str]:
-    from ..results.record import Record
+def _topic(name: str) -> list[str]:
+    """The lines of a topic."""
+    if name == "fields":
+        from ..results.record import Record
 
-    return [*(inspect.getdoc(Record) or "").splitlines(), "", *describe(Record)]
+        return [*(inspect.getdoc(Record) or "").splitlines(), "", *describe(Record)]
+    if name == "config":
+        lead = "Keys below downstream_expert, with their defaults. Set them in the file of -c, or by"
+        return [lead, '-o "config.downstream_expert.KEY=VALUE".', "", *describe(MIConfig)]
+    if name == "measures":
+        return [*_docstring("estimators.mi_supervised"), "", *_docstring("estimators.mi_views")]
+    if name == "store":
+        from ..states.store import default_root
 
-
-def _config() -> list[str]:
-    from ..core.config import MIConfig
-
-    return [
-        "Keys below downstream_expert, with their defaults. Set them in the file of -c, or by",
-        '-o "config.downstream_expert.KEY=VALUE".',
-        "",
-        *describe(MIConfig),
-    ]
-
-
-def _family() -> list[str]:
+        now = f"Now: {default_root()}, at most {StoreConfig().max_gb:g} GB"
+        return [*_docstring("states.store"), "", f"{now} (config keys store.root, store.max_gb)."]
     from ..upstreams.families import Family
 
     return [*_docstring("upstreams.user_modules"), "", "The fields of a Family:", "", *describe(Family)]
-
-
-def _store() -> list[str]:
-    from ..core.config import StoreConfig
-    from ..states.store import default_root
-
-    now = (
-        f"Now: {default_root()}, at most {StoreConfig().max_gb:g} GB (config keys store.root, store.max_gb)."
-    )
-    return [*_docstring("states.store"), "", now]
-
-
-def _measures() -> list[str]:
-    return [*_docstring("estimators.mi_supervised"), "", *_docstring("estimators.mi_views")]
-
-
-TOPICS = {
-    "fields": ("every field of a record in mi_results.jsonl", _fields),
-    "config": ("every key of a config, with its default", _config),
-    "measures": ("the two bounds that are estimated", _measures),
-    "store": ("how hidden states lie on disk, where, and how much", _store),
-    "upstream-family": ("how to add an upstream of your own", _family),
-}
-"""By name: what it is in a line, and the function that gives its lines."""

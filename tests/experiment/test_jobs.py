@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -199,6 +200,7 @@ def test_local_jobs_and_how_they_fail(root, caplog, monkeypatch):
     # a job of another command keeps its note
     run_jobs([work(root, "other")], HERE, root, ENTRY, resume=True)
     assert set(notes(root)) == {"good", "half", "bug", "killed", "other"}
+    assert all(Path(note["folder"]).is_absolute() for note in notes(root).values())
 
 
 @pytest.mark.filterwarnings(
@@ -247,7 +249,7 @@ def test_ctrl_c_ends_local_jobs(root, monkeypatch, caplog):
         patch.setattr(StudyJob, "look", _raise_once_running(KeyboardInterrupt, root, "a"))
         with caplog.at_level("INFO", "s3prl_mi"), pytest.raises(KeyboardInterrupt):
             run_jobs(works, Engine(1, None), root, ENTRY, resume=False)
-    assert "1 jobs on this machine were cancelled." in caplog.text
+    assert "ended 1 job(s) on this machine." in caplog.text
     assert Lock(root / "jobs" / "a.lock").take(), "it still runs"
     assert calls(root, "b") == []
     (root / "go").touch()
@@ -262,6 +264,23 @@ def _raise_once_running(error, root, name):
         return False
 
     return look
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_counts(root, monkeypatch):
+    screen = Terminal()
+    works = [work(root, "a", seconds=0.3), work(root, "b", how="bug"), work(root, "c")]
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", screen)
+        run_jobs(works, Engine(1, None), root, ENTRY, resume=False)
+    shown = screen.getvalue()
+    assert "jobs: 3 queued [00:00]" in shown
+    assert "jobs: 2 queued, 1 running [00:" in shown
+    assert "jobs: 1 queued, 1 done, 1 failed [00:" in shown
 
 
 def test_two_commands_on_one_study(root):
@@ -375,7 +394,7 @@ def test_slurm_gets_one_array_and_keeps_it_after_ctrl_c(root, slurm, monkeypatch
     text = (slurm / "1").read_text()
     for line in ("partition=gpu", "time=120", "gpus-per-node=1", "array=0-1%2", "job-name=s3prl_mi-study"):
         assert f"#SBATCH --{line}\n" in text
-    assert "2 jobs continue under SLURM (1_0, 1_1)" in caplog.text
+    assert "2 job(s) continue under SLURM (1_0, 1_1)" in caplog.text
     assert "`scancel 1` ends them" in caplog.text
     assert {n["id"] for n in notes(root).values()} == {"1_0", "1_1"}
     with pytest.raises(MIError, match=r"still run: a \(slurm job 1_0\), b"):

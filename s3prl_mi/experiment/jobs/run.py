@@ -162,11 +162,11 @@ def _end_local(jobs: Sequence[StudyJob]) -> str:
         for handle in here:
             handle.cancel()
         _all_end(here, TIME_TO_CANCEL)
-    lines = [f"{len(here)} jobs on this machine were cancelled."] if here else []
+    lines = [f"ended {len(here)} job(s) on this machine."] if here else []
     if there:
         arrays = " ".join(dict.fromkeys(job_id.partition("_")[0] for job_id in there))
         lines.append(
-            f"{len(there)} jobs continue under SLURM ({', '.join(there)}): the command below collects them, and "
+            f"{len(there)} job(s) continue under SLURM ({', '.join(there)}): the command below collects them, and "
             f"submits none of them twice; `scancel {arrays}` ends them."
         )
     return " ".join(lines) or "no job was running."

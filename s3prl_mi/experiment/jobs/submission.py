@@ -52,7 +52,8 @@ class Submitter:
             limit,
         )
         # a folder for each command: SLURM's job ids are unique, process ids are not
-        self._folder = study / JOBS_FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        self._folder = (study / JOBS_FOLDER / stamp).absolute()
         more = {"slurm_max_num_timeout": _MAX_TIMEOUTS} if engine.name == SLURM else {}
         self._executor = submitit.AutoExecutor(self._folder, cluster=engine.name, **more)
         self._gpus = _gpus() if device == "cuda" and engine.name == LOCAL else []
