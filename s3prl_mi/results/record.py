@@ -105,6 +105,7 @@ class Record:
     """Of the upstream's forward pass: `fp32`; `mixed` (Za in bfloat16 behind the convolutions, Zb in float32) or
     `bf16` (both)."""
     schema_version: int = SCHEMA_VERSION
+    """Of this list of fields; records of version 1 are still read."""
 
     def identity(self) -> tuple[Any, ...]:
         """What tells this estimate from the others of one experiment, whose other settings are all the same."""

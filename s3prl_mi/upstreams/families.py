@@ -291,7 +291,7 @@ _FAMILIES = (
         cuts_silent_tail=True,
     ),
     Family("log_stft", weights=NONE),
-    Family("example", weights="none: s3prl's template of an upstream"),
+    Family("example", weights=NONE),
 )
 _TABLE = {family.name: family for family in _FAMILIES}
 _BY_NAME: dict[str, Family] = {}
