@@ -414,9 +414,10 @@ def test_what_slurm_refuses_or_loses(root, slurm, monkeypatch):
     with pytest.raises(MIError, match="--slurm: Unknown argument 'partitoin'"):
         run_jobs(works, cluster_of("partitoin=gpu"), root, ENTRY, resume=False)
     monkeypatch.setattr(handle_module, "_ASK_SLURM_EVERY", 0.2)
+    (slurm.parent / "sacct").write_text("#!/bin/sh\necho 'CANCELLED by 0'\n")
     done, failed = run_jobs(works, cluster_of("partition=lost"), root, ENTRY, resume=False)
     assert done == []
-    assert failed[0].startswith("mi_views of a: SLURM ended job 2 without a result (log: ")
+    assert failed[0].startswith("mi_views of a: SLURM ended job 2 without a result (CANCELLED) (log: ")
     assert f"#SBATCH --time={submission.SLURM_MINUTES}\n" in (slurm / "2").read_text()
 
 

@@ -94,15 +94,15 @@ def _slurm_queue() -> set[str] | None:
     """Ids of the user's jobs that run or wait, asked for once for all handles; None where SLURM does not answer."""
     global _queue
     if time.monotonic() - _queue[0] > _ASK_SLURM_EVERY / 2:
-        said = _ask("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i")
-        _queue = (time.monotonic(), None if said is None else set(said.split()))
+        ids = _ask("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i")
+        _queue = (time.monotonic(), None if ids is None else set(ids.split()))
     return _queue[1]
 
 
 def _reason_of_slurm(job_id: str) -> str:
     """The state in which SLURM's accounting has a job, such as OUT_OF_MEMORY; empty where it is off."""
-    said = (_ask("sacct", "-X", "-n", "-P", "-o", "State", "-j", job_id) or "").split()
-    return f" ({said[-1]})" if said else ""
+    states = (_ask("sacct", "-X", "-n", "-P", "-o", "State", "-j", job_id) or "").split()
+    return f" ({states[0]})" if states else ""
 
 
 def _ask(*command: str) -> str | None:
