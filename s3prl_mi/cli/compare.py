@@ -103,17 +103,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         MIError: nothing found, or figures that are not comparable.
     """
-    from ..report.compare import (
-        Filters,
-        build,
-        keep,
-        paper_rows,
-        read_score_table,
-        to_csv,
-        to_latex,
-        to_markdown,
-        to_screen,
-    )
+    from ..report.compare.comparable import Filters, keep
+    from ..report.compare.outputs import to_csv, to_latex, to_markdown, to_screen
+    from ..report.compare.paper import paper_rows
+    from ..report.compare.scores import read_score_table
+    from ..report.compare.table import build
     from ..results.collect import collect
 
     results = collect(args.folders, _pairs(args.label, "--label"))
