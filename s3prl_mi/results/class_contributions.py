@@ -26,7 +26,7 @@ _RENAMED = RENAMED_IN_2 | {"labels": "class_names", "bits": "contribution_bits"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassRecord:
-    """The classes of one estimate. The first seven fields tell which record of `mi_results.jsonl` it belongs to."""
+    """The classes of one estimate. The fields before `class_names` say to which record of `mi_results.jsonl` it belongs."""
 
     task: str
     layer: int | str

@@ -54,7 +54,7 @@ def collect(folders: Iterable[Path | str], labels: Mapping[str, str] | None = No
     if not results:
         raise MIError(
             f"{', '.join(str(f.parent) for f in files.values()) or 'no folder'}: no finished estimate, so there is "
-            "nothing to collect. Let an experiment finish (the same command with -a goes on)."
+            "nothing to collect. Let an experiment finish (the same command with -a continues it)."
         )
     return _renamed(_labelled(results), labels or {})
 
@@ -96,7 +96,7 @@ def _by_model(path: Path) -> list[Result]:
 
 
 def _labelled(results: Sequence[Result]) -> list[Result]:
-    """Name each model by as little as tells it from the others."""
+    """Name each model by as little as distinguishes it from the others."""
     models: dict[str, Result] = {}
     for result in results:
         models.setdefault(result.first.upstream_sha256, result)
@@ -116,7 +116,7 @@ def _shortest(models: list[Result], depth: int) -> Iterator[tuple[str, Result]]:
 
 
 def _names(result: Result) -> tuple[str, ...]:
-    """Names of a model, each telling more than the one before; the last tells any two apart."""
+    """Names of a model, each longer than the one before; the last is unique."""
     record = result.first
     stem = checkpoint_stem(record)
     with_stem = f"{record.upstream} {stem}" if stem else record.upstream

@@ -228,7 +228,7 @@ def _check_steps(records: Iterable[Record]) -> None:
         name = (record.checkpoint or {}).get("name", record.upstream)
         if record.step is None:
             raise MIError(
-                f"checkpoint {name}: neither the file nor its name tells the training step, so it has no place "
+                f"checkpoint {name}: neither the file nor its name holds the training step, so it has no place "
                 "in a series. Put the step into the name, such as model-001000.pt."
             )
         if models.setdefault(record.step, record.upstream_sha256) != record.upstream_sha256:

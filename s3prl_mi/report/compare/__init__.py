@@ -1,10 +1,10 @@
 """Upstreams side by side: bounds, PER and WER, their correlation, and the paper's figures.
 
-| module | what |
-|---|---|
-| `comparable` | which figures may stand in one column: filters, refusal |
-| `scores` | PER and WER of a model: own runs, own table, published |
-| `table` | the comparison itself: a row for each model |
-| `paper` | the paper's own figures alongside |
-| `outputs` | the table on the screen, in CSV, Markdown and LaTeX |
+==========  ===================================================================================================
+comparable  which figures may stand in one column: filters, refusal
+scores      PER and WER of a model: own runs, own table, published
+table       the comparison itself, a row for each model
+paper       the paper's own figures next to them
+outputs     the table on the screen, in CSV, Markdown and LaTeX
+==========  ===================================================================================================
 """
