@@ -137,7 +137,7 @@ class TestCheckpoints:
         assert checkpoint_pick(series(**SUPERVISED)) is None
 
     def test_mistakes(self):
-        with pytest.raises(MIError, match="tells the training step"):
+        with pytest.raises(MIError, match="holds the training step"):
             checkpoint_pick([make(step=None)])
         with pytest.raises(MIError, match="several series"):
             checkpoint_pick([make(step=5, upstream_sha256="a"), make(step=5, upstream_sha256="b")])
