@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -96,23 +97,16 @@ def _by_model(path: Path) -> list[Result]:
 
 
 def _labelled(results: Sequence[Result]) -> list[Result]:
-    """Name each model by as little as distinguishes it from the others."""
-    models: dict[str, Result] = {}
+    """Name each model by its first name that differs from those of all others."""
+    names: dict[str, tuple[str, ...]] = {}
     for result in results:
-        models.setdefault(result.first.upstream_sha256, result)
-    labels = {r.first.upstream_sha256: name for name, r in _shortest(list(models.values()), 0)}
+        names.setdefault(result.first.upstream_sha256, _names(result))
+    taken = [Counter(level) for level in zip(*names.values(), strict=True)]
+    labels = {
+        sha: next(name for name, n in zip(own, taken, strict=True) if n[name] == 1)
+        for sha, own in names.items()
+    }
     return [replace(r, label=labels[r.first.upstream_sha256]) for r in results]
-
-
-def _shortest(models: list[Result], depth: int) -> Iterator[tuple[str, Result]]:
-    groups: dict[str, list[Result]] = {}
-    for model in models:
-        groups.setdefault(_names(model)[depth], []).append(model)
-    for name, group in groups.items():
-        if len(group) == 1:
-            yield name, group[0]
-        else:
-            yield from _shortest(group, depth + 1)
 
 
 def _names(result: Result) -> tuple[str, ...]:
