@@ -29,7 +29,7 @@ examples:
     s3prl-mi compare result/downstream
   with your own phone recognition and ASR runs of s3prl, and for a paper
     s3prl-mi compare result/mi --stock result/downstream --csv table.csv --markdown table.md --latex table.tex
-  beside the paper's Tables 2 and 4
+  next to the paper's Tables 2 and 4
     s3prl-mi compare result/mi --paper
   a local copy of published weights (-u hubert_local -k hubert_base_ls960.pt): say what it is
     s3prl-mi compare result/mi --same-as hubert_local=hubert_base --paper
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="this model has the published weights of UPSTREAM (for local copies)",
     )  # fmt: skip
     scores.add_argument(
-        "--paper", action="store_true", help="the paper's own figures beside yours, and the difference"
+        "--paper", action="store_true", help="the paper's own figures next to yours, and the difference"
     )
     kept = parser.add_argument_group("what of a sweep to keep")
     kept.add_argument("--view", metavar="TEXT", help="views whose name contains TEXT: '30 of 40', shift")
@@ -103,17 +103,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         MIError: nothing found, or figures that are not comparable.
     """
-    from ..report.compare import (
-        Filters,
-        build,
-        keep,
-        paper_rows,
-        read_score_table,
-        to_csv,
-        to_latex,
-        to_markdown,
-        to_screen,
-    )
+    from ..report.compare.comparable import Filters, keep
+    from ..report.compare.outputs import to_csv, to_latex, to_markdown, to_screen
+    from ..report.compare.paper import paper_rows
+    from ..report.compare.scores import read_score_table
+    from ..report.compare.table import build
     from ..results.collect import collect
 
     results = collect(args.folders, _pairs(args.label, "--label"))

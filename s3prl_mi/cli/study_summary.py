@@ -46,7 +46,9 @@ def summarise_study(folder: Path, failed: Sequence[str]) -> None:
 
 def _comparison(folder: Path) -> str:
     """Tables as of `s3prl-mi compare`: one for each frame rate, and of a sweep that of its usual setting."""
-    from ..report.compare import Filters, build, keep, to_screen
+    from ..report.compare.comparable import Filters, keep
+    from ..report.compare.outputs import to_screen
+    from ..report.compare.table import build
     from ..results.collect import collect
 
     by_rate: dict[float, list[Result]] = {}

@@ -1,1 +1,12 @@
-"""Stage 5: estimates -> records, and what may be compared."""
+"""Stage 5: estimates -> records, and what may be compared.
+
+===================  ==========================================================================================
+record               `Record`, a line of `mi_results.jsonl`: every field, written and read
+class_contributions  `ClassRecord`, a line of `mi_classes.jsonl`: what each phone or cluster contributes
+comparability        `ComparisonKey`: what must agree before two estimates are compared
+summary              mean and standard deviation over seeds, `mi_summary.csv`
+collect              the records of many experiments, each named by its model
+selection            which layer, which checkpoint: chosen without labels and with labels
+correlation          Spearman, Kendall and Pearson with intervals and a sentence
+===================  ==========================================================================================
+"""

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from ..estimators.mi_supervised import Estimate
 
 CLASSES_FILE = "mi_classes.jsonl"
+_OF_RECORD = ("task", "layer", "probe", "view", "scored_frames", "n_clusters", "seed")
 _RENAMED = RENAMED_IN_2 | {"labels": "class_names", "bits": "contribution_bits"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassRecord:
-    """The classes of one estimate. The first seven fields tell which record of `mi_results.jsonl` it belongs to."""
+    """The classes of one estimate. The fields before `class_names` are those of its record in `mi_results.jsonl`."""
 
     task: str
     layer: int | str
@@ -71,13 +72,7 @@ def class_records(
     """
     return [
         ClassRecord(
-            task=r.task,
-            layer=r.layer,
-            probe=r.probe,
-            view=r.view,
-            scored_frames=r.scored_frames,
-            n_clusters=r.n_clusters,
-            seed=r.seed,
+            **{name: getattr(r, name) for name in _OF_RECORD},
             class_names=list(names),
             eval_frames=e.class_frames,
             contribution_bits=e.class_bits,

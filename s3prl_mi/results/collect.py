@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -54,7 +55,7 @@ def collect(folders: Iterable[Path | str], labels: Mapping[str, str] | None = No
     if not results:
         raise MIError(
             f"{', '.join(str(f.parent) for f in files.values()) or 'no folder'}: no finished estimate, so there is "
-            "nothing to collect. Let an experiment finish (the same command with -a goes on)."
+            "nothing to collect. Let an experiment finish (the same command with -a continues it)."
         )
     return _renamed(_labelled(results), labels or {})
 
@@ -96,27 +97,20 @@ def _by_model(path: Path) -> list[Result]:
 
 
 def _labelled(results: Sequence[Result]) -> list[Result]:
-    """Name each model by as little as tells it from the others."""
-    models: dict[str, Result] = {}
+    """Name each model by its first name that differs from those of all others."""
+    names: dict[str, tuple[str, ...]] = {}
     for result in results:
-        models.setdefault(result.first.upstream_sha256, result)
-    labels = {r.first.upstream_sha256: name for name, r in _shortest(list(models.values()), 0)}
+        names.setdefault(result.first.upstream_sha256, _names(result))
+    taken = [Counter(level) for level in zip(*names.values(), strict=True)]
+    labels = {
+        sha: next(name for name, n in zip(own, taken, strict=True) if n[name] == 1)
+        for sha, own in names.items()
+    }
     return [replace(r, label=labels[r.first.upstream_sha256]) for r in results]
 
 
-def _shortest(models: list[Result], depth: int) -> Iterator[tuple[str, Result]]:
-    groups: dict[str, list[Result]] = {}
-    for model in models:
-        groups.setdefault(_names(model)[depth], []).append(model)
-    for name, group in groups.items():
-        if len(group) == 1:
-            yield name, group[0]
-        else:
-            yield from _shortest(group, depth + 1)
-
-
 def _names(result: Result) -> tuple[str, ...]:
-    """Names of a model, each telling more than the one before; the last tells any two apart."""
+    """Names of a model, each longer than the one before; the last is unique."""
     record = result.first
     stem = checkpoint_stem(record)
     with_stem = f"{record.upstream} {stem}" if stem else record.upstream

@@ -18,7 +18,7 @@ import numpy as np
 from ..core.errors import MIError
 
 FEWEST = 4
-"""With fewer points than this, nothing can be said."""
+"""With fewer points than this there is no coefficient."""
 INTERVAL = "95 % by Fisher's z"
 _NORMAL_975 = 1.959963984540054
 
@@ -57,7 +57,7 @@ class Relation:
 
     n: int
     coefficients: tuple[Correlation, ...]
-    """Spearman, Kendall, Pearson; empty where nothing can be said."""
+    """Spearman, Kendall, Pearson; empty with too few points, or where all are the same."""
     ties: int
     """Points that share their x or their y with another."""
     sentence: str
@@ -79,8 +79,8 @@ def correlate(
     """Spearman's rho, Kendall's tau-b and Pearson's r with their intervals.
 
     Args:
-        x: one value a model, such as bits.
-        y: one value a model, in the same order, such as PER.
+        x: one value per model, such as bits.
+        y: one value per model, in the same order, such as PER.
         x_name: for the sentence.
         y_name: for the sentence.
         expected: the sign if more x goes with a better y (`negative` for error rates).

@@ -42,7 +42,7 @@ class Record:
     upstream_sha256: str
     """Hash of the loaded weights and settings: two upstreams with the same hash are the same model."""
     step: int | None = None
-    """Training step of the checkpoint, read from the file or its name; None where neither tells it."""
+    """Training step of the checkpoint, read from the file or its name; None where neither holds it."""
     series: str | None = None
     """The series of which the checkpoint is a step, where the study says so (`name=checkpoint#7`)."""
     layer: int | str
@@ -108,7 +108,7 @@ class Record:
     """Of this list of fields; records of version 1 are still read."""
 
     def identity(self) -> tuple[Any, ...]:
-        """What tells this estimate from the others of one experiment, whose other settings are all the same."""
+        """What distinguishes this estimate from the others of one experiment, whose other settings are all the same."""
         return (self.layer, self.probe, self.view, self.scored_frames, self.n_clusters, self.seed)
 
 

@@ -140,8 +140,6 @@ class Stability:
     """Value of the factor -> step picked with it."""
     fraction_same: float
     """Fraction of these that pick the same step as the main setting does of the steps that both have, 0 to 1."""
-    lowest_rank_correlation: float | None
-    """Smallest Spearman correlation of any of these curves with the main one; None with fewer than 4 steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +228,7 @@ def _check_steps(records: Iterable[Record]) -> None:
         name = (record.checkpoint or {}).get("name", record.upstream)
         if record.step is None:
             raise MIError(
-                f"checkpoint {name}: neither the file nor its name tells the training step, so it has no place "
+                f"checkpoint {name}: neither the file nor its name holds the training step, so it has no place "
                 "in a series. Put the step into the name, such as model-001000.pt."
             )
         if models.setdefault(record.step, record.upstream_sha256) != record.upstream_sha256:
@@ -257,27 +255,11 @@ def _stabilities(records: Sequence[Record], main: ComparisonKey, curve: Curve) -
         str(k.n_clusters): c for k, c in curves.items() if k._replace(n_clusters=main.n_clusters) == main
     }
     for factor, found in (("seed", by_seed), ("view", views), ("clusters", clusters)):
+        shared = {name: sorted(other.keys() & curve.keys()) for name, other in found.items()}
+        picks = {name: best_of({s: found[name][s] for s in steps}) for name, steps in shared.items() if steps}
+        same = [pick == best_of({s: curve[s] for s in shared[name]}) for name, pick in picks.items()]
         if len(found) > 1:
-            yield _stability(factor, found, curve)
-
-
-def _stability(factor: str, curves: Mapping[str, Curve], main: Curve) -> Stability:
-    picks, same, ranks = {}, 0, []
-    for name, curve in curves.items():
-        steps = sorted(curve.keys() & main.keys())
-        if not steps:
-            continue
-        picks[name] = best_of({s: curve[s] for s in steps})
-        same += picks[name] == best_of({s: main[s] for s in steps})
-        spearman = correlate([main[s] for s in steps], [curve[s] for s in steps]).of("spearman")
-        if spearman is not None:
-            ranks.append(spearman.value)
-    return Stability(
-        factor=factor,
-        picks=picks,
-        fraction_same=same / len(picks),
-        lowest_rank_correlation=min(ranks, default=None),
-    )
+            yield Stability(factor, picks, statistics.fmean(same))
 
 
 def _step(record: Record) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import errno
+import json
 import math
 import os
 import re
@@ -189,6 +190,18 @@ def test_finished_and_continued_does_nothing_new(run, monkeypatch):
         monkeypatch.setattr(tasks, name, never)
     assert run("mi_views", "fbank", "-a") == 0
     assert (run.folder / "experiment" / RESULTS_FILE).read_bytes() == before
+
+
+def test_an_experiment_of_version_1_is_continued(run):
+    """Its records are upgraded as they are read; the new ones are of version 2, in the same file."""
+    assert run("mi_views", "fbank", layers=[0], seeds=1) == 0
+    path = run.folder / "experiment" / RESULTS_FILE
+    version_1 = {"scored_frames": "frames", "n_clusters": "clusters", "n_classes": "labels"}
+    fields = json.loads(path.read_text())
+    del fields["schema_version"]
+    path.write_text(json.dumps({version_1.get(k, k): v for k, v in fields.items()}) + "\n")
+    assert run("mi_views", "fbank", "-a", layers=[0], seeds=2) == 0
+    assert [r.seed for r in read_records(path)] == [1337, 1338]
 
 
 def test_more_seeds_and_layers_continue_an_experiment(run, finished):

@@ -10,18 +10,11 @@ import pytest
 
 from s3prl_mi.cli import compare as compare_command
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.report.compare import (
-    Filters,
-    build,
-    check,
-    keep,
-    paper_rows,
-    read_score_table,
-    to_csv,
-    to_latex,
-)
-from s3prl_mi.report.compare.outputs import latex_text, to_markdown, to_screen
-from s3prl_mi.report.compare.table import Column
+from s3prl_mi.report.compare.comparable import Filters, check, keep
+from s3prl_mi.report.compare.outputs import latex_text, to_csv, to_latex, to_markdown, to_screen
+from s3prl_mi.report.compare.paper import paper_rows
+from s3prl_mi.report.compare.scores import read_score_table
+from s3prl_mi.report.compare.table import Column, build
 from s3prl_mi.report.s3prl_runs import read_run
 from s3prl_mi.results.collect import Result
 from s3prl_mi.results.record import RESULTS_FILE, append_records
@@ -308,7 +301,12 @@ class TestPaper:
     def test_last_layer_and_difference(self, tmp_path):
         rows = paper_rows(build([Result(tmp_path, curve([1.0, 1.84], model="hubert_base"), "h")]))
         (row,) = rows
-        assert (row.model, row.probe, row.layer, row.paper) == ("HuBERT base", "logistic", 1, 2.04)
+        assert (row.paper.model, row.paper.probe, row.yours.layer, row.paper.bits) == (
+            "HuBERT base",
+            "logistic",
+            1,
+            2.04,
+        )
         assert row.difference == pytest.approx(-0.2)
         assert row.remark == ""
 
@@ -321,7 +319,7 @@ class TestPaper:
             "frame_shift_ms": 10.0,
         }
         table = build([Result(tmp_path, curve([2.0, 3.0, 2.5], **shift), "a")])
-        assert [(r.layer, r.paper) for r in paper_rows(table)] == [(0, 2.3), (1, 2.8), (2, 2.3)]
+        assert [(r.yours.layer, r.paper.bits) for r in paper_rows(table)] == [(0, 2.3), (1, 2.8), (2, 2.3)]
         assert paper_rows(table)[0].remark == "scored on test-other, the paper on test-clean"
 
     def test_another_setting_than_the_papers_is_named(self, tmp_path):
@@ -401,7 +399,7 @@ class TestCommand:
         assert command(*words) == 0
         shown = capsys.readouterr().out
         assert "HuBERT base" in shown
-        assert "Beside the paper's own figures" in shown
+        assert "Next to the paper's own figures" in shown
         assert str(tmp_path / "t.tex") in shown.splitlines()[-1]
         assert {p.name for p in out.parent.iterdir()} == {
             "t.csv",

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...results.correlation import INTERVAL, KINDS, NAMES, Relation
+from ...results.selection import LayerAgreement
 from ..s3prl_runs import METRICS
 from ..wording import BOUND, decimals, format_bits
 from .paper import CAVEAT, PaperRow, unmeasured, without_paper
 from .scores import SCORE_NAMES
-from .table import CHOICE_NAMES, CHOICES, Column, Row, Table
+from .table import CHOICE_NAMES, CHOICES, Column, ModelRow, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +41,18 @@ def to_screen(table: Table, paper: Sequence[PaperRow] | None = None) -> str:
         table: from `build`.
         paper: from `paper_rows` if they are wanted.
     """
-    return "\n\n".join([*(_screen_grid(g) for g in _grids(table, paper)), _foot(table, "  ")]) + "\n"
+    return "\n\n".join([*map(_screen_grid, _grids(table, paper)), *_lines("  ", _foot(table))]) + "\n"
 
 
 def to_markdown(table: Table, paper: Sequence[PaperRow] | None = None) -> str:
     """Tables as GitHub and most wikis read them."""
-    return "\n\n".join([*(_markdown_grid(g) for g in _grids(table, paper)), _foot(table, "- ")]) + "\n"
+    return "\n\n".join([*map(_markdown_grid, _grids(table, paper)), *_lines("- ", _foot(table))]) + "\n"
 
 
 def to_latex(table: Table, paper: Sequence[PaperRow] | None = None) -> str:
-    r"""Tables with booktabs, to be had by `\input`; the notes stand as comments at the end."""
-    grids = [_latex_grid(g) for g in _grids(table, paper)]
-    comments = "\n".join(f"% {line}" for line in _foot(table, "").splitlines())
-    return "\n\n".join(["% Needs \\usepackage{booktabs}.", *grids, comments]) + "\n"
+    r"""Tables with booktabs, to be read by `\input`; the notes stand as comments at the end."""
+    grids = map(_latex_grid, _grids(table, paper))
+    return "\n\n".join(["% Needs \\usepackage{booktabs}.", *grids, *_lines("% ", _foot(table))]) + "\n"
 
 
 def to_csv(table: Table, paper: Sequence[PaperRow] | None = None) -> dict[str, str]:
@@ -62,25 +62,25 @@ def to_csv(table: Table, paper: Sequence[PaperRow] | None = None) -> dict[str, s
         `""`: a row for each model; `_correlations`: a row for each coefficient; `_layers`: the choice of a layer with
         and without labels; `_paper`: only with `paper`. Tables without a row are left out.
     """
-    found = {
-        "": _csv(_wide(row, table.columns) for row in table.rows),
-        "_correlations": _csv(
-            line
-            for (column, metric), relation in table.relations.items()
-            for line in _long(column, metric, relation)
-        ),
-        "_layers": _csv(_agreement_lines(table)),
-    }
-    if paper is not None:
-        found["_paper"] = _csv(
+    tables: dict[str, list[dict[str, object]]] = {
+        "": [_wide(row, table.columns) for row in table.rows],
+        "_correlations": [line for key, relation in table.relations.items() for line in _long(*key, relation)],
+        "_layers": [_agreement_line(row.label, a) for row in table.rows for a in row.agreements],
+        "_paper": [
             {
-                "label": p.label, "paper_model": p.model, "task": p.task, "probe": p.probe, "layer": p.layer,
-                "yours_bits": p.yours, "paper_bits": p.paper, "difference_bits": p.difference, "source": p.source,
-                "remark": p.remark,
+                "label": p.label, "paper_model": p.paper.model, "task": p.paper.task, "probe": p.paper.probe,
+                "layer": p.yours.layer, "yours_bits": p.yours.bits, "paper_bits": p.paper.bits,
+                "difference_bits": p.difference, "source": p.paper.source, "remark": p.remark,
             }
-            for p in paper
-        )  # fmt: skip
-    return {ending: text for ending, text in found.items() if text}
+            for p in paper or ()
+        ],
+    }  # fmt: skip
+    return {ending: _csv(rows) for ending, rows in tables.items() if rows}
+
+
+def _lines(bullet: str, sentences: Sequence[str]) -> list[str]:
+    """One paragraph, or none."""
+    return ["\n".join(bullet + s for s in sentences)] if sentences else []
 
 
 # --- What stands in the tables ------------------------------------------------------------------------------
@@ -100,33 +100,24 @@ def _grids(table: Table, paper: Sequence[PaperRow] | None) -> list[_Grid]:
 def _main_grid(table: Table, probe: str) -> _Grid:
     columns = table.columns_of(probe)
     metrics = [m for m in METRICS if any(m in row.scores for row in table.rows)]
-    rows = []
-    for row in table.rows:
-        cells = [_bits(row, column, table) for column in columns]
-        if metrics:
-            cells += [_percent(row, metric) for metric in metrics] + [_sources(row)]
-        rows.append([row.label, *cells])
-    scores = [f"{SCORE_NAMES[m]} %" for m in metrics] + (["scores from"] if metrics else [])
-    seeds = {f.n_seeds for row in table.rows for c, f in row.figures.items() if c.probe == probe}
-    over = (
-        "one seed"
-        if seeds == {1}
-        else f"mean +- sd over {'-'.join(str(s) for s in sorted({min(seeds), max(seeds)}))} seeds"
-    )
+    rows = [
+        [row.label, *(_bits(row, c, table) for c in columns), *(_percent(row, m) for m in metrics)]
+        + ([_sources(row)] if metrics else [])
+        for row in table.rows
+    ]
+    head = ["upstream", *(c.title for c in columns), *(f"{SCORE_NAMES[m]} %" for m in metrics)]
+    seeds = sorted({f.n_seeds for row in table.rows for c, f in row.figures.items() if c.probe == probe})
+    over = f"mean +- sd over {'-'.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds"
     return _Grid(
         name=probe,
-        title=f"Lower bounds in bits by the {probe} probe, {over}",
-        head=["upstream", *(c.title for c in columns), *scores],
+        title=f"Lower bounds in bits by the {probe} probe, {'one seed' if seeds == [1] else over}",
+        head=head + (["scores from"] if metrics else []),
         rows=rows,
-        below=[
-            f"{CHOICE_NAMES[choice]}: {CHOICES[choice]}"
-            for choice in CHOICES
-            if any(c.choice == choice for c in columns)
-        ],
+        below=[f"{CHOICE_NAMES[c]}: {CHOICES[c]}" for c in CHOICES if any(x.choice == c for x in columns)],
     )
 
 
-def _bits(row: Row, column: Column, table: Table) -> str:
+def _bits(row: ModelRow, column: Column, table: Table) -> str:
     figure = row.figures.get(column)
     if figure is None:
         return "-"
@@ -135,7 +126,7 @@ def _bits(row: Row, column: Column, table: Table) -> str:
     return f"{text} ({figure.layer})" if column.choice in ("free", "best") else text
 
 
-def _percent(row: Row, metric: str) -> str:
+def _percent(row: ModelRow, metric: str) -> str:
     value = row.scores.get(metric)
     if value is None:
         return "-"
@@ -143,7 +134,7 @@ def _percent(row: Row, metric: str) -> str:
     return f"{value.percent:.2f}" + ("?" if value.doubtful and not own else "*" if value.remark else "")
 
 
-def _sources(row: Row) -> str:
+def _sources(row: ModelRow) -> str:
     kinds = {metric: value.kind for metric, value in row.scores.items()}
     if len(set(kinds.values())) <= 1:
         return next(iter(kinds.values()), "-")
@@ -152,14 +143,14 @@ def _sources(row: Row) -> str:
 
 def _relations_grid(table: Table) -> _Grid:
     shown = [(c, m, r) for (c, m), r in table.relations.items() if r.coefficients]
-    below = [
-        f"intervals: {INTERVAL}; more bits and fewer errors are better, so a negative sign is the expected one"
-    ]
-    if not shown:
-        below = []
+    below = []
+    if shown:
+        below.append(
+            f"intervals: {INTERVAL}; more bits and fewer errors are better, so a negative sign is the expected one"
+        )
     if shown and table.mixed:
         below.append(
-            "Some of these models' bits are not on one scale (see the notes): this correlation means little."
+            "Some of these models' bits are not comparable (see the notes): this correlation means little."
         )
     for metric in METRICS:
         mine = {c: r for (c, m), r in table.relations.items() if m == metric}
@@ -179,15 +170,14 @@ def _relations_grid(table: Table) -> _Grid:
 
 
 def _agreements_grid(table: Table) -> _Grid:
-    rows = []
-    for row in table.rows:
-        for a in row.agreements:
-            spearman = a.relation.of("spearman")
-            last = "-" if a.last_lost_bits is None else f"{a.last_lost_bits:.3f}"
-            rows.append([
-                row.label, a.probe, str(a.unsupervised_layer), str(a.labelled_layer), "yes" if a.same else "no",
-                f"{a.regret_bits:.3f}", last, str(a.relation.n), "-" if spearman is None else f"{spearman.value:+.2f}",
-            ])  # fmt: skip
+    rows = [
+        [
+            row.label, a.probe, str(a.unsupervised_layer), str(a.labelled_layer), "yes" if a.same else "no",
+            f"{a.regret_bits:.3f}", "-" if a.last_lost_bits is None else f"{a.last_lost_bits:.3f}", str(a.relation.n),
+            "-" if (rho := a.relation.of("spearman")) is None else f"{rho.value:+.2f}",
+        ]
+        for row in table.rows for a in row.agreements
+    ]  # fmt: skip
     return _Grid(
         name="layers",
         title="Choice of the layer: without labels, by I(Za;Zb), and with labels, by I(Z;Y)",
@@ -215,12 +205,13 @@ def _paper_grid(table: Table, paper: Sequence[PaperRow]) -> _Grid:
         below.append(CAVEAT)
     return _Grid(
         name="paper",
-        title="Beside the paper's own figures (arXiv:2401.08833), bits",
+        title="Next to the paper's own figures (arXiv:2401.08833), bits",
         head=["upstream", "paper's model", "bound", "probe", "layer", "yours", "paper", "difference", "source"],
         rows=[
             [
-                p.label, p.model, BOUND[p.task], p.probe, str(p.layer), f"{p.yours:.{p.decimals}f}",
-                f"{p.paper:.{p.decimals}f}", f"{p.difference:+.{p.decimals}f}", p.source.partition(" ")[2],
+                p.label, p.paper.model, BOUND[p.paper.task], p.paper.probe, str(p.yours.layer),
+                *(f"{bits:.{p.paper.decimals}f}" for bits in (p.yours.bits, p.paper.bits)),
+                f"{p.difference:+.{p.paper.decimals}f}", p.paper.source.partition(" ")[2],
             ]
             for p in paper
         ],
@@ -229,31 +220,30 @@ def _paper_grid(table: Table, paper: Sequence[PaperRow]) -> _Grid:
     )  # fmt: skip
 
 
-def _foot(table: Table, bullet: str) -> str:
-    whose: dict[str, list[str]] = {}
+def _foot(table: Table) -> list[str]:
+    own: dict[str, list[str]] = {}
+    published: dict[str, None] = {}
     for row in table.rows:
         for metric, value in row.scores.items():
-            if value.kind != "SUPERB":
-                key = f"{SCORE_NAMES[metric]} from {value.kind}, {value.source}"
-                whose.setdefault(key, []).append(row.label)
-    published = dict.fromkeys(
-        v.source for row in table.rows for v in row.scores.values() if v.kind == "SUPERB"
-    )
-    lines = [
+            if value.kind == "SUPERB":
+                published[f"SUPERB: {value.source}"] = None
+            else:
+                own.setdefault(f"{SCORE_NAMES[metric]} from {value.kind}, {value.source}", []).append(
+                    row.label
+                )
+    marks = "".join(_percent(row, m) for row in table.rows for m in row.scores)
+    legend = {
+        "?": "?: from a secondary source that could not be checked; left out of correlations.",
+        "*": "*: of your own run, but not a score like the others (see above); left out of correlations.",
+    }
+    return [
         *(f"Measured: {bound}: {text}." for bound, text in table.settings),
-        *(f"{key}: {', '.join(labels)}" for key, labels in whose.items()),
-        *(f"SUPERB: {source}" for source in published),
+        *(f"{key}: {', '.join(labels)}" for key, labels in own.items()),
+        *published,
         *table.mixed,
         *table.notes,
+        *(text for mark, text in legend.items() if mark in marks),
     ]
-    marks = "".join(_percent(row, m) for row in table.rows for m in row.scores)
-    if "?" in marks:
-        lines.append("?: from a secondary source that could not be checked; left out of correlations.")
-    if "*" in marks:
-        lines.append(
-            "*: of your own run, but not a score like the others (see above); left out of correlations."
-        )
-    return "\n".join(bullet + line for line in lines)
 
 
 # --- How they are written -----------------------------------------------------------------------------------
@@ -273,7 +263,7 @@ def _screen_grid(grid: _Grid) -> str:
         ]
         text.insert(1, "  ".join("-" * w for w in widths))
         lines += ["", *(line.rstrip() for line in text)]
-    return "\n".join([*lines, *(f"  {sentence}" for sentence in grid.below)])
+    return "\n".join([*lines, *_lines("  ", grid.below)])
 
 
 def _markdown_grid(grid: _Grid) -> str:
@@ -284,7 +274,7 @@ def _markdown_grid(grid: _Grid) -> str:
     if grid.rows:
         rule = "|" + "|".join(":---" if i < grid.left else "---:" for i in range(len(grid.head))) + "|"
         parts.append("\n".join([line(grid.head), rule, *(line(row) for row in grid.rows)]))
-    return "\n\n".join([*parts, *(["\n".join(f"- {s}" for s in grid.below)] if grid.below else [])])
+    return "\n\n".join([*parts, *_lines("- ", grid.below)])
 
 
 _SHORT = 100
@@ -294,24 +284,13 @@ def _latex_grid(grid: _Grid) -> str:
     if not grid.rows:
         return "\n".join(f"% {text}" for text in (grid.title, *grid.below))
     spec = "l" * grid.left + "r" * (len(grid.head) - grid.left)
-    body = [" & ".join(map(latex_text, row)) + r" \\" for row in grid.rows]
+    head, *body = ("    " + " & ".join(map(latex_text, row)) + r" \\" for row in (grid.head, *grid.rows))
     caption = ". ".join([grid.title, *(text for text in grid.below if len(text) < _SHORT)])
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"  \centering",
-            f"  \\caption{{{latex_text(caption)}.}}",
-            f"  \\label{{tab:mi-{grid.name}}}",
-            f"  \\begin{{tabular}}{{{spec}}}",
-            r"    \toprule",
-            "    " + " & ".join(map(latex_text, grid.head)) + r" \\",
-            r"    \midrule",
-            *("    " + line for line in body),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            r"\end{table}",
-        ]
-    )
+    return "\n".join([
+        r"\begin{table}", r"  \centering", f"  \\caption{{{latex_text(caption)}.}}", f"  \\label{{tab:mi-{grid.name}}}",
+        f"  \\begin{{tabular}}{{{spec}}}", r"    \toprule", head, r"    \midrule", *body, r"    \bottomrule",
+        r"  \end{tabular}", r"\end{table}",
+    ])  # fmt: skip
 
 
 _TEX = {
@@ -337,61 +316,47 @@ def latex_text(text: str) -> str:
 # --- CSV ----------------------------------------------------------------------------------------------------
 
 
-def _wide(row: Row, columns: Sequence[Column]) -> dict[str, object]:
-    cells: dict[str, object] = {
-        "label": row.label, "upstream": row.upstream, "published_as": row.published_as, "checkpoint": row.checkpoint,
-        "upstream_sha256": row.upstream_sha256, "step": row.step,
-    }  # fmt: skip
+def _wide(row: ModelRow, columns: Sequence[Column]) -> dict[str, object]:
+    names = ("label", "upstream", "published_as", "checkpoint", "upstream_sha256", "step")
+    values: dict[str, object] = {name: getattr(row, name) for name in names}
     for column in columns:
-        figure, name = row.figures.get(column), "_".join(column)
-        cells[f"{name}_bits"] = figure and figure.bits
-        cells[f"{name}_sd"] = figure and figure.sd
-        cells[f"{name}_seeds"] = figure and figure.n_seeds
-        cells[f"{name}_layer"] = figure and figure.layer
+        figure = row.figures.get(column)
+        for ending, field in (("bits", "bits"), ("sd", "sd"), ("seeds", "n_seeds"), ("layer", "layer")):
+            values[f"{'_'.join(column)}_{ending}"] = getattr(figure, field, None)
     for metric in METRICS:
-        value = row.scores.get(metric)
-        cells[metric] = value and value.percent
-        cells[f"{metric}_from"] = value and value.kind
-        cells[f"{metric}_source"] = value and value.source
-        cells[f"{metric}_remark"] = value and value.remark
-    return cells
+        score = row.scores.get(metric)
+        for ending, field in (
+            ("", "percent"),
+            ("_from", "kind"),
+            ("_source", "source"),
+            ("_remark", "remark"),
+        ):
+            values[metric + ending] = getattr(score, field, None)
+    return values
 
 
 def _long(column: Column, metric: str, relation: Relation) -> list[dict[str, object]]:
-    same = {
-        "task": column.task,
-        "probe": column.probe,
-        "choice": column.choice,
-        "score": metric,
-        "n": relation.n,
-    }
-    rest = {"interval": INTERVAL, "sentence": relation.sentence}
-    if not relation.coefficients:
-        return [same | {"coefficient": None, "value": None, "low": None, "high": None} | rest]
+    same = column._asdict() | {"score": metric, "n": relation.n}
     return [
-        same | {"coefficient": c.kind, "value": c.value, "low": c.low, "high": c.high} | rest
-        for c in relation.coefficients
-    ]
+        same | {
+            "coefficient": getattr(c, "kind", None), "value": getattr(c, "value", None), "low": getattr(c, "low", None),
+            "high": getattr(c, "high", None), "interval": INTERVAL, "sentence": relation.sentence,
+        }
+        for c in relation.coefficients or [None]
+    ]  # fmt: skip
 
 
-def _agreement_lines(table: Table) -> Iterable[dict[str, object]]:
-    for row in table.rows:
-        for a in row.agreements:
-            spearman = a.relation.of("spearman")
-            yield {
-                "label": row.label, "probe": a.probe, "view": a.setting.view, "scored_frames": a.setting.scored_frames,
-                "n_clusters": a.setting.n_clusters, "unsupervised_layer": a.unsupervised_layer,
-                "labelled_layer": a.labelled_layer,
-                "regret_bits": a.regret_bits, "last_lost_bits": a.last_lost_bits, "layers": a.relation.n,
-                "spearman": spearman and spearman.value,
-            }  # fmt: skip
+def _agreement_line(label: str, a: LayerAgreement) -> dict[str, object]:
+    return {
+        "label": label, "probe": a.probe, "view": a.setting.view, "scored_frames": a.setting.scored_frames,
+        "n_clusters": a.setting.n_clusters, "unsupervised_layer": a.unsupervised_layer,
+        "labelled_layer": a.labelled_layer, "regret_bits": a.regret_bits, "last_lost_bits": a.last_lost_bits,
+        "layers": a.relation.n, "spearman": getattr(a.relation.of("spearman"), "value", None),
+    }  # fmt: skip
 
 
-def _csv(lines: Iterable[dict[str, object]]) -> str:
-    """Empty where there is no line; None is an empty cell."""
-    rows = list(lines)
-    if not rows:
-        return ""
+def _csv(rows: Sequence[dict[str, object]]) -> str:
+    """None is an empty cell."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""The paper's own figures beside the user's: Liu, Yeh and Glass 2024 (arXiv:2401.08833), Tables 2 and 4."""
+"""The paper's own figures alongside the user's: Liu, Yeh and Glass 2024 (arXiv:2401.08833), Tables 2 and 4."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...core.types import Bits
 from ...results.record import Record
 from ...results.selection import USUAL_CLUSTERS
 from ..published_scores import PaperFigure, canonical, paper_figures
-from .table import Column, Figure, Row, Table
+from .table import Column, Figure, ModelRow, Table
 
 CAVEAT = (
     "The paper does not say which frames it scored, how its phones treat silence, nor the optimiser, batch size and "
@@ -21,35 +21,26 @@ class PaperRow:
     """One bound of the paper and the user's."""
 
     label: str
-    model: str
-    """As the paper writes it."""
-    task: str
-    probe: str
-    layer: int | str
-    """Of the user's: index into the hidden states. The paper's layer n of the APC family is entry n - 1."""
-    yours: Bits
-    paper: Bits
-    decimals: int
-    """That the paper prints."""
-    source: str
+    paper: PaperFigure
+    yours: Figure
+    """Of the same layer: the paper's layer n of the APC family is entry n - 1 of the hidden states."""
     remark: str
     """What was not the same, such as the eval split."""
 
     @property
     def difference(self) -> Bits:
         """Yours minus the paper's."""
-        return self.yours - self.paper
+        return self.yours.bits - self.paper.bits
 
 
 def paper_rows(table: Table) -> list[PaperRow]:
     """The paper's figures for every row whose upstream it has; empty if it has none of them."""
-    found = []
-    for row in table.rows:
-        for published in paper_figures():
-            figure = _counterpart(row, published)
-            if figure is not None:
-                found.append(_paper_row(row, figure, published))
-    return found
+    return [
+        PaperRow(row.label, paper, yours, "; ".join(_differences(row.measured[paper.task], paper)))
+        for row in table.rows
+        for paper in paper_figures()
+        if (yours := _counterpart(row, paper)) is not None
+    ]
 
 
 def without_paper(table: Table) -> list[str]:
@@ -70,27 +61,12 @@ def unmeasured(table: Table) -> dict[str, str]:
     return found
 
 
-def _counterpart(row: Row, published: PaperFigure) -> Figure | None:
+def _counterpart(row: ModelRow, published: PaperFigure) -> Figure | None:
     if canonical(row.published_as) != published.upstream:
         return None
     if published.layer is None:
         return row.figures.get(Column(published.task, published.probe, "last"))
     return row.layers.get((published.task, published.probe), {}).get(published.layer - 1)
-
-
-def _paper_row(row: Row, figure: Figure, published: PaperFigure) -> PaperRow:
-    return PaperRow(
-        label=row.label,
-        model=published.model,
-        task=published.task,
-        probe=published.probe,
-        layer=figure.layer,
-        yours=figure.bits,
-        paper=published.bits,
-        decimals=published.decimals,
-        source=published.source,
-        remark="; ".join(_differences(row.measured[published.task], published)),
-    )
 
 
 def _differences(measured: Record, published: PaperFigure) -> list[str]:

@@ -10,6 +10,7 @@ from ...core.config import TASKS
 from ...core.errors import MIError
 from ...core.types import Bits
 from ...results.collect import Result, checkpoint_stem
+from ...results.comparability import NOTED, group_by_key
 from ...results.correlation import Relation, correlate
 from ...results.record import Record
 from ...results.selection import LayerAgreement, best_of, last_layer, layer_agreements
@@ -55,7 +56,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ModelRow:
     """One model."""
 
     label: str
@@ -82,7 +83,7 @@ class Row:
 class Table:
     """Everything that the outputs write."""
 
-    rows: Sequence[Row]
+    rows: Sequence[ModelRow]
     columns: Sequence[Column]
     """Those that any row has, in order: by probe, task, choice."""
     relations: Mapping[tuple[Column, str], Relation]
@@ -90,7 +91,7 @@ class Table:
     settings: Sequence[tuple[str, str]]
     """What was measured, by task: name, text."""
     mixed: Sequence[str]
-    """One sentence for each difference between models that was allowed: their figures are not on one scale."""
+    """One sentence for each difference between models that was allowed: their figures are not comparable."""
     notes: Sequence[str]
 
     @property
@@ -138,7 +139,7 @@ def build(
             )
     results, notes = _finest(results)
     mixed = check(results, allowed)
-    rows: list[Row] = []
+    rows: list[ModelRow] = []
     for label in labels:
         own = [r for r in results if r.label == label]
         name = same_as.get(label, published_name(own[0]))
@@ -166,7 +167,7 @@ def published_name(result: Result) -> str:
     return name if record.upstream.startswith("hf") and "/" in name else record.upstream
 
 
-def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue]) -> Row:
+def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue]) -> ModelRow:
     label, first = results[0].label, results[0].first
     records = [r for result in results for r in result.records]
     layers: dict[tuple[str, str], dict[int, Figure]] = {}
@@ -188,7 +189,7 @@ def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue]) ->
             for choice, layer in chosen.items()
             if layer is not None and layer in curve
         }
-    return Row(
+    return ModelRow(
         label=label,
         upstream=first.upstream,
         published_as=name,
@@ -204,33 +205,34 @@ def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue]) ->
 
 
 def _finest(results: Sequence[Result]) -> tuple[list[Result], list[str]]:
-    """Only layers of each model's shortest frame shift: bits of other rates are not on one scale with them.
+    """Only layers of each model's shortest frame shift: bits of other rates are not comparable with them.
 
     Returns:
         The results without the others, and a note for each model that lost some.
     """
-    shortest: dict[tuple[str, str], float] = {}
-    for label, record in ((r.label, record) for r in results for record in r.records):
-        key = (label, record.task)
-        shortest[key] = min(record.frame_shift_ms, shortest.get(key, record.frame_shift_ms))
+    finest: dict[tuple[str, str], float] = {}
+    for label, r in ((result.label, r) for result in results for r in result.records):
+        finest[label, r.task] = min(r.frame_shift_ms, finest.get((label, r.task), r.frame_shift_ms))
     kept: list[Result] = []
     left: dict[tuple[str, float], set[int | str]] = {}
     for result in results:
-        fine = [r for r in result.records if r.frame_shift_ms == shortest[result.label, r.task]]
-        kept.append(replace(result, records=fine))
-        for record in result.records:
-            if record.frame_shift_ms != shortest[result.label, record.task]:
-                left.setdefault((result.label, shortest[result.label, record.task]), set()).add(record.layer)
+        kept.append(replace(result, records=[]))
+        for r in result.records:
+            shift = finest[result.label, r.task]
+            if r.frame_shift_ms == shift:
+                kept[-1].records.append(r)
+            else:
+                left.setdefault((result.label, shift), set()).add(r.layer)
     notes = [
         f"{label}: only layers every {shift:g} ms; left out as of another rate: "
-        f"{', '.join(str(layer) for layer in sorted(layers, key=layer_key))}."
+        f"{', '.join(map(str, sorted(layers, key=layer_key)))}."
         for (label, shift), layers in left.items()
     ]
     return kept, notes
 
 
 def _by_layer(records: Sequence[Record]) -> dict[tuple[str, str, int | str], list[Bits]]:
-    """Bounds by task, probe and layer, one a seed; if a seed occurs twice, the later record counts."""
+    """Bounds by task, probe and layer, one per seed; if a seed occurs twice, the later record counts."""
     by_seed: dict[tuple[str, str, int | str], dict[int, Bits]] = {}
     for r in records:
         by_seed.setdefault((r.task, r.probe, r.layer), {})[r.seed] = r.mi_lower_bound_bits
@@ -245,7 +247,7 @@ def _column_order(column: Column) -> tuple[object, ...]:
     )
 
 
-def _distinct(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
+def _distinct(columns: Sequence[Column], rows: Sequence[ModelRow]) -> list[Column]:
     """Without choices that are the same layer as one before in every row: where only one layer was measured."""
     kept: dict[tuple[object, ...], Column] = {}
     for column in columns:
@@ -254,7 +256,7 @@ def _distinct(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
     return list(kept.values())
 
 
-def _relations(rows: Sequence[Row], columns: Sequence[Column]) -> dict[tuple[Column, str], Relation]:
+def _relations(rows: Sequence[ModelRow], columns: Sequence[Column]) -> dict[tuple[Column, str], Relation]:
     found: dict[tuple[Column, str], Relation] = {}
     for metric in METRICS:
         if not any(metric in row.scores for row in rows):
@@ -273,22 +275,11 @@ def _relations(rows: Sequence[Row], columns: Sequence[Column]) -> dict[tuple[Col
 
 def _settings(results: Sequence[Result]) -> list[tuple[str, str]]:
     """What was measured, each setting once."""
-    texts: dict[str, dict[str, None]] = {}
-    for record in (r for result in results for r in result.records):
-        parts = [
-            record.view or "",
-            f"{record.scored_frames} frames",
-            f"{record.n_clusters} clusters" if record.n_clusters is not None else "",
-            record.label_set or "",
-            f"every {record.frame_shift_ms:g} ms",
-            f"fit {'+'.join(record.fit_splits)}, eval {'+'.join(record.eval_splits)}",
-            f"protocol {record.protocol}",
-        ]
-        texts.setdefault(record.task, {})[", ".join(filter(None, parts))] = None
-    return [(BOUND[task], text) for task in TASKS for text in texts.get(task, {})]
+    keys = group_by_key((r for result in results for r in result.records), *NOTED)
+    return [(BOUND[task], key.describe("task")) for task in TASKS for key in keys if key.task == task]
 
 
-def _score_notes(rows: Sequence[Row], runs: Sequence[S3prlRun], results: Sequence[Result]) -> list[str]:
+def _score_notes(rows: Sequence[ModelRow], runs: Sequence[S3prlRun], results: Sequence[Result]) -> list[str]:
     notes = [
         f"{SCORE_NAMES[metric]} of {row.label}: {value.remark}."
         for row in rows
@@ -296,17 +287,16 @@ def _score_notes(rows: Sequence[Row], runs: Sequence[S3prlRun], results: Sequenc
         if value.remark
     ]
     tuned = [run for run in runs if run.fine_tuned]
-    if tuned:
-        names = ", ".join(f"{run.folder} ({run.upstream})" for run in tuned)
-        notes.append(
-            f"Runs that fine-tuned the upstream (-f) are not of what was measured, and left out: {names}."
-        )
     strangers = [run for run in runs if not any(run.belongs_to(r.first) for r in results)]
-    if strangers:
-        names = ", ".join(f"{run.folder} ({run.upstream})" for run in strangers)
-        notes.append(
-            f"Runs of upstreams that are not in this table: {names}. --stock LABEL=FOLDER says whose a run is."
-        )
+    for text, group in (
+        ("Runs that fine-tuned the upstream (-f) are not of what was measured, and left out: {}.", tuned),
+        (
+            "Runs of upstreams that are not in this table: {}. --stock LABEL=FOLDER says whose a run is.",
+            strangers,
+        ),
+    ):
+        if group:
+            notes.append(text.format(", ".join(f"{run.folder} ({run.upstream})" for run in group)))
     for metric in METRICS:
         kinds = {row.scores[metric].kind for row in rows if metric in row.scores}
         if len(kinds) > 1:
