@@ -10,8 +10,7 @@ from ...core.config import TASKS
 from ...results.class_contributions import ClassRecord
 from ...results.comparability import NOTED, ComparisonKey, group_by_key
 from ...results.record import Record
-from ...results.summary import rank_in
-from .. import FRAMES_ORDER, Summary, summarise
+from ...results.summary import FRAMES_ORDER, Summary, rank_in, summarise
 
 Scale: TypeAlias = ComparisonKey
 """What estimates on one axis share."""

@@ -1,4 +1,4 @@
-"""Everything that a report is about, read once: records, class shares, names, published and own error rates."""
+"""Everything that a report is about, read once: records, classes, names, published and own error rates."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ...results.class_contributions import CLASSES_FILE, read_classes
 from ...results.collect import Result, collect
 from ...results.record import Record
 from ...results.selection import last_layer
-from .. import Summary
+from ...results.summary import Summary
 from ..compare.scores import ScoreValue, scores_of
 from ..compare.table import published_name
-from ..figures import Measured, Model, Scale, all_summaries, by_scale, headline_scales, in_order
+from ..figures.scale import Measured, Model, Scale, all_summaries, by_scale, headline_scales, in_order
 from ..s3prl_runs import read_runs
 
 
 @dataclass(frozen=True, slots=True)
-class Study:
+class ReportData:
     """What was found in the folders.
 
     Attributes:
@@ -44,7 +44,7 @@ class Study:
     rates: dict[Model, dict[str, ScoreValue]]
 
 
-def read_study(folders: Sequence[Path | str], stock: Sequence[Path | str] = ()) -> Study:
+def read_report_data(folders: Sequence[Path | str], stock: Sequence[Path | str] = ()) -> ReportData:
     """Read experiments and stock runs.
 
     Args:
@@ -62,7 +62,7 @@ def read_study(folders: Sequence[Path | str], stock: Sequence[Path | str] = ()) 
     models: dict[Model, list[Record]] = {}
     for result in results:
         models.setdefault(result.first.upstream_sha256, []).extend(result.records)
-    return Study(
+    return ReportData(
         results=results,
         measured=measured,
         records=[r for result in results for r in result.records],
