@@ -70,7 +70,7 @@ def run(out: Path, extra: Sequence[str]) -> int:
     draw_comparison(out / PICTURE, labelled)
     print(f"\n{comparison_table(labelled)}")
     print(
-        "\nBits are lower bounds on speech of speakers that no probe has heard; compare rows of one column only.\n"
+        "\nBits are lower bounds on speech of speakers that no probe has seen; compare rows of one column only.\n"
         "In the shift view fbank's windows (deltas reach 4 frames) overlap at 60 ms, so part of its bits is the same\n"
         "audio seen twice: compare apc with its untrained self there.\n"
         f"Picture: {out / PICTURE}. Every experiment: {out / 'experiments'}. {time.time() - began:.0f} s."

@@ -13,6 +13,6 @@ exist returns an empty list.
 | `cluster_usage` | how evenly the codebook is used |
 | `phones` | bits of each class, and confusions |
 | `score_scatter` | bits against PER or WER |
-| `scale` | nothing: which estimates may share an axis |
-| `picture` | nothing: size, fonts, colours, curves and axes that all share; the finished files |
+| `scale` | nothing; names models and decides which estimates may share an axis |
+| `picture` | nothing; size, fonts, colours, curves and axes that all share, and the finished files |
 """

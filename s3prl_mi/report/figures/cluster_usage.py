@@ -29,7 +29,7 @@ class Usage:
     encoder: bool
     """Whether it is a layer of the encoder, not what comes behind it (VQ codes, distilled predictions)."""
     curve: tuple[float, ...]
-    """Share of the eval frames of each cluster, the largest first, in percent."""
+    """Eval frames of each cluster in percent of all, the largest first."""
 
     @property
     def rank(self) -> tuple[bool, int]:
@@ -39,7 +39,7 @@ class Usage:
 
 
 def classes_with_records(measured: Sequence[Measured], task: str) -> list[tuple[Record, ClassRecord]]:
-    """Every class record of a task beside the record that it belongs to."""
+    """Every class record of a task with the record that it belongs to."""
     pairs = []
     for m in measured:
         own = {r.identity(): r for r in m.records if r.task == task}
@@ -58,7 +58,7 @@ def usages(measured: Sequence[Measured]) -> list[Usage]:
     found = []
     for (model, scale, layer), by_seed in groups.items():
         counts = [sorted(c, reverse=True) for c in by_seed.values()]
-        shares = [[100 * n / max(1, sum(c)) for n in c] for c in counts]
+        percents = [[100 * n / max(1, sum(c)) for n in c] for c in counts]
         found.append(
             Usage(
                 model=model,
@@ -67,7 +67,7 @@ def usages(measured: Sequence[Measured]) -> list[Usage]:
                 used=statistics.fmean(sum(n > 0 for n in c) for c in counts),
                 perplexity=statistics.fmean(perplexity(c) if any(c) else 0.0 for c in counts),
                 encoder=is_encoder_layer(names[model, layer]),
-                curve=tuple(statistics.fmean(column) for column in zip(*shares, strict=True)),
+                curve=tuple(statistics.fmean(column) for column in zip(*percents, strict=True)),
             )
         )
     return found
@@ -113,7 +113,7 @@ def _draw(scale: Scale, found: list[Usage], names: Mapping[Model, str], number: 
                     **style[model],
                 )  # fmt: skip
             left.axhline(100 / clusters, label="all used equally", **level)
-            dress(left, "clusters, most used first", "share of frames, %", "last layer")
+            dress(left, "clusters, most used first", "frames, %", "last layer")
             left.set_ylim(bottom=0)
             left.legend(fontsize=7.5)
             for axes in right:
@@ -138,5 +138,5 @@ def _draw(scale: Scale, found: list[Usage], names: Mapping[Model, str], number: 
             f"How evenly the frames fall into the clusters that stand for the other view ({scale.describe()}). The "
             "perplexity says how many equally used clusters would be as uncertain: if it is far below the number of "
             "clusters, few clusters hold most frames and I(Za;Zb) cannot be high.",
-            f"Sorted shares of frames by cluster, and perplexity by layer, of {', '.join(names[m] for m in last)}.",
+            f"Frames of each cluster in percent and perplexity by layer, of {', '.join(names[m] for m in last)}.",
         )

@@ -22,7 +22,6 @@ from .picture import (
     layer_places,
     layer_word,
     plain,
-    points,
     probe_colours,
     ring,
     save_png,
@@ -82,21 +81,24 @@ def _legend(part: Any, axes: Axes) -> None:
 def plot_layers(axes: Axes, summaries: Sequence[Summary]) -> None:
     """One plot: the estimates of one task, view, number of clusters and frame rate."""
     panels, places, colours = by_panel(summaries), layer_places(summaries), probe_colours(summaries)
-    names = distinguish(panels)
-    for i, s in enumerate(
-        summaries if len(places) == 1 else ()
-    ):  # points next to each other, with their values
-        x = places[s.layer] + (i - (len(summaries) - 1) / 2) * min(0.25, 0.9 / len(summaries))
-        marker = MARKERS[list(panels).index(s.panel) % len(MARKERS)]
-        name = ", ".join(filter(None, (s.probe, names[s.panel])))
-        points(axes, [x], [s], name, marker=marker, color=colours[s.probe], linestyle="none", markersize=6)
-        _write(axes, x, s, _bits(s, summaries), colours[s.probe])
-    for i, (panel, group) in enumerate(panels.items() if len(places) > 1 else ()):
-        for probe in dict.fromkeys(s.probe for s in group):
-            layer_curve(
-                axes, [s for s in group if s.probe == probe], places, ", ".join(filter(None, (probe, names[panel]))),
-                _LINES[i % len(_LINES)], marker=MARKERS[i % len(MARKERS)], color=colours[probe],
-            )  # fmt: skip
+    names, several = distinguish(panels), len(places) > 1
+    lines = [
+        [s for s in summaries if (s.panel, s.probe) == key]
+        for key in {(s.panel, s.probe): 0 for s in summaries}
+    ]
+    for n, line in enumerate(lines):
+        first = line[0]
+        i, colour = list(panels).index(first.panel), colours[first.probe]
+        # Of a single layer, points next to each other.
+        offset = 0.0 if several else (n - (len(lines) - 1) / 2) * min(0.25, 0.9 / len(lines))
+        at = {layer: x + offset for layer, x in places.items()}
+        layer_curve(
+            axes, line, at, ", ".join(filter(None, (first.probe, names[first.panel]))),
+            _LINES[i % len(_LINES)] if several else "none",
+            marker=MARKERS[i % len(MARKERS)], color=colour, markersize=4.5 if several else 6,
+        )  # fmt: skip
+        if not several:
+            _write(axes, at[first.layer], first, _bits(first, summaries), colour)
     best = sorted(worth_marking(summaries), key=lambda s: -s.mi_lower_bound_bits)
     for rank, s in enumerate(best):
         ring(axes, places[s.layer], s, colours[s.probe])
@@ -104,9 +106,8 @@ def plot_layers(axes: Axes, summaries: Sequence[Summary]) -> None:
             text = f"{layer_word(s.layer)}: {_bits(s, summaries)}"
             _write(axes, places[s.layer], s, text, colours[s.probe], below=rank > 0)
     layer_axis(axes, places)
-    bits_axis(
-        [axes], summaries, _ceilings(axes, panels, names, places), headroom=0.12, from_zero=len(places) == 1
-    )
+    highest = _ceilings(axes, panels, names, places)
+    bits_axis([axes], summaries, highest, headroom=0.12, from_zero=not several)
     what = summaries[0].task
     dress(axes, "layer (index into the upstream's hidden states)", f"lower bound of {BOUND_TEX[what]} (bits)")
     _titles(axes, summaries)

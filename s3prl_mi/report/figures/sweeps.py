@@ -69,7 +69,7 @@ class Kind:
     name: str
     title: str
     setting: Callable[[Summary], Any]
-    rest: Callable[[Summary], Any]
+    rest: Callable[[Scale], Scale]
     """All of the scale that the sweep holds fixed."""
     words: str
 
@@ -77,16 +77,16 @@ class Kind:
 KINDS = (
     Kind(
         "mask", "Mask patterns", lambda s: mask_of(s.view),
-        lambda s: (re.sub(r"\d+ of \d+ frames", "", s.view or ""), scale_of(s)._replace(view=None)),
-        "the share of frames that is masked, or the length of the mask spans,",
+        lambda k: k._replace(view=re.sub(r"\d+ of \d+ frames", "several patterns", k.view or "")),
+        "the fraction of frames that is masked, or the length of the mask spans,",
     ),
     Kind(
-        "shift", "Shifts", lambda s: shift_of(s.view), lambda s: ("shift", scale_of(s)._replace(view=None)),
+        "shift", "Shifts", lambda s: shift_of(s.view), lambda k: k._replace(view="shift view"),
         "the time between the two views",
     ),
     Kind(
-        "clusters", "Numbers of clusters", lambda s: s.n_clusters,
-        lambda s: (s.view, scale_of(s)._replace(n_clusters=None)), "the number of clusters",
+        "clusters", "Numbers of clusters", lambda s: s.n_clusters, lambda k: k.without("clusters"),
+        "the number of clusters",
     ),
 )  # fmt: skip
 
@@ -103,13 +103,15 @@ def sweeps(
     """
     pictures: list[Picture] = []
     for kind in KINDS:
-        groups: dict[Any, list[Summary]] = {}
+        groups: dict[Scale, list[Summary]] = {}
         for s in summaries:
             if s.task == "mi_views" and kind.setting(s) is not None and isinstance(s.layer, int):
-                groups.setdefault(kind.rest(s), []).append(s)
-        groups = {key: _swept(group, kind) for key, group in groups.items()}
-        richest = sorted((g for g in groups.values() if g), key=len, reverse=True)[:MOST_PICTURES]
-        pictures += [_draw(kind, group, names, last, n + 1) for n, group in enumerate(richest)]
+                groups.setdefault(kind.rest(scale_of(s)), []).append(s)
+        swept = {fixed: _swept(group, kind) for fixed, group in groups.items()}
+        richest = sorted((fixed for fixed in swept if swept[fixed]), key=lambda k: -len(swept[k]))[
+            :MOST_PICTURES
+        ]
+        pictures += [_draw(kind, k, swept[k], names, last, n) for n, k in enumerate(richest, start=1)]
     return pictures
 
 
@@ -127,6 +129,7 @@ def _swept(group: list[Summary], kind: Kind) -> list[Summary]:
 
 def _draw(
     kind: Kind,
+    fixed: Scale,
     group: list[Summary],
     names: Mapping[Model, str],
     last: Mapping[Model, int | None],
@@ -163,18 +166,11 @@ def _draw(
             figure,
             f"sweep_{kind.name}_{number}",
             f"{kind.title}: I(Za;Zb)",
-            f"How I(Za;Zb) moves with {kind.words} ({_fixed(kind, scale_of(group[0]))}; {seeds_text(group, '±')}). The "
+            f"How I(Za;Zb) moves with {kind.words} ({fixed.describe()}; {seeds_text(group, '±')}). The "
             "bits of two settings are not on one scale, so compare models at one setting: a choice of model is stable "
             "if the curves do not cross.",
             f"Curves of I(Za;Zb) over {kind.title.lower()} for {', '.join(names[m] for m in models)}.",
         )
-
-
-def _fixed(kind: Kind, scale: Scale) -> str:
-    """What the sweep holds fixed, in words."""
-    if kind.name == "clusters":
-        return scale._replace(n_clusters=None).describe()
-    return scale._replace(view=f"{scale.kind} view").describe()
 
 
 def _at(own: Sequence[Summary], choice: str, last: int | None) -> list[Summary]:

@@ -123,17 +123,20 @@ def _layers(data: ReportData) -> list[str]:
 def _tasks_agree(data: ReportData) -> list[str]:
     """Whether models that tell more about labels also tell more about the other view."""
     sentences = []
-    for free in (k for k in data.headline if k.task == "mi_views"):
+    for unlabelled in (k for k in data.headline if k.task == "mi_views"):
         for labelled in (k for k in data.headline if k.task == "mi_supervised"):
-            if free.frame_shift_ms != labelled.frame_shift_ms or free.eval_splits != labelled.eval_splits:
+            if (
+                unlabelled.frame_shift_ms != labelled.frame_shift_ms
+                or unlabelled.eval_splits != labelled.eval_splits
+            ):
                 continue
-            a, b = best_of_models(data.scales[free]), best_of_models(data.scales[labelled])
+            a, b = best_of_models(data.scales[unlabelled]), best_of_models(data.scales[labelled])
             models = [m for m in a if m in b]
             if len(models) > 2:
                 relation = correlate(
                     [a[m].mi_lower_bound_bits for m in models],
                     [b[m].mi_lower_bound_bits for m in models],
-                    f"I(Za;Zb) ({free.view})",
+                    f"I(Za;Zb) ({unlabelled.view})",
                     "I(Z;Y)",
                 )
                 sentences.append(relation.sentence)
