@@ -3,16 +3,16 @@
 Only what is on one scale (`Scale`) shares an axis. A figure is drawn where its data exist; a function whose data do not
 exist returns an empty list.
 
-| module | draws |
-|---|---|
-| `experiment_layers` | `mi_layers.png` of one experiment |
-| `best_layers` | several upstreams next to each other, a bar for the best layer of each (the demo) |
-| `layer_curves` | bits by layer, a curve per model |
-| `checkpoint_curves` | bits over the training steps of a series of checkpoints |
-| `sweeps` | bits by mask pattern, shift, number of clusters |
-| `cluster_usage` | how evenly the codebook is used |
-| `phones` | bits of each class, and confusions |
-| `score_scatter` | bits against PER or WER |
-| `scale` | nothing; names models and decides which estimates may share an axis |
-| `picture` | nothing; size, fonts, colours, curves and axes that all share, and the finished files |
+=================  =====================================================================================
+experiment_layers  `mi_layers.png` of one experiment
+best_layers        several upstreams next to each other, a bar for the best layer of each (the demo)
+layer_curves       bits by layer, a curve per model
+checkpoint_curves  bits over the training steps of a series of checkpoints
+sweeps             bits by mask pattern, shift, number of clusters
+cluster_usage      how evenly the codebook is used
+phones             bits of each class, and confusions
+score_scatter      bits against PER or WER
+scale              nothing; names models and decides which estimates may share an axis
+picture            nothing; size, fonts, colours, curves and axes that all share, and the finished files
+=================  =====================================================================================
 """
