@@ -18,7 +18,7 @@ from s3prl_mi.report.figures.checkpoint_curves import (
 from s3prl_mi.report.figures.cluster_usage import cluster_usage, last_layers, usages
 from s3prl_mi.report.figures.layer_curves import layer_curves
 from s3prl_mi.report.figures.phones import class_bits, confusion_pictures, group_of, phone_bits
-from s3prl_mi.report.figures.scale import Measured, by_scale, headline_scales, in_order, scale_of
+from s3prl_mi.report.figures.scale import by_scale, headline_scales, in_order, scale_of, with_classes
 from s3prl_mi.report.figures.score_scatter import Point, place_names
 from s3prl_mi.report.figures.sweeps import Mask, _axis, mask_of, shift_of, sweeps
 from s3prl_mi.results.class_contributions import ClassRecord
@@ -212,8 +212,8 @@ class TestSweeps:
 class TestClusters:
     def test_usage_of_a_known_codebook(self):
         record = model(A)
-        measured = Measured([record], [classes_of(record, [2, 0, 6], [0.0] * 3)])
-        (usage,) = usages([measured])
+        measured = with_classes([record], [classes_of(record, [2, 0, 6], [0.0] * 3)])
+        (usage,) = usages(measured)
         assert usage.used == 2
         assert usage.curve == (75.0, 25.0, 0.0)
         entropy = -(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25))
@@ -221,21 +221,21 @@ class TestClusters:
 
     def test_a_codebook_without_frames_has_no_perplexity(self):
         record = model(A)
-        (usage,) = usages([Measured([record], [classes_of(record, [0, 0], [0.0] * 2)])])
+        (usage,) = usages([(record, classes_of(record, [0, 0], [0.0] * 2))])
         assert (usage.perplexity, usage.used, usage.curve) == (0.0, 0, (0.0, 0.0))
 
     def test_the_last_layer_is_of_the_encoder(self):
         records = [model(A, layer=2), model(A, layer=3, layer_name="vq[0] codes")]
         classes = [classes_of(r, [5, 3, 2], [0.0] * 3) for r in records]
-        found = usages([Measured(records, classes)])
+        found = usages(with_classes(records, classes))
         assert {u.layer for u in last_layers(found).values()} == {2}
 
     def test_picture_only_where_classes_were_kept(self):
         records = [model(A, layer=n) for n in range(2)]
         scales = [scale_of(records[0])]
-        assert cluster_usage([Measured(records)], scales, NAMES) == []
+        assert cluster_usage(with_classes(records, []), scales, NAMES) == []
         classes = [classes_of(r, [5, 3, 2], [0.0] * 3) for r in records]
-        (p,) = cluster_usage([Measured(records, classes)], scales, NAMES)
+        (p,) = cluster_usage(with_classes(records, classes), scales, NAMES)
         assert "perplexity" in p.caption
 
 
@@ -246,15 +246,12 @@ class TestClasses:
         weak, best = model(A, bits=0.1, **SUPERVISED), model(A, bits=0.5, layer=1, **SUPERVISED)
         confusion = [[8, 2, 0], [1, 4, 0], [3, 0, 2]]
         frames = [sum(row) for row in confusion]
-        return Measured(
-            [weak, best],
-            [classes_of(r, frames, list(bits), list(self.labels), confusion) for r in (weak, best)],
-        )
+        return [(r, classes_of(r, frames, list(bits), list(self.labels), confusion)) for r in (weak, best)]
 
     def test_at_the_best_layer_with_bits_per_frame(self):
         measured = self.measured()
-        scale = scale_of(measured.records[0])
-        (found,) = class_bits([measured], scale, summarise(measured.records))
+        scale = scale_of(measured[0][0])
+        (found,) = class_bits(measured, scale, summarise(r for r, _ in measured))
         assert (found.layer, found.bits) == (1, 0.5)
         assert sum(found.contribution.values()) == pytest.approx(0.5)
         assert found.per_frame == pytest.approx(
@@ -264,17 +261,15 @@ class TestClasses:
 
     def test_seeds_are_averaged(self):
         one, two = self.measured(), self.measured(bits=(0.7, 0.25, -0.45))
-        again = [dataclasses.replace(r, seed=1) for r in two.records]
-        more = [dataclasses.replace(c, seed=1) for c in two.classes]
-        both = Measured([*one.records, *again], [*one.classes, *more])
-        scale = scale_of(one.records[0])
-        (found,) = class_bits([both], scale, summarise(both.records))
+        again = [(dataclasses.replace(r, seed=1), dataclasses.replace(c, seed=1)) for r, c in two]
+        both = [*one, *again]
+        (found,) = class_bits(both, scale_of(one[0][0]), summarise(r for r, _ in both))
         assert found.contribution == pytest.approx({"AA": 0.6, "S": 0.25, "sil": -0.35})
 
     def test_pictures(self):
         measured = self.measured()
-        scale = scale_of(measured.records[0])
-        found = class_bits([measured], scale, summarise(measured.records))
+        scale = scale_of(measured[0][0])
+        found = class_bits(measured, scale, summarise(r for r, _ in measured))
         (bits,) = phone_bits(found, scale, NAMES, 1)
         (confusion,) = confusion_pictures(found, scale, NAMES, 1)
         assert bits.title == "Which phones are told apart"
@@ -282,9 +277,9 @@ class TestClasses:
 
     def test_no_confusion_without_counts(self):
         measured = self.measured()
-        bare = [dataclasses.replace(c, confusion=None) for c in measured.classes]
-        scale = scale_of(measured.records[0])
-        found = class_bits([Measured(measured.records, bare)], scale, summarise(measured.records))
+        bare = [(r, dataclasses.replace(c, confusion=None)) for r, c in measured]
+        scale = scale_of(measured[0][0])
+        found = class_bits(bare, scale, summarise(r for r, _ in bare))
         assert confusion_pictures(found, scale, NAMES, 1) == []
 
     @pytest.mark.parametrize(

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from matplotlib.ticker import MaxNLocator
 
 from ...estimators.bounds import perplexity
-from ...results.class_contributions import ClassRecord
-from ...results.record import Record, is_encoder_layer
+from ...results.record import is_encoder_layer
 from .picture import Picture, chunks, dress, finish, label_ends, looks, sheet
-from .scale import Measured, Model, Scale, model_of, scale_of
+from .scale import Model, Pair, Scale, model_of, scale_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +37,13 @@ class Usage:
         return self.encoder and number >= 0, number
 
 
-def classes_with_records(measured: Sequence[Measured], task: str) -> list[tuple[Record, ClassRecord]]:
-    """Every class record of a task with the record that it belongs to."""
-    pairs = []
-    for m in measured:
-        own = {r.identity(): r for r in m.records if r.task == task}
-        pairs += [(own[c.identity()], c) for c in m.classes if c.task == task and c.identity() in own]
-    return pairs
-
-
-def usages(measured: Sequence[Measured]) -> list[Usage]:
+def usages(pairs: Sequence[Pair]) -> list[Usage]:
     """Use of the codebook of every model, scale and layer (it does not depend on the probe)."""
     groups: dict[tuple[Model, Scale, int | str], dict[int, Sequence[int]]] = {}
     names: dict[tuple[Model, int | str], str] = {}
-    for record, classes in classes_with_records(measured, "mi_views"):
+    for record, classes in pairs:
+        if record.task != "mi_views":
+            continue
         key = (model_of(record), scale_of(record), record.layer)
         names[model_of(record), record.layer] = record.layer_name
         groups.setdefault(key, {}).setdefault(record.seed, classes.eval_frames)
@@ -83,10 +75,10 @@ def last_layers(found: Sequence[Usage]) -> dict[Model, Usage]:
 
 
 def cluster_usage(
-    measured: Sequence[Measured], scales: Sequence[Scale], names: Mapping[Model, str]
+    pairs: Sequence[Pair], scales: Sequence[Scale], names: Mapping[Model, str]
 ) -> list[Picture]:
     """A picture for each scale: sorted use of the clusters at the last layer; perplexity by layer."""
-    everything = usages(measured)
+    everything = usages(pairs)
     pictures: list[Picture] = []
     for scale in scales:
         own = [u for u in everything if u.scale == scale]

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from ...results.class_contributions import ClassRecord
 from ...results.summary import PROBE_ORDER, Summary, rank_in
-from .cluster_usage import classes_with_records
 from .picture import Picture, chunks, dress, finish, layer_word, looks, plain, sheet
-from .scale import Measured, Model, Scale, model_of, scale_of
+from .scale import Model, Pair, Scale, model_of, scale_of
 
 GROUPS: dict[str, str] = {
     "vowels": "IY IX IH EH AE AA AH AX AO UH UW UX ER AXR EY AY OY AW OW",
@@ -91,9 +90,9 @@ def _bounds(labels: Sequence[str]) -> list[int]:
     return [i for i in range(1, len(labels)) if group_of(labels[i]) != group_of(labels[i - 1])]
 
 
-def class_bits(measured: Sequence[Measured], scale: Scale, summaries: Sequence[Summary]) -> list[ClassBits]:
+def class_bits(pairs: Sequence[Pair], scale: Scale, summaries: Sequence[Summary]) -> list[ClassBits]:
     """Each model of a scale at its best layer, with the probe that all have (`logistic` where it was used)."""
-    pairs = [(r, c) for r, c in classes_with_records(measured, "mi_supervised") if scale_of(r) == scale]
+    pairs = [(r, c) for r, c in pairs if scale_of(r) == scale]
     found = []
     for model in dict.fromkeys(model_of(r) for r, _ in pairs):
         own = [(r, c) for r, c in pairs if model_of(r) == model]

@@ -171,7 +171,7 @@ def _pick_row(name: str, pick: CheckpointPick) -> Row:
 
 
 def _clusters(data: ReportData) -> Section | None:
-    everything = usages(data.measured)
+    everything = usages(data.classes)
     rows: list[Row] = [
         [
             data.names[model], f"{scale.view}, {scale.scored_frames} frames", str(u.layer),
@@ -180,14 +180,14 @@ def _clusters(data: ReportData) -> Section | None:
         ]
         for scale in data.scales for model, u in last_layers([u for u in everything if u.scale == scale]).items()
     ]  # fmt: skip
-    pictures = cluster_usage(data.measured, data.headline, data.names)
+    pictures = cluster_usage(data.classes, data.headline, data.names)
     return {"pictures": pictures, "rows": rows} if pictures else None
 
 
 def _classes(data: ReportData) -> Section | None:
     pictures: list[Picture] = []
     for number, scale in enumerate((k for k in data.headline if k.task == "mi_supervised"), start=1):
-        found = class_bits(data.measured, scale, data.summaries)
+        found = class_bits(data.classes, scale, data.summaries)
         pictures += phone_bits(found, scale, data.names, number)
         pictures += confusion_pictures(found, scale, data.names, number)
     return _only(pictures)
