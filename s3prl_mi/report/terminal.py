@@ -9,7 +9,7 @@ from pathlib import Path
 from ..core.words import columns, span
 from ..results.record import RESULTS_FILE, Record
 from ..results.summary import SUMMARY_FILE, Panel, Summary, by_panel, layer_key, required, worth_marking
-from .figures.best_layers import Comparison, compare
+from .figures.best_layers import Comparison, best_by_label
 from .figures.experiment_layers import PICTURE_FILE
 from .figures.picture import probes_in
 from .s3prl_log import LOG_FILE
@@ -110,7 +110,7 @@ def comparison_table(labelled_records: Sequence[tuple[str, Sequence[Record]]]) -
     Raises:
         MIError: no record at all, or a label whose records differ in more than layer, probe and seed.
     """
-    return "\n\n".join(_comparison_block(key, rows) for key, rows in compare(labelled_records).items())
+    return "\n\n".join(_comparison_block(key, rows) for key, rows in best_by_label(labelled_records).items())
 
 
 def _comparison_block(key: Comparison, by_label: dict[str, list[Summary]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ class Comparison(NamedTuple):
         return f"{self.kind} view, {self.scored_frames} frames" if self.kind else "frame labels"
 
 
-def compare(
+def best_by_label(
     labelled_records: Sequence[tuple[str, Sequence[Record]]],
 ) -> dict[Comparison, dict[str, list[Summary]]]:
     """Best layers by comparison and label, tasks in our order, labels as given.
@@ -43,10 +42,9 @@ def compare(
     found: dict[Comparison, dict[str, list[Summary]]] = {}
     for label, records in labelled_records:
         for summary in best_layers(summarise(records)):
-            kind = re.split(r"\W", summary.view, maxsplit=1)[0] if summary.view else ""
-            group = found.setdefault(Comparison(summary.task, kind, summary.scored_frames), {}).setdefault(
-                label, []
-            )
+            group = found.setdefault(
+                Comparison(summary.task, summary.key.kind, summary.scored_frames), {}
+            ).setdefault(label, [])
             if any(s.probe == summary.probe for s in group):
                 differ = " and ".join(distinguish([group[0].panel, summary.panel]).values())
                 raise MIError(
@@ -71,9 +69,9 @@ def draw_comparison(path_png: Path, labelled_records: Sequence[tuple[str, Sequen
             label may hold records of both tasks.
 
     Raises:
-        MIError: as `compare`.
+        MIError: as `best_by_label`.
     """
-    comparisons = compare(labelled_records)
+    comparisons = best_by_label(labelled_records)
     widths = [1.1 + max(2, len(by_label)) * 0.95 for by_label in comparisons.values()]
     with sheet(sum(widths), 4.2) as figure:
         all_axes = figure.subplots(1, len(widths), squeeze=False, gridspec_kw={"width_ratios": widths})[0]

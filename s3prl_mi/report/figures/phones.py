@@ -82,7 +82,7 @@ def in_order_of_articulation(labels: Sequence[str]) -> list[str]:
         ['IY', 'AA', 'S', 'sil']
     """
     order = " ".join(GROUPS.values()).split()
-    return sorted(labels, key=lambda k: rank_in(k.upper().rstrip("012"), order))
+    return sorted(labels, key=lambda k: (rank_in(k.upper().rstrip("012"), order)[0], k))
 
 
 def _bounds(labels: Sequence[str]) -> list[int]:
