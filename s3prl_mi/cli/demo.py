@@ -16,10 +16,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .. import report
 from ..core.config import TASKS
 from ..core.errors import MIError
 from ..demo.corpus import make_corpus
+from ..report.figures.best_layers import draw_comparison
+from ..report.terminal import comparison_table
 from ..results.record import RESULTS_FILE, Record, read_records
 from . import run_downstream
 
@@ -66,10 +67,10 @@ def run(out: Path, extra: Sequence[str]) -> int:
                 return status
             records += read_records(expdir / RESULTS_FILE)
         labelled.append((label, records))
-    report.draw_comparison(out / PICTURE, labelled)
-    print(f"\n{report.comparison_table(labelled)}")
+    draw_comparison(out / PICTURE, labelled)
+    print(f"\n{comparison_table(labelled)}")
     print(
-        "\nBits are lower bounds on speech of speakers that no probe has heard; compare rows of one column only.\n"
+        "\nBits are lower bounds on speech of speakers that no probe has seen; compare rows of one column only.\n"
         "In the shift view fbank's windows (deltas reach 4 frames) overlap at 60 ms, so part of its bits is the same\n"
         "audio seen twice: compare apc with its untrained self there.\n"
         f"Picture: {out / PICTURE}. Every experiment: {out / 'experiments'}. {time.time() - began:.0f} s."

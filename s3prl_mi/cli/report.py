@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         MIError: a folder without results, or a place that cannot be written to.
     """
-    from ..report.html import TITLE, write_report
+    from ..report.html.writing import TITLE, write_report
 
     first: Path = args.folders[0]
     out: Path = args.out or (first if first.is_dir() else first.parent) / "report"

@@ -27,12 +27,13 @@ def summarise_study(folder: Path, failed: Sequence[str]) -> None:
             `<folder>/report`.
         failed: what failed, one line each; printed last.
     """
-    from ..report.html import read_study, write_report
+    from ..report.html.report_data import read_report_data
     from ..report.html.words import findings
+    from ..report.html.writing import write_report
 
     out = sys.stdout
     out.write(f"\n{_comparison(folder)}\n")
-    for sentence in findings(read_study([folder])):
+    for sentence in findings(read_report_data([folder])):
         out.write(textwrap.fill(sentence, 100, initial_indent="- ", subsequent_indent="  ") + "\n")
     out.write(f"\nreport: {write_report([folder], folder / REPORT_FOLDER, title=folder.resolve().name)}\n")
     out.flush()

@@ -9,5 +9,6 @@ locks        advisory locks between processes
 threads      prefetching, writing in the background
 distributed  several processes: barriers and small objects
 arithmetic   how processors multiply float32 matrices
+words        numbers, durations and columns of a table as a person reads them
 ===========  =================================================================================================
 """

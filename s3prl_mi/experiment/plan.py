@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from ..core.config import MIConfig, Task
 from ..core.errors import MIError
+from ..core.words import count
 from ..results.record import last_encoder_layer
 from ..upstreams.loading import Upstream
 from ..upstreams.views import PLAIN, View, resolve_views
@@ -79,18 +80,6 @@ class Plan:
         ]
         parts = [count(n, what) for n, what in numbers if n > 1 or what in ("layer", "probe", "seed")]
         return f"{self.task}: {' x '.join(parts)} = {count(len(self.wanted), 'estimate')}"
-
-
-def count(number: int, what: str) -> str:
-    """A number with its noun.
-
-    Example:
-        >>> count(1, "layer"), count(2, "kind of frames")
-        ('1 layer', '2 kinds of frames')
-    """
-    head, _, tail = what.partition(" of ")
-    plural = f"{head}s of {tail}" if tail else f"{what}s"
-    return f"{number} {what if number == 1 else plural}"
 
 
 def make_plan(

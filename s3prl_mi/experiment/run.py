@@ -24,14 +24,17 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .. import __version__, report
+from .. import __version__
 from ..core.config import MIConfig, as_dict, load, overlap, seed_list
 from ..core.distributed import first_on_each_machine, from_main, is_main, session, together, world
 from ..core.errors import MIError
 from ..core.files import replacing, write_whole
 from ..core.types import SAMPLE_RATE
+from ..core.words import duration
 from ..estimators.mi_supervised import Estimate
 from ..estimators.probe import PROTOCOLS
+from ..report.experiment_files import write_all
+from ..report.terminal import screen_table
 from ..results.class_contributions import CLASSES_FILE, ClassRecord, append_classes, class_records
 from ..results.record import RESULTS_FILE, Record, append_records, last_encoder_layer, read_records
 from ..states.extraction import Split, read_split
@@ -43,7 +46,7 @@ from ..upstreams.loading import load_upstream
 from ..upstreams.precision import Precision, choose, running_in
 from ..upstreams.views import PLAIN
 from .plan import Identity, make_plan
-from .runtime_estimate import duration, estimation_seconds, extraction_speed
+from .runtime_estimate import estimation_seconds, extraction_speed
 from .saved_probes import load_fitted, save_fitted
 from .task import TASKS, Context, Fitted, GridPoint, MITask
 
@@ -446,8 +449,8 @@ class Experiment:
 
     @staticmethod
     def _show(folder: Path, records: list[Record]) -> None:
-        report.write_all(folder, records)
-        tqdm.write(report.screen_table(records, folder), file=sys.stdout)
+        write_all(folder, records)
+        tqdm.write(screen_table(records, folder), file=sys.stdout)
 
     # --- evaluate ---------------------------------------------------------------------------------------
 

@@ -25,18 +25,6 @@ _MLP_FRAMES, _MLP_PASSES = 150 * 512, 1.75
 _MLP_WIDTH = 256
 
 
-def duration(seconds: Seconds) -> str:
-    """A duration for a person.
-
-    Example:
-        >>> duration(0.2), duration(45), duration(200), duration(9000)
-        ('1 s', '45 s', '3 min', '2.5 h')
-    """
-    if seconds < 60:
-        return f"{max(1, seconds):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def extraction_speed(upstream: Upstream) -> float:
     """Seconds of audio that a forward pass takes in per second, measured on noise."""
     noise = torch.randn(_NOISE_SECONDS * SAMPLE_RATE, generator=torch.Generator().manual_seed(0))

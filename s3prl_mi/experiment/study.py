@@ -27,6 +27,7 @@ from typing import Any
 from ..core.config import TASKS, parse
 from ..core.distributed import world
 from ..core.errors import MIError, nearest
+from ..core.words import duration
 from .jobs.engine import Engine
 from .jobs.run import run_jobs
 from .jobs.work import Work, digest_of
@@ -249,8 +250,6 @@ def run_study(
         MIError: nothing to run, or every experiment failed.
     """
     runs = runs_of(args, config)
-    from .runtime_estimate import duration  # needs torch
-
     single = {k: v for k, v in config.items() if k != "study"}
     logger.info(_announce(runs))
     failed: list[str] = []

@@ -1,73 +1,18 @@
-"""Records -> what a person and a script read: summary, tables, layer curves, log, TensorBoard.
+"""Stage 6: records -> pictures, tables, pages.
 
-This is the only package that rounds; `mi_results.jsonl`, `mi_summary.csv` and the per-layer lines of `log.log`
-keep full precision. Every file is either written whole to a temporary name and then renamed, or only appended
-to, so that all functions may be called again after a resumed run and end with the same files.
+================  ======================================================================================
+experiment_files  all files of one experiment: `mi_summary.csv`, `mi_layers.png`, `log.log`, TensorBoard
+terminal          tables on the screen: one experiment, or several upstreams under each other
+figures/          every picture, as PNG, PDF and SVG
+html/             `mi_report.html`: one page that opens offline, with all figures
+compare/          models next to each other as text, Markdown, LaTeX, CSV; correlation with error rates
+s3prl_log         what s3prl's own tasks leave: lines in `log.log`, scalars for TensorBoard
+wording           how bits, seeds and names are written
+published_scores  nothing; PER, WER and the paper's figures, with their sources
+s3prl_runs        nothing; PER and WER read from s3prl's own runs
+================  ======================================================================================
 
-The best layer that is marked here is the largest mean over the layers scored: a description of the eval
-split, not a choice that a bound may rest on (a choice of a layer belongs inside the fit split).
+Only this package rounds; `mi_results.jsonl`, `mi_summary.csv` and the per-layer lines of `log.log` keep full precision.
+The best layer that is marked is the largest mean over the layers scored: a description of the eval split, not a
+choice that a bound may rest on (a choice of a layer belongs inside the fit split).
 """
-
-from __future__ import annotations
-
-from collections.abc import Iterable
-from pathlib import Path
-
-from ..results.record import Record
-from ..results.summary import (
-    FRAMES_ORDER,
-    PROBE_ORDER,
-    SUMMARY_FILE,
-    Panel,
-    Summary,
-    best_layers,
-    mean_sd,
-    required,
-    summarise,
-    write_summary,
-)
-from .bars import draw_comparison
-from .layers import PICTURE_FILE, draw_layers
-from .s3prl_log import LOG_FILE, final_line, write_log, write_tensorboard
-from .terminal import comparison_table, screen_table
-from .wording import decimals, format_bits
-
-__all__ = [
-    "FRAMES_ORDER",
-    "LOG_FILE",
-    "PICTURE_FILE",
-    "PROBE_ORDER",
-    "SUMMARY_FILE",
-    "Panel",
-    "Summary",
-    "best_layers",
-    "comparison_table",
-    "decimals",
-    "draw_comparison",
-    "draw_layers",
-    "final_line",
-    "format_bits",
-    "mean_sd",
-    "screen_table",
-    "summarise",
-    "write_all",
-    "write_log",
-    "write_summary",
-    "write_tensorboard",
-]
-
-
-def write_all(expdir: Path, records: Iterable[Record]) -> None:
-    """Write `mi_summary.csv`, `mi_layers.png`, `log.log` and the event file of one experiment.
-
-    May be called again with the same or more records: nothing is doubled.
-
-    Raises:
-        MIError: no record.
-    """
-    records = list(records)
-    required(records)
-    write_summary(expdir / SUMMARY_FILE, records)
-    draw_layers(expdir / PICTURE_FILE, records)
-    write_log(expdir / LOG_FILE, records)
-    write_tensorboard(expdir, records)

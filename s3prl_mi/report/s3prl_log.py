@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..results.record import Record
-from ..results.summary import FRAMES_ORDER, Summary, by_panel, rank_in, required
+from ..results.summary import FRAMES_ORDER, by_panel, rank_in, required
 from .wording import decimals, distinguish
 
 LOG_FILE = "log.log"
@@ -29,21 +30,14 @@ def final_line(records: Iterable[Record]) -> str:
         MIError: no record.
     """
     records = list(records)
-    summaries = required(records)
-    latest = [
-        s for s in summaries if s.task == records[-1].task and s.eval_splits == tuple(records[-1].eval_splits)
-    ]
-    frames = min((s.scored_frames for s in latest), key=lambda f: rank_in(f, FRAMES_ORDER))
-    headline = [s for s in latest if s.scored_frames == frames]
-    first = _setting(headline[0])
-    best = max((s for s in headline if _setting(s) == first), key=lambda s: s.mi_lower_bound_bits)
+    summaries, last = required(records), records[-1]
+    latest = [s for s in summaries if (s.task, s.eval_splits) == (last.task, tuple(last.eval_splits))]
+    first = min(latest, key=lambda s: rank_in(s.scored_frames, FRAMES_ORDER))
+    setting = (first.scored_frames, first.view, first.n_clusters, first.frame_shift_ms)
+    alike = [s for s in latest if (s.scored_frames, s.view, s.n_clusters, s.frame_shift_ms) == setting]
+    best = max(alike, key=lambda s: s.mi_lower_bound_bits)
     value = f"{best.mi_lower_bound_bits:.{decimals([best.mi_lower_bound_bits_sd])}f}"
     return f"{best.task} best layer {best.layer} {best.probe} {best.scored_frames} bits at step 1: {value}"
-
-
-def _setting(summary: Summary) -> tuple[str | None, int | None, float]:
-    """What a sweep varies, and the frame rate."""
-    return (summary.view, summary.n_clusters, summary.frame_shift_ms)
 
 
 def write_log(path_log: Path, records: Iterable[Record]) -> None:
@@ -66,19 +60,16 @@ def write_log(path_log: Path, records: Iterable[Record]) -> None:
     held = old.splitlines()
     new = [line for line in lines if line not in held]
     if new or not held or held[-1] != closing:
-        new.append(closing)
-    if not new:
-        return
-    path_log.parent.mkdir(parents=True, exist_ok=True)
-    with open(path_log, "a", encoding="utf-8") as file:
-        file.write(("\n" if old and not old.endswith("\n") else "") + "\n".join(new) + "\n")
+        path_log.parent.mkdir(parents=True, exist_ok=True)
+        with open(path_log, "a", encoding="utf-8") as file:
+            file.write(("\n" if old and not old.endswith("\n") else "") + "\n".join([*new, closing]) + "\n")
 
 
 def write_tensorboard(expdir: Path, records: Iterable[Record]) -> None:
     """Write the scalars `<task>/<frames>-<probe>-bits`, mean over seeds, with step = layer number.
 
-    A weighted sum of layers has a tag of its own, ending in `-weighted`, at step 0. What varies besides
-    (splits, clusters, ...) goes in front of the frames. All is one event file, which takes the place of the
+    A weighted sum of layers has a tag of its own, ending in `-weighted`, at step 0. What else varies
+    (splits, clusters, ...) stands in front of the frames. All is one event file, which takes the place of the
     one that an earlier call left.
     """
     from tensorboardX import SummaryWriter
@@ -86,25 +77,20 @@ def write_tensorboard(expdir: Path, records: Iterable[Record]) -> None:
     summaries = required(records)
     tell_apart = distinguish(by_panel(summaries), leave=("task", "frames"))
     expdir.mkdir(parents=True, exist_ok=True)
-    # The writer names its file by the second; written aside and moved, it can neither mix with an older file
+    # The writer names its file by the second; written elsewhere and moved, it can neither mix with an older file
     # nor be read before it is whole.
     with tempfile.TemporaryDirectory(dir=expdir, prefix=".mi_events_") as folder:
         with SummaryWriter(logdir=folder, filename_suffix=_EVENTS_SUFFIX) as writer:
             for s in summaries:
                 parts = [tell_apart[s.panel], s.scored_frames, s.probe, "bits"]
-                tag = "-".join(_tag(p) for p in parts if p)
-                if isinstance(s.layer, int):
-                    writer.add_scalar(f"{s.task}/{tag}", s.mi_lower_bound_bits, s.layer)
-                else:
-                    writer.add_scalar(f"{s.task}/{tag}-{_tag(s.layer)}", s.mi_lower_bound_bits, 0)
-        old = list(expdir.glob(f"events.out.tfevents.*{_EVENTS_SUFFIX}"))
-        for path in Path(folder).iterdir():
-            os.replace(path, expdir / path.name)
-            old = [o for o in old if o.name != path.name]
-    for path in old:
-        path.unlink()
-
-
-def _tag(text: str) -> str:
-    """Only characters that TensorBoard leaves as they are."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in text)
+                parts += [s.layer] if isinstance(s.layer, str) else []
+                # Only characters that TensorBoard leaves as they are.
+                tag = "-".join(re.sub(r"[^\w.-]", "_", p, flags=re.ASCII) for p in parts if p)
+                step = s.layer if isinstance(s.layer, int) else 0
+                writer.add_scalar(f"{s.task}/{tag}", s.mi_lower_bound_bits, step)
+        written = [path.name for path in Path(folder).iterdir()]
+        for name in written:
+            os.replace(Path(folder) / name, expdir / name)
+    for path in expdir.glob(f"events.out.tfevents.*{_EVENTS_SUFFIX}"):
+        if path.name not in written:
+            path.unlink()

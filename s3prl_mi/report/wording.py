@@ -1,10 +1,11 @@
-"""How numbers and names are written, the same in tables, logs and pictures."""
+"""How bits, seeds and names are written, the same in tables, logs and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from ..core.types import Bits
+from ..core.words import span
 from ..results.summary import Panel, Summary
 
 BOUND = {"mi_supervised": "I(Z;Y)", "mi_views": "I(Za;Zb)"}
@@ -35,12 +36,18 @@ def format_bits(mean: Bits, sd: Bits, n_seeds: int, places: int) -> str:
     return f"{mean:.{places}f}" + (f" +- {sd:.{places}f}" if n_seeds > 1 else "")
 
 
-def seeds_text(summaries: Sequence[Summary]) -> str:
-    """Over how many seeds a table is."""
+def seeds_text(summaries: Sequence[Summary], sign: str = "+-") -> str:
+    """Over how many seeds a table or a figure is."""
     low, high = min(s.n_seeds for s in summaries), max(s.n_seeds for s in summaries)
-    if high == 1:
-        return "one seed"
-    return f"mean +- sd over {high} seeds" if low == high else f"mean +- sd over {low} to {high} seeds"
+    return "one seed" if high == 1 else f"mean {sign} sd over {span(low, high)} seeds"
+
+
+def frames_note(group: Sequence[Summary]) -> str:
+    """A sentence of warning where models were scored on different amounts of speech; else nothing."""
+    low, high = min(s.eval_frames for s in group), max(s.eval_frames for s in group)
+    if high <= 1.02 * low:
+        return ""
+    return f" Beware: not all were scored on the same speech ({span(low, high)} frames)."
 
 
 def distinguish(panels: Iterable[Panel], leave: Sequence[str] = ()) -> dict[Panel, str]:

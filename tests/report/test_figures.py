@@ -6,14 +6,23 @@ import math
 
 import pytest
 
-from s3prl_mi import report
-from s3prl_mi.report import figures
 from s3prl_mi.report.figures import picture
-from s3prl_mi.report.figures.cluster_usage import last_layers, perplexity
-from s3prl_mi.report.figures.phones import group_of
-from s3prl_mi.report.figures.score_scatter import place_names
-from s3prl_mi.report.figures.sweeps import Mask, _axis, mask_of, shift_of
+from s3prl_mi.report.figures.checkpoint_curves import (
+    checkpoint_curves,
+    mixed_series,
+    picks_of,
+    series_in,
+    series_name,
+    stability_words,
+)
+from s3prl_mi.report.figures.cluster_usage import cluster_usage, last_layers, usages
+from s3prl_mi.report.figures.layer_curves import layer_curves
+from s3prl_mi.report.figures.phones import class_bits, confusion_pictures, group_of, phone_bits
+from s3prl_mi.report.figures.scale import by_scale, headline_scales, in_order, scale_of, with_classes
+from s3prl_mi.report.figures.score_scatter import Point, place_names
+from s3prl_mi.report.figures.sweeps import Mask, _axis, mask_of, shift_of, sweeps
 from s3prl_mi.results.class_contributions import ClassRecord
+from s3prl_mi.results.summary import summarise
 from tests.helpers.records import SUPERVISED
 from tests.report.test_report import SHIFT, make
 
@@ -23,10 +32,6 @@ NAMES = {A: "model a", B: "model b"}
 
 def model(sha, **changes):
     return make(upstream_sha256=sha, checkpoint={"name": f"{sha[:2]}.pt", "sha256": sha}, **changes)
-
-
-def summaries(records):
-    return report.summarise(records)
 
 
 def classes_of(record, frames, bits, labels=None, confusion=None):
@@ -53,30 +58,30 @@ class TestScale:
         ],
     )
     def test_what_differs_never_shares_an_axis(self, change):
-        found = figures.by_scale(summaries([model(A), model(B, **change)]))
+        found = by_scale(summarise([model(A), model(B, **change)]))
         assert [len(group) for group in found.values()] == [1, 1]
 
     def test_models_and_layers_share_one(self):
-        assert len(figures.by_scale(summaries([model(A), model(B, layer=3, probe="mlp")]))) == 1
+        assert len(by_scale(summarise([model(A), model(B, layer=3, probe="mlp")]))) == 1
 
     def test_of_a_sweep_only_the_richest_setting_is_a_headline(self):
         full = [model(m, layer=n) for m in (A, B) for n in range(3)]
         swept = [model(A, layer=2, n_clusters=c) for c in (10, 100)]
-        (kept,) = figures.headline_scales(figures.by_scale(summaries(full + swept)))
+        (kept,) = headline_scales(by_scale(summarise(full + swept)))
         assert kept.n_clusters == 50
 
     def test_a_model_measured_in_another_setting_only_stays_a_headline(self):
-        found = figures.by_scale(summaries([model(A), model(B, view="mask(waveform, 30 of 40 frames)")]))
-        assert len(figures.headline_scales(found)) == 2
+        found = by_scale(summarise([model(A), model(B, view="mask(waveform, 30 of 40 frames)")]))
+        assert len(headline_scales(found)) == 2
 
     def test_names_in_natural_order(self):
-        assert list(figures.in_order({"x": "m-1600", "y": "m-200"}).values()) == ["m-200", "m-1600"]
+        assert list(in_order({"x": "m-1600", "y": "m-200"}).values()) == ["m-200", "m-1600"]
 
 
 class TestLayerCurves:
     def test_resolutions_of_one_experiment_have_pictures_of_their_own(self):
         records = [model(A, layer=n, frame_shift_ms=20.0 if n < 3 else 40.0) for n in range(6)]
-        pictures = figures.layer_curves(summaries(records), NAMES)
+        pictures = layer_curves(summarise(records), NAMES)
         assert ["every 20 ms" in p.title for p in pictures] == [True, False]
         for p in pictures:
             assert p.png.startswith(b"\x89PNG")
@@ -86,18 +91,18 @@ class TestLayerCurves:
             assert "model a" in p.alt
 
     def test_nothing_to_draw_without_layers(self):
-        assert figures.layer_curves(summaries([model(A)]), NAMES) == []
+        assert layer_curves(summarise([model(A)]), NAMES) == []
 
     def test_speech_of_different_size_is_warned_of(self):
         records = [model(m, layer=n, eval_frames=f) for m, f in ((A, 100), (B, 5000)) for n in range(2)]
-        (p,) = figures.layer_curves(summaries(records), NAMES)
+        (p,) = layer_curves(summarise(records), NAMES)
         assert "100 to 5,000 frames" in p.caption
 
     def test_many_models_are_split_over_plots_of_at_most_eight(self):
         assert [len(part) for part in picture.chunks(list(range(17)))] == [6, 6, 5]
 
     def test_the_same_bytes_each_time(self):
-        one, two = (figures.layer_curves(summaries([model(A), model(A, layer=1)]), NAMES) for _ in range(2))
+        one, two = (layer_curves(summarise([model(A), model(A, layer=1)]), NAMES) for _ in range(2))
         assert one == two
 
 
@@ -114,7 +119,7 @@ class TestPlaces:
         assert picture.spread([1.0] * 5, 1.0, 0.0, 2.0) == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0])
 
     def test_names_of_near_points_do_not_cover_each_other(self):
-        points = [figures.Point(f"model_{i}", 1 + i / 1000, 0.0, 10 + i / 1000, i) for i in range(5)]
+        points = [Point(f"model_{i}", 1 + i / 1000, 0.0, 10 + i / 1000, i) for i in range(5)]
         with picture.sheet(6, 5) as figure:
             axes = figure.subplots()
             axes.set_xlim(0.5, 1.5)
@@ -141,32 +146,32 @@ class TestCheckpoints:
 
     def test_a_series_is_named_without_the_step(self):
         records = self.series((0.1, 0.5, 0.4))
-        assert {figures.series_name(r) for r in records} == {"hubert_local hubert"}
-        assert list(figures.series_in(summaries(records))) == ["hubert_local hubert"]
-        assert figures.series_in(summaries([make(step=100)])) == {}
+        assert {series_name(r) for r in records} == {"hubert_local hubert"}
+        assert list(series_in(summarise(records))) == ["hubert_local hubert"]
+        assert series_in(summarise([make(step=100)])) == {}
 
     def test_the_pick_without_labels_and_what_it_costs(self):
         records = self.series((0.1, 0.5, 0.4)) + self.series((1.0, 1.5, 1.75), **SUPERVISED)
-        (pick,) = figures.picks_of("hubert_local hubert", records).values()
+        (pick,) = picks_of("hubert_local hubert", records).values()
         assert (pick.step, pick.labelled_step) == (200, 1600)
-        assert "step 200 is picked without labels" in figures.stability_words(pick)
-        assert "labels pick step 1,600 (0.250 bits" in figures.stability_words(pick)
+        assert "step 200 is picked without labels" in stability_words(pick)
+        assert "labels pick step 1,600 (0.250 bits" in stability_words(pick)
 
     def test_two_runs_of_one_name_are_no_series(self):
         one = self.series((0.1, 0.5, 0.4))
         records = one + [dataclasses.replace(r, upstream_sha256=f"other {r.step}") for r in one[:3]]
-        assert figures.mixed_series(summaries(one)) == []
-        assert figures.mixed_series(summaries(records)) == ["hubert_local hubert"]
-        assert figures.checkpoint_curves(summaries(records), records) == []
+        assert mixed_series(summarise(one)) == []
+        assert mixed_series(summarise(records)) == ["hubert_local hubert"]
+        assert checkpoint_curves(summarise(records), records) == []
 
     def test_a_setting_with_one_checkpoint_says_nothing_of_stability(self):
         records = self.series((0.1, 0.5, 0.4)) + self.series((0.1, 0.5, 0.4), n_clusters=100)[:3]
-        (pick,) = figures.picks_of("hubert_local hubert", records).values()
+        (pick,) = picks_of("hubert_local hubert", records).values()
         assert [s.factor for s in pick.stability] == []
 
     def test_picture(self):
         records = self.series((0.1, 0.5, 0.4)) + self.series((1.0, 1.5, 1.75), **SUPERVISED)
-        (p,) = figures.checkpoint_curves(summaries(records), records)
+        (p,) = checkpoint_curves(summarise(records), records)
         assert "I(Za;Zb) and I(Z;Y)" in p.caption
         assert "step 200 is picked without labels" in p.caption
 
@@ -181,12 +186,12 @@ class TestSweeps:
         views = [model(A, layer=n, view=f"mask(latent, {m} of 40 frames)") for m in (26, 30) for n in (0, 1)]
         shifts = [model(B, **{**SHIFT, "view": f"shift({ms} ms)"}) for ms in (20, 60, 100)]
         clusters = [model(A, n_clusters=c, layer=n) for c in (10, 50, 200) for n in (0, 1)]
-        found = figures.sweeps(summaries(views + shifts + clusters), NAMES, {A: 1, B: 0})
+        found = sweeps(summarise(views + shifts + clusters), NAMES, {A: 1, B: 0})
         assert [p.name for p in found] == ["sweep_mask_1", "sweep_shift_1", "sweep_clusters_1"]
         assert ["model b" in p.alt for p in found] == [False, True, False]
 
     def test_one_setting_is_no_sweep(self):
-        assert figures.sweeps(summaries([model(A), model(A, layer=1)]), NAMES, {A: 1}) == []
+        assert sweeps(summarise([model(A), model(A, layer=1)]), NAMES, {A: 1}) == []
 
     @pytest.mark.parametrize(
         ("settings", "places", "word"),
@@ -200,33 +205,37 @@ class TestSweeps:
     )
     def test_axis_of_each_kind(self, settings, places, word):
         x_of, ticks, label = _axis(settings)
-        assert [x_of(s) for s in settings] == [x for x, _ in ticks] == places
+        assert [x_of(s) for s in settings] == list(ticks) == places
         assert word in label
 
 
 class TestClusters:
     def test_usage_of_a_known_codebook(self):
         record = model(A)
-        measured = figures.Measured([record], [classes_of(record, [2, 0, 6], [0.0] * 3)])
-        (usage,) = figures.usages([measured])
+        measured = with_classes([record], [classes_of(record, [2, 0, 6], [0.0] * 3)])
+        (usage,) = usages(measured)
         assert usage.used == 2
         assert usage.curve == (75.0, 25.0, 0.0)
         entropy = -(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25))
         assert usage.perplexity == pytest.approx(2**entropy)
-        assert perplexity([0, 0]) == 0.0
+
+    def test_a_codebook_without_frames_has_no_perplexity(self):
+        record = model(A)
+        (usage,) = usages([(record, classes_of(record, [0, 0], [0.0] * 2))])
+        assert (usage.perplexity, usage.used, usage.curve) == (0.0, 0, (0.0, 0.0))
 
     def test_the_last_layer_is_of_the_encoder(self):
         records = [model(A, layer=2), model(A, layer=3, layer_name="vq[0] codes")]
         classes = [classes_of(r, [5, 3, 2], [0.0] * 3) for r in records]
-        found = figures.usages([figures.Measured(records, classes)])
+        found = usages(with_classes(records, classes))
         assert {u.layer for u in last_layers(found).values()} == {2}
 
     def test_picture_only_where_classes_were_kept(self):
         records = [model(A, layer=n) for n in range(2)]
-        scales = [figures.scale_of(records[0])]
-        assert figures.cluster_usage([figures.Measured(records)], scales, NAMES) == []
+        scales = [scale_of(records[0])]
+        assert cluster_usage(with_classes(records, []), scales, NAMES) == []
         classes = [classes_of(r, [5, 3, 2], [0.0] * 3) for r in records]
-        (p,) = figures.cluster_usage([figures.Measured(records, classes)], scales, NAMES)
+        (p,) = cluster_usage(with_classes(records, classes), scales, NAMES)
         assert "perplexity" in p.caption
 
 
@@ -237,17 +246,14 @@ class TestClasses:
         weak, best = model(A, bits=0.1, **SUPERVISED), model(A, bits=0.5, layer=1, **SUPERVISED)
         confusion = [[8, 2, 0], [1, 4, 0], [3, 0, 2]]
         frames = [sum(row) for row in confusion]
-        return figures.Measured(
-            [weak, best],
-            [classes_of(r, frames, list(bits), list(self.labels), confusion) for r in (weak, best)],
-        )
+        return [(r, classes_of(r, frames, list(bits), list(self.labels), confusion)) for r in (weak, best)]
 
     def test_at_the_best_layer_with_bits_per_frame(self):
         measured = self.measured()
-        scale = figures.scale_of(measured.records[0])
-        (found,) = figures.class_bits([measured], scale, summaries(measured.records))
+        scale = scale_of(measured[0][0])
+        (found,) = class_bits(measured, scale, summarise(r for r, _ in measured))
         assert (found.layer, found.bits) == (1, 0.5)
-        assert sum(found.share.values()) == pytest.approx(0.5)
+        assert sum(found.contribution.values()) == pytest.approx(0.5)
         assert found.per_frame == pytest.approx(
             {"AA": 0.5 * 20 / 10, "S": 0.25 * 20 / 5, "sil": -0.25 * 20 / 5}
         )
@@ -255,30 +261,26 @@ class TestClasses:
 
     def test_seeds_are_averaged(self):
         one, two = self.measured(), self.measured(bits=(0.7, 0.25, -0.45))
-        again = [dataclasses.replace(r, seed=1) for r in two.records]
-        more = [dataclasses.replace(c, seed=1) for c in two.classes]
-        both = figures.Measured([*one.records, *again], [*one.classes, *more])
-        scale = figures.scale_of(one.records[0])
-        (found,) = figures.class_bits([both], scale, summaries(both.records))
-        assert found.share == pytest.approx({"AA": 0.6, "S": 0.25, "sil": -0.35})
+        again = [(dataclasses.replace(r, seed=1), dataclasses.replace(c, seed=1)) for r, c in two]
+        both = [*one, *again]
+        (found,) = class_bits(both, scale_of(one[0][0]), summarise(r for r, _ in both))
+        assert found.contribution == pytest.approx({"AA": 0.6, "S": 0.25, "sil": -0.35})
 
     def test_pictures(self):
         measured = self.measured()
-        scale = figures.scale_of(measured.records[0])
-        found = figures.class_bits([measured], scale, summaries(measured.records))
-        (bits,) = figures.phone_bits(found, scale, NAMES, 1)
-        (confusion,) = figures.confusion_pictures(found, scale, NAMES, 1)
+        scale = scale_of(measured[0][0])
+        found = class_bits(measured, scale, summarise(r for r, _ in measured))
+        (bits,) = phone_bits(found, scale, NAMES, 1)
+        (confusion,) = confusion_pictures(found, scale, NAMES, 1)
         assert bits.title == "Which phones are told apart"
         assert "100 %" in confusion.caption
 
     def test_no_confusion_without_counts(self):
         measured = self.measured()
-        bare = [dataclasses.replace(c, confusion=None) for c in measured.classes]
-        scale = figures.scale_of(measured.records[0])
-        found = figures.class_bits(
-            [figures.Measured(measured.records, bare)], scale, summaries(measured.records)
-        )
-        assert figures.confusion_pictures(found, scale, NAMES, 1) == []
+        bare = [(r, dataclasses.replace(c, confusion=None)) for r, c in measured]
+        scale = scale_of(measured[0][0])
+        found = class_bits(bare, scale, summarise(r for r, _ in bare))
+        assert confusion_pictures(found, scale, NAMES, 1) == []
 
     @pytest.mark.parametrize(
         ("label", "group"), [("er1", "vowels"), ("NG", "nasals"), ("spn", "silence, noise"), ("CAT", "other")]

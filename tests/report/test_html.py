@@ -10,9 +10,9 @@ import pytest
 
 from s3prl_mi.cli import report as report_command
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.report import html as html_report
-from s3prl_mi.report.html import study as study_module
+from s3prl_mi.report.html.report_data import read_report_data
 from s3prl_mi.report.html.sections import _note, _points
+from s3prl_mi.report.html.writing import write_report
 from s3prl_mi.results.class_contributions import append_classes
 from s3prl_mi.results.record import append_records
 from tests.helpers.records import SUPERVISED, VERSION_1_CLASSES, VERSION_1_LINE
@@ -87,7 +87,7 @@ def whole(tmp_path_factory):
         records = [published(name, bits=1 + i / 10, layer=n, **SUPERVISED) for n in range(2)]
         experiment(root / "deep" / "er" / name, records, classes=False)
     experiment(root / "apc", [published("apc", **SHIFT)], classes=False)
-    path = html_report.write_report([root], root / "out", title="A <study> & more")
+    path = write_report([root], root / "out", title="A <study> & more")
     return root, path, path.read_text(encoding="utf-8")
 
 
@@ -171,7 +171,7 @@ class TestVersion1:
         folder.mkdir()
         (folder / "mi_results.jsonl").write_text(VERSION_1_LINE)
         (folder / "mi_classes.jsonl").write_text(VERSION_1_CLASSES)
-        text = html_report.write_report([folder], tmp_path / "out").read_text(encoding="utf-8")
+        text = write_report([folder], tmp_path / "out").read_text(encoding="utf-8")
         assert "1.250" in text
         assert "Use of the clusters" in text
 
@@ -179,7 +179,7 @@ class TestVersion1:
 class TestWhatIsLeftOut:
     def test_sections_without_data_are_not_there(self, tmp_path):
         experiment(tmp_path / "one", [make()], classes=False)
-        text = html_report.write_report([tmp_path], tmp_path / "out").read_text()
+        text = write_report([tmp_path], tmp_path / "out").read_text()
         found = re.findall(r'<section id="(\w+)"', text)
         assert found == ["summary", "comparison", "settings"]
         assert "one seed only" in text
@@ -187,7 +187,7 @@ class TestWhatIsLeftOut:
 
     def test_a_bound_below_zero_is_not_called_best(self, tmp_path):
         experiment(tmp_path / "one", [make(bits=-0.2), make(bits=-0.1, layer=1)], classes=False)
-        text = html_report.write_report([tmp_path], tmp_path / "out").read_text()
+        text = write_report([tmp_path], tmp_path / "out").read_text()
         assert "shows no information" in text
 
     def test_a_close_race_is_called_one(self, tmp_path):
@@ -195,7 +195,7 @@ class TestWhatIsLeftOut:
             published(n, bits=b + s / 10, seed=s) for n, b in (("a", 1.0), ("b", 1.01)) for s in (0, 1)
         ]
         experiment(tmp_path / "one", records, classes=False)
-        text = html_report.write_report([tmp_path], tmp_path / "out").read_text()
+        text = write_report([tmp_path], tmp_path / "out").read_text()
         assert "closer than their seeds scatter" in text
 
 
@@ -203,21 +203,21 @@ class TestComparison:
     def test_the_ceiling_is_that_of_the_best_layer(self, tmp_path):
         records = [make(layer=0, bits=0.5, entropy_bits=4.25), make(layer=1, bits=4.5, entropy_bits=5.25)]
         experiment(tmp_path / "one", records, classes=False)
-        text = html_report.write_report([tmp_path], tmp_path / "out").read_text()
+        text = write_report([tmp_path], tmp_path / "out").read_text()
         assert ">5.25<" in text
         assert ">4.25<" not in text
 
     def test_published_scores_of_a_hugging_face_id(self, tmp_path):
         record = make(upstream="hf", checkpoint={"name": "facebook/hubert-base-ls960", "sha256": ""})
         experiment(tmp_path / "one", [record], classes=False)
-        (rates,) = study_module.read_study([tmp_path]).rates.values()
+        (rates,) = read_report_data([tmp_path]).rates.values()
         assert rates["per"].percent == 5.41
 
     def test_the_number_of_points_is_that_of_the_correlation(self, tmp_path):
         names = (*NAMED, "multires_hubert_base")
         records = [published(n, bits=1 + i / 10) for i, n in enumerate(names)]
         experiment(tmp_path / "one", records, classes=False)
-        study = study_module.read_study([tmp_path])
+        study = read_report_data([tmp_path])
         points, relation = _points(study, study.headline[0], "logistic", "per")
         assert (len(points), relation.n) == (5, 4)
         assert "(n = 4, without *)" in _note(relation, len(points))
@@ -230,7 +230,7 @@ class TestNames:
                 upstream=upstream, checkpoint={"name": name, "sha256": str(i)}, upstream_sha256=str(i) * 64
             )
             experiment(tmp_path / name, [record], classes=False)
-        study = study_module.read_study([tmp_path])
+        study = read_report_data([tmp_path])
         assert list(study.names.values()) == ["a", "b", "w"]
 
 

@@ -14,10 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from s3prl_mi import report
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.report import canvas, layers
+from s3prl_mi.report.experiment_files import write_all
+from s3prl_mi.report.figures.best_layers import draw_comparison
+from s3prl_mi.report.figures.experiment_layers import draw_layers, plot_layers
+from s3prl_mi.report.figures.picture import sheet
+from s3prl_mi.report.s3prl_log import final_line, write_log, write_tensorboard
+from s3prl_mi.report.terminal import comparison_table, screen_table
+from s3prl_mi.report.wording import decimals, format_bits
 from s3prl_mi.results.record import append_records, read_records
+from s3prl_mi.results.summary import Summary, best_layers, summarise, write_summary
 from tests.helpers.paths import REPO
 from tests.helpers.records import SUPERVISED
 from tests.helpers.records import make as make_record
@@ -84,7 +90,7 @@ class TestSummarise:
             make(bits=b, entropy=5.0 + b, seed=s, accuracy=a)
             for s, (b, a) in enumerate(zip((1.0, 2.0, 3.0), accuracies, strict=True))
         ]
-        (summary,) = report.summarise(records)
+        (summary,) = summarise(records)
         assert (summary.mi_lower_bound_bits, summary.mi_lower_bound_bits_sd) == (2.0, 1.0)
         assert (summary.entropy_bits, summary.entropy_bits_sd) == (7.0, 1.0)
         assert (summary.cross_entropy_bits, summary.cross_entropy_bits_sd) == (5.0, 0.0)
@@ -94,11 +100,11 @@ class TestSummarise:
         assert (summary.fit_frames, summary.eval_frames, summary.n_classes) == (61234, 59871, 50)
 
     def test_one_seed_has_sd_zero(self):
-        (summary,) = report.summarise([make(bits=-0.5)])
+        (summary,) = summarise([make(bits=-0.5)])
         assert (summary.mi_lower_bound_bits, summary.mi_lower_bound_bits_sd) == (-0.5, 0.0)
 
     def test_no_record_no_summary(self):
-        assert report.summarise([]) == []
+        assert summarise([]) == []
 
     def test_order_is_frames_probe_layer_whatever_the_order_of_records(self):
         records = [
@@ -106,7 +112,7 @@ class TestSummarise:
             for f in ("unmasked", "all", "masked") for p in ("mlp", "logistic") for n in ("weighted", 10, 2)
         ]  # fmt: skip
         random.Random(0).shuffle(records)
-        found = [(s.scored_frames, s.probe, s.layer) for s in report.summarise(records)]
+        found = [(s.scored_frames, s.probe, s.layer) for s in summarise(records)]
         assert found == [
             (f, p, n)
             for f in ("masked", "all", "unmasked") for p in ("logistic", "mlp") for n in (2, 10, "weighted")
@@ -132,25 +138,25 @@ class TestSummarise:
         ],
     )
     def test_what_differs_is_never_averaged(self, change):
-        summaries = report.summarise([make(seed=0), make(seed=1, bits=3.0, **change)])
+        summaries = summarise([make(seed=0), make(seed=1, bits=3.0, **change)])
         assert sorted(s.mi_lower_bound_bits for s in summaries) == [1.25, 3.0]
 
     def test_a_seed_that_occurs_twice_counts_once_and_the_later_one(self):
-        (summary,) = report.summarise([make(bits=1.0), make(bits=2.0), make(bits=4.0, seed=1)])
+        (summary,) = summarise([make(bits=1.0), make(bits=2.0), make(bits=4.0, seed=1)])
         assert (summary.n_seeds, summary.mi_lower_bound_bits) == (2, 3.0)
 
     def test_best_layer_of_each_probe_lowest_of_a_tie(self):
-        best = {s.probe: s.layer for s in report.best_layers(report.summarise(grid()))}
+        best = {s.probe: s.layer for s in best_layers(summarise(grid()))}
         assert best == {"logistic": 1, "mlp": 2}
         tie = [make(layer=n) for n in (2, 0, 1)]
-        assert [s.layer for s in report.best_layers(report.summarise(tie))] == [0]
+        assert [s.layer for s in best_layers(summarise(tie))] == [0]
 
 
 class TestSummaryFile:
     def test_full_precision_by_the_csv_module(self, tmp_path):
         path = tmp_path / "mi_summary.csv"
         records = [make(bits=b, seed=s) for s, b in enumerate((0.1, 0.2, 0.7 / 3))]
-        report.write_summary(path, records)
+        write_summary(path, records)
         (row,) = read_csv(path)
         bits = [r.mi_lower_bound_bits for r in records]
         assert float(row["mi_lower_bound_bits"]) == statistics.fmean(bits)
@@ -160,21 +166,21 @@ class TestSummaryFile:
         assert row["checkpoint_sha256"] == "ab" * 32
 
     def test_what_does_not_apply_is_empty(self, tmp_path):
-        report.write_summary(tmp_path / "s.csv", [make(checkpoint=None, **SUPERVISED)])
+        write_summary(tmp_path / "s.csv", [make(checkpoint=None, **SUPERVISED)])
         (row,) = read_csv(tmp_path / "s.csv")
         assert row["n_clusters"] == row["view"] == row["checkpoint_name"] == ""
 
     def test_a_row_per_estimate_and_the_columns_are_the_fields(self, tmp_path):
-        report.write_summary(tmp_path / "s.csv", grid())
+        write_summary(tmp_path / "s.csv", grid())
         rows = read_csv(tmp_path / "s.csv")
         assert len(rows) == 6
         assert {tuple(r) for r in rows} == {
-            tuple(f.name for f in dataclasses.fields(report.Summary) if f.name != "key")
+            tuple(f.name for f in dataclasses.fields(Summary) if f.name != "key")
         }
 
     def test_a_failed_write_leaves_the_old_file_and_no_other(self, tmp_path, monkeypatch):
         path = tmp_path / "s.csv"
-        report.write_summary(path, grid())
+        write_summary(path, grid())
         before = path.read_bytes()
 
         def full_disk(_):
@@ -182,14 +188,14 @@ class TestSummaryFile:
 
         monkeypatch.setattr(os, "fsync", full_disk)
         with pytest.raises(OSError, match="No space left"):
-            report.write_summary(path, [make()])
+            write_summary(path, [make()])
         assert path.read_bytes() == before
         assert [p.name for p in tmp_path.iterdir()] == ["s.csv"]
 
 
 class TestScreenTable:
     def test_means_sds_accuracy_and_best_marks(self):
-        lines = report.screen_table(grid()).splitlines()
+        lines = screen_table(grid()).splitlines()
         rows = {line.split()[0]: line for line in lines if re.match(r" +\d", line)}
         assert rows["0"].split() == words("0 1.002 +- 0.002 45.7 1.100 +- 0.000 45.7")
         assert rows["1"].split() == words("1 1.302 +- 0.002 * 45.7 1.410 +- 0.010 45.7")
@@ -197,7 +203,7 @@ class TestScreenTable:
         assert len({line.index("45.7") for line in rows.values()}) == 1  # columns stand under each other
 
     def test_the_header_says_what_was_measured_and_on_what(self):
-        text = report.screen_table(grid())
+        text = screen_table(grid())
         for part in (
             "mi_views: lower bound of I(Za;Zb) in bits, mean +- sd over 3 seeds",
             "hubert_local (hubert-000960.ckpt, sha256 abababab)",
@@ -213,30 +219,30 @@ class TestScreenTable:
 
     def test_the_header_of_mi_supervised(self):
         records = grid(entropy=4.58, unlabelled_frames=1812, unseen_frames=3, **SUPERVISED)
-        text = report.screen_table(records, Path("result/x"))
+        text = screen_table(records, Path("result/x"))
         assert "H(Y) = 4.580 bits (40 labels: phones, stress stripped)" in text
         assert "1,812 frames without a label, 3 eval frames whose label the fit split lacks" in text
         assert "view" not in text.splitlines()[2]
         assert text.splitlines()[-1].startswith("result/x: mi_results.jsonl")
 
     def test_a_ceiling_that_depends_on_the_layer_has_a_column(self):
-        text = report.screen_table([make(layer=n, entropy=5.25 + n / 10) for n in range(3)])
+        text = screen_table([make(layer=n, entropy=5.25 + n / 10) for n in range(3)])
         rows = [line.split() for line in text.splitlines() if re.match(r" +\d", line)]
         assert [r[-1] for r in rows] == ["5.250", "5.350", "5.450"]
         assert "H(c) = 5.250 to 5.450 bits" in text
 
     def test_a_table_for_each_kind_of_frames_headline_first(self):
-        text = report.screen_table(grid(scored_frames="unmasked", eval_frames=20000) + grid())
+        text = screen_table(grid(scored_frames="unmasked", eval_frames=20000) + grid())
         assert text.index("masked, 59,871") < text.index("unmasked, 20,000")
 
     def test_an_estimate_not_there_is_a_dash(self):
-        rows = report.screen_table([make(layer=0), make(layer=1), make(layer=0, probe="mlp")]).splitlines()
+        rows = screen_table([make(layer=0), make(layer=1), make(layer=0, probe="mlp")]).splitlines()
         assert [r.split() for r in rows if r.lstrip().startswith("1 ")] == [["1", "1.250", "45.7", "-", "-"]]
 
     def test_a_sweep_has_a_table_for_each_pattern_and_number_of_clusters(self):
         patterns = ("mask(latent, 26 of 40 frames)", "mask(latent, 30 of 40 frames)")
         records = [r for v in patterns for c in (50, 100) for r in grid(view=v, n_clusters=c)]
-        text = report.screen_table(records)
+        text = screen_table(records)
         assert text.count("mean +- sd over 3 seeds") == 4
         assert [text.count(v) for v in patterns] == [2, 2]
         assert text.count("(50 clusters") == text.count("(100 clusters") == 2
@@ -252,14 +258,12 @@ class TestScreenTable:
         ],
     )
     def test_only_a_choice_above_zero_is_marked(self, records, stars):
-        rows = [
-            line for line in report.screen_table(records).splitlines() if re.match(r" +\d| +weighted", line)
-        ]
+        rows = [line for line in screen_table(records).splitlines() if re.match(r" +\d| +weighted", line)]
         assert sum(" * " in row for row in rows) == stars
-        assert ("best layer" in report.screen_table(records)) == bool(stars)
+        assert ("best layer" in screen_table(records)) == bool(stars)
 
     def test_one_seed_has_no_sd(self):
-        assert "+-" not in report.screen_table([make()])
+        assert "+-" not in screen_table([make()])
 
     @pytest.mark.parametrize(
         ("mean", "sd", "shown"),
@@ -272,11 +276,11 @@ class TestScreenTable:
         ],
     )
     def test_decimals_follow_the_sd(self, mean, sd, shown):
-        assert report.format_bits(mean, sd, 5, report.decimals([sd])) == shown
+        assert format_bits(mean, sd, 5, decimals([sd])) == shown
 
     def test_without_records_the_way_out_is_named(self):
         with pytest.raises(MIError, match=r"no finished estimate.*-a"):
-            report.screen_table([])
+            screen_table([])
 
 
 class TestComparison:
@@ -287,7 +291,7 @@ class TestComparison:
     )
 
     def test_best_layers_by_task_and_view(self):
-        supervised, masked, shifted = report.comparison_table(self.labelled).split("\n\nmi_views")
+        supervised, masked, shifted = comparison_table(self.labelled).split("\n\nmi_views")
         rows = [line.split() for line in masked.splitlines()[4:]]
         assert rows[0] == words("fbank 0.200 (0) - 5.500 10 ms mask(waveform, 30 of 40 frames)")
         assert rows[1] == words("untrained 0.500 (2) - 5.500 20 ms mask(latent, 30 of 40 frames)")
@@ -301,7 +305,7 @@ class TestComparison:
         assert "shift view, all frames" in shifted
 
     def test_picture(self, tmp_path):
-        report.draw_comparison(tmp_path / "c.png", self.labelled)
+        draw_comparison(tmp_path / "c.png", self.labelled)
         width, height = png_size(tmp_path / "c.png")
         # 2, 3 and 1 labels: (1.1 + 1.9) + (1.1 + 2.85) + (1.1 + 1.9) inches at 200 dots an inch
         assert (width, height) == (1990, 840)
@@ -309,13 +313,13 @@ class TestComparison:
     def test_a_label_with_two_kinds_of_estimates_is_refused(self):
         mixed = [make(), make(eval_splits=["test-clean"])]
         with pytest.raises(MIError, match=r"'both'.*\(test-other and test-clean\)"):
-            report.comparison_table([("both", mixed)])
+            comparison_table([("both", mixed)])
 
     def test_nothing_to_compare(self, tmp_path):
         with pytest.raises(MIError, match="nothing to compare"):
-            report.comparison_table([("fbank", [])])
+            comparison_table([("fbank", [])])
         with pytest.raises(MIError, match="nothing to compare"):
-            report.draw_comparison(tmp_path / "c.png", [])
+            draw_comparison(tmp_path / "c.png", [])
         assert not list(tmp_path.iterdir())
 
 
@@ -338,16 +342,16 @@ class TestLayerPicture:
         import matplotlib
 
         before = dict(matplotlib.rcParams)
-        report.draw_layers(tmp_path / "mi_layers.png", records)
+        draw_layers(tmp_path / "mi_layers.png", records)
         assert png_size(tmp_path / "mi_layers.png") == (1280, 840)
         assert [p.name for p in tmp_path.iterdir()] == ["mi_layers.png"]
         assert dict(matplotlib.rcParams) == before
 
     def test_what_is_drawn(self):
         """Points, error bars, ring of the best layer, ceiling and units, read back from the axes."""
-        with canvas.Canvas(6.4, 4.2) as figure:
+        with sheet(6.4, 4.2) as figure:
             axes = figure.subplots()
-            layers._draw_task(axes, report.summarise(grid(entropy=2.0)))
+            plot_layers(axes, summarise(grid(entropy=2.0)))
             labels = axes.get_legend_handles_labels()[1]
             lines = {tuple(line.get_xdata()): tuple(line.get_ydata()) for line in axes.lines}
             texts = {text.get_text() for text in axes.texts}
@@ -359,35 +363,37 @@ class TestLayerPicture:
         assert axes.get_title(loc="left") == "mi_views by layer: hubert_local (hubert-000960.ckpt)"
 
     def test_both_tasks_stand_side_by_side(self, tmp_path):
-        report.draw_layers(tmp_path / "p.png", grid() + grid(**SUPERVISED))
+        draw_layers(tmp_path / "p.png", grid() + grid(**SUPERVISED))
         assert png_size(tmp_path / "p.png") == (2560, 840)
 
     def test_a_sweep_has_a_plot_for_each_setting_and_resolutions_have_their_own(self, tmp_path):
         sweep = [r for c in (10, 20, 50, 100) for r in grid(n_clusters=c)]
-        report.draw_layers(tmp_path / "p.png", sweep)
+        draw_layers(tmp_path / "p.png", sweep)
         assert png_size(tmp_path / "p.png") == (3 * 1280, 2 * 840)
-        report.draw_layers(tmp_path / "p.png", grid() + grid(frame_shift_ms=40.0))
+        draw_layers(tmp_path / "p.png", grid() + grid(frame_shift_ms=40.0))
         assert png_size(tmp_path / "p.png") == (2 * 1280, 840)
 
     def test_ceilings_of_several_kinds_of_frames_look_different(self):
         records = grid(entropy=2.0) + grid(entropy=2.2, scored_frames="unmasked")
-        with canvas.Canvas(6.4, 4.2) as figure:
+        with sheet(6.4, 4.2) as figure:
             axes = figure.subplots()
-            layers._draw_task(axes, report.summarise(records))
+            plot_layers(axes, summarise(records))
             found = [line for line in axes.lines if str(line.get_label()).startswith("ceiling")]
         assert len(found) == len({(line._unscaled_dash_pattern, line.get_color()) for line in found}) == 2
 
     @pytest.mark.parametrize("bits", [(0.5,), (-0.3, -0.1)])
     def test_no_ring_where_nothing_was_chosen(self, bits):
-        with canvas.Canvas(6.4, 4.2) as figure:
+        with sheet(6.4, 4.2) as figure:
             axes = figure.subplots()
-            layers._draw_task(axes, report.summarise([make(bits=b, layer=n) for n, b in enumerate(bits)]))
+            plot_layers(axes, summarise([make(bits=b, layer=n) for n, b in enumerate(bits)]))
             assert all(line.get_fillstyle() != "none" for line in axes.lines)
             assert not any(text.get_text().startswith("layer") for text in axes.texts)
 
     def test_importing_the_module_loads_nothing_heavy(self):
         heavy = "('torch', 'matplotlib', 's3prl', 'tensorboardX')"
-        code = f"import sys, s3prl_mi.report\nprint([m for m in {heavy} if m in sys.modules])"
+        code = (
+            f"import sys, s3prl_mi.report.experiment_files\nprint([m for m in {heavy} if m in sys.modules])"
+        )
         root = REPO
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
@@ -396,29 +402,29 @@ class TestLayerPicture:
 
     def test_no_record(self, tmp_path):
         with pytest.raises(MIError):
-            report.draw_layers(tmp_path / "p.png", [])
+            draw_layers(tmp_path / "p.png", [])
 
 
 class TestLog:
     def test_closing_line_names_layer_probe_frames_and_value(self):
-        assert report.final_line(grid()) == "mi_views best layer 2 mlp masked bits at step 1: 1.510"
+        assert final_line(grid()) == "mi_views best layer 2 mlp masked bits at step 1: 1.510"
 
     def test_closing_line_is_about_the_headline_frames_and_the_latest_eval_splits(self):
         other = [
             make(bits=4.0, scored_frames="unmasked"),
             make(bits=0.5, eval_splits=["test-clean"], layer="weighted"),
         ]
-        assert report.final_line(grid() + other[:1]).endswith("masked bits at step 1: 1.510")
-        assert report.final_line(grid() + other) == (
+        assert final_line(grid() + other[:1]).endswith("masked bits at step 1: 1.510")
+        assert final_line(grid() + other) == (
             "mi_views best layer weighted logistic masked bits at step 1: 0.500"
         )
 
     def test_of_a_sweep_the_first_setting_closes(self):
         sweep = [*grid(), make(bits=3.0, n_clusters=500), make(bits=4.0, frame_shift_ms=40.0)]
-        assert report.final_line(sweep) == "mi_views best layer 2 mlp masked bits at step 1: 1.510"
+        assert final_line(sweep) == "mi_views best layer 2 mlp masked bits at step 1: 1.510"
 
     def test_lines_of_a_sweep_tell_their_setting(self, tmp_path):
-        report.write_log(tmp_path / "log.log", [make(), make(n_clusters=100)])
+        write_log(tmp_path / "log.log", [make(), make(n_clusters=100)])
         lines = (tmp_path / "log.log").read_text().splitlines()
         assert [("50 clusters" in line, "100 clusters" in line) for line in lines[:2]] == [
             (True, False),
@@ -429,31 +435,31 @@ class TestLog:
         """Its get_best_dev.py takes the last word for the value and the one before for the step."""
         path = tmp_path / "log.log"
         records = [*grid(), make(layer="weighted", bits=1 / 3)]
-        report.write_log(path, records)
+        write_log(path, records)
         lines = [line.split(" ") for line in path.read_text().splitlines()]
         assert {int(words[-2].strip(":")) for words in lines} == {1}
         assert lines[0][0] == "test-other"
         values = [float(words[-1]) for words in lines[:-1]]
-        assert values == [s.mi_lower_bound_bits for s in report.summarise(records)]  # not rounded
-        assert " ".join(lines[-1]) == report.final_line(records)
+        assert values == [s.mi_lower_bound_bits for s in summarise(records)]  # not rounded
+        assert " ".join(lines[-1]) == final_line(records)
 
     def test_appends_and_doubles_nothing(self, tmp_path):
         path = tmp_path / "log.log"
         path.write_text("dev at step 1: 0.5")  # somebody else's line, without its newline
-        report.write_log(path, grid())
+        write_log(path, grid())
         once = path.read_text()
-        report.write_log(path, grid())
+        write_log(path, grid())
         assert path.read_text() == once
         assert once.splitlines()[0] == "dev at step 1: 0.5"
         assert len(once.splitlines()) == 1 + 6 + 1
-        report.write_log(path, grid() + grid(eval_splits=["test-clean"]))
+        write_log(path, grid() + grid(eval_splits=["test-clean"]))
         assert path.read_text().startswith(once)
         assert len(path.read_text().splitlines()) == 1 + 6 + 1 + 6 + 1
 
 
 class TestTensorBoard:
     def test_scalars_by_layer(self, tmp_path):
-        report.write_tensorboard(tmp_path, [*grid(), make(layer="weighted", bits=1.75)])
+        write_tensorboard(tmp_path, [*grid(), make(layer="weighted", bits=1.75)])
         (path,) = tmp_path.iterdir()
         assert path.name.startswith("events.out.tfevents.")
         found = scalars(path)
@@ -467,15 +473,15 @@ class TestTensorBoard:
     def test_a_second_call_takes_the_place_of_the_first_and_leaves_others(self, tmp_path):
         (tmp_path / "events.out.tfevents.1.host").write_bytes(b"s3prl's own")
         (tmp_path / "events.out.tfevents.1.host.s3prl_mi").write_bytes(b"ours, older")
-        report.write_tensorboard(tmp_path, grid()[:3])
-        report.write_tensorboard(tmp_path, grid())
+        write_tensorboard(tmp_path, grid()[:3])
+        write_tensorboard(tmp_path, grid())
         ours = list(tmp_path.glob("*.s3prl_mi"))
         assert len(ours) == 1
         assert len(scalars(ours[0])) == 6
         assert {p.name for p in tmp_path.iterdir()} == {"events.out.tfevents.1.host", ours[0].name}
 
     def test_what_varies_is_in_the_tag(self, tmp_path):
-        report.write_tensorboard(tmp_path, [make(), make(eval_splits=["test-clean", "dev-clean"])])
+        write_tensorboard(tmp_path, [make(), make(eval_splits=["test-clean", "dev-clean"])])
         (path,) = tmp_path.iterdir()
         assert {tag for tag, _ in scalars(path)} == {
             "mi_views/test-other-masked-logistic-bits",
@@ -487,7 +493,7 @@ class TestWriteAll:
     def test_everything_once_from_records_read_back(self, tmp_path):
         append_records(tmp_path / "mi_results.jsonl", grid())
         for _ in range(2):
-            report.write_all(tmp_path, read_records(tmp_path / "mi_results.jsonl"))
+            write_all(tmp_path, read_records(tmp_path / "mi_results.jsonl"))
             names = sorted(re.sub(r"tfevents.*", "tfevents", p.name) for p in tmp_path.iterdir())
             assert names == [
                 "events.out.tfevents",
@@ -500,7 +506,7 @@ class TestWriteAll:
     def test_the_same_bytes_each_time(self, tmp_path):
         contents = []
         for _ in range(2):
-            report.write_all(tmp_path, grid())
+            write_all(tmp_path, grid())
             contents.append(
                 {n: (tmp_path / n).read_bytes() for n in ("log.log", "mi_layers.png", "mi_summary.csv")}
             )
@@ -508,5 +514,5 @@ class TestWriteAll:
 
     def test_without_records_nothing_is_written(self, tmp_path):
         with pytest.raises(MIError, match="no finished estimate"):
-            report.write_all(tmp_path, [])
+            write_all(tmp_path, [])
         assert not list(tmp_path.iterdir())

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from ...core.errors import MIError
 from ...results.record import Record
 from ...results.selection import CheckpointPick, checkpoint_pick, last_layer
-from ...results.summary import rank_in
-from .. import PROBE_ORDER, Summary
+from ...results.summary import Summary
 from ..wording import BOUND, BOUND_TEX, seeds_text
-from .picture import COLOURS, Picture, bits_axis, dress, finish, sheet
+from .picture import COLOURS, Picture, bits_axis, dress, finish, legend_below, points, probes_in, sheet
 from .scale import Scale, by_scale, headline_scales, model_of, natural, scale_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CHOICES = ("last layer", "best layer")
+MOST_ROWS = 6
+"""Scales in one picture."""
 
 
 def series_name(item: Summary | Record) -> str:
@@ -94,15 +94,13 @@ def checkpoint_curves(summaries: Sequence[Summary], records: Sequence[Record]) -
     """A picture for each series: a row for each scale, a column for each probe."""
     pictures = []
     for number, (name, group) in enumerate(series_in(summaries).items(), start=1):
-        numbered = [s for s in group if isinstance(s.layer, int)]
-        scales = {k: v for k, v in by_scale(numbered).items() if len({s.step for s in v}) > 1}
-        shown = headline_scales(scales)
-        shown.sort(key=lambda k: k.task, reverse=True)  # without labels first
+        scales = by_scale(s for s in group if isinstance(s.layer, int))
+        scales = {k: v for k, v in scales.items() if len({s.step for s in v}) > 1}
+        shown = sorted(headline_scales(scales), key=lambda k: k.task, reverse=True)  # without labels first
         if shown:
             last = last_layer([r for r in records if series_name(r) == name])
-            pictures.append(
-                _draw(name, {k: scales[k] for k in shown[:6]}, picks_of(name, records), last, number)
-            )
+            own = {k: scales[k] for k in shown[:MOST_ROWS]}
+            pictures.append(_draw(name, own, picks_of(name, records), last, number))
     return pictures
 
 
@@ -114,10 +112,15 @@ def _draw(
     number: int,
 ) -> Picture:
     everything = [s for group in scales.values() for s in group]
-    probes = sorted({s.probe for s in everything}, key=lambda p: rank_in(p, PROBE_ORDER))
+    probes = probes_in(everything)
     with sheet(4.0 * len(probes) + 0.4, 2.6 * len(scales) + 0.5) as figure:
         grid = figure.subplots(len(scales), len(probes), squeeze=False, sharex=True, sharey="row")
         for row, (scale, group) in zip(grid, scales.items(), strict=True):
+            what = (
+                f"{scale.kind} view, {scale.scored_frames} frames"
+                if scale.kind
+                else f"one frame every {scale.frame_shift_ms:g} ms"
+            )
             drawn: list[Summary] = []
             for axes, probe in zip(row, probes, strict=True):
                 drawn += _curves(axes, [s for s in group if s.probe == probe], last)
@@ -126,14 +129,10 @@ def _draw(
                         picks[probe].step, color="0.35", linestyle=":", linewidth=1.3, zorder=0,
                         label="picked without labels",
                     )  # fmt: skip
-                last_row = scale == list(scales)[-1]
                 y = f"{BOUND_TEX[scale.task]}, bits" if probe == probes[0] else ""
-                dress(axes, "training step" if last_row else "", y, f"{probe} probe, {_short(scale)}")
+                dress(axes, "training step" if scale == list(scales)[-1] else "", y, f"{probe} probe, {what}")
             bits_axis(row, drawn)
-        handles = {t: h for a in grid.flat for h, t in zip(*a.get_legend_handles_labels(), strict=True)}
-        figure.legend(
-            handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=8.5
-        )
+        legend_below(figure)
         quantities = " and ".join(dict.fromkeys(BOUND[k.task] for k in scales))
         settings = "; ".join(k.describe() for k in scales)
         return finish(
@@ -141,44 +140,31 @@ def _draw(
             f"checkpoints_{number}",
             f"Over training: {name}",
             f"How {quantities} grow with the training of {name} ({settings}; "
-            f"{seeds_text(everything).replace('+-', '±')}). The dotted line is the checkpoint that one would pick "
+            f"{seeds_text(everything, '±')}). The dotted line is the checkpoint that one would pick "
             "without any label, by the highest I(Za;Zb) at the last layer: where it meets the peak of I(Z;Y), the "
             "choice without labels is the right one. " + " ".join(stability_words(p) for p in picks.values()),
             f"Curves of {quantities} over training steps of {name}.",
         )
 
 
-def _short(scale: Scale) -> str:
-    return (
-        f"{scale.kind} view, {scale.scored_frames} frames"
-        if scale.kind
-        else f"every {scale.frame_shift_ms:g} ms"
-    )
-
-
-def _curves(axes: Axes, group: list[Summary], last: int | None) -> list[Summary]:
+def _curves(axes: Axes, group: Sequence[Summary], last: int | None) -> list[Summary]:
     """Bits over steps at the last and at the best layer; returns the points."""
-    points: list[Summary] = []
     by_step: dict[int, list[Summary]] = {}
-    for s in group:
+    for s in sorted(group, key=lambda s: s.step or 0):
         if s.step is not None:
             by_step.setdefault(s.step, []).append(s)
-    steps = sorted(by_step)
-    for choice, colour, line, filled in zip(CHOICES, COLOURS, ("-", "--"), (True, False), strict=False):
-        if choice == CHOICES[0]:
-            chosen = [s for n in steps for s in by_step[n] if s.layer == last]
-        else:
-            chosen = [max(by_step[n], key=lambda s: s.mi_lower_bound_bits) for n in steps]
-        if not chosen or chosen == points:  # the best layer is the last one throughout: one curve
-            continue
-        points += chosen
-        axes.errorbar(
-            [s.step or 0 for s in chosen], [s.mi_lower_bound_bits for s in chosen],
-            yerr=[s.mi_lower_bound_bits_sd for s in chosen],
-            color=colour, linestyle=line, marker="o" if filled else "s", fillstyle="full" if filled else "none",
-            markersize=4.5, linewidth=1.4, capsize=2, elinewidth=0.9, label=choice,
-        )  # fmt: skip
-    positive = [n for n in steps if n > 0]
-    if positive and max(positive) > 100 * min(positive):
-        axes.set_xscale("symlog", linthresh=min(positive))
-    return points
+    at_last = [s for own in by_step.values() for s in own if s.layer == last]
+    at_best = [max(own, key=lambda s: s.mi_lower_bound_bits) for own in by_step.values()]
+    curves = (
+        ("last layer", at_last, {"color": COLOURS[0], "linestyle": "-", "marker": "o"}),
+        ("best layer", at_best, {"color": COLOURS[1], "linestyle": "--", "marker": "s", "fillstyle": "none"}),
+    )
+    drawn: list[Summary] = []
+    for label, chosen, style in curves:
+        if chosen and chosen != drawn:  # where the best layer is the last one throughout: one curve
+            points(axes, [s.step or 0 for s in chosen], chosen, label, **style)
+            drawn += chosen
+    trained = [n for n in by_step if n > 0]
+    if trained and max(trained) > 100 * min(trained):
+        axes.set_xscale("symlog", linthresh=min(trained))
+    return drawn

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.ticker import MaxNLocator
 
-from ...results.class_contributions import ClassRecord
-from ...results.record import Record, is_encoder_layer
-from .picture import Picture, chunks, dress, finish, label_ends, look, sheet
-from .scale import Measured, Model, Scale, model_of, scale_of
+from ...estimators.bounds import perplexity
+from ...results.record import is_encoder_layer
+from .picture import Picture, chunks, dress, finish, label_ends, looks, sheet
+from .scale import Model, Pair, Scale, model_of, scale_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,50 +28,38 @@ class Usage:
     encoder: bool
     """Whether it is a layer of the encoder, not what comes behind it (VQ codes, distilled predictions)."""
     curve: tuple[float, ...]
-    """Share of the eval frames of each cluster, the largest first, in percent."""
+    """Eval frames of each cluster in percent of all, the largest first."""
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """Later layers higher; what is no layer of the encoder, and a weighted sum, below all that are."""
+        number = self.layer if isinstance(self.layer, int) else -1
+        return self.encoder and number >= 0, number
 
 
-def classes_with_records(measured: Sequence[Measured], task: str) -> list[tuple[Record, ClassRecord]]:
-    """Every class record of a task beside the record that it belongs to."""
-    pairs = []
-    for m in measured:
-        own = {r.identity(): r for r in m.records if r.task == task}
-        pairs += [(own[c.identity()], c) for c in m.classes if c.task == task and c.identity() in own]
-    return pairs
-
-
-def perplexity(counts: Sequence[int]) -> float:
-    """2 to the entropy of counts.
-
-    Example:
-        >>> perplexity([5, 5, 0]), perplexity([7])
-        (2.0, 1.0)
-    """
-    total = sum(counts)
-    return 2 ** -sum(n / total * math.log2(n / total) for n in counts if n) if total else 0.0
-
-
-def usages(measured: Sequence[Measured]) -> list[Usage]:
+def usages(pairs: Sequence[Pair]) -> list[Usage]:
     """Use of the codebook of every model, scale and layer (it does not depend on the probe)."""
     groups: dict[tuple[Model, Scale, int | str], dict[int, Sequence[int]]] = {}
     names: dict[tuple[Model, int | str], str] = {}
-    for record, classes in classes_with_records(measured, "mi_views"):
+    for record, classes in pairs:
+        if record.task != "mi_views":
+            continue
         key = (model_of(record), scale_of(record), record.layer)
         names[model_of(record), record.layer] = record.layer_name
         groups.setdefault(key, {}).setdefault(record.seed, classes.eval_frames)
     found = []
     for (model, scale, layer), by_seed in groups.items():
         counts = [sorted(c, reverse=True) for c in by_seed.values()]
-        shares = [[100 * n / max(1, sum(c)) for n in c] for c in counts]
+        percents = [[100 * n / max(1, sum(c)) for n in c] for c in counts]
         found.append(
             Usage(
                 model=model,
                 scale=scale,
                 layer=layer,
                 used=statistics.fmean(sum(n > 0 for n in c) for c in counts),
-                perplexity=statistics.fmean(perplexity(c) for c in counts),
+                perplexity=statistics.fmean(perplexity(c) if any(c) else 0.0 for c in counts),
                 encoder=is_encoder_layer(names[model, layer]),
-                curve=tuple(statistics.fmean(column) for column in zip(*shares, strict=True)),
+                curve=tuple(statistics.fmean(column) for column in zip(*percents, strict=True)),
             )
         )
     return found
@@ -82,24 +69,16 @@ def last_layers(found: Sequence[Usage]) -> dict[Model, Usage]:
     """The last numbered layer of each model's encoder (else what comes behind it, else `weighted`)."""
     last: dict[Model, Usage] = {}
     for u in found:
-        if u.model not in last or _rank(u) > _rank(last[u.model]):
+        if u.model not in last or u.rank > last[u.model].rank:
             last[u.model] = u
     return last
 
 
-def _rank(usage: Usage) -> tuple[bool, int]:
-    return usage.encoder and isinstance(usage.layer, int), _number(usage.layer)
-
-
-def _number(layer: int | str) -> int:
-    return layer if isinstance(layer, int) else -1
-
-
 def cluster_usage(
-    measured: Sequence[Measured], scales: Sequence[Scale], names: Mapping[Model, str]
+    pairs: Sequence[Pair], scales: Sequence[Scale], names: Mapping[Model, str]
 ) -> list[Picture]:
     """A picture for each scale: sorted use of the clusters at the last layer; perplexity by layer."""
-    everything = usages(measured)
+    everything = usages(pairs)
     pictures: list[Picture] = []
     for scale in scales:
         own = [u for u in everything if u.scale == scale]
@@ -109,50 +88,40 @@ def cluster_usage(
 
 
 def _draw(scale: Scale, found: list[Usage], names: Mapping[Model, str], number: int) -> Picture:
-    numbers = {m: i for i, m in enumerate(names)}
-    last = last_layers(found)
+    style, last = looks(names), last_layers(found)
     parts = chunks([m for m in names if m in last])
-    by_layer = {m: [u for u in found if u.model == m and isinstance(u.layer, int)] for m in last}
-    several = any(len(group) > 1 for group in by_layer.values())
+    numbered = {m: [u for u in found if u.model == m and isinstance(u.layer, int)] for m in last}
+    several = any(len(own) > 1 for own in numbered.values())
+    clusters = scale.n_clusters or len(found[0].curve)
+    level = {"color": "0.5", "linestyle": "--", "linewidth": 0.9}
     with sheet(8.6 if several else 4.7, 2.9 * len(parts) + 0.4) as figure:
         grid = figure.subplots(len(parts), 1 + several, squeeze=False, sharey="col")
-        clusters = scale.n_clusters or len(found[0].curve)
-        for row, part in zip(grid, parts, strict=True):
+        for (left, *right), part in zip(grid, parts, strict=True):
             for model in part:
-                curve = last[model].curve
-                axes, style = row[0], look(numbers[model])
-                axes.plot(
-                    range(1, len(curve) + 1), curve, linewidth=1.4, markersize=3.5, markevery=max(1, len(curve) // 10),
-                    label=f"{names[model]} (perplexity {last[model].perplexity:.0f})", **style,
+                u = last[model]
+                left.plot(
+                    range(1, len(u.curve) + 1), u.curve, linewidth=1.4, markersize=3.5,
+                    markevery=max(1, len(u.curve) // 10), label=f"{names[model]} (perplexity {u.perplexity:.0f})",
+                    **style[model],
                 )  # fmt: skip
-                if several:
-                    group = sorted(by_layer[model], key=lambda u: _number(u.layer))
-                    row[1].plot(
-                        [u.layer for u in group],
-                        [u.perplexity for u in group],
-                        linewidth=1.4,
-                        markersize=4.5,
-                        **style,
-                    )
-            row[0].axhline(
-                100 / clusters, color="0.5", linestyle="--", linewidth=0.9, label="all used equally"
-            )
-            dress(row[0], "clusters, most used first", "share of frames, %", "last layer")
-            row[0].set_ylim(bottom=0)
-            row[0].legend(fontsize=7.5)
-            if several:
-                row[1].axhline(clusters, color="0.5", linestyle="--", linewidth=0.9)
-                dress(row[1], "layer", "perplexity (clusters)", "all layers; dashed: number of clusters")
-                row[1].set_ylim(0, 1.08 * clusters)
-                row[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+            left.axhline(100 / clusters, label="all used equally", **level)
+            dress(left, "clusters, most used first", "frames, %", "last layer")
+            left.set_ylim(bottom=0)
+            left.legend(fontsize=7.5)
+            for axes in right:
+                for model in part:
+                    own = sorted(numbered[model], key=lambda u: u.rank[1])
+                    bits = [u.perplexity for u in own]
+                    axes.plot([u.layer for u in own], bits, linewidth=1.4, markersize=4.5, **style[model])
+                axes.axhline(clusters, **level)
+                dress(axes, "layer", "perplexity (clusters)", "all layers; dashed: number of clusters")
+                axes.set_ylim(0, 1.08 * clusters)
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if several:
             figure.draw_without_rendering()
             for row, part in zip(grid, parts, strict=True):
-                ends = [
-                    (float(_number(end.layer)), end.perplexity, names[m], look(numbers[m])["color"])
-                    for m in part
-                    for end in [max([*by_layer[m], last[m]], key=lambda u: _number(u.layer))]
-                ]
+                shown = {m: max([*numbered[m], last[m]], key=lambda u: u.rank[1]) for m in part}
+                ends = [(u.rank[1], u.perplexity, names[m], style[m]["color"]) for m, u in shown.items()]
                 label_ends(row[1], ends)
         return finish(
             figure,
@@ -161,5 +130,5 @@ def _draw(scale: Scale, found: list[Usage], names: Mapping[Model, str], number: 
             f"How evenly the frames fall into the clusters that stand for the other view ({scale.describe()}). The "
             "perplexity says how many equally used clusters would be as uncertain: if it is far below the number of "
             "clusters, few clusters hold most frames and I(Za;Zb) cannot be high.",
-            f"Sorted shares of frames by cluster, and perplexity by layer, of {', '.join(names[m] for m in last)}.",
+            f"Frames of each cluster in percent and perplexity by layer, of {', '.join(names[m] for m in last)}.",
         )

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ...results.summary import rank_in, worth_marking
-from .. import PROBE_ORDER, Summary
-from ..wording import BOUND, BOUND_TEX, seeds_text
-from .picture import Picture, bits_axis, chunks, dress, finish, label_ends, look, sheet
+from ...results.summary import Summary, worth_marking
+from ..wording import BOUND, BOUND_TEX, frames_note, seeds_text
+from .picture import (
+    Picture,
+    bits_axis,
+    chunks,
+    dress,
+    finish,
+    label_ends,
+    layer_axis,
+    layer_curve,
+    layer_places,
+    layer_word,
+    looks,
+    probes_in,
+    ring,
+    sheet,
+)
 from .scale import Model, Scale, by_scale, headline_scales, model_of
 
 if TYPE_CHECKING:
@@ -23,112 +37,54 @@ def layer_curves(summaries: Sequence[Summary], names: Mapping[Model, str]) -> li
         names: of every model, in the order of drawing.
     """
     scales = by_scale(summaries)
-    pictures: list[Picture] = []
-    for scale in headline_scales(scales):
-        group = scales[scale]
-        if len({s.layer for s in group}) > 1:
-            pictures.append(_draw(scale, group, names, len(pictures) + 1))
-    return pictures
+    shown = [scale for scale in headline_scales(scales) if len({s.layer for s in scales[scale]}) > 1]
+    return [_draw(scale, scales[scale], names, number) for number, scale in enumerate(shown, start=1)]
 
 
 def _draw(scale: Scale, group: list[Summary], names: Mapping[Model, str], number: int) -> Picture:
-    probes = sorted({s.probe for s in group}, key=lambda p: rank_in(p, PROBE_ORDER))
+    probes = probes_in(group)
     models = [m for m in names if any(model_of(s) == m for s in group)]
-    numbers = {m: i for i, m in enumerate(names)}
-    parts = chunks(models)
-    width = 4.3 * len(probes) + 0.4
-    with sheet(width, 3.2 * len(parts) + 0.4) as figure:
-        grid = figure.subplots(len(parts), len(probes), squeeze=False, sharey=True)
-        for row, part in zip(grid, parts, strict=True):
-            for axes, probe in zip(row, probes, strict=True):
-                shown = {m: [s for s in group if model_of(s) == m and s.probe == probe] for m in part}
-                _curves(axes, {m: s for m, s in shown.items() if s}, numbers)
-                dress(
-                    axes,
-                    "layer",
-                    f"{BOUND_TEX[scale.task]}, bits" if probe == probes[0] else "",
-                    f"{probe} probe",
-                )
+    plots = [(part, probe) for part in chunks(models) for probe in probes]
+    rows = len(plots) // len(probes)
+    with sheet(4.3 * len(probes) + 0.4, 3.2 * rows + 0.4) as figure:
+        grid = figure.subplots(rows, len(probes), squeeze=False, sharey=True)
+        ends = []
+        for axes, (part, probe) in zip(grid.flat, plots, strict=True):
+            shown = {m: [s for s in group if model_of(s) == m and s.probe == probe] for m in part}
+            ends.append(_curves(axes, {m: own for m, own in shown.items() if own}, names))
+            y = f"{BOUND_TEX[scale.task]}, bits" if probe == probes[0] else ""
+            dress(axes, "layer", y, f"{probe} probe")
         bits_axis(grid.flat, group)
         figure.draw_without_rendering()  # so that label_ends knows the height of the plots
-        for row, part in zip(grid, parts, strict=True):
-            for axes, probe in zip(row, probes, strict=True):
-                label_ends(axes, _ends(group, part, probe, names, numbers))
+        for axes, names_of_plot in zip(grid.flat, ends, strict=True):
+            label_ends(axes, names_of_plot)
         quantity = BOUND[scale.task]
+        what = "phones or words" if scale.task == "mi_supervised" else "the other view of the same speech"
         return finish(
             figure,
             f"layers_{scale.task}_{number}",
-            f"{quantity} by layer: {scale.view or 'frame labels'}, every {scale.frame_shift_ms:g} ms",
-            _caption(scale, group),
+            f"{quantity} by layer: {scale.view or 'frame labels'}, one frame every {scale.frame_shift_ms:g} ms",
+            f"How many bits each layer tells about {what} ({scale.describe()}; {seeds_text(group, '±')}). Higher is "
+            "more information that the probe can use; the ring marks the best layer of a model, bars are one "
+            "standard deviation over seeds." + frames_note(group),
             f"Curves of {quantity} in bits over the layers of {', '.join(names[m] for m in models)}.",
         )
 
 
-def _curves(axes: Axes, shown: dict[Model, list[Summary]], numbers: dict[Model, int]) -> None:
-    for model, summaries in shown.items():
-        style = look(numbers[model])
-        numbered = [s for s in summaries if isinstance(s.layer, int)]
-        named = [s for s in summaries if not isinstance(s.layer, int)]
-        for part in (numbered, named):
-            if part:
-                axes.errorbar(
-                    [_place(s, summaries) for s in part], [s.mi_lower_bound_bits for s in part],
-                    yerr=[s.mi_lower_bound_bits_sd for s in part] if any(s.n_seeds > 1 for s in part) else None,
-                    linestyle="-" if part is numbered else "none", linewidth=1.4, markersize=4.5, capsize=2,
-                    elinewidth=0.9, **style,
-                )  # fmt: skip
-        for s in worth_marking(summaries):
-            axes.plot(
-                _place(s, summaries), s.mi_lower_bound_bits, marker="o", markersize=10, fillstyle="none",
-                color=style["color"], linestyle="none",
-            )  # fmt: skip
-    layers = sorted({s.layer for group in shown.values() for s in group if isinstance(s.layer, int)})
-    step = 1 if len(layers) <= 16 else 2 if len(layers) <= 34 else 4
-    if layers:
-        axes.set_xticks([n for n in layers if n % step == 0])
-        axes.set_xlim(layers[0] - 0.4, max(layers[-1], layers[0] + 1) + 0.5 + 1.0 * _has_named(shown))
-
-
-def _has_named(shown: dict[Model, list[Summary]]) -> bool:
-    return any(not isinstance(s.layer, int) for group in shown.values() for s in group)
-
-
-def _place(summary: Summary, group: list[Summary]) -> float:
-    """A layer stands at its number, a weighted sum behind the last one."""
-    if isinstance(summary.layer, int):
-        return float(summary.layer)
-    return 1.0 + max((s.layer for s in group if isinstance(s.layer, int)), default=-1)
-
-
-def _ends(
-    group: list[Summary], part: list[Model], probe: str, names: Mapping[Model, str], numbers: dict[Model, int]
+def _curves(
+    axes: Axes, shown: Mapping[Model, list[Summary]], names: Mapping[Model, str]
 ) -> list[tuple[float, float, str, str]]:
-    found = []
-    for model in part:
-        own = [s for s in group if model_of(s) == model and s.probe == probe]
-        if own:
-            last = max(own, key=lambda s: _place(s, own))
-            name = names[model] + ("" if len(own) > 1 else f" ({_layer_word(last)})")
-            found.append((_place(last, own), last.mi_lower_bound_bits, name, look(numbers[model])["color"]))
-    return found
-
-
-def _layer_word(summary: Summary) -> str:
-    return f"layer {summary.layer}" if isinstance(summary.layer, int) else str(summary.layer)
-
-
-def _caption(scale: Scale, group: list[Summary]) -> str:
-    what = "phones or words" if scale.task == "mi_supervised" else "the other view of the same speech"
-    seeds = seeds_text(group).replace("+-", "±")
-    return (
-        f"How many bits each layer tells about {what} ({scale.describe()}; {seeds}). Higher is more information that "
-        "the probe can use; the ring marks the best layer of a model, bars are one standard deviation over seeds."
-    ) + frames_note(group)
-
-
-def frames_note(group: Sequence[Summary]) -> str:
-    """A sentence of warning where models were scored on different amounts of speech; else nothing."""
-    low, high = min(s.eval_frames for s in group), max(s.eval_frames for s in group)
-    if high <= 1.02 * low:
-        return ""
-    return f" Beware: not all were scored on the same speech ({low:,} to {high:,} frames)."
+    """Draw the models of one plot; returns where each ends and what to write there."""
+    style: dict[Model, dict[str, Any]] = looks(names)
+    places = layer_places(s for own in shown.values() for s in own)
+    ends = []
+    for model, own in shown.items():
+        layer_curve(axes, own, places, **style[model])
+        for s in worth_marking(own):
+            ring(axes, places[s.layer], s, style[model]["color"])
+        last = max(own, key=lambda s: places[s.layer])
+        name = names[model] + ("" if len(own) > 1 else f" ({layer_word(last.layer)})")
+        ends.append((places[last.layer], last.mi_lower_bound_bits, name, style[model]["color"]))
+    if places:
+        layer_axis(axes, places)
+    return ends

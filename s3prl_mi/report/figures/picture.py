@@ -1,17 +1,18 @@
-"""A finished figure: PNG and PDF for papers, SVG for the page, with the words that belong to it."""
+"""What all figures share: size, fonts, colours, curves and axes; and a finished figure with its words."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...core.files import write_whole
-from .. import Summary
-from ..canvas import Canvas
+from ...results.summary import PROBE_ORDER, Summary, rank_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +25,28 @@ MOST_CURVES = 8
 """In one plot; more are split over several."""
 
 _DPI = 200
-# Text as paths: looks the same everywhere. A fixed salt: the same bytes each time.
-_RC = {"svg.fonttype": "path", "svg.hashsalt": "s3prl_mi", "pdf.fonttype": 42}
+_RC = {
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.labelsize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "text.usetex": False,
+    "savefig.bbox": None,  # "tight" of a user's matplotlibrc would change the size
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    # Text as paths: looks the same everywhere. A fixed salt: the same bytes each time.
+    "svg.fonttype": "path",
+    "svg.hashsalt": "s3prl_mi",
+    "pdf.fonttype": 42,
+}
+_NO_DATES: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +58,7 @@ class Picture:
         title: heading on the page.
         caption: what it shows and how to read it.
         alt: the same for those who cannot see it.
-        png: 200 dots an inch.
+        png: 200 dots per inch.
         pdf: for LaTeX.
         svg: for the page.
     """
@@ -58,10 +79,14 @@ class Picture:
 
 @contextmanager
 def sheet(width: float, height: float) -> Iterator[Figure]:
-    """A figure of so many inches, with our settings, without pyplot."""
+    """A figure of so many inches with our settings, without pyplot and hence without global state."""
     import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    with Canvas(width, height) as figure, matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+        FigureCanvasAgg(figure)
         yield figure
 
 
@@ -69,16 +94,26 @@ def finish(figure: Figure, name: str, title: str, caption: str, alt: str) -> Pic
     """Render a figure in all formats; inside `sheet`."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once for all formats
-    files = {}
-    for kind, metadata in (
-        ("png", {"Software": None}),
-        ("pdf", {"CreationDate": None, "Producer": None, "Creator": None}),
-        ("svg", {"Date": None, "Creator": None, "Format": None, "Type": None}),
-    ):
-        content = io.BytesIO()
-        figure.savefig(content, format=kind, dpi=_DPI, metadata=metadata)
-        files[kind] = content.getvalue()
-    return Picture(name, title, caption, alt, **files)
+    return Picture(name, title, caption, alt, **{kind: _render(figure, kind) for kind in _NO_DATES})
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG; inside `sheet`."""
+    write_whole(path, _render(figure, "png"))
+
+
+def _render(figure: Figure, kind: str) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, dpi=_DPI, metadata=_NO_DATES[kind])
+    return content.getvalue()
+
+
+# --- Names and looks --------------------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """Keep matplotlib from reading names as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def look(number: int) -> dict[str, Any]:
@@ -87,6 +122,27 @@ def look(number: int) -> dict[str, Any]:
         "color": COLOURS[number % len(COLOURS)],
         "marker": MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
     }
+
+
+def looks(names: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of every model: the same in all figures of a report."""
+    return {model: look(i) for i, model in enumerate(names)}
+
+
+def probes_in(summaries: Iterable[Summary]) -> list[str]:
+    """The probes of some estimates, in the order of drawing."""
+    return sorted({s.probe for s in summaries}, key=lambda p: rank_in(p, PROBE_ORDER))
+
+
+def probe_colours(summaries: Iterable[Summary]) -> dict[str, str]:
+    """A colour for every probe: that of its place in the order, whichever of them are drawn."""
+    probes = [*PROBE_ORDER, *(p for p in probes_in(summaries) if p not in PROBE_ORDER)]
+    return {p: COLOURS[i % len(COLOURS)] for i, p in enumerate(probes)}
+
+
+def layer_word(layer: int | str) -> str:
+    """`layer 3`, or the name of a weighted sum."""
+    return f"layer {layer}" if isinstance(layer, int) else layer
 
 
 def chunks(items: Sequence[Any], size: int = MOST_CURVES) -> list[list[Any]]:
@@ -101,65 +157,63 @@ def chunks(items: Sequence[Any], size: int = MOST_CURVES) -> list[list[Any]]:
     return [list(items[i : i + length]) for i in range(0, len(items), length)]
 
 
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move positions apart until neighbours are `gap` apart, as near to where they belong as a few passes find.
-
-    Example:
-        >>> spread([1.0, 1.0], 0.5, 0.0, 2.0)
-        [0.75, 1.25]
-        >>> spread([0.0, 3.0], 0.5, 0.0, 3.0)
-        [0.0, 3.0]
-    """
-    if len(wanted) > 1:
-        gap = min(gap, (high - low) / (len(wanted) - 1))
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    blocks: list[tuple[float, list[int]]] = []  # (centre, members), each block `gap` apart inside
-    for i in order:
-        blocks.append((min(max(wanted[i], low), high), [i]))
-        while len(blocks) > 1 and _bottom(blocks[-1], gap) - _top(blocks[-2], gap) < gap - 1e-12:
-            _, last = blocks.pop()
-            _, before = blocks.pop()
-            members = before + last
-            half = gap * (len(members) - 1) / 2
-            centre = sum(wanted[m] for m in members) / len(members)
-            blocks.append((min(max(centre, low + half), high - half), members))
-    placed = [0.0] * len(wanted)
-    for block in blocks:
-        for n, member in enumerate(block[1]):
-            placed[member] = _bottom(block, gap) + n * gap
-    return placed
+# --- Curves and axes --------------------------------------------------------------------------------------
 
 
-def _bottom(block: tuple[float, list[int]], gap: float) -> float:
-    return block[0] - gap * (len(block[1]) - 1) / 2
+def points(
+    axes: Axes, x: Sequence[float], summaries: Sequence[Summary], label: str | None = None, **style: Any
+) -> None:
+    """Bits with error bars of one standard deviation over seeds (none where all have one seed)."""
+    spread_known = any(s.n_seeds > 1 for s in summaries)
+    axes.errorbar(
+        x, [s.mi_lower_bound_bits for s in summaries],
+        yerr=[s.mi_lower_bound_bits_sd for s in summaries] if spread_known else None, label=label,
+        **{"linewidth": 1.4, "markersize": 4.5, "capsize": 2, "elinewidth": 0.9, **style},
+    )  # fmt: skip
 
 
-def _top(block: tuple[float, list[int]], gap: float) -> float:
-    return block[0] + gap * (len(block[1]) - 1) / 2
+def layer_places(summaries: Iterable[Summary]) -> dict[int | str, float]:
+    """Where each layer stands on an axis: at its number, a weighted sum well behind the last."""
+    layers = {s.layer for s in summaries}
+    numbers = sorted(n for n in layers if isinstance(n, int))
+    places: dict[int | str, float] = {n: float(n) for n in numbers}
+    behind = numbers[-1] + max(1.0, 0.08 * (numbers[-1] - numbers[0])) + 0.5 if numbers else 0.0
+    places.update(
+        (name, behind + i) for i, name in enumerate(sorted(n for n in layers if isinstance(n, str)))
+    )
+    return places
 
 
-def label_ends(axes: Axes, ends: Iterable[tuple[float, float, str, str]], size: float = 7.5) -> None:
-    """Write the name of each curve beside its last point, moved apart where they would overlap.
+def layer_axis(axes: Axes, places: Mapping[int | str, float]) -> None:
+    """A tick per layer (every second or fourth one where there are many), and some room at both ends."""
+    step = 1 if len(places) <= 16 else 2 if len(places) <= 34 else 4
+    kept = {x: str(name) for name, x in places.items() if isinstance(name, str) or name % step == 0}
+    axes.set_xticks(list(kept), list(kept.values()))
+    low, high = min(places.values()), max(places.values())
+    room = 0.04 * (high - low) + (0.35 if high > low else 0.6)
+    axes.set_xlim(low - room, high + room)
 
-    Call after the limits of the axes are final; leaves the names outside of the plot, on the right.
 
-    Args:
-        axes: of the curves.
-        ends: (x, y, name, colour) of each.
-        size: of the text in points.
-    """
-    ends = list(ends)
-    low, high = axes.get_ylim()
-    height = axes.get_window_extent().height / axes.figure.dpi * 72 or 200.0  # points
-    gap = 1.25 * size / height * (high - low)
-    places = spread([y for _, y, _, _ in ends], gap, low, high)
-    right = axes.get_xlim()[1]
-    for (x, y, name, colour), place in zip(ends, places, strict=True):
-        axes.annotate(
-            name.replace("$", r"\$"), (x, y), xytext=(right, place), textcoords=axes.transData, color=colour,
-            fontsize=size, va="center", ha="left", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2},
-        )  # fmt: skip
+def layer_curve(
+    axes: Axes,
+    summaries: Sequence[Summary],
+    places: Mapping[int | str, float],
+    label: str | None = None,
+    linestyle: Any = "-",
+    **style: Any,
+) -> None:
+    """Numbered layers as a line, a weighted sum as a point of its own."""
+    for kind, line in ((int, linestyle), (str, "none")):
+        part = [s for s in summaries if isinstance(s.layer, kind)]
+        if part:
+            points(axes, [places[s.layer] for s in part], part, label, linestyle=line, **style)
+            label = None  # once in the legend
+
+
+def ring(axes: Axes, x: float, summary: Summary, colour: str) -> None:
+    """Mark the best layer of a curve."""
+    y = summary.mi_lower_bound_bits
+    axes.plot(x, y, marker="o", markersize=10, fillstyle="none", color=colour, linestyle="none")
 
 
 def dress(axes: Axes, x: str, y: str, title: str = "") -> None:
@@ -168,21 +222,89 @@ def dress(axes: Axes, x: str, y: str, title: str = "") -> None:
     axes.set_ylabel(y)
     axes.grid(axis="y", color="0.92", linewidth=0.8)
     if title:
-        axes.set_title(title.replace("$", r"\$"), loc="left", fontsize=9.5)
+        axes.set_title(plain(title), loc="left", fontsize=9.5)
 
 
-def bits_axis(all_axes: Iterable[Axes], drawn: Iterable[Summary]) -> None:
+def bits_axis(
+    all_axes: Iterable[Axes],
+    drawn: Iterable[Summary],
+    ceiling: float = 0.0,
+    headroom: float = 0.08,
+    from_zero: bool = False,
+) -> None:
     """Start at zero unless all values lie far above it; a line at zero where some lie below.
 
     Args:
         all_axes: plots that share their y axis.
         drawn: what they show, with its standard deviation.
+        ceiling: drawn there as well, in bits.
+        headroom: above the highest, as a fraction of the height.
+        from_zero: start at zero wherever the values lie (unless below).
     """
     drawn = list(drawn)
     low = min((s.mi_lower_bound_bits - s.mi_lower_bound_bits_sd for s in drawn), default=0.0)
     high = max((s.mi_lower_bound_bits + s.mi_lower_bound_bits_sd for s in drawn), default=1.0)
-    bottom = 0.0 if 0 <= low < 0.6 * high else low - 0.1 * max(high - low, 1e-3)
+    bottom = 0.0 if low >= 0 and (from_zero or low < 0.6 * high) else low - 0.1 * max(high - low, 1e-3)
+    top = high + headroom * max(high - bottom, 1e-3)
     for axes in all_axes:
         if low < 0:
             axes.axhline(0, color="0.6", linewidth=0.8)
-        axes.set_ylim(bottom, high + 0.08 * max(high - bottom, 1e-3))
+        axes.set_ylim(bottom, max(top, ceiling + 0.04 * (ceiling - bottom)))
+
+
+def legend_below(figure: Figure, columns: int | None = None) -> None:
+    """One legend for all plots of a figure, each entry once."""
+    handles = {t: h for a in figure.axes for h, t in zip(*a.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=columns or len(handles),
+        fontsize=8.5,
+    )
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Move positions apart until neighbours are `gap` apart, in order and as near to where they belong as can be.
+
+    Least squares under these constraints: isotonic regression of the positions less the gaps before them.
+
+    Example:
+        >>> spread([1.0, 1.0], 0.5, 0.0, 2.0)
+        [0.75, 1.25]
+        >>> spread([0.0, 3.0], 0.5, 0.0, 3.0)
+        [0.0, 3.0]
+    """
+    from sklearn.isotonic import isotonic_regression
+
+    steps = min(gap, (high - low) / max(1, len(wanted) - 1)) * np.arange(len(wanted))
+    order = np.argsort(wanted, kind="stable")
+    placed = np.empty(len(wanted))
+    placed[order] = steps + isotonic_regression(
+        np.asarray(wanted)[order] - steps, y_min=low, y_max=high - steps[-1]
+    )
+    return [float(y) for y in placed]
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], size: float = 7.5) -> None:
+    """Write the name of each curve next to its last point, moved apart where they would overlap.
+
+    Call after a layout and when the limits of the axes are final; the names stand outside of the plot, on the right.
+
+    Args:
+        axes: of the curves.
+        ends: (x, y, name, colour) of each.
+        size: of the text in points.
+    """
+    if not ends:
+        return
+    low, high = axes.get_ylim()
+    height = axes.get_window_extent().height / axes.figure.dpi * 72 or 200.0  # points
+    places = spread([y for _, y, _, _ in ends], 1.25 * size / height * (high - low), low, high)
+    right = axes.get_xlim()[1]
+    for (x, y, name, colour), place in zip(ends, places, strict=True):
+        axes.annotate(
+            plain(name), (x, y), xytext=(right, place), textcoords=axes.transData, color=colour,
+            fontsize=size, va="center", ha="left", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2},
+        )  # fmt: skip

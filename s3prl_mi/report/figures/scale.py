@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
 from ...core.config import TASKS
 from ...results.class_contributions import ClassRecord
 from ...results.comparability import NOTED, ComparisonKey, group_by_key
 from ...results.record import Record
-from ...results.summary import rank_in
-from .. import FRAMES_ORDER, Summary, summarise
+from ...results.summary import FRAMES_ORDER, Summary, rank_in
 
 Scale: TypeAlias = ComparisonKey
 """What estimates on one axis share."""
@@ -20,11 +19,14 @@ Model: TypeAlias = str
 """One upstream with its weights: `upstream_sha256` of its records."""
 
 
-class Measured(NamedTuple):
-    """The records of one experiment and what they say class by class."""
+Pair: TypeAlias = tuple[Record, ClassRecord]
+"""An estimate and what it says class by class."""
 
-    records: Sequence[Record]
-    classes: Sequence[ClassRecord] = ()
+
+def with_classes(records: Iterable[Record], classes: Iterable[ClassRecord]) -> list[Pair]:
+    """Every class record of one experiment with the record that it belongs to."""
+    own = {(r.task, r.identity()): r for r in records}
+    return [(own[c.task, c.identity()], c) for c in classes if (c.task, c.identity()) in own]
 
 
 def scale_of(item: Summary | Record) -> Scale:
@@ -44,11 +46,6 @@ def by_scale(summaries: Iterable[Summary]) -> dict[Scale, list[Summary]]:
         found, key=lambda k: (rank_in(k.task, TASKS), k.kind, rank_in(k.scored_frames, FRAMES_ORDER))
     )
     return {k: found[k] for k in order}
-
-
-def all_summaries(measured: Iterable[Measured]) -> list[Summary]:
-    """Mean and standard deviation over seeds of every record, experiments put together."""
-    return summarise([r for m in measured for r in m.records])
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..wording import BOUND, BOUND_TEX
-from .picture import Picture, dress, finish, look, sheet
+from .picture import Picture, dress, finish, look, plain, sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,22 +46,23 @@ def score_scatter(
     scores = list(dict.fromkeys(s for _, s in plots))
     with sheet(4.6 * len(scores) + 0.2, 3.7 * len(probes) + 0.2) as figure:
         grid = figure.subplots(len(probes), len(scores), squeeze=False)
-        for row, probe in zip(grid, probes, strict=True):
-            for axes, score in zip(row, scores, strict=True):
-                points = plots.get((probe, score), ())
-                if not points:
-                    axes.set_axis_off()
-                    continue
-                _points(axes, points)
-                title = f"{probe} probe, n = {len(points)}"
-                note = notes.get((probe, score))
-                dress(axes, f"{BOUND_TEX[task]}, bits", score, f"{title}; {note}" if note else title)
+        for axes, key in zip(grid.flat, itertools.product(probes, scores), strict=True):
+            shown = plots.get(key, ())
+            if not shown:
+                axes.set_axis_off()
+                continue
+            for p in shown:
+                axes.errorbar(
+                    p.bits, p.score, xerr=p.bits_sd or None, linestyle="none", markersize=5.5, elinewidth=0.9,
+                    capsize=2, gid=p.name, **look(p.number),
+                )  # fmt: skip
+            axes.margins(0.16, 0.12)
+            note = f"; {notes[key]}" if key in notes else ""
+            dress(axes, f"{BOUND_TEX[task]}, bits", key[1], f"{key[0]} probe, n = {len(shown)}{note}")
         figure.draw_without_rendering()
-        for row, probe in zip(grid, probes, strict=True):
-            for axes, score in zip(row, scores, strict=True):
-                place_names(axes, plots.get((probe, score), ()))
-        words = [s.split(" ")[0] for s in scores]
-        what = " and ".join(words)
+        for axes, key in zip(grid.flat, itertools.product(probes, scores), strict=True):
+            place_names(axes, plots.get(key, ()))
+        what = " and ".join(s.split(" ")[0] for s in scores)
         return finish(
             figure,
             f"scatter_{task}_{number}",
@@ -69,15 +71,6 @@ def score_scatter(
             "where lower is better. If points fall from upper left to lower right, more bits go with fewer errors.",
             f"Scatter plot of {BOUND[task]} against {what} with the name of each model.",
         )
-
-
-def _points(axes: Axes, points: Sequence[Point]) -> None:
-    for p in points:
-        axes.errorbar(
-            p.bits, p.score, xerr=p.bits_sd or None, linestyle="none", markersize=5.5, elinewidth=0.9, capsize=2,
-            gid=p.name, **look(p.number),
-        )  # fmt: skip
-    axes.margins(0.16, 0.12)
 
 
 _SPOTS: tuple[tuple[int, int, str, str], ...] = (
@@ -94,47 +87,36 @@ def place_names(axes: Axes, points: Sequence[Point], size: float = 7.5) -> None:
 
     Greedy over 14 places around the point, the nearest first; a thin line leads to names further away.
     """
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
     renderer: Any = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]  # that of Agg
-    pixels = axes.figure.dpi / 72
-    spots = [axes.transData.transform((p.bits, p.score)) for p in points]
-    taken = [(x - 5 * pixels, y - 5 * pixels, x + 5 * pixels, y + 5 * pixels) for x, y in spots]
-    for p, (_, y) in zip(points, spots, strict=True):  # error bars
-        (left, _), (right, _) = axes.transData.transform(
-            [(p.bits + side * p.bits_sd, p.score) for side in (-1, 1)]
+    pixel = axes.figure.dpi / 72
+    taken = []
+    for p in points:
+        (left, y), (x, _), (right, _) = axes.transData.transform(
+            [(p.bits + side * p.bits_sd, p.score) for side in (-1, 0, 1)]
         )
-        taken.append((left, y - 3 * pixels, right, y + 3 * pixels))
+        taken.append(Bbox.from_extents(x, y, x, y).padded(5 * pixel))
+        taken.append(Bbox.from_extents(left, y - 3 * pixel, right, y + 3 * pixel))  # error bar
     frame = axes.get_window_extent().padded(-2)
     for p in points:
-        best, least = None, float("inf")
+        tried: list[tuple[float, Any, Bbox]] = []
         for rank, (dx, dy, ha, va) in enumerate(_SPOTS):
             text = axes.annotate(
-                p.name.replace("$", r"\$"), (p.bits, p.score), xytext=(dx, dy), textcoords="offset points",
+                plain(p.name), (p.bits, p.score), xytext=(dx, dy), textcoords="offset points",
                 fontsize=size, ha=ha, va=va, color="0.15",
                 arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.5} if rank > 7 else None,
             )  # fmt: skip
             text.set_in_layout(False)
-            box = _text_box(text, renderer)
-            outside = box[0] < frame.x0 or box[2] > frame.x1 or box[1] < frame.y0 or box[3] > frame.y1
-            cost = sum(_overlap(box, other) for other in taken) + 0.2 * rank + 1e5 * outside
-            if cost < least:
-                if best is not None:
-                    best.remove()
-                best, least = text, cost
-            else:
-                text.remove()
-        if best is not None:
-            taken.append(_text_box(best, renderer))
-
-
-def _text_box(text: Any, renderer: Any) -> tuple[float, float, float, float]:
-    """Extent in pixels of an annotation's words, without its line."""
-    from matplotlib.text import Text
-
-    text.update_positions(renderer)
-    box = Text.get_window_extent(text, renderer)
-    return box.x0, box.y0, box.x1, box.y1
-
-
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
-    """Shared area in pixels."""
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+            text.update_positions(renderer)
+            box = Text.get_window_extent(text, renderer)  # the words without their line
+            shared = [found for other in taken if (found := Bbox.intersection(box, other))]
+            outside = not (frame.contains(*box.min) and frame.contains(*box.max))
+            cost = sum(s.width * s.height for s in shared) + 0.2 * rank + 1e5 * outside
+            tried.append((cost, text, box))
+        best = min(tried, key=lambda spot: spot[0])
+        for spot in tried:
+            if spot is not best:
+                spot[1].remove()
+        taken.append(best[2])

@@ -5,21 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from ...results.summary import rank_in
-from .. import PROBE_ORDER, Summary
+from ...results.summary import Summary, layer_key
 from ..wording import BOUND_TEX, seeds_text
-from .picture import Picture, bits_axis, chunks, dress, finish, label_ends, look, sheet
+from .picture import (
+    Picture,
+    bits_axis,
+    chunks,
+    dress,
+    finish,
+    label_ends,
+    layer_word,
+    looks,
+    points,
+    probes_in,
+    sheet,
+)
 from .scale import Model, Scale, model_of, scale_of
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MOST_PICTURES = 3
 """Of one kind of sweep; where several settings vary at once, those with most estimates are drawn."""
-
-CHOICES = ("last layer", "best layer")
 
 
 class Mask(NamedTuple):
@@ -63,7 +69,7 @@ class Kind:
     name: str
     title: str
     setting: Callable[[Summary], Any]
-    rest: Callable[[Summary], Any]
+    rest: Callable[[Scale], Scale]
     """All of the scale that the sweep holds fixed."""
     words: str
 
@@ -71,16 +77,16 @@ class Kind:
 KINDS = (
     Kind(
         "mask", "Mask patterns", lambda s: mask_of(s.view),
-        lambda s: (re.sub(r"\d+ of \d+ frames", "", s.view or ""), scale_of(s)._replace(view=None)),
-        "the share of frames that is masked, or the length of the mask spans,",
+        lambda k: k._replace(view=re.sub(r"\d+ of \d+ frames", "several patterns", k.view or "")),
+        "the fraction of frames that is masked, or the length of the mask spans,",
     ),
     Kind(
-        "shift", "Shifts", lambda s: shift_of(s.view), lambda s: ("shift", scale_of(s)._replace(view=None)),
+        "shift", "Shifts", lambda s: shift_of(s.view), lambda k: k._replace(view="shift view"),
         "the time between the two views",
     ),
     Kind(
-        "clusters", "Numbers of clusters", lambda s: s.n_clusters,
-        lambda s: (s.view, scale_of(s)._replace(n_clusters=None)), "the number of clusters",
+        "clusters", "Numbers of clusters", lambda s: s.n_clusters, lambda k: k.without("clusters"),
+        "the number of clusters",
     ),
 )  # fmt: skip
 
@@ -97,13 +103,15 @@ def sweeps(
     """
     pictures: list[Picture] = []
     for kind in KINDS:
-        groups: dict[Any, list[Summary]] = {}
+        groups: dict[Scale, list[Summary]] = {}
         for s in summaries:
             if s.task == "mi_views" and kind.setting(s) is not None and isinstance(s.layer, int):
-                groups.setdefault(kind.rest(s), []).append(s)
-        groups = {key: _swept(group, kind) for key, group in groups.items()}
-        richest = sorted((g for g in groups.values() if g), key=len, reverse=True)[:MOST_PICTURES]
-        pictures += [_draw(kind, group, names, last, n + 1) for n, group in enumerate(richest)]
+                groups.setdefault(kind.rest(scale_of(s)), []).append(s)
+        swept = {fixed: _swept(group, kind) for fixed, group in groups.items()}
+        richest = sorted((fixed for fixed in swept if swept[fixed]), key=lambda k: -len(swept[k]))[
+            :MOST_PICTURES
+        ]
+        pictures += [_draw(kind, k, swept[k], names, last, n) for n, k in enumerate(richest, start=1)]
     return pictures
 
 
@@ -121,103 +129,77 @@ def _swept(group: list[Summary], kind: Kind) -> list[Summary]:
 
 def _draw(
     kind: Kind,
+    fixed: Scale,
     group: list[Summary],
     names: Mapping[Model, str],
     last: Mapping[Model, int | None],
     number: int,
 ) -> Picture:
-    probes = sorted({s.probe for s in group}, key=lambda p: rank_in(p, PROBE_ORDER))
-    models = [m for m in names if any(model_of(s) == m for s in group)]
-    numbers = {m: i for i, m in enumerate(names)}
-    choices = CHOICES if len({s.layer for s in group}) > 1 else CHOICES[:1]
+    models, style = [m for m in names if any(model_of(s) == m for s in group)], looks(names)
+    choices = ("last layer", "best layer") if len({s.layer for s in group}) > 1 else ("last layer",)
     x_of, ticks, x_label = _axis(sorted({kind.setting(s) for s in group}))
-    rows = [(part, probe) for part in chunks(models) for probe in probes]
+    rows = [(part, probe) for part in chunks(models) for probe in probes_in(group)]
     with sheet(4.3 * len(choices) + 0.4, 2.9 * len(rows) + 0.4) as figure:
         grid = figure.subplots(len(rows), len(choices), squeeze=False, sharey=True)
+        plots = [(part, probe, choice) for part, probe in rows for choice in choices]
         drawn: list[Summary] = []
-        ends: dict[int, list[tuple[float, float, str, str]]] = {}
-        for line, (part, probe) in zip(grid, rows, strict=True):
-            for axes, choice in zip(line, choices, strict=True):
-                for model in part:
-                    own = [s for s in group if model_of(s) == model and s.probe == probe]
-                    if own:
-                        line_of_model = _curve(
-                            axes, _at(own, choice, last.get(model)), kind, x_of, look(numbers[model])
-                        )
-                        drawn += line_of_model
-                        at_end = line_of_model[-1]
-                        name = f"{names[model]}, layer {at_end.layer}"
-                        end = (
-                            x_of(kind.setting(at_end)),
-                            at_end.mi_lower_bound_bits,
-                            name,
-                            look(numbers[model])["color"],
-                        )
-                        ends.setdefault(id(axes), []).append(end)
-                axes.set_xticks([x for x, _ in ticks], [t for _, t in ticks], fontsize=8)
-                y = f"{BOUND_TEX['mi_views']}, bits" if choice == choices[0] else ""
-                dress(axes, x_label if (part, probe) == rows[-1] else "", y, f"{probe} probe, {choice}")
+        ends: list[list[tuple[float, float, str, str]]] = []
+        for axes, (part, probe, choice) in zip(grid.flat, plots, strict=True):
+            ends.append([])
+            for model in part:
+                own = [s for s in group if model_of(s) == model and s.probe == probe]
+                if own:
+                    line = sorted(_at(own, choice, last.get(model)), key=lambda s: x_of(kind.setting(s)))
+                    x = [x_of(kind.setting(s)) for s in line]
+                    points(axes, x, line, **style[model])
+                    name = f"{names[model]}, {layer_word(line[-1].layer)}"
+                    ends[-1].append((x[-1], line[-1].mi_lower_bound_bits, name, style[model]["color"]))
+                    drawn += line
+            axes.set_xticks(list(ticks), list(ticks.values()), fontsize=8)
+            y = f"{BOUND_TEX['mi_views']}, bits" if choice == choices[0] else ""
+            dress(axes, x_label if (part, probe) == rows[-1] else "", y, f"{probe} probe, {choice}")
         bits_axis(grid.flat, drawn)
         figure.draw_without_rendering()
-        for axes in grid.flat:
-            label_ends(axes, ends.get(id(axes), []))
-        fixed = _fixed(kind, scale_of(group[0]))
+        for axes, names_of_plot in zip(grid.flat, ends, strict=True):
+            label_ends(axes, names_of_plot)
         return finish(
             figure,
             f"sweep_{kind.name}_{number}",
             f"{kind.title}: I(Za;Zb)",
-            f"How I(Za;Zb) moves with {kind.words} ({fixed}; {seeds_text(group)}). The bits of two settings are not "
-            "on one scale, so compare models at one setting: a choice of model is stable if the curves do not cross."
-            .replace("+-", "±"),
+            f"How I(Za;Zb) moves with {kind.words} ({fixed.describe()}; {seeds_text(group, '±')}). The "
+            "bits of two settings are not on one scale, so compare models at one setting: a choice of model is stable "
+            "if the curves do not cross.",
             f"Curves of I(Za;Zb) over {kind.title.lower()} for {', '.join(names[m] for m in models)}.",
-        )  # fmt: skip
+        )
 
 
-def _fixed(kind: Kind, scale: Scale) -> str:
-    """What the sweep holds fixed, in words."""
-    if kind.name == "clusters":
-        return scale._replace(n_clusters=None).describe()
-    return scale._replace(view=f"{scale.kind} view").describe()
-
-
-def _at(own: list[Summary], choice: str, last: int | None) -> list[Summary]:
-    """The estimates of one model at one layer, the same for all settings."""
-    layers = sorted({s.layer for s in own if isinstance(s.layer, int)})
-    totals = {n: sum(s.mi_lower_bound_bits for s in own if s.layer == n) for n in layers}
-    if choice == CHOICES[0]:
-        layer = last if last in layers else layers[-1]
-    else:
-        layer = max(layers, key=lambda n: totals[n])
+def _at(own: Sequence[Summary], choice: str, last: int | None) -> list[Summary]:
+    """The estimates of one model at one layer, the same for all settings: the last, or that of the highest sum."""
+    totals: dict[int | str, float] = {}
+    for s in own:
+        totals[s.layer] = totals.get(s.layer, 0.0) + s.mi_lower_bound_bits
+    layers = sorted(totals, key=layer_key)
+    at_end = last if last in totals else layers[-1]
+    layer = at_end if choice == "last layer" else max(layers, key=lambda n: totals[n])
     return [s for s in own if s.layer == layer]
 
 
-def _curve(
-    axes: Axes, own: list[Summary], kind: Kind, x_of: Callable[[Any], float], style: dict[str, Any]
-) -> list[Summary]:
-    """Draw one model at one layer; returns its points in order."""
-    line = sorted(own, key=lambda s: x_of(kind.setting(s)))
-    axes.errorbar(
-        [x_of(kind.setting(s)) for s in line], [s.mi_lower_bound_bits for s in line],
-        yerr=[s.mi_lower_bound_bits_sd for s in line], linewidth=1.4, markersize=4.5, capsize=2, elinewidth=0.9,
-        **style,
-    )  # fmt: skip
-    return line
-
-
-def _axis(settings: Sequence[Any]) -> tuple[Callable[[Any], float], list[tuple[float, str]], str]:
+def _axis(settings: Sequence[Any]) -> tuple[Callable[[Any], float], dict[float, str], str]:
     """Where each setting stands, the ticks, and the label of the axis."""
-    if not isinstance(settings[0], Mask):
-        label = "number of clusters" if isinstance(settings[0], int) else "shift in ms"
-        if isinstance(settings[0], int):  # counts usually double
-            order = {v: float(i) for i, v in enumerate(settings)}
-            return lambda v: order[v], [(order[v], str(v)) for v in settings], label
-        return float, [(float(v), f"{v:g}") for v in settings], label
-    if len({m.period for m in settings}) == 1:
-        ticks = [(100 * m.ratio, f"{100 * m.ratio:g}\n{m.masked} of {m.period}") for m in settings]
-        return lambda m: float(100 * m.ratio), ticks, "masked, % (frames of each period)"
-    if len({m.ratio for m in settings}) == 1:
-        ticks = [(float(m.masked), f"{m.masked}\nof {m.period}") for m in settings]
-        return lambda m: float(m.masked), ticks, f"mask span in frames ({settings[0].ratio:.0%} masked)"
-    order = {m: float(i) for i, m in enumerate(sorted(settings, key=lambda m: (m.ratio, m.masked)))}
-    ticks = [(x, f"{m.masked} of {m.period}\n{m.ratio:.0%}") for m, x in order.items()]
-    return lambda m: order[m], ticks, "mask pattern in frames"
+    first = settings[0]
+    if isinstance(first, Mask) and len({m.period for m in settings}) == 1:
+        ticks = {100 * m.ratio: f"{100 * m.ratio:g}\n{m.masked} of {m.period}" for m in settings}
+        return lambda m: 100 * m.ratio, ticks, "masked, % (frames of each period)"
+    if isinstance(first, Mask) and len({m.ratio for m in settings}) == 1:
+        ticks = {float(m.masked): f"{m.masked}\nof {m.period}" for m in settings}
+        return lambda m: float(m.masked), ticks, f"mask span in frames ({first.ratio:.0%} masked)"
+    if isinstance(first, Mask):
+        patterns = sorted(settings, key=lambda m: (m.ratio, m.masked))
+        words = {m: f"{m.masked} of {m.period}\n{m.ratio:.0%}" for m in patterns}
+        label = "mask pattern in frames"
+    elif isinstance(first, float):
+        return float, {v: f"{v:g}" for v in settings}, "shift in ms"
+    else:  # numbers of clusters usually double
+        words, label = {n: str(n) for n in settings}, "number of clusters"
+    order = {setting: float(i) for i, setting in enumerate(words)}
+    return lambda v: order[v], {order[v]: text for v, text in words.items()}, label

@@ -1,159 +1,132 @@
-"""The sections of the page, each only where its data exist, and the figures in them."""
+"""What stands in each section of the page: figures, rows of tables and sentences; none where its data do not exist."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeAlias
 
+from ...core.words import count, duration
+from ...results.collect import Result
 from ...results.correlation import Relation, correlate
+from ...results.record import Record
 from ...results.selection import CheckpointPick
-from ...results.summary import rank_in
-from .. import PROBE_ORDER, Summary, decimals
+from ...results.summary import Summary
 from ..compare.scores import ScoreValue
-from ..figures import (
-    Picture,
-    Point,
-    Scale,
-    checkpoint_curves,
-    class_bits,
-    cluster_usage,
-    confusion_pictures,
-    layer_curves,
-    model_of,
-    phone_bits,
-    picks_of,
-    score_scatter,
-    series_in,
-    sweeps,
-    usages,
-)
-from ..figures.cluster_usage import last_layers
-from ..wording import BOUND, CEILING
-from .markup import Cell, Section, bullets, paragraph, table
-from .settings import settings_section
-from .study import Study, best_of_models
+from ..figures.checkpoint_curves import checkpoint_curves, picks_of, series_in
+from ..figures.cluster_usage import cluster_usage, last_layers, usages
+from ..figures.layer_curves import layer_curves
+from ..figures.phones import class_bits, confusion_pictures, phone_bits
+from ..figures.picture import Picture, layer_word, probes_in
+from ..figures.scale import Scale, model_of
+from ..figures.score_scatter import Point, score_scatter
+from ..figures.sweeps import sweeps
+from ..wording import BOUND, CEILING, decimals, format_bits
+from .report_data import ReportData, best_of_models
 from .words import agreements, findings, what_was_measured
 
 SCORES = {"per": "PER (%)", "wer": "WER (%)"}
 
-
-def sections(study: Study) -> tuple[list[Section], list[Picture]]:
-    """Every section that has data, in the order of the page, and every figure in them."""
-    makers: tuple[Callable[[Study], tuple[Section, list[Picture]] | None], ...] = (
-        _summary, _layer_curves, _layer_selection, _scatter, _checkpoints, _sweeps, _clusters, _classes, _comparison,
-    )  # fmt: skip
-    made = [found for found in (maker(study) for maker in makers) if found is not None]
-    return [*(section for section, _ in made), settings_section(study)], [p for _, own in made for p in own]
+Section: TypeAlias = dict[str, Any]
+"""What `page.html.jinja` fills in; figures under `pictures`."""
 
 
-def _summary(study: Study) -> tuple[Section, list[Picture]]:
-    section = Section("summary", "In short")
-    section.add(*(paragraph(s) for s in what_was_measured(study)))
-    section.add("<h3>Findings</h3>", bullets(findings(study)))
-    return section, []
+@dataclass(frozen=True, slots=True)
+class SortableCell:
+    """A table cell: text, the number to sort by, and a tooltip."""
+
+    text: str
+    value: float | None = None
+    tooltip: str = ""
 
 
-def _layer_curves(study: Study) -> tuple[Section, list[Picture]] | None:
-    pictures = layer_curves(study.summaries, study.names)
-    section = Section("layers", "Bits by layer")
-    section.add(
-        paragraph(
-            "One plot for what is on one scale: estimates that differ in task, view, frames scored, clusters, labels "
-            "or frame rate are never on the same axis."
-        )
-    )
-    section.figures(pictures)
-    return (section, pictures) if pictures else None
+Row: TypeAlias = list["SortableCell | str"]
 
 
-def _layer_selection(study: Study) -> tuple[Section, list[Picture]] | None:
-    found = agreements(study)
-    if not found:
-        return None
-    rows: list[list[Cell | str]] = []
-    for model, own in found.items():
+def _number(value: float | None, form: str = ",", tooltip: str = "") -> SortableCell:
+    return SortableCell("-") if value is None else SortableCell(format(value, form), value, tooltip)
+
+
+def sections(data: ReportData) -> dict[str, Section]:
+    """Every section that has data, by its anchor in the page."""
+    makers: dict[str, Callable[[ReportData], Section | None]] = {
+        "summary": lambda d: {"measured": what_was_measured(d), "findings": findings(d)},
+        "layers": lambda d: _only(layer_curves(d.summaries, d.names)),
+        "selection": _selection,
+        "scores": _scores,
+        "checkpoints": _checkpoints,
+        "sweeps": lambda d: _only(sweeps(d.summaries, d.names, d.last)),
+        "clusters": _clusters,
+        "classes": _classes,
+        "comparison": _comparison,
+        "settings": _settings,
+    }
+    return {anchor: found for anchor, maker in makers.items() if (found := maker(data))}
+
+
+def _only(pictures: list[Picture]) -> Section | None:
+    return {"pictures": pictures} if pictures else None
+
+
+def _selection(data: ReportData) -> Section | None:
+    rows: list[Row] = []
+    for model, own in agreements(data).items():
         for a in own:
             spearman = a.relation.of("spearman")
-            rows.append(
-                [
-                    study.names[model],
-                    a.probe,
-                    f"{a.setting.view}, {a.setting.scored_frames} frames, {a.setting.n_clusters} clusters; "
-                    f"{a.setting.protocol}, scored on {'+'.join(a.setting.eval_splits)}",
-                    Cell(str(a.unsupervised_layer), a.unsupervised_layer),
-                    Cell(str(a.labelled_layer), a.labelled_layer),
-                    _number(a.regret_bits, 3),
-                    _number(a.last_lost_bits, 3),
-                    Cell(str(spearman), spearman.value) if spearman else Cell("too few layers"),
-                ]
-            )
-    section = Section("selection", "Which layer")
-    section.add(
-        paragraph(
-            "The layer that I(Za;Zb) picks without labels beside the one that I(Z;Y) picks with labels. Lost: bits of "
-            "I(Z;Y) given up by the choice without labels, and by taking the last layer without measuring anything."
-        ),
-        table(
-            ["model", "probe", "view", "layer without labels", "layer with labels", "lost, bits",
-             "last layer loses, bits", "Spearman over layers [95 %]"],
-            rows,
-        ),
-    )  # fmt: skip
-    return section, []
+            rows.append([
+                data.names[model],
+                a.probe,
+                f"{a.setting.describe()}; protocol {a.setting.protocol}",
+                _number(a.unsupervised_layer),
+                _number(a.labelled_layer),
+                _number(a.regret_bits, ".3f"),
+                _number(a.last_lost_bits, ".3f"),
+                SortableCell(str(spearman), spearman.value) if spearman else "too few layers",
+            ])  # fmt: skip
+    return {"rows": rows} if rows else None
 
 
-def _scatter(study: Study) -> tuple[Section, list[Picture]] | None:
-    if not any(study.rates.values()):
+# --- Bits and error rates ---------------------------------------------------------------------------------
+
+
+def _scores(data: ReportData) -> Section | None:
+    if not any(data.rates.values()):
         return None
-    section = Section("scores", "Bits and error rates")
     pictures: list[Picture] = []
     sentences: list[str] = []
-    for scale in study.headline:
+    for scale in data.headline:
         plots, notes = {}, {}
-        for probe in _probes(study.scales[scale]):
-            for metric in SCORES:
-                points, relation = _points(study, scale, probe, metric)
+        for probe in probes_in(data.scales[scale]):
+            for metric, score in SCORES.items():
+                points, relation = _points(data, scale, probe, metric)
                 if len(points) > 1:
-                    plots[probe, SCORES[metric]] = points
-                    notes[probe, SCORES[metric]] = _note(relation, len(points))
+                    plots[probe, score] = points
+                    notes[probe, score] = _note(relation, len(points))
                     words = f"{BOUND[scale.task]} ({scale.kind or 'labels'}, {probe} probe)"
-                    sentences.append(f"{words} and {SCORES[metric]}: {relation.sentence}")
+                    sentences.append(f"{words} and {score}: {relation.sentence}")
         if plots:
             pictures.append(score_scatter(scale.task, plots, notes, scale.describe(), len(pictures) + 1))
-    section.figures(pictures)
-    if sentences:
-        section.add("<h3>What the correlations show</h3>", bullets(dict.fromkeys(sentences)))
-    sources: list[list[Cell | str]] = [
-        [study.names[m], SCORES[k], Cell(f"{r.percent:.2f}", r.percent), _source(r)]
-        for m, own in study.rates.items() for k, r in own.items()
+    sources: list[Row] = [
+        [data.names[m], SCORES[k], _number(r.percent, ".2f"), _source(r)]
+        for m, own in data.rates.items() for k, r in own.items()
     ]  # fmt: skip
-    section.add(
-        "<h3>Where the error rates come from</h3>",
-        paragraph("* from a secondary source only: shown, but left out of correlations."),
-        table(["model", "score", "value", "source"], sources),
-    )
-    return section, pictures
+    return {"pictures": pictures, "sentences": list(dict.fromkeys(sentences)), "sources": sources}
 
 
-def _points(study: Study, scale: Scale, probe: str, metric: str) -> tuple[list[Point], Relation]:
-    numbers = {m: i for i, m in enumerate(study.names)}
+def _points(data: ReportData, scale: Scale, probe: str, metric: str) -> tuple[list[Point], Relation]:
+    numbers = {m: i for i, m in enumerate(data.names)}
     points, trusted = [], []
-    for model, best in best_of_models(study.scales[scale], probe).items():
-        rate = study.rates.get(model, {}).get(metric)
+    for model, best in best_of_models(data.scales[scale], probe).items():
+        rate = data.rates.get(model, {}).get(metric)
         if rate is not None:
-            name = study.names[model] + (" *" if rate.doubtful else "")
-            point = Point(
-                name, best.mi_lower_bound_bits, best.mi_lower_bound_bits_sd, rate.percent, numbers[model]
-            )
-            points.append(point)
-            trusted += [] if rate.doubtful else [point]
-    relation = correlate(
-        [p.bits for p in trusted],
-        [p.score for p in trusted],
-        BOUND[scale.task],
-        SCORES[metric],
-        expected="negative",
-    )
-    return points, relation
+            name = data.names[model] + (" *" if rate.doubtful else "")
+            bits, sd = best.mi_lower_bound_bits, best.mi_lower_bound_bits_sd
+            points.append(Point(name, bits, sd, rate.percent, numbers[model]))
+            trusted += [] if rate.doubtful else points[-1:]
+    bits_of, scores_of = [p.bits for p in trusted], [p.score for p in trusted]
+    return points, correlate(bits_of, scores_of, BOUND[scale.task], SCORES[metric], expected="negative")
 
 
 def _source(value: ScoreValue) -> str:
@@ -169,151 +142,157 @@ def _note(relation: Relation, n_points: int) -> str:
     return f"Spearman {spearman}" + (f" (n = {relation.n}, without *)" if relation.n < n_points else "")
 
 
-def _checkpoints(study: Study) -> tuple[Section, list[Picture]] | None:
-    pictures = checkpoint_curves(study.summaries, study.records)
-    if not pictures:
-        return None
-    section = Section("checkpoints", "Over training")
-    section.figures(pictures)
-    rows = [
-        _pick_row(name, pick)
-        for name in series_in(study.summaries)
-        for pick in picks_of(name, study.records).values()
-    ]
-    if rows:
-        section.add(
-            "<h3>The checkpoint picked without labels, and how stable that is</h3>",
-            table(
-                ["series", "probe", "layer", "step picked", "step with labels", "lost, bits of I(Z;Y)",
-                 "same over seeds", "over views", "over clusters"],
-                rows,
-            ),
-        )  # fmt: skip
-    return section, pictures
+# --- Checkpoints, clusters, classes -----------------------------------------------------------------------
 
 
-def _pick_row(name: str, pick: CheckpointPick) -> list[Cell | str]:
+def _checkpoints(data: ReportData) -> Section | None:
+    pictures = checkpoint_curves(data.summaries, data.records)
+    picks = [(name, p) for name in series_in(data.summaries) for p in picks_of(name, data.records).values()]
+    return {"pictures": pictures, "rows": [_pick_row(*pick) for pick in picks]} if pictures else None
+
+
+def _pick_row(name: str, pick: CheckpointPick) -> Row:
     stable = {s.factor: s for s in pick.stability}
-    cells = []
-    for factor in ("seed", "view", "clusters"):
-        s = stable.get(factor)
-        picks = "; ".join(f"{k}: {v}" for k, v in s.picks.items()) if s else ""
-        cells.append(
-            Cell(f"{s.fraction_same:.0%} of {len(s.picks)}", s.fraction_same, picks) if s else Cell("-")
-        )
-    labelled = (
-        Cell("-") if pick.labelled_step is None else Cell(f"{pick.labelled_step:,}", pick.labelled_step)
-    )
-    return [
+    row: Row = [
         name,
         pick.probe,
-        Cell(str(pick.layer), pick.layer),
-        Cell(f"{pick.step:,}", pick.step),
-        labelled,
-        _number(pick.regret_bits, 3),
-        *cells,
+        _number(pick.layer),
+        _number(pick.step),
+        _number(pick.labelled_step),
     ]
+    row.append(_number(pick.regret_bits, ".3f"))
+    for s in (stable.get(factor) for factor in ("seed", "view", "clusters")):
+        if s is None:
+            row.append("-")
+        else:
+            picks = "; ".join(f"{k}: {v}" for k, v in s.picks.items())
+            row.append(SortableCell(f"{s.fraction_same:.0%} of {len(s.picks)}", s.fraction_same, picks))
+    return row
 
 
-def _sweeps(study: Study) -> tuple[Section, list[Picture]] | None:
-    pictures = sweeps(study.summaries, study.names, study.last)
-    section = Section("sweeps", "How settings matter")
-    section.figures(pictures)
-    return (section, pictures) if pictures else None
+def _clusters(data: ReportData) -> Section | None:
+    everything = usages(data.classes)
+    rows: list[Row] = [
+        [
+            data.names[model], f"{scale.view}, {scale.scored_frames} frames", str(u.layer),
+            _number(scale.n_clusters or len(u.curve)), _number(u.used, ".1f"), _number(u.perplexity, ".1f"),
+            _number(u.curve[0], ".1f"),
+        ]
+        for scale in data.scales for model, u in last_layers([u for u in everything if u.scale == scale]).items()
+    ]  # fmt: skip
+    pictures = cluster_usage(data.classes, data.headline, data.names)
+    return {"pictures": pictures, "rows": rows} if pictures else None
 
 
-def _clusters(study: Study) -> tuple[Section, list[Picture]] | None:
-    pictures = cluster_usage(study.measured, study.headline, study.names)
-    if not pictures:
-        return None
-    section = Section("clusters", "Use of the clusters")
-    section.figures(pictures)
-    rows: list[list[Cell | str]] = []
-    everything = usages(study.measured)
-    for scale in study.scales:
-        for model, u in last_layers([u for u in everything if u.scale == scale]).items():
-            clusters = scale.n_clusters or len(u.curve)
-            rows.append(
-                [
-                    study.names[model],
-                    f"{scale.view}, {scale.scored_frames} frames",
-                    str(u.layer),
-                    Cell(str(clusters), clusters),
-                    Cell(f"{u.used:.1f}", u.used),
-                    Cell(f"{u.perplexity:.1f}", u.perplexity),
-                    Cell(f"{u.curve[0]:.1f}", u.curve[0]),
-                ]
-            )
-    head = ["model", "view", "last layer", "clusters", "used", "perplexity", "largest cluster, % of frames"]
-    section.add(table(head, rows))
-    return section, pictures
-
-
-def _classes(study: Study) -> tuple[Section, list[Picture]] | None:
+def _classes(data: ReportData) -> Section | None:
     pictures: list[Picture] = []
-    for number, scale in enumerate((k for k in study.headline if k.task == "mi_supervised"), start=1):
-        found = class_bits(study.measured, scale, study.summaries)
-        if found:
-            pictures += phone_bits(found, scale, study.names, number)
-            pictures += confusion_pictures(found, scale, study.names, number)
-    section = Section("classes", "Which phones are told apart")
-    section.figures(pictures)
-    return (section, pictures) if pictures else None
+    for number, scale in enumerate((k for k in data.headline if k.task == "mi_supervised"), start=1):
+        found = class_bits(data.classes, scale, data.summaries)
+        pictures += phone_bits(found, scale, data.names, number)
+        pictures += confusion_pictures(found, scale, data.names, number)
+    return _only(pictures)
 
 
-def _comparison(study: Study) -> tuple[Section, list[Picture]]:
-    section = Section("comparison", "Models side by side")
-    section.add(
-        paragraph(
-            "One table for each scale; figures of different tables do not compare. Best layer: the highest mean over "
-            "seeds on the frames scored, so it describes them, and is a little optimistic. Click a column to sort."
-        )
-    )
-    metrics: list[str] = [m for m in SCORES if any(m in own for own in study.rates.values())]
-    for scale, group in study.scales.items():
-        section.add(_comparison_table(study, scale, group, metrics))
-    return section, []
+# --- Models side by side ----------------------------------------------------------------------------------
 
 
-def _comparison_table(study: Study, scale: Scale, group: Sequence[Summary], metrics: Sequence[str]) -> str:
-    probes = _probes(group)
+def _comparison(data: ReportData) -> Section:
+    return {"tables": [_comparison_table(data, scale, group) for scale, group in data.scales.items()]}
+
+
+def _comparison_table(data: ReportData, scale: Scale, group: Sequence[Summary]) -> dict[str, Any]:
+    probes = probes_in(group)
+    metrics = [m for m in SCORES if any(m in own for own in data.rates.values())]
     places = decimals(s.mi_lower_bound_bits_sd for s in group)
-    head = ["model"]
-    for probe in probes:
-        head += [f"{probe}, best layer", f"{probe}, last layer"]
-    head += [CEILING[scale.task], "frames scored", "seeds", *(SCORES[m] for m in metrics)]
     rows = []
     for model, best in best_of_models(group).items():
-        own = [s for s in group if model_of(s) == model]
-        row: list[Cell | str] = [study.names[model]]
+        row: Row = [data.names[model]]
         for probe in probes:
-            of_probe = [s for s in own if s.probe == probe]
-            row.append(_bits(max(of_probe, key=lambda s: s.mi_lower_bound_bits, default=None), places))
-            row.append(_bits(next((s for s in of_probe if s.layer == study.last.get(model)), None), places))
-        # H(c) is of each layer's own codebook: that of the best layer stands beside it
-        row.append(_number(best.entropy_bits, 2))
-        row.append(Cell(f"{best.eval_frames:,}", best.eval_frames))
-        row.append(Cell(str(best.n_seeds), best.n_seeds))
+            own = [s for s in group if model_of(s) == model and s.probe == probe]
+            row.append(_bits(max(own, key=lambda s: s.mi_lower_bound_bits, default=None), places))
+            row.append(_bits(next((s for s in own if s.layer == data.last.get(model)), None), places))
+        # H(c) is of each layer's own codebook: this is that of the best layer
+        row += [_number(best.entropy_bits, ".2f"), _number(best.eval_frames), _number(best.n_seeds)]
         for metric in metrics:
-            rate = study.rates.get(model, {}).get(metric)
+            rate = data.rates.get(model, {}).get(metric)
             mark = " *" if rate and rate.doubtful else ""
-            row.append(Cell(f"{rate.percent:.2f}{mark}", rate.percent, _source(rate)) if rate else Cell("-"))
+            row.append(
+                SortableCell(f"{rate.percent:.2f}{mark}", rate.percent, _source(rate)) if rate else "-"
+            )
         rows.append(row)
-    return table(head, rows, f"{BOUND[scale.task]} in bits: {scale.describe()}; protocol {scale.protocol}")
+    layers = [f"{probe}, {which} layer" for probe in probes for which in ("best", "last")]
+    return {
+        "head": [
+            "model",
+            *layers,
+            CEILING[scale.task],
+            "frames scored",
+            "seeds",
+            *(SCORES[m] for m in metrics),
+        ],
+        "rows": rows,
+        "caption": f"{BOUND[scale.task]} in bits: {scale.describe()}; protocol {scale.protocol}",
+    }
 
 
-def _bits(summary: Summary | None, places: int) -> Cell:
-    if summary is None:
-        return Cell("-")
-    words = f"{summary.mi_lower_bound_bits:.{places}f}"
-    if summary.n_seeds > 1:
-        words += f" ± {summary.mi_lower_bound_bits_sd:.{places}f}"
-    return Cell(f"{words} ({summary.layer})", summary.mi_lower_bound_bits, f"layer {summary.layer}")
+def _bits(s: Summary | None, places: int) -> SortableCell | str:
+    if s is None:
+        return "-"
+    words = format_bits(s.mi_lower_bound_bits, s.mi_lower_bound_bits_sd, s.n_seeds, places).replace("+-", "±")
+    return SortableCell(f"{words} ({s.layer})", s.mi_lower_bound_bits, layer_word(s.layer))
 
 
-def _number(value: float | None, places: int) -> Cell:
-    return Cell("-") if value is None else Cell(f"{value:.{places}f}", value)
+# --- Settings of every run --------------------------------------------------------------------------------
+
+_OUTCOMES = (
+    "mi_lower_bound_bits",
+    "entropy_bits",
+    "cross_entropy_bits",
+    "accuracy",
+    "seconds",
+    "probe_settings",
+)
+"""What the rows of settings leave out; everything else that a record holds is a setting."""
+_PATTERNS = ("mi_settings.json", "args_*.yaml", "config_*.yaml")
 
 
-def _probes(group: Sequence[Summary]) -> list[str]:
-    return sorted({s.probe for s in group}, key=lambda p: rank_in(p, PROBE_ORDER))
+def _settings(data: ReportData) -> Section:
+    return {"runs": [_run(data, result) for result in data.results]}
+
+
+def _run(data: ReportData, result: Result) -> dict[str, Any]:
+    """Each field with every value it takes; the latest file of each kind (of rescoring, in the experiment's folder)."""
+    tasks = ", ".join(dict.fromkeys(r.task for r in result.records))
+    size = f"{count(len(result.records), 'estimate')}, {duration(sum(r.seconds for r in result.records))}"
+    folder = result.folder
+    if "evaluate" in folder.parts:
+        folder = Path(*folder.parts[: folder.parts.index("evaluate")])
+    files = [sorted(folder.glob(pattern))[-1:] for pattern in _PATTERNS]
+    return {
+        "title": f"{data.names[result.first.upstream_sha256]}: {tasks} — {result.folder} ({size})",
+        "rows": [
+            [f.name, _values(result.records, f.name)] for f in fields(Record) if f.name not in _OUTCOMES
+        ],
+        "files": {path.name: _content(path) for found in files for path in found},
+    }
+
+
+def _values(records: Sequence[Record], name: str) -> str:
+    values = list(dict.fromkeys(_words(getattr(r, name)) for r in records))
+    return ", ".join(values[:40]) + (f" and {len(values) - 40} more" if len(values) > 40 else "")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    if isinstance(value, list):
+        return "+".join(map(str, value))
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _content(path: Path) -> str:
+    content = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return json.dumps(json.loads(content), indent=1) if path.suffix == ".json" else content.rstrip()
+    except json.JSONDecodeError:
+        return content.rstrip()

@@ -1,4 +1,4 @@
-"""Everything that a report is about, read once: records, class shares, names, published and own error rates."""
+"""Everything that a report is about, read once: records, classes, names, published and own error rates."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from ...results.class_contributions import CLASSES_FILE, read_classes
 from ...results.collect import Result, collect
 from ...results.record import Record
 from ...results.selection import last_layer
-from .. import Summary
+from ...results.summary import Summary, summarise
 from ..compare.scores import ScoreValue, scores_of
 from ..compare.table import published_name
-from ..figures import Measured, Model, Scale, all_summaries, by_scale, headline_scales, in_order
+from ..figures.scale import Model, Pair, Scale, by_scale, headline_scales, in_order, model_of, with_classes
 from ..s3prl_runs import read_runs
 
 
 @dataclass(frozen=True, slots=True)
-class Study:
+class ReportData:
     """What was found in the folders.
 
     Attributes:
         results: one for each experiment and model.
-        measured: records and classes, in the same order.
-        records: all of them.
+        records: all of theirs.
+        classes: what those say class by class.
         summaries: over seeds.
         names: of every model, in the order of showing.
         scales: summaries by what may share an axis.
@@ -34,8 +34,8 @@ class Study:
     """
 
     results: list[Result]
-    measured: list[Measured]
     records: list[Record]
+    classes: list[Pair]
     summaries: list[Summary]
     names: dict[Model, str]
     scales: dict[Scale, list[Summary]]
@@ -44,7 +44,7 @@ class Study:
     rates: dict[Model, dict[str, ScoreValue]]
 
 
-def read_study(folders: Sequence[Path | str], stock: Sequence[Path | str] = ()) -> Study:
+def read_report_data(folders: Sequence[Path | str], stock: Sequence[Path | str] = ()) -> ReportData:
     """Read experiments and stock runs.
 
     Args:
@@ -56,21 +56,23 @@ def read_study(folders: Sequence[Path | str], stock: Sequence[Path | str] = ()) 
     """
     results = collect(folders)
     runs = read_runs(stock) if stock else []
-    measured = [Measured(r.records, read_classes(r.folder / CLASSES_FILE, r.records)) for r in results]
-    summaries = all_summaries(measured)
+    records = [r for result in results for r in result.records]
+    summaries = summarise(records)
     scales = by_scale(summaries)
-    models: dict[Model, list[Record]] = {}
-    for result in results:
-        models.setdefault(result.first.upstream_sha256, []).extend(result.records)
-    return Study(
+    names = in_order(short_names(results))
+    return ReportData(
         results=results,
-        measured=measured,
-        records=[r for result in results for r in result.records],
+        records=records,
+        classes=[
+            pair
+            for r in results
+            for pair in with_classes(r.records, read_classes(r.folder / CLASSES_FILE, r.records))
+        ],
         summaries=summaries,
-        names=in_order(short_names(results)),
+        names=names,
         scales=scales,
         headline=headline_scales(scales),
-        last={m: last_layer(records) for m, records in models.items()},
+        last={m: last_layer(r for r in records if model_of(r) == m) for m in names},
         rates={
             r.first.upstream_sha256: scores_of(r, r.label, published_name(r), runs, {}, published=True)
             for r in results
@@ -90,9 +92,7 @@ def short_names(results: Sequence[Result]) -> dict[Model, str]:
 def best_of_models(group: Sequence[Summary], probe: str | None = None) -> dict[Model, Summary]:
     """The highest estimate of each model of a scale over layers (and probes, unless one is named), best first."""
     best: dict[Model, Summary] = {}
-    for s in group:
+    for s in sorted(group, key=lambda s: -s.mi_lower_bound_bits):
         if probe is None or s.probe == probe:
-            held = best.get(s.upstream_sha256)
-            if held is None or s.mi_lower_bound_bits > held.mi_lower_bound_bits:
-                best[s.upstream_sha256] = s
-    return dict(sorted(best.items(), key=lambda item: -item[1].mi_lower_bound_bits))
+            best.setdefault(model_of(s), s)
+    return best
