@@ -20,10 +20,10 @@ CACHE_BYTES = 1 << 30
 """Frames are kept in memory below this size, and read again block by block above."""
 
 SAMPLE_FRAMES = 100
-"""Evenly spaced frames a cluster, from which k-means++ draws and on which Lloyd's algorithm runs first."""
+"""Evenly spaced frames per cluster, from which k-means++ draws and on which Lloyd's algorithm runs first."""
 
 TOLERANCE = 1e-4
-"""A codebook is done when its centroids' mean squared move is below this share of the frames' variance (summed over
+"""A codebook is done when its centroids' mean squared move is below this fraction of the frames' variance (summed over
 dimensions). Measured on LibriSpeech-mini: inertia 0.2 to 0.5 % above where it ends at 1e-5, bits of 40 seeds
 0.0016 below on average (standard error 0.0027), after 13 steps over all frames instead of 40 to 50."""
 
@@ -34,7 +34,7 @@ ROWS = 1024
 class _Centred:
     """Frames minus one `centre` near their mean, as float32 blocks on a device; in memory while small enough.
 
-    Far from the origin the sums of frames, and the share of their length by which a centroid moves, would lose
+    Far from the origin the sums of frames, and the fraction of their length by which a centroid moves, would lose
     the digits in which frames differ.
     """
 
@@ -68,7 +68,7 @@ class _Centred:
 
 
 SAME_POINT = 1e-4
-"""Centroids nearer than this share of the codebook's spread are one point."""
+"""Centroids nearer than this fraction of the codebook's spread are one point."""
 
 
 def fit_codebooks(
@@ -78,7 +78,7 @@ def fit_codebooks(
     iterations: int = 100,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Fit one codebook a seed.
+    """Fit one codebook per seed.
 
     Args:
         frames: the frames of view b in the fit split.
@@ -139,7 +139,7 @@ def _without_duplicates(data: _Centred, books: Tensor) -> Tensor:
     """Give up centroids without frames, and all but the first of those that lie on one point: they become NaN.
 
     Where there are fewer different frames than clusters (codes of a quantiser), several centroids lie on one frame.
-    Which of them is nearest then hangs on rounding, and the eval split may pick one that no fit frame was given to.
+    Which of them is nearest then depends on rounding, and the eval split may pick one that no fit frame was given to.
     """
     seeds, clusters = books.shape[:2]
     counts = torch.zeros(seeds * clusters, device=books.device)

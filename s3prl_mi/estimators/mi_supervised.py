@@ -17,11 +17,13 @@ from torch import Tensor
 from ..core.errors import MIError
 from ..core.types import Bits, IntVector
 from .bounds import entropy_bits, lower_bound_bits, shares_in_bits
+from .fitting import fit_probes
 from .frames import Frames
-from .probe import PROTOCOLS, FittedProbe, Score, fit_probes, score
+from .probe import FittedProbe, Score, score
+from .probes import PROTOCOLS, ProbeSpec
 
 MAX_UNSEEN = 0.05
-"""Refuse to score if a larger share of the eval frames has labels that never occur in the fit split."""
+"""Refuse to score if a larger fraction of the eval frames has labels that never occur in the fit split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Estimate:
     `unseen_frames`: eval frames left out, from entropy and cross-entropy alike, because their label never
     occurs in the fit split (the bound then is of the information about the other labels).
     `settings`: what was chosen within the fit split.
-    `class_frames`, `class_bits`: frames of each class that were scored, and their share of the bound (they sum to it).
+    `class_frames`, `class_bits`: scored frames of each class, and its contribution to the bound, which is their sum.
     `confusion`: frames by class (row) and most probable class (column), or None for many classes.
     """
 
@@ -84,18 +86,16 @@ def estimates_of(
     probe: FittedProbe,
     scores: Sequence[Score],
     entropies: Sequence[Bits],
-    seeds: Sequence[int],
-    protocol: str,
+    spec: ProbeSpec,
     counts: dict[str, int],
 ) -> list[Estimate]:
-    """Put scores of one probe together, seed by seed.
+    """The estimates of one probe, one per seed.
 
     Args:
         probe: the fitted probe.
-        scores: one a seed.
-        entropies: entropy of the targets scored, one a seed.
-        seeds: the seeds.
-        protocol: name in the config.
+        scores: one per seed.
+        entropies: entropy of the targets scored, one per seed.
+        spec: as fitted.
         counts: `fit_frames`, `eval_frames`, `labels`, `unseen_frames`.
     """
     return [
@@ -104,8 +104,8 @@ def estimates_of(
             entropy_bits=h,
             cross_entropy_bits=s.cross_entropy_bits,
             accuracy=s.accuracy,
-            probe=probe.kind,
-            protocol=PROTOCOLS[protocol],
+            probe=probe.name,
+            protocol=PROTOCOLS[spec.protocol],
             seed=seed,
             settings=settings,
             class_frames=s.class_frames.tolist(),
@@ -113,19 +113,12 @@ def estimates_of(
             confusion=None if s.confusion is None else s.confusion.tolist(),
             **counts,
         )
-        for s, h, seed, settings in zip(scores, entropies, seeds, probe.settings, strict=True)
+        for s, h, seed, settings in zip(scores, entropies, spec.seeds, probe.settings, strict=True)
     ]
 
 
 def fit_supervised(
-    frames: Frames,
-    ids: IntVector,
-    classes: int,
-    groups: IntVector,
-    seeds: Sequence[int],
-    kinds: Sequence[str],
-    protocol: str,
-    device: torch.device | str,
+    frames: Frames, ids: IntVector, classes: int, groups: IntVector, spec: ProbeSpec
 ) -> list[FittedProbe]:
     """Fit probes of labels on one layer; all seeds share the targets.
 
@@ -134,12 +127,9 @@ def fit_supervised(
         ids: their class ids, shape (n_frames,).
         classes: size of the vocabulary.
         groups: speaker or utterance of each frame.
-        seeds: seeds of the MLP probe.
-        kinds: probes.
-        protocol: `default` or `paper`.
-        device: where to compute.
+        spec: the probes, and how to fit them.
     """
-    return fit_probes(frames, _column(ids), classes, groups, seeds, kinds, protocol, device)
+    return fit_probes(frames, _column(ids), classes, groups, spec)
 
 
 def score_supervised(
@@ -147,19 +137,17 @@ def score_supervised(
     frames: Frames,
     ids: IntVector,
     classes: int,
-    seeds: Sequence[int],
-    protocol: str,
+    spec: ProbeSpec,
     fit_frames: int,
 ) -> list[list[Estimate]]:
-    """Score fitted probes on eval frames: for each probe one estimate a seed.
+    """Score fitted probes on eval frames: for each probe one estimate per seed.
 
     Args:
         probes: from `fit_supervised`.
         frames: labelled eval frames of one layer.
         ids: their class ids, shape (n_frames,); -1 for a label unseen in the fit split.
         classes: size of the vocabulary.
-        seeds: as fitted.
-        protocol: as fitted.
+        spec: as fitted.
         fit_frames: frames the probes were fitted on.
 
     Raises:
@@ -182,7 +170,7 @@ def score_supervised(
     }
     scores = score(probes, frames, _column(ids))
     return [
-        estimates_of(p, s, [entropy] * len(seeds), seeds, protocol, counts)
+        estimates_of(p, s, [entropy] * len(spec.seeds), spec, counts)
         for p, s in zip(probes, scores, strict=True)
     ]
 

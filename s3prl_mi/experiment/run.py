@@ -31,7 +31,7 @@ from ..core.errors import MIError
 from ..core.files import replacing, write_whole
 from ..core.types import SAMPLE_RATE
 from ..estimators.mi_supervised import Estimate
-from ..estimators.probe import PROTOCOLS
+from ..estimators.probes import PROTOCOLS
 from ..results.class_contributions import CLASSES_FILE, ClassRecord, append_classes, class_records
 from ..results.record import RESULTS_FILE, Record, append_records, last_encoder_layer, read_records
 from ..states.extraction import Split, read_split

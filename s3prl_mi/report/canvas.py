@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.files import write_whole
+from ..estimators.probes import PROBES
 from ..results.summary import Summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = {"logistic": "#0072B2", "mlp": "#D55E00"}
+_COLOURS = {name: probe.colour for name, probe in PROBES.items()}
 _MORE_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 
 _RC = {

@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from s3prl_mi.core.config import load
 from s3prl_mi.data.alignments.files import open_alignments
-from s3prl_mi.estimators import estimate_supervised_mi
+from s3prl_mi.estimators.arrays import estimate_supervised_mi
 from s3prl_mi.estimators.bounds import cross_entropy_bits, entropy_bits
 from s3prl_mi.experiment.frame_pairs import held_out_groups, labelled_frames
 from s3prl_mi.states.extraction import Request, hidden_states, read_split
