@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.errors import MIError
 from ..core.types import Bits, IntVector
-from .bounds import entropy_bits, lower_bound_bits, shares_in_bits
+from .bounds import contributions_bits, entropy_bits, lower_bound_bits
 from .fitting import fit_probes
 from .frames import Frames
 from .probe import FittedProbe, Score, score
@@ -109,7 +109,7 @@ def estimates_of(
             seed=seed,
             settings=settings,
             class_frames=s.class_frames.tolist(),
-            class_bits=shares_in_bits(s.class_frames, s.class_loss_bits).tolist(),
+            class_bits=contributions_bits(s.class_frames, s.class_loss_bits).tolist(),
             confusion=None if s.confusion is None else s.confusion.tolist(),
             **counts,
         )

@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from s3prl_mi.estimators.bounds import cross_entropy_bits, entropy_bits
+from s3prl_mi.estimators.bounds import NATS_TO_BITS, entropy_bits
 from s3prl_mi.estimators.fitting import CHOICE_FOLDS, PATIENCE, ROUND_STEPS
 from s3prl_mi.estimators.frames import Frames
 from s3prl_mi.estimators.kmeans import assign
@@ -53,6 +53,11 @@ def ours(d: Data, names: Sequence[str], seeds: Sequence[int]) -> tuple[list[floa
     probes = fit_views(fit, b, books, d["g"], spec)
     scored = score_views(probes, books, a, Frames([d["ezb"]]), spec, len(fit))
     return [float(np.mean([e.mi_lower_bound_bits for e in s])) for s in scored], probes
+
+
+def cross_entropy_bits(log_q: np.ndarray, targets: np.ndarray) -> float:
+    """Mean of -log2 q(target), of natural logarithms of shape (n_frames, n_classes)."""
+    return float(-log_q[np.arange(len(targets)), targets].mean(dtype=np.float64) * NATS_TO_BITS)
 
 
 class Sklearn:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +18,7 @@ from s3prl_mi.estimators.bounds import NATS_TO_BITS
 from s3prl_mi.estimators.fitting import L2_PATH, Fitting, _lowest_point, fit_probes
 from s3prl_mi.estimators.frames import Frames
 from s3prl_mi.estimators.probe import FittedProbe, score
-from s3prl_mi.estimators.probes import PROTOCOLS, ProbeSpec
+from s3prl_mi.estimators.probes import PROBES, PROTOCOLS, ProbeSpec
 
 
 def speech(speakers, per_speaker, seed, dim=24, classes=6, shift=1.0):
@@ -275,3 +278,24 @@ def test_one_seed_whose_clusters_are_not_the_choices_starts_from_its_own(monkeyp
     for targets in (choice, names[choice]):
         fit_probes(Frames([z]), targets, 6, groups, ProbeSpec(("logistic",), "default", (7,)), choice)
     torch.testing.assert_close(starts[1].weight[:, 0][:, names], starts[0].weight[:, 0])
+
+
+def test_probes_saved_by_version_1_are_read():
+    """It wrote `kind` and `share`."""
+    z, y, groups = speech(4, 60, 0)
+    (fitted,) = fit(z, y, groups, ("mlp",))
+    state = fitted.state()
+    state["kind"], state["share"] = state.pop("name"), state.pop("mlp_weight")
+    again = FittedProbe.from_state(state, "cpu")
+    assert again.name == "mlp"
+    assert bits([again], z, y) == bits([fitted], z, y)
+
+
+def test_the_registry_names_orders_and_colours_probes_without_torch():
+    code = (
+        "import sys; from s3prl_mi.estimators.probes import PROBES; print([*PROBES], 'torch' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == "['logistic', 'mlp'] False"
+    assert len({p.colour for p in PROBES.values()}) == len(PROBES)
+    assert all(p.fit.keys() == PROTOCOLS.keys() for p in PROBES.values())
