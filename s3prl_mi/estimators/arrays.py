@@ -68,7 +68,7 @@ def estimate_supervised_mi(
     eval_ids = vocabulary.ids(_labels(eval_y, len(eval_frames), "eval_y"))
     classes, spec = len(vocabulary.labels), ProbeSpec((probe,), protocol, (seed,), device)
     probes = fit_supervised(fit_frames, fit_ids, classes, _groups(groups, len(fit_frames)), spec)
-    return score_supervised(probes, eval_frames, eval_ids, classes, spec, len(fit_frames))[0][0]
+    return score_supervised(probes, eval_frames, eval_ids, spec, len(fit_frames))[0][0]
 
 
 def estimate_view_mi(

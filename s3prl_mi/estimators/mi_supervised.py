@@ -83,27 +83,35 @@ def _plain(labels: Sequence[Hashable] | np.ndarray) -> list[Any]:
 
 
 def estimates_of(
-    probe: FittedProbe,
-    scores: Sequence[Score],
-    entropies: Sequence[Bits],
+    probes: Sequence[FittedProbe],
+    frames: Frames,
+    targets: Tensor,
     spec: ProbeSpec,
-    counts: dict[str, int],
-) -> list[Estimate]:
-    """The estimates of one probe, one per seed.
+    fit_frames: int,
+    unseen_frames: int = 0,
+) -> list[list[Estimate]]:
+    """Score fitted probes once on eval frames: for each probe one estimate per seed.
 
     Args:
-        probe: the fitted probe.
-        scores: one per seed.
-        entropies: entropy of the targets scored, one per seed.
+        probes: that share their affine map.
+        frames: eval frames, n_frames of them.
+        targets: class ids, shape (n_frames, n_seeds) or (n_frames, 1) where all seeds share them.
         spec: as fitted.
-        counts: `fit_frames`, `eval_frames`, `labels`, `unseen_frames`.
+        fit_frames: frames the probes were fitted on.
+        unseen_frames: eval frames left out.
     """
-    return [
-        Estimate(
-            mi_lower_bound_bits=lower_bound_bits(h, s.cross_entropy_bits),
-            entropy_bits=h,
+
+    def estimate(probe: FittedProbe, s: Score, seed: int, settings: dict[str, Any]) -> Estimate:
+        entropy = entropy_bits(s.class_frames)
+        return Estimate(
+            mi_lower_bound_bits=lower_bound_bits(entropy, s.cross_entropy_bits),
+            entropy_bits=entropy,
             cross_entropy_bits=s.cross_entropy_bits,
             accuracy=s.accuracy,
+            fit_frames=fit_frames,
+            eval_frames=len(frames),
+            labels=len(s.class_frames),
+            unseen_frames=unseen_frames,
             probe=probe.name,
             protocol=PROTOCOLS[spec.protocol],
             seed=seed,
@@ -111,9 +119,11 @@ def estimates_of(
             class_frames=s.class_frames.tolist(),
             class_bits=contributions_bits(s.class_frames, s.class_loss_bits).tolist(),
             confusion=None if s.confusion is None else s.confusion.tolist(),
-            **counts,
         )
-        for s, h, seed, settings in zip(scores, entropies, spec.seeds, probe.settings, strict=True)
+
+    return [
+        [estimate(p, *one) for one in zip(scores, spec.seeds, p.settings, strict=True)]
+        for p, scores in zip(probes, score(probes, frames, targets), strict=True)
     ]
 
 
@@ -133,12 +143,7 @@ def fit_supervised(
 
 
 def score_supervised(
-    probes: Sequence[FittedProbe],
-    frames: Frames,
-    ids: IntVector,
-    classes: int,
-    spec: ProbeSpec,
-    fit_frames: int,
+    probes: Sequence[FittedProbe], frames: Frames, ids: IntVector, spec: ProbeSpec, fit_frames: int
 ) -> list[list[Estimate]]:
     """Score fitted probes on eval frames: for each probe one estimate per seed.
 
@@ -146,7 +151,6 @@ def score_supervised(
         probes: from `fit_supervised`.
         frames: labelled eval frames of one layer.
         ids: their class ids, shape (n_frames,); -1 for a label unseen in the fit split.
-        classes: size of the vocabulary.
         spec: as fitted.
         fit_frames: frames the probes were fitted on.
 
@@ -160,24 +164,7 @@ def score_supervised(
             f"{unseen} of {len(frames)} eval frames have labels that never occur in the fit split (at most "
             f"{MAX_UNSEEN:.0%} are left out): are both splits labelled with the same inventory?"
         )
-    frames, ids = frames.select(known), ids[known]
-    entropy = entropy_bits(counts_of(ids, classes))
-    counts = {
-        "fit_frames": fit_frames,
-        "eval_frames": len(frames),
-        "labels": classes,
-        "unseen_frames": unseen,
-    }
-    scores = score(probes, frames, _column(ids))
-    return [
-        estimates_of(p, s, [entropy] * len(spec.seeds), spec, counts)
-        for p, s in zip(probes, scores, strict=True)
-    ]
-
-
-def counts_of(ids: IntVector, classes: int) -> IntVector:
-    """How often each class occurs, shape (n_classes,)."""
-    return np.bincount(ids, minlength=classes)
+    return estimates_of(probes, frames.select(known), _column(ids[known]), spec, fit_frames, unseen)
 
 
 def _column(ids: IntVector) -> Tensor:

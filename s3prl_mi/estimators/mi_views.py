@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from ..core.types import IntVector
-from .bounds import entropy_bits
 from .fitting import CHOICE_SEED, fit_probes
 from .frames import Frames
 from .kmeans import assign, fit_codebooks
-from .mi_supervised import Estimate, counts_of, estimates_of
-from .probe import FittedProbe, score
+from .mi_supervised import Estimate, estimates_of
+from .probe import FittedProbe
 from .probes import ProbeSpec
 
 
@@ -82,14 +81,4 @@ def score_views(
         spec: as fitted.
         fit_frames: pairs the probes were fitted on.
     """
-    targets = assign(frames_b, codebooks[:-1])
-    clusters = codebooks.shape[1]
-    entropies = [entropy_bits(counts_of(t, clusters)) for t in targets.T.cpu().numpy()]
-    counts = {
-        "fit_frames": fit_frames,
-        "eval_frames": len(frames_a),
-        "labels": clusters,
-        "unseen_frames": 0,
-    }
-    scores = score(probes, frames_a, targets)
-    return [estimates_of(p, s, entropies, spec, counts) for p, s in zip(probes, scores, strict=True)]
+    return estimates_of(probes, frames_a, assign(frames_b, codebooks[:-1]), spec, fit_frames)

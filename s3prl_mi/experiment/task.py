@@ -219,7 +219,6 @@ class SupervisedTask(MITask):
             fitted.probes,
             z,
             vocabulary.ids(labels.labels),
-            len(vocabulary.labels),
             self.context.spec([p.name for p in fitted.probes], fitted.seeds),
             fitted.fit_frames,
         )
