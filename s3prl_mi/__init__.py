@@ -11,12 +11,12 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "estimate_supervised_mi", "estimate_view_mi"]
 
 if TYPE_CHECKING:
-    from .estimators import estimate_supervised_mi, estimate_view_mi
+    from .estimators.arrays import estimate_supervised_mi, estimate_view_mi
 
 
 def __getattr__(name: str) -> Any:
     if name in ("estimate_supervised_mi", "estimate_view_mi"):
-        from . import estimators
+        from .estimators import arrays
 
-        return getattr(estimators, name)
+        return getattr(arrays, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,8 @@
-"""Matrix products in the arithmetic that is fast on the processor at hand.
+"""Matrix products in the arithmetic that is fast on the processor at hand: float32 by oneDNN, bfloat16 for rough sums.
 
-Measured on an AMD EPYC (Zen 4, AVX512-BF16, one thread, 4096 x 768 x 250): float32 by torch's default library 56
-GFLOP/s, float32 by oneDNN (what torch takes at "medium") 95, bfloat16 190; an H200 has TensorFloat-32 for the same.
+Processors with AMX keep torch's own float32, as oneDNN would round its factors to bfloat16 there. Measured on an AMD EPYC
+(Zen 4, AVX512-BF16, one thread, 4096 x 768 x 250): float32 by torch's default library 56 GFLOP/s, by oneDNN (what torch
+takes at "medium") 95, bfloat16 190; an H200 has TensorFloat-32 for the same.
 """
 
 from __future__ import annotations
@@ -17,11 +18,7 @@ HALF_FRAMES = 4096
 
 @contextlib.contextmanager
 def fast_products() -> Iterator[None]:
-    """Float32 products by the faster library; the process's own setting comes back at the end.
-
-    On processors with AMX the setting would round the factors to bfloat16, so it is left alone there: their float32
-    products are fast already.
-    """
+    """Float32 products by the faster library (not with AMX); the process's own setting comes back at the end."""
     before = torch.get_float32_matmul_precision()
     has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
     if not (has_amx and has_amx()):

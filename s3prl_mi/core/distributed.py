@@ -164,7 +164,7 @@ class _Session:
         self.world, self.dist = here, dist
         self._counter, self._agreed = "", MIError()
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        began = dist.is_initialized()  # by s3prl's own runner, which goes on after us
+        began = dist.is_initialized()  # by s3prl's own runner, which continues after us
         try:
             if not began:
                 dist.init_process_group("gloo", timeout=START)

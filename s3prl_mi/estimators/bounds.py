@@ -40,42 +40,13 @@ def entropy_bits(counts: ArrayLike) -> Bits:
     return float(-(p * np.log2(p)).sum() + 0.0)
 
 
-def perplexity(counts: ArrayLike) -> float:
-    """Effective number of classes in use: 2 to the entropy in bits.
-
-    Example:
-        >>> round(perplexity([5, 5, 0, 0]), 9)
-        2.0
-    """
-    return float(2.0 ** entropy_bits(counts))
-
-
-def cross_entropy_bits(log_probabilities: NDArray[np.floating], targets: NDArray[np.integer]) -> Bits:
-    """Mean of ``-log2 q(y|z)``.
-
-    Args:
-        log_probabilities: natural logarithms of q, shape (n_frames, n_classes).
-        targets: class ids, shape (n_frames,).
-
-    Returns:
-        Bits per frame.
-
-    Example:
-        >>> round(cross_entropy_bits(np.log([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 0])), 9)
-        1.5
-    """
-    rows = np.arange(len(targets))
-    picked = np.asarray(log_probabilities, dtype=np.float64)[rows, targets]
-    return float(-picked.mean() * NATS_TO_BITS)
-
-
 def lower_bound_bits(entropy: Bits, cross_entropy: Bits) -> Bits:
     """``H - CE`` (eq. 4). Never clipped: a negative bound says that the probe does worse than the prior."""
     return entropy - cross_entropy
 
 
-def shares_in_bits(counts: ArrayLike, loss_bits: ArrayLike) -> NDArray[np.float64]:
-    """Share of each class in the bound.
+def contributions_bits(counts: ArrayLike, loss_bits: ArrayLike) -> NDArray[np.float64]:
+    """Contribution of each class to the bound.
 
     Args:
         counts: frames of each class that were scored, shape (n_classes,).
@@ -85,7 +56,7 @@ def shares_in_bits(counts: ArrayLike, loss_bits: ArrayLike) -> NDArray[np.float6
         Shape (n_classes,): ``n_k / n * -log2(n_k / n) - loss_k / n`` for each class k; the sum is H - CE.
 
     Example:
-        >>> shares_in_bits([1, 1], [0.0, 1.0]).tolist()
+        >>> contributions_bits([1, 1], [0.0, 1.0]).tolist()
         [0.5, 0.0]
     """
     n = np.asarray(counts, dtype=np.float64)

@@ -1,5 +1,5 @@
 """Which fit frames are held out while a choice is made: whole speakers, so that a choice favours what carries
-over to speakers the probe has not heard (utterances where speakers are unknown).
+over to speakers the probe has not seen (utterances where speakers are unknown).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BLOCK = 100
 def time_blocks(n_frames: int) -> IntVector:
     """Groups of consecutive frames, for arrays that come without groups; shape (n_frames,).
 
-    Blocks are shorter where there are few frames, so that there are always at least ten a fold to choose from.
+    Blocks are shorter where there are few frames, so that there are always at least ten per fold to choose from.
     """
     return np.arange(n_frames) // max(1, min(BLOCK, n_frames // (10 * FOLDS)))
 

@@ -7,7 +7,7 @@ make the logistic probe's curvature nearly diagonal, which is what lets it conve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -157,30 +157,50 @@ def near_mean(frames: Frames) -> Tensor:
     return torch.from_numpy(frames.read(0, BLOCK_ROWS)).mean(0)
 
 
-class Inputs:
-    """Frames after the affine map, as float32 blocks on a device; kept in memory while small enough.
+class CachedBlocks:
+    """Frames after a map, as float32 blocks on a device; kept in memory while small enough.
 
     Args:
         frames: what to read.
-        affine: the map, fitted on the fit split.
+        mapped: the map, of frames (n, dim) on `device` to frames (n, dim).
+        device: where to compute.
         cache_bytes: keep the mapped frames if they need at most this much.
     """
 
-    def __init__(self, frames: Frames, affine: AffineMap, cache_bytes: int = CACHE_BYTES) -> None:
-        self.frames = frames
-        self.affine = affine
-        self.device = affine.mean.device
-        self.dim = frames.dim
-        self._cache_bytes = cache_bytes
+    def __init__(
+        self, frames: Frames, mapped: Callable[[Tensor], Tensor], device: torch.device, cache_bytes: int
+    ) -> None:
+        self.frames, self.dim, self.device = frames, frames.dim, device
+        self._mapped, self._cache_bytes = mapped, cache_bytes
         self._cache: Tensor | None = None
         if len(frames) * frames.dim * 4 <= cache_bytes:
-            cache = torch.empty(len(frames), frames.dim, device=self.device)
+            cache = torch.empty(len(frames), frames.dim, device=device)
             for start, stop in frames.blocks():
-                cache[start:stop] = self._map(start, stop)
+                cache[start:stop] = mapped(self._read(start, stop))
             self._cache = cache
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def _read(self, start: int, stop: int) -> Tensor:
+        return torch.from_numpy(self.frames.read(start, stop)).to(self.device)
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """Mapped frames [start, stop), shape (stop - start, dim)."""
+        return self._mapped(self._read(start, stop)) if self._cache is None else self._cache[start:stop]
+
+    def blocks(self, size: int = BLOCK_ROWS) -> Iterator[tuple[int, int, Tensor]]:
+        """All mapped frames, as (start, stop, block of shape (stop - start, dim))."""
+        for start, stop in self.frames.blocks(size):
+            yield start, stop, self.block(start, stop)
+
+
+class Inputs(CachedBlocks):
+    """Frames after the affine map that is fitted on the fit split."""
+
+    def __init__(self, frames: Frames, affine: AffineMap, cache_bytes: int = CACHE_BYTES) -> None:
+        self.affine = affine
+        super().__init__(frames, affine, affine.mean.device, cache_bytes)
 
     def select(self, rows: NDArray[np.integer]) -> Inputs:
         """Some of the frames, by ascending position; not mapped again where they are in memory."""
@@ -190,13 +210,6 @@ class Inputs:
         chosen = Inputs(frames, self.affine, 0)
         chosen._cache = self._cache[torch.from_numpy(rows).to(self.device)]
         return chosen
-
-    def _map(self, start: int, stop: int) -> Tensor:
-        return self.affine(torch.from_numpy(self.frames.read(start, stop)).to(self.device))
-
-    def block(self, start: int, stop: int) -> Tensor:
-        """Mapped frames [start, stop), shape (stop - start, dim)."""
-        return self._map(start, stop) if self._cache is None else self._cache[start:stop]
 
     def fold(self, weight: Tensor) -> Tensor:
         """Weights (dim, n) for mapped frames as those for the frames of `blocks_to_fold`: the map is part of them.
@@ -212,14 +225,12 @@ class Inputs:
     def blocks_to_fold(self, size: int = BLOCK_ROWS) -> Iterator[tuple[int, int, Tensor]]:
         """All frames as (start, stop, block) for the weights of `fold`: mapped if they are in memory, else centred."""
         for start, stop in self.frames.blocks(size):
-            if self._cache is not None:
-                yield start, stop, self._cache[start:stop]
-            else:
-                yield (
-                    start,
-                    stop,
-                    torch.from_numpy(self.frames.read(start, stop)).to(self.device).sub_(self.affine.mean),
-                )
+            x = (
+                self._read(start, stop).sub_(self.affine.mean)
+                if self._cache is None
+                else self._cache[start:stop]
+            )
+            yield start, stop, x
 
     def take(self, positions: Tensor) -> Tensor:
         """Mapped frames at `positions`, shape (len(positions), dim)."""
@@ -228,12 +239,6 @@ class Inputs:
         order = torch.argsort(positions)
         picked = self.frames.select(positions[order].cpu().numpy())
         out = torch.empty(len(positions), self.dim, device=self.device)
-        out[order.to(self.device)] = self.affine(
-            torch.from_numpy(picked.read(0, len(picked))).to(self.device)
-        )
+        x = torch.from_numpy(picked.read(0, len(picked))).to(self.device)
+        out[order.to(self.device)] = self.affine(x)
         return out
-
-    def blocks(self, size: int = BLOCK_ROWS) -> Iterator[tuple[int, int, Tensor]]:
-        """All mapped frames, as (start, stop, block of shape (stop - start, dim))."""
-        for start, stop in self.frames.blocks(size):
-            yield start, stop, self.block(start, stop)

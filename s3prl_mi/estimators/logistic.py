@@ -12,7 +12,7 @@ these: measured, as many steps, a quarter less time, and bits within 0.0001.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,9 +51,10 @@ class Linear:
         chosen = [index] if isinstance(index, int) else index
         return Linear(self.weight[:, chosen], self.bias[chosen])
 
-    def clone(self) -> Linear:
-        """A copy that shares nothing."""
-        return Linear(self.weight.clone(), self.bias.clone())
+    def map(self, function: Callable[..., Tensor], *others: Linear) -> Linear:
+        """A function of the weights, and of those of others, and the same of the biases."""
+        weights, biases = (o.weight for o in others), (o.bias for o in others)
+        return Linear(function(self.weight, *weights), function(self.bias, *biases))
 
 
 @dataclass
@@ -159,9 +160,9 @@ def _dot(a: Linear, b: Linear) -> Tensor:
 
 
 def _step(a: Linear, b: Linear, size: Tensor) -> Linear:
-    """``a + size * b``, with one size a problem."""
+    """``a + size * b``, with one size per problem."""
     s = size.to(a.weight.dtype)[:, None]
-    return Linear(a.weight + s * b.weight, a.bias + s * b.bias)
+    return a.map(lambda x, y: x + s * y, b)
 
 
 def minimise(
@@ -174,7 +175,7 @@ def minimise(
         problems: targets, held-out frames and L2 strengths.
         start: where to begin; by default all weights zero and biases at the log class frequencies.
         tolerance: stop a problem when its loss is estimated to be within this many nats of the minimum (within
-            this share of the loss where that is below one nat).
+            this fraction of the loss where that is below one nat).
         steps: the most passes over the frames.
 
     Returns:
@@ -194,10 +195,15 @@ def minimise(
     direction = _direction(point.gradient, history, inverse)
     slope = _dot(point.gradient, direction)
     size = torch.ones_like(point.loss)
-    done = _Point(start.clone(), point.loss.clone(), point.gradient.clone(), point.held_out_loss.clone())
+    done = _Point(
+        start.map(torch.clone),
+        point.loss.clone(),
+        point.gradient.map(torch.clone),
+        point.held_out_loss.clone(),
+    )
     live = torch.arange(len(size), device=size.device)
     for _ in range(steps):
-        # a share of small losses: a tolerance above what is left to gain would end a warm start where it began
+        # a fraction of small losses: a tolerance above what is left to gain would end a warm start where it began
         active = -0.5 * slope > tolerance * point.loss.clamp(SMALLEST_LOSS, 1.0)
         if not bool(active.all()):
             _put(done, live[~active], point.only(~active))
@@ -233,16 +239,14 @@ def _put(done: _Point, index: Tensor, point: _Point) -> None:
 def _pair(new: _Point, old: _Point, valid: Tensor) -> tuple[Linear, Linear, Tensor]:
     """A step, its change of gradient, and their inner product; all zero where there is no valid step."""
     keep = valid.to(new.at.weight.dtype)[:, None]
-    s = Linear((new.at.weight - old.at.weight) * keep, (new.at.bias - old.at.bias) * keep)
-    y = Linear(
-        (new.gradient.weight - old.gradient.weight) * keep, (new.gradient.bias - old.gradient.bias) * keep
-    )
+    s = new.at.map(lambda a, b: (a - b) * keep, old.at)
+    y = new.gradient.map(lambda a, b: (a - b) * keep, old.gradient)
     return s, y, _dot(s, y)
 
 
 def _direction(gradient: Linear, history: list[tuple[Linear, Linear, Tensor]], inverse: Linear) -> Linear:
     """L-BFGS two-loop recursion, problem by problem; pairs without curvature are passed over."""
-    q = Linear(-gradient.weight, -gradient.bias)
+    q = gradient.map(torch.neg)
     alphas: list[Tensor] = []
     scale = torch.ones_like(_dot(q, q))
     for s, y, sy in reversed(history):
@@ -250,12 +254,10 @@ def _direction(gradient: Linear, history: list[tuple[Linear, Linear, Tensor]], i
         q = _step(q, y, -alpha)
         alphas.append(alpha)
     for _s, y, sy in reversed(history):
-        curved = _dot(y, Linear(y.weight * inverse.weight, y.bias * inverse.bias))
+        curved = _dot(y, y.map(torch.mul, inverse))
         fresh = (sy > 0) & (scale == 1.0)
         scale = torch.where(fresh, sy / curved.clamp_min(1e-300), scale)
-    r = Linear(
-        q.weight * inverse.weight * scale[:, None].float(), q.bias * inverse.bias * scale[:, None].float()
-    )
+    r = q.map(lambda a, b: a * b * scale[:, None].float(), inverse)
     for (s, y, sy), alpha in zip(history, reversed(alphas), strict=True):
         beta = torch.where(sy > 0, _dot(y, r) / sy, 0.0)
         r = _step(r, s, alpha - beta)
@@ -263,8 +265,7 @@ def _direction(gradient: Linear, history: list[tuple[Linear, Linear, Tensor]], i
 
 
 def _where(choose: Tensor, a: Linear, b: Linear) -> Linear:
-    mask = choose[:, None]
-    return Linear(torch.where(mask, a.weight, b.weight), torch.where(mask, a.bias, b.bias))
+    return a.map(lambda x, y: torch.where(choose[:, None], x, y), b)
 
 
 def _keep(new: _Point, old: _Point, good: Tensor) -> _Point:

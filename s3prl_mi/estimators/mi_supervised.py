@@ -16,12 +16,14 @@ from torch import Tensor
 
 from ..core.errors import MIError
 from ..core.types import Bits, IntVector
-from .bounds import entropy_bits, lower_bound_bits, shares_in_bits
+from .bounds import contributions_bits, entropy_bits, lower_bound_bits
+from .fitting import fit_probes
 from .frames import Frames
-from .probe import PROTOCOLS, FittedProbe, Score, fit_probes, score
+from .probe import FittedProbe, Score, score
+from .probes import PROTOCOLS, ProbeSpec
 
 MAX_UNSEEN = 0.05
-"""Refuse to score if a larger share of the eval frames has labels that never occur in the fit split."""
+"""Refuse to score if a larger fraction of the eval frames has labels that never occur in the fit split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Estimate:
     `unseen_frames`: eval frames left out, from entropy and cross-entropy alike, because their label never
     occurs in the fit split (the bound then is of the information about the other labels).
     `settings`: what was chosen within the fit split.
-    `class_frames`, `class_bits`: frames of each class that were scored, and their share of the bound (they sum to it).
+    `class_frames`, `class_bits`: scored frames of each class, and its contribution to the bound, which is their sum.
     `confusion`: frames by class (row) and most probable class (column), or None for many classes.
     """
 
@@ -81,51 +83,52 @@ def _plain(labels: Sequence[Hashable] | np.ndarray) -> list[Any]:
 
 
 def estimates_of(
-    probe: FittedProbe,
-    scores: Sequence[Score],
-    entropies: Sequence[Bits],
-    seeds: Sequence[int],
-    protocol: str,
-    counts: dict[str, int],
-) -> list[Estimate]:
-    """Put scores of one probe together, seed by seed.
+    probes: Sequence[FittedProbe],
+    frames: Frames,
+    targets: Tensor,
+    spec: ProbeSpec,
+    fit_frames: int,
+    unseen_frames: int = 0,
+) -> list[list[Estimate]]:
+    """Score fitted probes once on eval frames: for each probe one estimate per seed.
 
     Args:
-        probe: the fitted probe.
-        scores: one a seed.
-        entropies: entropy of the targets scored, one a seed.
-        seeds: the seeds.
-        protocol: name in the config.
-        counts: `fit_frames`, `eval_frames`, `labels`, `unseen_frames`.
+        probes: that share their affine map.
+        frames: eval frames, n_frames of them.
+        targets: class ids, shape (n_frames, n_seeds) or (n_frames, 1) where all seeds share them.
+        spec: as fitted.
+        fit_frames: frames the probes were fitted on.
+        unseen_frames: eval frames left out.
     """
-    return [
-        Estimate(
-            mi_lower_bound_bits=lower_bound_bits(h, s.cross_entropy_bits),
-            entropy_bits=h,
+
+    def estimate(probe: FittedProbe, s: Score, seed: int, settings: dict[str, Any]) -> Estimate:
+        entropy = entropy_bits(s.class_frames)
+        return Estimate(
+            mi_lower_bound_bits=lower_bound_bits(entropy, s.cross_entropy_bits),
+            entropy_bits=entropy,
             cross_entropy_bits=s.cross_entropy_bits,
             accuracy=s.accuracy,
-            probe=probe.kind,
-            protocol=PROTOCOLS[protocol],
+            fit_frames=fit_frames,
+            eval_frames=len(frames),
+            labels=len(s.class_frames),
+            unseen_frames=unseen_frames,
+            probe=probe.name,
+            protocol=PROTOCOLS[spec.protocol],
             seed=seed,
             settings=settings,
             class_frames=s.class_frames.tolist(),
-            class_bits=shares_in_bits(s.class_frames, s.class_loss_bits).tolist(),
+            class_bits=contributions_bits(s.class_frames, s.class_loss_bits).tolist(),
             confusion=None if s.confusion is None else s.confusion.tolist(),
-            **counts,
         )
-        for s, h, seed, settings in zip(scores, entropies, seeds, probe.settings, strict=True)
+
+    return [
+        [estimate(p, *one) for one in zip(scores, spec.seeds, p.settings, strict=True)]
+        for p, scores in zip(probes, score(probes, frames, targets), strict=True)
     ]
 
 
 def fit_supervised(
-    frames: Frames,
-    ids: IntVector,
-    classes: int,
-    groups: IntVector,
-    seeds: Sequence[int],
-    kinds: Sequence[str],
-    protocol: str,
-    device: torch.device | str,
+    frames: Frames, ids: IntVector, classes: int, groups: IntVector, spec: ProbeSpec
 ) -> list[FittedProbe]:
     """Fit probes of labels on one layer; all seeds share the targets.
 
@@ -134,32 +137,21 @@ def fit_supervised(
         ids: their class ids, shape (n_frames,).
         classes: size of the vocabulary.
         groups: speaker or utterance of each frame.
-        seeds: seeds of the MLP probe.
-        kinds: probes.
-        protocol: `default` or `paper`.
-        device: where to compute.
+        spec: the probes, and how to fit them.
     """
-    return fit_probes(frames, _column(ids), classes, groups, seeds, kinds, protocol, device)
+    return fit_probes(frames, _column(ids), classes, groups, spec)
 
 
 def score_supervised(
-    probes: Sequence[FittedProbe],
-    frames: Frames,
-    ids: IntVector,
-    classes: int,
-    seeds: Sequence[int],
-    protocol: str,
-    fit_frames: int,
+    probes: Sequence[FittedProbe], frames: Frames, ids: IntVector, spec: ProbeSpec, fit_frames: int
 ) -> list[list[Estimate]]:
-    """Score fitted probes on eval frames: for each probe one estimate a seed.
+    """Score fitted probes on eval frames: for each probe one estimate per seed.
 
     Args:
         probes: from `fit_supervised`.
         frames: labelled eval frames of one layer.
         ids: their class ids, shape (n_frames,); -1 for a label unseen in the fit split.
-        classes: size of the vocabulary.
-        seeds: as fitted.
-        protocol: as fitted.
+        spec: as fitted.
         fit_frames: frames the probes were fitted on.
 
     Raises:
@@ -172,24 +164,7 @@ def score_supervised(
             f"{unseen} of {len(frames)} eval frames have labels that never occur in the fit split (at most "
             f"{MAX_UNSEEN:.0%} are left out): are both splits labelled with the same inventory?"
         )
-    frames, ids = frames.select(known), ids[known]
-    entropy = entropy_bits(counts_of(ids, classes))
-    counts = {
-        "fit_frames": fit_frames,
-        "eval_frames": len(frames),
-        "labels": classes,
-        "unseen_frames": unseen,
-    }
-    scores = score(probes, frames, _column(ids))
-    return [
-        estimates_of(p, s, [entropy] * len(seeds), seeds, protocol, counts)
-        for p, s in zip(probes, scores, strict=True)
-    ]
-
-
-def counts_of(ids: IntVector, classes: int) -> IntVector:
-    """How often each class occurs, shape (n_classes,)."""
-    return np.bincount(ids, minlength=classes)
+    return estimates_of(probes, frames.select(known), _column(ids[known]), spec, fit_frames, unseen)
 
 
 def _column(ids: IntVector) -> Tensor:

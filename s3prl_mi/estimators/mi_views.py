@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from ..core.types import IntVector
-from .bounds import entropy_bits
+from .fitting import CHOICE_SEED, fit_probes
 from .frames import Frames
 from .kmeans import assign, fit_codebooks
-from .mi_supervised import Estimate, counts_of, estimates_of
-from .probe import CHOICE_SEED, FittedProbe, fit_probes, score
+from .mi_supervised import Estimate, estimates_of
+from .probe import FittedProbe
+from .probes import ProbeSpec
 
 
 def fit_codebooks_of_view(
@@ -27,7 +28,7 @@ def fit_codebooks_of_view(
     iterations: int = 100,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """The codebooks c: k-means on view b of the fit split, one a seed, and last that of `CHOICE_SEED`.
+    """The codebooks c: k-means on view b of the fit split, one per seed, and last that of `CHOICE_SEED`.
 
     Args:
         frames_b: all frames of view b in the fit split, scored or not.
@@ -46,29 +47,20 @@ def fit_codebooks_of_view(
 
 
 def fit_views(
-    frames_a: Frames,
-    frames_b: Frames,
-    codebooks: Tensor,
-    groups: IntVector,
-    seeds: Sequence[int],
-    kinds: Sequence[str],
-    protocol: str,
+    frames_a: Frames, frames_b: Frames, codebooks: Tensor, groups: IntVector, spec: ProbeSpec
 ) -> list[FittedProbe]:
     """Fit probes that predict the cluster of view b from view a; frame i of both is the same pair.
 
     Args:
         frames_a: scored fit frames of view a.
         frames_b: their partners of view b.
-        codebooks: from `fit_codebooks_of_view`; their device is used.
+        codebooks: from `fit_codebooks_of_view`, for the seeds and on the device of `spec`.
         groups: speaker or utterance of each pair.
-        seeds: as for the codebooks.
-        kinds: probes.
-        protocol: `default` or `paper`.
+        spec: the probes, and how to fit them.
     """
     targets = assign(frames_b, codebooks)
-    clusters, device = codebooks.shape[1], codebooks.device
     own, choice = targets[:, :-1], targets[:, -1:]
-    return fit_probes(frames_a, own, clusters, groups, seeds, kinds, protocol, device, choice)
+    return fit_probes(frames_a, own, codebooks.shape[1], groups, spec, choice)
 
 
 def score_views(
@@ -76,31 +68,17 @@ def score_views(
     codebooks: Tensor,
     frames_a: Frames,
     frames_b: Frames,
-    seeds: Sequence[int],
-    protocol: str,
+    spec: ProbeSpec,
     fit_frames: int,
 ) -> list[list[Estimate]]:
-    """Score fitted probes on eval pairs: for each probe one estimate a seed.
+    """Score fitted probes on eval pairs: for each probe one estimate per seed.
 
     Args:
         probes: from `fit_views`.
         codebooks: as fitted.
         frames_a: scored eval frames of view a.
         frames_b: their partners of view b.
-        seeds: as fitted.
-        protocol: as fitted.
+        spec: as fitted.
         fit_frames: pairs the probes were fitted on.
     """
-    targets = assign(frames_b, codebooks[:-1])
-    clusters = codebooks.shape[1]
-    entropies = [entropy_bits(counts_of(t, clusters)) for t in targets.T.cpu().numpy()]
-    counts = {
-        "fit_frames": fit_frames,
-        "eval_frames": len(frames_a),
-        "labels": clusters,
-        "unseen_frames": 0,
-    }
-    scores = score(probes, frames_a, targets)
-    return [
-        estimates_of(p, s, entropies, seeds, protocol, counts) for p, s in zip(probes, scores, strict=True)
-    ]
+    return estimates_of(probes, frames_a, assign(frames_b, codebooks[:-1]), spec, fit_frames)

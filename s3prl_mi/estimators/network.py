@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,29 +17,13 @@ from torch.nn import functional
 
 from ..core.arithmetic import fast_type
 from .frames import Inputs
+from .probes import NetworkSettings
 
 BATCH_ORDER_SEED = 0
 """Mini-batches are the same for all seeds: a seed decides on initial weights and dropout."""
 
 LEFT_OUT = -100
 """Target of a frame that a network does not train on."""
-
-
-@dataclass(frozen=True)
-class NetworkSettings:
-    """Shape and training of a network.
-
-    `hidden` has the width of each hidden layer (none: a linear probe), `decay` is AdamW's weight decay, and
-    `average` the decay of the running mean of the weights, which is what is scored (0: the last weights).
-    """
-
-    hidden: tuple[int, ...]
-    dropout: float
-    batch: int
-    rate: float
-    optimiser: Literal["adamw", "sgd"]
-    decay: float = 0.0
-    average: float = 0.0
 
 
 @dataclass
@@ -72,7 +55,7 @@ def new_network(
 ) -> Network:
     """Initial networks (He et al. 2015); a network without hidden layers starts at zero.
 
-    Weights are drawn on the CPU, one generator a seed, so that every device and every set of seeds agree.
+    Weights are drawn on the CPU, one generator per seed, so that every device and every set of seeds agree.
     """
     sizes = [dim, *settings.hidden, classes]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -97,7 +80,7 @@ def train(
     check_every: int = 0,
     check: Callable[[int, Network], bool] = lambda _step, _network: True,
 ) -> Network:
-    """Train one network a seed on some of the frames.
+    """Train one network per seed on some of the frames.
 
     Args:
         inputs: mapped frames.
@@ -138,7 +121,7 @@ def train(
         gradients = [g.float() for g in torch.autograd.grad(loss, working)]
         optimiser.step(gradients)
         # the running mean starts as a plain mean, so that it is not dominated by the start
-        torch._foreach_lerp_(averaged, parameters, max(1 - settings.average, 1 / done))
+        torch._foreach_lerp_(averaged, parameters, max(1 - settings.ema_decay, 1 / done))
         if check_every and done % check_every == 0 and not check(done, mean):
             break
     return mean
@@ -165,10 +148,10 @@ class _AdamW:
             self.second,
             [],
             self.counts,
-            lr=self.settings.rate,
+            lr=self.settings.learning_rate,
             beta1=0.9,
             beta2=0.999,
-            weight_decay=self.settings.decay,
+            weight_decay=self.settings.weight_decay,
             eps=1e-8,
             amsgrad=False,
             maximize=False,
@@ -180,13 +163,13 @@ class _Momentum:
 
     def __init__(self, parameters: list[Tensor], settings: NetworkSettings) -> None:
         self.values = parameters
-        self.rate = settings.rate
+        self.learning_rate = settings.learning_rate
         self.speed = [torch.zeros_like(p) for p in self.values]
 
     def step(self, gradients: list[Tensor]) -> None:
         torch._foreach_mul_(self.speed, 0.9)
         torch._foreach_add_(self.speed, gradients)
-        torch._foreach_add_(self.values, self.speed, alpha=-self.rate)
+        torch._foreach_add_(self.values, self.speed, alpha=-self.learning_rate)
 
 
 def _batches(positions: Tensor, size: int, count: int) -> Iterator[Tensor]:
@@ -206,18 +189,18 @@ the products."""
 
 
 def _dropout(
-    share: float, seeds: Sequence[int], dtype: torch.dtype, device: torch.device
+    fraction: float, seeds: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
     """Dropout with noise of its own for each seed, which does not depend on which others are trained."""
-    if share <= 0:
+    if fraction <= 0:
         return lambda h: h
     pool = torch.stack(
         [
-            torch.empty(NOISE_POOL).bernoulli_(1 - share, generator=torch.Generator().manual_seed(seed))
+            torch.empty(NOISE_POOL).bernoulli_(1 - fraction, generator=torch.Generator().manual_seed(seed))
             for seed in seeds
         ]
     )
-    pool = (pool / (1 - share)).to(device, dtype)
+    pool = (pool / (1 - fraction)).to(device, dtype)
     place = torch.Generator().manual_seed(BATCH_ORDER_SEED)
 
     def drop(h: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from ..core.files import replacing, write_whole
 from ..core.types import SAMPLE_RATE
 from ..core.words import duration
 from ..estimators.mi_supervised import Estimate
-from ..estimators.probe import PROTOCOLS
+from ..estimators.probes import PROTOCOLS
 from ..report.experiment_files import write_all
 from ..report.terminal import screen_table
 from ..results.class_contributions import CLASSES_FILE, ClassRecord, append_classes, class_records

@@ -43,7 +43,7 @@ def save_fitted(expdir: Path, cell: GridPoint, fitted: Fitted) -> None:
         "weights": None if w is None else [w.weights.tolist(), w.normalize, w.source],
     }
     for probe in fitted.probes:
-        with replacing(_path(expdir, cell, probe.kind)) as temporary:
+        with replacing(_path(expdir, cell, probe.name)) as temporary:
             torch.save({**about, "probe": probe.state()}, temporary)
 
 

@@ -25,6 +25,7 @@ from ..estimators.frames import Frames
 from ..estimators.mi_supervised import Estimate, Vocabulary, fit_supervised, score_supervised
 from ..estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
 from ..estimators.probe import FittedProbe
+from ..estimators.probes import ProbeSpec
 from ..states.extraction import Split
 from ..states.layer_weights import LayerWeights, learn_weights, read_weights, uniform
 from ..states.split_states import Layer, SplitStates
@@ -74,6 +75,10 @@ class Context:
     def geometry(self, layer: Layer) -> Geometry:
         """Where the frames of a layer lie; `weighted` has those of layer 0."""
         return self.geometry_of(layer if isinstance(layer, int) else 0)
+
+    def spec(self, probes: Sequence[str], seeds: Sequence[int]) -> ProbeSpec:
+        """How probes are fitted."""
+        return ProbeSpec(tuple(probes), self.config.protocol, tuple(seeds), self.device)
 
 
 class MITask(ABC):
@@ -203,7 +208,7 @@ class SupervisedTask(MITask):
                 weights = learn_weights(every, ids, classes, c.normalize, c.device)
         z = side.frames(layer, weights).select(labels.rows)
         groups = _groups(side, layer)[labels.rows]
-        probes = fit_supervised(z, ids, classes, groups, c.seeds, kinds, c.config.protocol, c.device)
+        probes = fit_supervised(z, ids, classes, groups, c.spec(kinds, c.seeds))
         return Fitted(probes, list(c.seeds), len(z), weights, list(vocabulary.labels))
 
     def score(self, fitted: Fitted, side: SplitStates, cell: GridPoint) -> list[list[Estimate]]:
@@ -214,9 +219,7 @@ class SupervisedTask(MITask):
             fitted.probes,
             z,
             vocabulary.ids(labels.labels),
-            len(vocabulary.labels),
-            fitted.seeds,
-            self.context.config.protocol,
+            self.context.spec([p.name for p in fitted.probes], fitted.seeds),
             fitted.fit_frames,
         )
 
@@ -256,7 +259,7 @@ class ViewsTask(MITask):
         pairs = self._pairs(side, cell)
         a = side.frames(layer, weights, cell.view).select(pairs.rows_a)
         groups = _groups(side, layer)[pairs.rows_a]
-        probes = fit_views(a, b.select(pairs.rows_b), codebooks, groups, c.seeds, kinds, c.config.protocol)
+        probes = fit_views(a, b.select(pairs.rows_b), codebooks, groups, c.spec(kinds, c.seeds))
         return Fitted(probes, list(c.seeds), len(a), weights, codebooks.cpu())
 
     def _codebooks_of(self, frames_b: Frames, cell: GridPoint) -> torch.Tensor:
@@ -276,7 +279,8 @@ class ViewsTask(MITask):
         a = side.frames(cell.layer, fitted.weights, cell.view).select(pairs.rows_a)
         b = side.frames(cell.layer, fitted.weights).select(pairs.rows_b)
         codebooks = fitted.targets.to(c.device)
-        return score_views(fitted.probes, codebooks, a, b, fitted.seeds, c.config.protocol, fitted.fit_frames)
+        spec = c.spec([p.name for p in fitted.probes], fitted.seeds)
+        return score_views(fitted.probes, codebooks, a, b, spec, fitted.fit_frames)
 
     def _refuse_unmasked(self, side: SplitStates, cell: GridPoint, weights: LayerWeights | None) -> None:
         """Refuse a layer that is read before the mask: its two views are one, and its bound is only H(c)."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ..core.errors import MIError
 from ..core.files import write_whole
 from ..core.types import Bits
+from ..estimators.probes import PROBES
 from .comparability import NOTED, ComparisonKey
 from .record import RESULTS_FILE, Record
 
@@ -22,7 +23,7 @@ SUMMARY_FILE = "mi_summary.csv"
 
 FRAMES_ORDER = ("masked", "all", "unmasked")
 """The headline first: what a mask view is about, then what a shift view is about."""
-PROBE_ORDER = ("logistic", "mlp")
+PROBE_ORDER = tuple(PROBES)
 
 
 class Panel(NamedTuple):

@@ -15,6 +15,7 @@ from ..core.types import SAMPLE_RATE, Bits, FloatMatrix, IntVector, Seconds
 from ..estimators.frames import Frames
 from ..estimators.mi_supervised import Estimate
 from ..estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
+from ..estimators.probes import ProbeSpec
 from ..experiment.run import versions
 from ..results.record import Record
 from ..upstreams.families import Family
@@ -257,9 +258,10 @@ class ViewsMeter:
         # float64, which some of the arithmetic needs, is missing on Apple's GPUs
         device = upstream.device if upstream.device.startswith("cuda") else "cpu"
         books = fit_codebooks_of_view(everything, self.clusters, [self.seed], device=device)
-        probes = fit_views(a, b, books, groups, [self.seed], [self.probe], self.protocol)
+        spec = ProbeSpec((self.probe,), self.protocol, (self.seed,), device)
+        probes = fit_views(a, b, books, groups, spec)
         eval_a, eval_b, _, _ = scored.frames(view, *rates, at)
-        return score_views(probes, books, eval_a, eval_b, [self.seed], self.protocol, len(a))[0][0]
+        return score_views(probes, books, eval_a, eval_b, spec, len(a))[0][0]
 
 
 def _refuse_unmasked(a: Frames, b: Frames, layer: int) -> None:

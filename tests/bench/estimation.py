@@ -22,11 +22,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from s3prl_mi.estimators.bounds import cross_entropy_bits, entropy_bits
+from s3prl_mi.estimators.bounds import NATS_TO_BITS, entropy_bits
+from s3prl_mi.estimators.fitting import CHOICE_FOLDS, PATIENCE, ROUND_STEPS
 from s3prl_mi.estimators.frames import Frames
 from s3prl_mi.estimators.kmeans import assign
 from s3prl_mi.estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
-from s3prl_mi.estimators.probe import CHOICE_FOLDS, MLP_DEFAULT, PATIENCE, ROUND_STEPS, FittedProbe
+from s3prl_mi.estimators.probe import FittedProbe
+from s3prl_mi.estimators.probes import MLP_DEFAULT, ProbeSpec
 
 from . import frames
 from .frames import Data
@@ -43,13 +45,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cells", type=int, default=1, help="seeds of the baseline that are measured")
 
 
-def ours(d: Data, kinds: Sequence[str], seeds: Sequence[int]) -> tuple[list[float], list[FittedProbe]]:
-    """Bits of each kind of probe (mean over seeds), and the probes."""
+def ours(d: Data, names: Sequence[str], seeds: Sequence[int]) -> tuple[list[float], list[FittedProbe]]:
+    """Bits of each probe (mean over seeds), and the probes."""
+    spec = ProbeSpec(tuple(names), "default", tuple(seeds))
     fit, b, a = Frames([d["za"]]), Frames([d["zb"]]), Frames([d["eza"]])
     books = fit_codebooks_of_view(Frames([d["zb_all"]]), CLUSTERS, seeds)
-    probes = fit_views(fit, b, books, d["g"], seeds, kinds, "default")
-    scored = score_views(probes, books, a, Frames([d["ezb"]]), seeds, "default", len(fit))
+    probes = fit_views(fit, b, books, d["g"], spec)
+    scored = score_views(probes, books, a, Frames([d["ezb"]]), spec, len(fit))
     return [float(np.mean([e.mi_lower_bound_bits for e in s])) for s in scored], probes
+
+
+def cross_entropy_bits(log_q: np.ndarray, targets: np.ndarray) -> float:
+    """Mean of -log2 q(target), of natural logarithms of shape (n_frames, n_classes)."""
+    return float(-log_q[np.arange(len(targets)), targets].mean(dtype=np.float64) * NATS_TO_BITS)
 
 
 class Sklearn:
@@ -152,7 +160,9 @@ class TorchMLP:
             for module in (nn.Linear(i, o), nn.ReLU(), nn.Dropout(settings.dropout))
         ]
         net = nn.Sequential(*hidden, nn.Linear(widths[-1], CLUSTERS))
-        optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=settings.decay)
+        optimiser = torch.optim.AdamW(
+            net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
         losses: list[float] = []
         for step in range(1, most + 1):
             batch = rows[torch.randint(len(rows), (settings.batch,))]
@@ -190,15 +200,14 @@ def mlp(args: argparse.Namespace) -> Iterator[Row]:
         trained.append(time.perf_counter() - began)
         theirs.append(one.bits(net, eval_y[:, seed]))
     times = {}
-    for kinds in (["logistic"], ["logistic", "mlp"]):
+    for names in (("logistic",), ("logistic", "mlp")):
+        spec = ProbeSpec(names, "default", tuple(range(SEEDS)))
         began = time.perf_counter()
         with torch.no_grad():
             fit, b = Frames([d["za"]]), Frames([d["zb"]])
-            probes = fit_views(fit, b, books, d["g"], range(SEEDS), kinds, "default")
-        times[len(kinds)] = time.perf_counter() - began
-    found = score_views(
-        probes, books, Frames([d["eza"]]), Frames([d["ezb"]]), range(SEEDS), "default", len(fit)
-    )
+            probes = fit_views(fit, b, books, d["g"], spec)
+        times[len(names)] = time.perf_counter() - began
+    found = score_views(probes, books, Frames([d["eza"]]), Frames([d["ezb"]]), spec, len(fit))
     bits = float(np.mean([e.mi_lower_bound_bits for e in found[1]]))
     choosing, training = float(np.mean(chosen)), float(np.mean(trained))
     each, once = "plain torch, each seed by itself", "plain torch, steps chosen with one seed"

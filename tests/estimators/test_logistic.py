@@ -157,7 +157,7 @@ def test_streaming_is_the_same_as_in_memory():
 def test_a_warm_start_ends_where_a_cold_one_does():
     z, y = data(1500)
     first, _, inputs = fit(z, y[:, None], 6, [1e-1])
-    warm, _, _ = fit(z, y[:, None], 6, [1e-3], start=first.clone())
+    warm, _, _ = fit(z, y[:, None], 6, [1e-3], start=first.map(torch.clone))
     cold, _, _ = fit(z, y[:, None], 6, [1e-3])
     np.testing.assert_allclose(bits(warm, inputs.affine, z, y), bits(cold, inputs.affine, z, y), atol=1e-4)
 

@@ -213,7 +213,8 @@ def test_eval_frames_never_reach_the_fit(probe, protocol, monkeypatch):
     """Other eval frames and labels: the same fitted probe, to the last bit."""
     fitted = []
     monkeypatch.setattr(
-        "s3prl_mi.estimators.fit_supervised", lambda *a: fitted.append(fit_supervised(*a)) or fitted[-1]
+        "s3prl_mi.estimators.arrays.fit_supervised",
+        lambda *a: fitted.append(fit_supervised(*a)) or fitted[-1],
     )
     z, y = mixture(600, *LINEAR[2], seed=0)
     other, labels = mixture(700, *LINEAR[2], seed=5)

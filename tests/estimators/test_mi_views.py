@@ -12,6 +12,7 @@ from s3prl_mi.estimators.bounds import entropy_bits
 from s3prl_mi.estimators.frames import Frames
 from s3prl_mi.estimators.kmeans import assign
 from s3prl_mi.estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
+from s3prl_mi.estimators.probes import ProbeSpec
 
 BOTH = pytest.mark.parametrize("probe", ["logistic", "mlp"])
 CORNERS = 12.0 * np.random.default_rng(7).normal(size=(8, 8))
@@ -117,11 +118,11 @@ def test_permuting_the_ids_of_clusters_changes_nothing(probe):
     fit, held_out = channel(1500, 0.2, 0), channel(4000, 0.2, 1)
     a, b, ea, eb = (Frames([z]) for z in (*fit, *held_out))
     codebook = fit_codebooks_of_view(b, 8, [0])
-    groups = np.arange(1500) // 30
+    groups, spec = np.arange(1500) // 30, ProbeSpec((probe,), "default", (0,))
 
     def bound(book):
-        probes = fit_views(a, b, book, groups, [0], [probe], "default")
-        return score_views(probes, book, ea, eb, [0], "default", 1500)[0][0]
+        probes = fit_views(a, b, book, groups, spec)
+        return score_views(probes, book, ea, eb, spec, 1500)[0][0]
 
     plain, renamed = bound(codebook), bound(codebook[:, torch.tensor([3, 1, 4, 0, 7, 5, 2, 6])])
     assert renamed.entropy_bits == pytest.approx(plain.entropy_bits, abs=1e-12)
@@ -141,11 +142,11 @@ def test_eval_frames_never_reach_codebook_and_probe(monkeypatch):
     """Other eval frames: the same codebook and the same probe, to the last bit."""
     books, probes = [], []
     monkeypatch.setattr(
-        "s3prl_mi.estimators.fit_codebooks_of_view",
+        "s3prl_mi.estimators.arrays.fit_codebooks_of_view",
         lambda *a: books.append(fit_codebooks_of_view(*a)) or books[-1],
     )
     monkeypatch.setattr(
-        "s3prl_mi.estimators.fit_views", lambda *a: probes.append(fit_views(*a)) or probes[-1]
+        "s3prl_mi.estimators.arrays.fit_views", lambda *a: probes.append(fit_views(*a)) or probes[-1]
     )
     fit = channel(1000, 0.2, 0)
     for held_out in (channel(500, 0.2, 1), channel(900, 0.9, 2, offset=5.0)):
@@ -169,8 +170,9 @@ def test_seeds():
     seeds = [0, 1, 2]
     codebooks = fit_codebooks_of_view(b, 8, seeds)
     # as estimate_view_mi does without groups
-    probes = fit_views(a, b, codebooks, np.arange(1000) // 20, seeds, ["logistic"], "default")
-    together = score_views(probes, codebooks, ea, eb, seeds, "default", 1000)[0]
+    spec = ProbeSpec(("logistic",), "default", tuple(seeds))
+    probes = fit_views(a, b, codebooks, np.arange(1000) // 20, spec)
+    together = score_views(probes, codebooks, ea, eb, spec, 1000)[0]
     assert [e.seed for e in together] == seeds
     assert together[0].mi_lower_bound_bits == pytest.approx(alone[0], abs=1e-4)
     assert together[2].mi_lower_bound_bits == pytest.approx(alone[2], abs=1e-4)

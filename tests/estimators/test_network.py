@@ -10,15 +10,15 @@ from s3prl_mi.estimators.frames import Frames, Inputs, fit_affine
 from s3prl_mi.estimators.network import (
     LEFT_OUT,
     Network,
-    NetworkSettings,
     _batches,
     _dropout,
     new_network,
     train,
 )
+from s3prl_mi.estimators.probes import NetworkSettings
 
 CPU = torch.device("cpu")
-SMALL = NetworkSettings((16, 16), 0.2, 64, 3e-3, "adamw", decay=0.01, average=0.9)
+SMALL = NetworkSettings((16, 16), 0.2, 64, 3e-3, "adamw", weight_decay=0.01, ema_decay=0.9)
 
 
 @pytest.fixture
@@ -185,9 +185,9 @@ def test_check_is_called_on_time_and_can_stop(rings):
 def test_weights_are_averaged_where_the_settings_say_so(rings):
     """After three steps with decay 0.9 the plain mean of the weights after each step still rules."""
     inputs, y = rings
-    plain = NetworkSettings(SMALL.hidden, 0.0, 64, 3e-3, "adamw", decay=0.01)
+    plain = NetworkSettings(SMALL.hidden, 0.0, 64, 3e-3, "adamw", weight_decay=0.01)
     after = [train(inputs, y[:, None], torch.arange(1000), 2, [5], plain, n) for n in (1, 2, 3)]
-    averaging = NetworkSettings(SMALL.hidden, 0.0, 64, 3e-3, "adamw", decay=0.01, average=0.9)
+    averaging = NetworkSettings(SMALL.hidden, 0.0, 64, 3e-3, "adamw", weight_decay=0.01, ema_decay=0.9)
     mean = train(inputs, y[:, None], torch.arange(1000), 2, [5], averaging, 3)
     for i, weight in enumerate(mean.weights):
         torch.testing.assert_close(

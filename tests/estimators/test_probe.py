@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,18 +13,12 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.estimators import logistic, probe
+from s3prl_mi.estimators import fitting, logistic
 from s3prl_mi.estimators.bounds import NATS_TO_BITS
+from s3prl_mi.estimators.fitting import L2_PATH, Fitting, _lowest_point, fit_probes
 from s3prl_mi.estimators.frames import Frames
-from s3prl_mi.estimators.probe import (
-    L2_PATH,
-    PROTOCOLS,
-    FittedProbe,
-    _Fitting,
-    _lowest_point,
-    fit_probes,
-    score,
-)
+from s3prl_mi.estimators.probe import FittedProbe, score
+from s3prl_mi.estimators.probes import PROBES, PROTOCOLS, ProbeSpec
 
 
 def speech(speakers, per_speaker, seed, dim=24, classes=6, shift=1.0):
@@ -37,8 +34,9 @@ def speech(speakers, per_speaker, seed, dim=24, classes=6, shift=1.0):
     return z.astype(np.float32), y, groups
 
 
-def fit(z, y, groups, kinds=("logistic",), seeds=(0,), protocol="default", classes=6):
-    return fit_probes(Frames([z]), torch.from_numpy(y)[:, None], classes, groups, seeds, kinds, protocol)
+def fit(z, y, groups, probes=("logistic",), seeds=(0,), protocol="default", classes=6):
+    spec = ProbeSpec(probes, protocol, seeds)
+    return fit_probes(Frames([z]), torch.from_numpy(y)[:, None], classes, groups, spec)
 
 
 def bits(probes, z, y):
@@ -104,8 +102,8 @@ def test_fitting_does_not_move_the_global_random_state():
     np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
 
 
-def test_the_mlp_is_chosen_beside_the_same_logistic_probe():
-    """Kinds asked for together or one by one: the same probes."""
+def test_the_mlp_is_chosen_with_the_same_logistic_probe():
+    """Probes asked for together or one by one: the same probes."""
     z, y, groups = speech(4, 60, 0)
     together = bits(fit(z, y, groups, ("mlp", "logistic")), z, y)
     assert together[0] == bits(fit(z, y, groups, ("mlp",)), z, y)[0]
@@ -134,7 +132,7 @@ def test_paper_protocol_chooses_nothing_and_says_what_it_did():
     z, y, groups = speech(4, 100, 0)
     probes = fit(z, y, groups, ("logistic", "mlp"), (0,), "paper")
     assert [p.settings for p in probes] == [[{"epochs": 10, "rate": 0.1}]] * 2
-    assert [p.kind for p in probes] == ["logistic", "mlp"]
+    assert [p.name for p in probes] == ["logistic", "mlp"]
     prior = np.log2(6)
     assert all(row[0] < prior - 0.5 for row in bits(probes, z, y))
 
@@ -175,7 +173,7 @@ def test_choices_are_made_on_a_part_of_a_large_split(monkeypatch):
     z, y, groups = speech(6, 200, 0)
     ze, ye, _ = speech(10, 100, 9)
     whole = bits(fit(z, y, groups), ze, ye)[0][0]
-    monkeypatch.setattr(probe, "SELECTION_FRAMES", 400)
+    monkeypatch.setattr(fitting, "SELECTION_FRAMES", 400)
     assert bits(fit(z, y, groups), ze, ye)[0][0] == pytest.approx(whole, abs=0.02)
 
 
@@ -195,7 +193,7 @@ def test_the_lowest_point_at_an_end_of_the_path():
     ("change", "message"),
     [
         ({"protocol": "papre"}, "unknown protocol 'papre': expected default or paper"),
-        ({"kinds": ("linear",)}, "unknown probe 'linear': expected logistic or mlp"),
+        ({"probes": ("linear",)}, "unknown probe 'linear': expected logistic or mlp"),
         ({"classes": 1}, "one single class"),
     ],
 )
@@ -235,7 +233,7 @@ def test_the_final_fit_starts_near_its_end(monkeypatch):
     name = "warm"
     warm = bits(fit(z, y, groups), z, y)[0][0]
     name = "cold"
-    monkeypatch.setattr(_Fitting, "_start", lambda self, problems: None)
+    monkeypatch.setattr(Fitting, "_start", lambda self, problems: None)
     cold = bits(fit(z, y, groups), z, y)[0][0]
     assert steps["warm"] <= steps["cold"] * 2 / 3
     assert warm == pytest.approx(cold, abs=1e-3)
@@ -245,14 +243,14 @@ def test_clusters_of_another_seed_start_from_those_of_the_choice(monkeypatch):
     """Targets that are the choice's under other names: the start is the same probe under those names."""
     z, y, groups = speech(5, 200, 0)
     starts = []
-    real = _Fitting._start
+    real = Fitting._start
     monkeypatch.setattr(
-        _Fitting, "_start", lambda self, problems: starts.append(real(self, problems)) or starts[-1]
+        Fitting, "_start", lambda self, problems: starts.append(real(self, problems)) or starts[-1]
     )
     names = np.array([3, 0, 5, 1, 4, 2])
     choice = torch.from_numpy(y)[:, None]
     targets = torch.cat([choice, torch.from_numpy(names[y])[:, None]], 1)
-    fit_probes(Frames([z]), targets, 6, groups, (0, 1), ("logistic",), "default", choice=choice)
+    fit_probes(Frames([z]), targets, 6, groups, ProbeSpec(("logistic",), "default", (0, 1)), choice)
     (start,) = starts
     torch.testing.assert_close(start.weight[:, 1][:, names], start.weight[:, 0])
     torch.testing.assert_close(start.bias[1][names], start.bias[0])
@@ -260,7 +258,7 @@ def test_clusters_of_another_seed_start_from_those_of_the_choice(monkeypatch):
 
 def test_a_speaker_with_hardly_a_frame_does_not_spoil_the_choice_of_l2(monkeypatch):
     """None of its frames is among those that L2 is chosen on: blocks of time are held out, not everything."""
-    monkeypatch.setattr(probe, "L2_FRAMES", 300)
+    monkeypatch.setattr(fitting, "L2_FRAMES", 300)
     z, y, _ = speech(1, 900, 0, shift=0.0)
     equal, lonely = np.arange(900) // 450, (np.arange(900) == 1).astype(np.int64)
     strengths = [fit(z, y, groups)[0].settings[0]["l2"] for groups in (equal, lonely)]
@@ -273,10 +271,31 @@ def test_one_seed_whose_clusters_are_not_the_choices_starts_from_its_own(monkeyp
     names = torch.tensor([3, 0, 5, 1, 4, 2])
     choice = torch.from_numpy(y)[:, None]
     starts = []
-    real = _Fitting._start
+    real = Fitting._start
     monkeypatch.setattr(
-        _Fitting, "_start", lambda self, problems: starts.append(real(self, problems)) or starts[-1]
+        Fitting, "_start", lambda self, problems: starts.append(real(self, problems)) or starts[-1]
     )
     for targets in (choice, names[choice]):
-        fit_probes(Frames([z]), targets, 6, groups, (7,), ("logistic",), "default", choice=choice)
+        fit_probes(Frames([z]), targets, 6, groups, ProbeSpec(("logistic",), "default", (7,)), choice)
     torch.testing.assert_close(starts[1].weight[:, 0][:, names], starts[0].weight[:, 0])
+
+
+def test_probes_saved_by_version_1_are_read():
+    """It wrote `kind` and `share`."""
+    z, y, groups = speech(4, 60, 0)
+    (fitted,) = fit(z, y, groups, ("mlp",))
+    state = fitted.state()
+    state["kind"], state["share"] = state.pop("name"), state.pop("mlp_weight")
+    again = FittedProbe.from_state(state, "cpu")
+    assert again.name == "mlp"
+    assert bits([again], z, y) == bits([fitted], z, y)
+
+
+def test_the_registry_names_orders_and_colours_probes_without_torch():
+    code = (
+        "import sys; from s3prl_mi.estimators.probes import PROBES; print([*PROBES], 'torch' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == "['logistic', 'mlp'] False"
+    assert len({p.colour for p in PROBES.values()}) == len(PROBES)
+    assert all(p.fit.keys() == PROTOCOLS.keys() for p in PROBES.values())

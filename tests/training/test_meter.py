@@ -16,6 +16,7 @@ from torch import nn
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators.frames import Frames
 from s3prl_mi.estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
+from s3prl_mi.estimators.probes import ProbeSpec
 from s3prl_mi.training import ViewsMeter, measure_views
 from s3prl_mi.training.held_out import halves
 from s3prl_mi.upstreams.families import Family
@@ -143,10 +144,10 @@ def test_the_bound_is_that_of_states_masked_by_the_model_itself(name, fields, wr
     books = fit_codebooks_of_view(Frames(fit_b), 6, [3])
     groups = fit.group_of_frames([len(p) for p in fit_b])[rows(fit_b)]
     a, b = Frames(fit_a, rows(fit_b)), Frames(fit_b, rows(fit_b))
-    probes = fit_views(a, b, books, groups, [3], ["logistic"], "default")
-    expected = score_views(
-        probes, books, Frames(eval_a, rows(eval_b)), Frames(eval_b, rows(eval_b)), [3], "default", len(a)
-    )[0][0]
+    spec = ProbeSpec(("logistic",), "default", (3,))
+    probes = fit_views(a, b, books, groups, spec)
+    scored_a, scored_b = (Frames(parts, rows(eval_b)) for parts in (eval_a, eval_b))
+    expected = score_views(probes, books, scored_a, scored_b, spec, len(a))[0][0]
     found = measure_views(model.train(), audio, **options)
     assert (found.fit_frames, found.eval_frames) == (expected.fit_frames, expected.eval_frames)
     assert found.entropy_bits == pytest.approx(expected.entropy_bits, abs=1e-4)

@@ -1,0 +1,289 @@
+"""How a probe is fitted on the fit split, and what is chosen on held-out speakers of it (see `probes`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..core.arithmetic import fast_products, fast_type
+from ..core.errors import MIError
+from ..core.types import IntVector
+from .folds import assign_folds
+from .frames import Frames, Inputs, fit_affine
+from .logistic import Linear, Problems, minimise
+from .network import LEFT_OUT, Network, train
+from .probe import FittedProbe
+from .probes import MLP_DEFAULT, PROBES, NetworkSettings, ProbeSpec
+
+L2_PATH = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
+"""L2 strengths tried, strongest first, relative to the mean loss in nats (scikit-learn's 1 / (C n_frames)); the best is
+the lowest point of a parabola through three of them."""
+
+FIT_TOLERANCE = 2e-5
+"""Nats by which a logistic probe may be above the minimum of its loss (`logistic.minimise`)."""
+
+SELECTION_FRAMES = 50_000
+"""Choices are made on at most so many fit frames, evenly spaced: neighbours in time say much the same."""
+
+L2_FRAMES = 15_000
+"""The L2 strength is chosen on at most so many of them, for what all of them would want (`_choose_l2`)."""
+
+PAPER_EPOCHS = 10
+
+MLP_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Weights of the MLP tried in its mix with the logistic probe."""
+
+ROUNDS, PATIENCE = 40, 3
+"""The MLP is scored on held-out speakers after every round of training; it stops after so many without gain."""
+
+CHOICE_FOLDS = 3
+"""Its rounds and weight are chosen with so many folds' speakers: with one speaker, choices cost up to 0.02 bits."""
+
+CHECK_FRAMES = 6_000
+"""Held-out frames that it is scored on, evenly spaced."""
+
+ROUND_STEPS = 20
+"""Mini-batches in a round, or a quarter of an epoch if that is more."""
+
+CHOICE_SEED = 0
+"""Choices are made once for all seeds, with a codebook and an MLP of this seed: they do not depend on which
+seeds are asked for."""
+
+
+def fit_probes(
+    frames: Frames,
+    targets: Tensor,
+    classes: int,
+    groups: IntVector,
+    spec: ProbeSpec,
+    choice: Tensor | None = None,
+) -> list[FittedProbe]:
+    """Fit probes of one layer on the fit split; all probes and seeds share its frames.
+
+    Args:
+        frames: the fit split, n_frames of them.
+        targets: class ids, shape (n_frames, n_seeds), or (n_frames, 1) where all seeds share them.
+        classes: number of classes.
+        groups: speaker (or utterance) of each frame, shape (n_frames,); choices are made on held-out groups.
+        spec: the probes, and how to fit them.
+        choice: targets that choices are made with, shape (n_frames, 1), where each seed has targets of its own
+            (those of `CHOICE_SEED`); None: the shared targets.
+
+    Returns:
+        One fitted probe for each of `spec.probes`.
+
+    Raises:
+        MIError: fewer than two classes or frames.
+    """
+    if classes < 2:
+        raise MIError("the fit split has one single class: there is nothing to be informed about.")
+    if len(frames) < 2:
+        raise MIError(f"a probe needs at least 2 frames in the fit split, found {len(frames)}.")
+    inputs = Inputs(frames, fit_affine(frames, spec.device))
+    targets = targets.to(inputs.device)
+    choice = None if choice is None else choice.to(inputs.device)
+    fitting = Fitting(inputs, targets, choice, classes, groups, spec.seeds)
+    with fast_products():
+        return [PROBES[name].fit[spec.protocol](fitting) for name in spec.probes]
+
+
+class Fitting:
+    """Probes of one layer; what they share is computed once."""
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        targets: Tensor,
+        choice: Tensor | None,
+        classes: int,
+        groups: IntVector,
+        seeds: tuple[int, ...],
+    ) -> None:
+        self.inputs, self.targets, self.classes, self.seeds = inputs, targets, classes, seeds
+        self.device = inputs.device
+        self._shared = choice is None  # all seeds have the targets that choices are made with
+        choice = targets[:, :1] if choice is None else choice
+        stride = max(1, -(-len(inputs) // SELECTION_FRAMES))
+        rows = np.arange(0, len(inputs), stride)
+        self.sample = inputs if stride == 1 else inputs.select(rows)
+        self.all_choice = choice[:, 0]
+        self.choice = choice[torch.from_numpy(rows).to(self.device)]
+        folds = assign_folds(groups[rows])
+        self.n_folds = 1 + int(folds.max())
+        self.folds = torch.from_numpy(folds).to(self.device)
+        self._logistic: tuple[Linear, float] | None = None
+        self._of_folds: Linear | None = None
+        self._by_time = False
+
+    def logistic(self) -> FittedProbe:
+        """Converged logistic regression, its L2 strength chosen on held-out speakers."""
+        linear, l2 = self._fit_logistic()
+        return self._probe("logistic", linear, None, 0.0, {"l2": l2})
+
+    def _probe(
+        self,
+        name: str,
+        linear: Linear | None,
+        network: Network | None,
+        mlp_weight: float,
+        settings: dict[str, Any],
+    ) -> FittedProbe:
+        weights = torch.full((len(self.seeds),), mlp_weight, device=self.device)
+        return FittedProbe(name, self.inputs.affine, linear, network, weights, [settings for _ in self.seeds])
+
+    def _fit_logistic(self) -> tuple[Linear, float]:
+        """The converged probes, one per seed, and their L2 strength; shared targets are fitted once."""
+        if self._logistic is None:
+            l2, self._of_folds = self._choose_l2()
+            strengths = torch.full((self.targets.shape[1],), l2, device=self.device)
+            problems = Problems(self.targets, None, self.classes, strengths)
+            linear, _ = minimise(self.inputs, problems, self._start(problems), tolerance=FIT_TOLERANCE)
+            if self.targets.shape[1] == 1:
+                linear = linear.problem([0] * len(self.seeds))
+            self._logistic = (linear, l2)
+        return self._logistic
+
+    def _choose_l2(self) -> tuple[float, Linear]:
+        """Follow the path from strong to weak, each step starting from the last, until held-out loss rises.
+
+        Returns:
+            The strength for all frames, and the probes of the best strength tried, one per fold.
+        """
+        stride = max(1, -(-len(self.sample) // L2_FRAMES))
+        rows = np.arange(0, len(self.sample), stride)
+        few = self.sample if stride == 1 else self.sample.select(rows)
+        at = torch.from_numpy(rows).to(self.device)
+        held_out = self.folds[at, None] == torch.arange(self.n_folds, device=self.device)
+        weight = held_out.double().sum(0) / len(few)
+        self._by_time = bool((weight == 1).any())
+        if self._by_time:  # one speaker is left of these frames: blocks of time are held out
+            blocks = assign_folds(np.zeros(len(rows), np.int64), self.n_folds)
+            held_out = torch.from_numpy(blocks).to(self.device)[:, None] == torch.arange(
+                self.n_folds, device=self.device
+            )
+            weight = held_out.double().sum(0) / len(few)
+        target = self.choice[at].expand(-1, self.n_folds)
+        linear: Linear | None = None
+        tried: list[tuple[float, float]] = []
+        best = None
+        for l2 in L2_PATH:
+            strengths = torch.full((self.n_folds,), l2, device=self.device)
+            problems = Problems(target, held_out, self.classes, strengths)
+            linear, loss = minimise(few, problems, linear, tolerance=1e-3)
+            tried.append((l2, float((loss * weight).sum())))
+            if tried[-1][1] > min(v for _, v in tried):
+                break
+            best = linear
+        assert best is not None
+        # A penalty weighs against the sum of losses, and the final fit has one fold more of them. What lies between the
+        # frames tried repeats part of them: measured, their square root (1: new speech, 0: the same again).
+        return _lowest_point(tried) * (1 - 1 / self.n_folds) / stride**0.5, best
+
+    def _start(self, problems: Problems) -> Linear:
+        """Where the final fit begins: at the mean of the folds' probes, which saves a third of its steps.
+
+        A class of the final targets starts from the classes of `choice` that its frames have.
+        """
+        assert self._of_folds is not None
+        weight, bias = self._of_folds.weight.mean(1), self._of_folds.bias.mean(0)
+        frequency = Problems(self.choice, None, self.classes, problems.l2[:1]).priors()[0]
+        pull = bias - frequency.log()
+        if self._shared:
+            return Linear(weight[:, None], (pull + problems.priors()[0].log())[None])
+        weights, biases = [], []
+        for own, prior in zip(self.targets.T, problems.priors(), strict=True):
+            pairs = torch.bincount(own * self.classes + self.all_choice, minlength=self.classes**2).float()
+            pairs = pairs.view(self.classes, self.classes)
+            fraction = (pairs / pairs.sum(1, keepdim=True).clamp_min(1)).T
+            weights.append(weight @ fraction)
+            biases.append(pull @ fraction + prior.log())
+        return Linear(torch.stack(weights, 1), torch.stack(biases))
+
+    def mlp(self) -> FittedProbe:
+        """Three-layer MLP mixed with the logistic probe; rounds and weight chosen on held-out speakers."""
+        linear, l2 = self._fit_logistic()
+        round_steps = max(ROUND_STEPS, len(self.inputs) // MLP_DEFAULT.batch // 4)
+        rounds, mlp_weight = self._choose_rounds(l2, round_steps)
+        targets = self.targets.expand(-1, len(self.seeds))
+        everything, steps = torch.arange(len(self.inputs)), rounds * round_steps
+        network = train(self.inputs, targets, everything, self.classes, self.seeds, MLP_DEFAULT, steps)
+        hidden = list(MLP_DEFAULT.hidden)
+        settings = {"l2": l2, "steps": steps, "mlp_weight": mlp_weight, "hidden": hidden}
+        return self._probe("mlp", linear, network, mlp_weight, settings)
+
+    def _choose_rounds(self, l2: float, round_steps: int) -> tuple[int, float]:
+        """Rounds of training and weight of the MLP that do best on the speakers of the first folds, each held out."""
+        count = min(CHOICE_FOLDS, self.n_folds)
+        held_out = self.folds[:, None] == torch.arange(count, device=self.device)
+        target = self.choice.expand(-1, count)
+        assert self._of_folds is not None
+        strengths = torch.full((count,), l2, device=self.device)
+        problems = Problems(target, held_out, self.classes, strengths)
+        # a start that has seen the speakers held out would still know them at the end
+        start = None if self._by_time else self._of_folds.problem(range(count))
+        linear, _ = minimise(self.sample, problems, start, tolerance=1e-3)
+        spacing = max(1, -(-len(self.sample) * count // self.n_folds // CHECK_FRAMES))
+        spaced = torch.arange(len(self.sample), device=self.device) % spacing == 0
+        checked = []
+        for fold in range(count):
+            rows = (held_out[:, fold] & spaced).nonzero()[:, 0]
+            x = self.sample.take(rows.cpu())
+            base = linear.problem(fold)(x)
+            checked.append((x.to(fast_type(self.device)), base, self.choice[rows]))
+        best, chosen, waited = float("inf"), (1, 0.0), 0
+
+        def check(step: int, network: Network) -> bool:
+            nonlocal best, chosen, waited
+            losses = torch.zeros(len(MLP_WEIGHTS) + 1, dtype=torch.float64)
+            for fold, (x, base, y) in enumerate(checked):
+                own = network.only(fold)(x).float()
+                summed = [_summed_loss(w * own + (1 - w) * base, y) for w in MLP_WEIGHTS]
+                losses += torch.tensor([*summed, len(y)], dtype=torch.float64)
+            *mixed, frames = losses.tolist()
+            waited += 1
+            loss, weight = min((loss / frames, w) for loss, w in zip(mixed, MLP_WEIGHTS, strict=True))
+            if loss < best - 1e-4:
+                best, chosen, waited = loss, (step // round_steps, weight), 0
+            return waited < PATIENCE
+
+        train(
+            self.sample,
+            target.masked_fill(held_out, LEFT_OUT),
+            torch.arange(len(self.sample)),
+            self.classes,
+            [CHOICE_SEED] * count,
+            MLP_DEFAULT,
+            ROUNDS * round_steps,
+            round_steps,
+            check,
+        )
+        return chosen
+
+    def by_sgd(self, name: str, settings: NetworkSettings) -> FittedProbe:
+        """The paper's protocol: a fixed number of epochs of SGD, nothing chosen."""
+        n = len(self.inputs)
+        steps = PAPER_EPOCHS * max(1, n // min(settings.batch, n))
+        targets = self.targets.expand(-1, len(self.seeds))
+        network = train(self.inputs, targets, torch.arange(n), self.classes, self.seeds, settings, steps)
+        chosen = {"epochs": PAPER_EPOCHS, "learning_rate": settings.learning_rate}
+        return self._probe(name, None, network, 1.0, chosen)
+
+
+def _summed_loss(logits: Tensor, target: Tensor) -> float:
+    """Sum of -ln q of (n_frames, 1, n_classes) logits for targets (n_frames, 1)."""
+    return float(functional.cross_entropy(logits[:, 0], target[:, 0], reduction="sum"))
+
+
+def _lowest_point(tried: list[tuple[float, float]]) -> float:
+    """Where the parabola through the best strength and its neighbours, over log L2, is lowest."""
+    best = min(range(len(tried)), key=lambda i: tried[i][1])
+    if not 0 < best < len(tried) - 1:
+        return tried[best][0]
+    x = np.log([tried[i][0] for i in (best - 1, best, best + 1)])
+    y = np.array([tried[i][1] for i in (best - 1, best, best + 1)])
+    a, b, _ = np.polyfit(x - x[1], y, 2)
+    return float(np.exp(np.clip(x[1] - b / (2 * a), x.min(), x.max()))) if a > 0 else tried[best][0]
