@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import MaxNLocator
 
-from ...estimators.bounds import perplexity
+from ...estimators.bounds import entropy_bits
 from ...results.record import is_encoder_layer
 from .picture import Picture, chunks, dress, finish, label_ends, looks, sheet
 from .scale import Model, Pair, Scale, model_of, scale_of
@@ -57,7 +57,7 @@ def usages(pairs: Sequence[Pair]) -> list[Usage]:
                 scale=scale,
                 layer=layer,
                 used=statistics.fmean(sum(n > 0 for n in c) for c in counts),
-                perplexity=statistics.fmean(perplexity(c) if any(c) else 0.0 for c in counts),
+                perplexity=statistics.fmean(2 ** entropy_bits(c) if any(c) else 0.0 for c in counts),
                 encoder=is_encoder_layer(names[model, layer]),
                 curve=tuple(statistics.fmean(column) for column in zip(*percents, strict=True)),
             )

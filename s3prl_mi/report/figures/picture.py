@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...core.files import write_whole
+from ...estimators.probes import PROBES
 from ...results.summary import PROBE_ORDER, Summary, rank_in
 
 if TYPE_CHECKING:
@@ -135,9 +136,8 @@ def probes_in(summaries: Iterable[Summary]) -> list[str]:
 
 
 def probe_colours(summaries: Iterable[Summary]) -> dict[str, str]:
-    """A colour for every probe: that of its place in the order, whichever of them are drawn."""
-    probes = [*PROBE_ORDER, *(p for p in probes_in(summaries) if p not in PROBE_ORDER)]
-    return {p: COLOURS[i % len(COLOURS)] for i, p in enumerate(probes)}
+    """The registry's colour of every probe; grey for one that it does not know."""
+    return {p: PROBES[p].colour if p in PROBES else COLOURS[-1] for p in probes_in(summaries)}
 
 
 def layer_word(layer: int | str) -> str:
