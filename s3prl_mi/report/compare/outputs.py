@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ...core.words import columns, span
 from ...results.correlation import INTERVAL, KINDS, NAMES, Relation
 from ...results.selection import LayerAgreement
 from ..s3prl_runs import METRICS
@@ -98,22 +99,22 @@ def _grids(table: Table, paper: Sequence[PaperRow] | None) -> list[_Grid]:
 
 
 def _main_grid(table: Table, probe: str) -> _Grid:
-    columns = table.columns_of(probe)
+    own = table.columns_of(probe)
     metrics = [m for m in METRICS if any(m in row.scores for row in table.rows)]
     rows = [
-        [row.label, *(_bits(row, c, table) for c in columns), *(_percent(row, m) for m in metrics)]
+        [row.label, *(_bits(row, c, table) for c in own), *(_percent(row, m) for m in metrics)]
         + ([_sources(row)] if metrics else [])
         for row in table.rows
     ]
-    head = ["upstream", *(c.title for c in columns), *(f"{SCORE_NAMES[m]} %" for m in metrics)]
-    seeds = sorted({f.n_seeds for row in table.rows for c, f in row.figures.items() if c.probe == probe})
-    over = f"mean +- sd over {'-'.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds"
+    head = ["upstream", *(c.title for c in own), *(f"{SCORE_NAMES[m]} %" for m in metrics)]
+    counts = [f.n_seeds for row in table.rows for c, f in row.figures.items() if c.probe == probe]
+    seeds = "one seed" if max(counts) == 1 else f"mean +- sd over {span(min(counts), max(counts))} seeds"
     return _Grid(
         name=probe,
-        title=f"Lower bounds in bits by the {probe} probe, {'one seed' if seeds == [1] else over}",
+        title=f"Lower bounds in bits by the {probe} probe, {seeds}",
         head=head + (["scores from"] if metrics else []),
         rows=rows,
-        below=[f"{CHOICE_NAMES[c]}: {CHOICES[c]}" for c in CHOICES if any(x.choice == c for x in columns)],
+        below=[f"{CHOICE_NAMES[c]}: {CHOICES[c]}" for c in CHOICES if any(x.choice == c for x in own)],
     )
 
 
@@ -250,20 +251,8 @@ def _foot(table: Table) -> list[str]:
 
 
 def _screen_grid(grid: _Grid) -> str:
-    lines = [grid.title]
-    if grid.rows:
-        cells = [list(grid.head), *map(list, grid.rows)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(grid.head))]
-        text = [
-            "  ".join(
-                c.ljust(w) if i < grid.left else c.rjust(w)
-                for i, (c, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in cells
-        ]
-        text.insert(1, "  ".join("-" * w for w in widths))
-        lines += ["", *(line.rstrip() for line in text)]
-    return "\n".join([*lines, *_lines("  ", grid.below)])
+    rows = ["", columns([grid.head, *grid.rows], grid.left)] if grid.rows else []
+    return "\n".join([grid.title, *rows, *_lines("  ", grid.below)])
 
 
 def _markdown_grid(grid: _Grid) -> str:
@@ -316,10 +305,10 @@ def latex_text(text: str) -> str:
 # --- CSV ----------------------------------------------------------------------------------------------------
 
 
-def _wide(row: ModelRow, columns: Sequence[Column]) -> dict[str, object]:
+def _wide(row: ModelRow, bounds: Sequence[Column]) -> dict[str, object]:
     names = ("label", "upstream", "published_as", "checkpoint", "upstream_sha256", "step")
     values: dict[str, object] = {name: getattr(row, name) for name in names}
-    for column in columns:
+    for column in bounds:
         figure = row.figures.get(column)
         for ending, field in (("bits", "bits"), ("sd", "sd"), ("seeds", "n_seeds"), ("layer", "layer")):
             values[f"{'_'.join(column)}_{ending}"] = getattr(figure, field, None)
