@@ -1,6 +1,6 @@
 """Matrix products in the arithmetic that is fast on the processor at hand: float32 by oneDNN, bfloat16 for rough sums.
 
-Processors with AMX keep torch's own float32, as oneDNN would round its factors to bfloat16 there. Measured on an AMD EPYC
+Processors with AMX keep torch's own float32, as oneDNN would round its factors to bfloat16 there. Measured on an EPYC
 (Zen 4, AVX512-BF16, one thread, 4096 x 768 x 250): float32 by torch's default library 56 GFLOP/s, by oneDNN (what torch
 takes at "medium") 95, bfloat16 190; an H200 has TensorFloat-32 for the same.
 """
