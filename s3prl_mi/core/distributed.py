@@ -87,7 +87,7 @@ def from_main(make: Callable[[], T]) -> T:
 
 
 def first_on_each_machine(make: Callable[[], T]) -> T:
-    """What every process makes, one of each machine before the others, who then find what it has downloaded."""
+    """What every process makes, one of each machine before the others, which then find what it has downloaded."""
     made: Any = None
     for first in (True, False):
         with together():
@@ -168,9 +168,8 @@ class _Session:
         try:
             if not began:
                 dist.init_process_group("gloo", timeout=START)
-            self._group: Any = dist.new_group(
-                backend="gloo", timeout=timedelta(days=7)
-            )  # one may have much to do
+            # one process may work for long while the others wait
+            self._group: Any = dist.new_group(backend="gloo", timeout=timedelta(days=7))
             client = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=START)
         except (RuntimeError, ValueError) as error:
             why = str(error).partition("\n")[0]
@@ -193,14 +192,11 @@ class _Session:
             while not arrival.is_completed():
                 time.sleep(0.005)
             arrival.wait()
-            text = None if failure is None else str(failure)
-            self.dist.all_gather_object(told, (value, text), group=self._group)
-        failed = {rank: text for rank, (_, text) in enumerate(told) if text is not None}
-        if failed:
-            first = min(failed)
-            own = failure if first == self.world.rank else None
-            self._agreed = own or ElsewhereError(failed[first])
-            raise self._agreed
+            self.dist.all_gather_object(told, (value, str(failure) if failure else None), group=self._group)
+        for rank, (_, text) in enumerate(told):
+            if text is not None:
+                self._agreed = failure if failure and rank == self.world.rank else ElsewhereError(text)
+                raise self._agreed
         return [found for found, _ in told]
 
     def agree(self, failure: MIError | None) -> None:

@@ -131,7 +131,7 @@ def test_paper_protocol_depends_on_its_own_seed_only():
 def test_paper_protocol_chooses_nothing_and_says_what_it_did():
     z, y, groups = speech(4, 100, 0)
     probes = fit(z, y, groups, ("logistic", "mlp"), (0,), "paper")
-    assert [p.settings for p in probes] == [[{"epochs": 10, "rate": 0.1}]] * 2
+    assert [p.settings for p in probes] == [[{"epochs": 10, "learning_rate": 0.1}]] * 2
     assert [p.name for p in probes] == ["logistic", "mlp"]
     prior = np.log2(6)
     assert all(row[0] < prior - 0.5 for row in bits(probes, z, y))
