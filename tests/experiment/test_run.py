@@ -28,7 +28,7 @@ from s3prl_mi.results.class_contributions import CLASSES_FILE, read_classes
 from s3prl_mi.results.record import RESULTS_FILE, read_records
 from s3prl_mi.states import extraction
 from s3prl_mi.states.store import Store, Writer
-from s3prl_mi.upstreams import forward as hidden_states
+from s3prl_mi.upstreams import forward
 from tests.helpers.corpus import RATE, Corpus, write_textgrid
 from tests.helpers.paths import REPO
 from tests.helpers.runner import Runner
@@ -600,8 +600,8 @@ def test_views_that_cannot_be(run, capsys, settings, words):
 
 def test_a_layer_that_the_mask_does_not_reach_is_refused(run, capsys, monkeypatch):
     """Both views of such a layer are one: its bound would be H(c), and the best of all."""
-    whole = hidden_states.extract
-    monkeypatch.setattr(hidden_states, "extract", lambda upstream, waves, *_: whole(upstream, waves))
+    whole = forward.hidden_states
+    monkeypatch.setattr(forward, "hidden_states", lambda upstream, waves, *_: whole(upstream, waves))
     said = refused(run, capsys, "mi_views", "hubert-base")
     assert "layer 0" in said
     assert "before the mask site" in said
