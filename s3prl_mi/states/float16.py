@@ -45,8 +45,8 @@ class RoundingError:
         dim = len(scale)
         return RoundingError(scale.astype(np.float64), 0, np.zeros(dim), np.zeros(dim), np.zeros(dim))
 
-    def add(self, count: int, sums: FloatMatrix) -> None:
-        """Add a batch.
+    def add(self, count: int, sums: NDArray[np.floating]) -> None:
+        """Add a batch, or what another process has summed.
 
         Args:
             count: its frames.
@@ -61,6 +61,11 @@ class RoundingError:
         self.square = self.square + square + apart**2 * (self.count * count / both)
         self.error = self.error + error
         self.count = both
+
+    @property
+    def sums(self) -> NDArray[np.float64]:
+        """What `add` takes of these frames, shape (3, dim)."""
+        return np.stack([self.mean, self.square, self.error])
 
     def worst(self) -> float:
         """Largest root mean square error of a dimension, in its standard deviations."""
