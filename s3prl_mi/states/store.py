@@ -21,8 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..core.distributed import barrier, gather, is_main, world
-from ..core.distributed import from_main
+from ..core.distributed import barrier, from_main, gather, is_main, world
 from ..core.errors import MIError
 from ..core.locks import Lock
 from .entry import MANIFEST, Entry, read_entry, read_manifest

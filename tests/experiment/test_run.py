@@ -27,7 +27,8 @@ from s3prl_mi.experiment import task as tasks
 from s3prl_mi.results.class_contributions import CLASSES_FILE, read_classes
 from s3prl_mi.results.record import RESULTS_FILE, read_records
 from s3prl_mi.states import extraction
-from s3prl_mi.states.store import Store, Writer
+from s3prl_mi.states.store import Store
+from s3prl_mi.states.writer import Writer
 from s3prl_mi.upstreams import forward
 from tests.helpers.corpus import RATE, Corpus, write_textgrid
 from tests.helpers.paths import REPO

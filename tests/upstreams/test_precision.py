@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from s3prl_mi.core.config import DataConfig
-from s3prl_mi.states.extraction import Request, read_split
+from s3prl_mi.data.splits import read_split
+from s3prl_mi.states.extraction import Request
 from s3prl_mi.states.store import key_of
 from s3prl_mi.upstreams import precision
 from s3prl_mi.upstreams.families import registered
