@@ -160,7 +160,9 @@ class ViewsMeter:
         view = self.view or _view_of(upstream)
         _check_view(upstream, view)
         with untouched(whole):
-            probe = hidden_states(upstream, [self.fit.waveforms[-1][: 2 * shortest_samples(upstream) + 3200]])[0]
+            probe = hidden_states(
+                upstream, [self.fit.waveforms[-1][: 2 * shortest_samples(upstream) + 3200]]
+            )[0]
             layers = [self._number(layer, len(probe)) for layer in self.layers]
             fit, scored = (self._extract(upstream, half, view, layers) for half in (self.fit, self.scored))
             estimates = {n: self._estimate(upstream, fit, scored, view, n, i) for i, n in enumerate(layers)}

@@ -96,7 +96,9 @@ def test_states_do_not_depend_on_the_batch_or_on_calls_before(name, loaded):
     utterances = [noise(n, seed) for seed, n in enumerate(LENGTHS)]
     alone = [hidden_states(upstream, [u], view)[0] for u in utterances]
     for order in ([0, 1, 2, 3], [3, 1]):
-        for i, states in zip(order, hidden_states(upstream, [utterances[i] for i in order], view), strict=True):
+        for i, states in zip(
+            order, hidden_states(upstream, [utterances[i] for i in order], view), strict=True
+        ):
             assert_same(states, alone[i])
 
 
@@ -446,7 +448,9 @@ def test_cpc_frames_are_where_gradients_say(loaded):
     centre = (seen.min() + seen.max()).item() / 2
     assert abs(upstream.geometry.centres_seconds(10)[9] * 16000 - centre) <= 1
     for n in (400, 479, 480, 4000, 4159):
-        assert len(hidden_states(upstream, [noise(n)])[0][0]) == upstream.geometry.n_frames(n) == (n + 1) // 160
+        assert (
+            len(hidden_states(upstream, [noise(n)])[0][0]) == upstream.geometry.n_frames(n) == (n + 1) // 160
+        )
 
 
 @pytest.mark.parametrize(("name", "windows"), [("mae_ast-frame", 2), ("mae_ast-patch", 16)])
