@@ -9,7 +9,6 @@ are one part, which lies in the folder itself.
 
 from __future__ import annotations
 
-import bisect
 import errno
 import itertools
 import json
@@ -19,7 +18,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,21 +43,24 @@ def layer_file(index: int) -> str:
     return f"layer_{index}.bin"
 
 
-class _LayerFiles:
+class LayerFiles:
     """Rows of a layer's files, which lie end to end, copied; reads like an array of shape (n_frames, dim).
 
     Not mapped: every page of a map that was once read counts as this process's memory, in the end all of the file.
+    Files are open for as long as this object lives, also where their entry is removed meanwhile.
     """
 
     def __init__(self, paths: Sequence[Path], dim: int, dtype: str) -> None:
-        self._paths = paths
-        self._files = [os.open(p, os.O_RDONLY | getattr(os, "O_BINARY", 0)) for p in paths]
-        # open for as long as this object lives, also where its entry is removed meanwhile
+        self._files = [open(path, "rb", buffering=0) for path in paths]
         for file in self._files:
-            weakref.finalize(self, os.close, file)
+            weakref.finalize(self, file.close)
+        self._seeking = threading.Lock()
         self.dtype = np.dtype(dtype)
         self._row = dim * self.dtype.itemsize
-        self._starts = [0, *itertools.accumulate(os.fstat(f).st_size // self._row for f in self._files)]
+        self._starts = [
+            0,
+            *itertools.accumulate(os.fstat(f.fileno()).st_size // self._row for f in self._files),
+        ]
         self.shape = (self._starts[-1], dim)
 
     def __getitem__(self, rows: slice | NDArray[np.integer]) -> NDArray[np.floating]:
@@ -83,21 +85,21 @@ class _LayerFiles:
         if not 0 <= start <= stop <= self.shape[0]:
             raise IndexError(f"rows {start} to {stop} of {self.shape[0]}")
         out = np.empty((stop - start, self.shape[1]), self.dtype)
-        left, number = out.data.cast("B") if out.size else memoryview(b""), 0
-        at = start
-        while left:
-            number = bisect.bisect_right(self._starts, at, number) - 1
-            rows = min(stop, self._starts[number + 1]) - at
-            self._fill(number, left[: rows * self._row], (at - self._starts[number]) * self._row)
-            left, at = left[rows * self._row :], at + rows
+        for file, first, last in zip(self._files, self._starts, self._starts[1:], strict=False):
+            begin, end = max(start, first), min(stop, last)
+            if begin < end:
+                self._fill(file, out[begin - start : end - start], (begin - first) * self._row)
         return out
 
-    def _fill(self, number: int, left: memoryview, at: int) -> None:
-        while left:
-            count = _read_at(self._files[number], left, at)
-            if not count:
-                raise OSError(errno.EIO, "shorter than it was", str(self._paths[number]))
-            left, at = left[count:], at + count
+    def _fill(self, file: IO[bytes], rows: NDArray[np.floating], at: int) -> None:
+        left = rows.data.cast("B")
+        with self._seeking:
+            file.seek(at)
+            while left:
+                count = file.readinto(left)  # type: ignore[attr-defined]
+                if not count:
+                    raise OSError(errno.EIO, "shorter than it was", file.name)
+                left = left[count:]
 
 
 def _indices(rows: slice | NDArray[np.integer], count: int) -> NDArray[np.integer]:
@@ -106,20 +108,6 @@ def _indices(rows: slice | NDArray[np.integer], count: int) -> NDArray[np.intege
         return np.arange(*rows.indices(count))
     rows = np.asarray(rows)
     return np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
-
-
-_SEEKING = threading.Lock()
-
-
-def _read_at(file: int, buffer: memoryview, at: int) -> int:
-    """Fill a buffer from a place in a file; the number of bytes read. Several threads may."""
-    if hasattr(os, "preadv"):
-        return os.preadv(file, [buffer], at)
-    with _SEEKING:
-        os.lseek(file, at, os.SEEK_SET)
-        found = os.read(file, len(buffer))
-    buffer[: len(found)] = found
-    return len(found)
 
 
 class StoredLayer:
@@ -131,17 +119,10 @@ class StoredLayer:
     """
 
     def __init__(
-        self, data: NDArray[np.floating] | _LayerFiles, offset: FloatMatrix, scale: FloatMatrix
+        self, data: NDArray[np.floating] | LayerFiles, offset: FloatMatrix, scale: FloatMatrix
     ) -> None:
         self.shape: tuple[int, ...] = data.shape
         self._data, self._offset, self._scale = data, offset, scale
-
-    @classmethod
-    def open(
-        cls, paths: Sequence[Path], dim: int, dtype: str, offset: FloatMatrix, scale: FloatMatrix
-    ) -> StoredLayer:
-        """A layer whose frames lie in files, end to end."""
-        return cls(_LayerFiles(paths, dim, dtype), offset, scale)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -179,6 +160,7 @@ class Entry:
         dtype: `float16` or `float32`.
         skipped: utterances left out, with the reason.
         parts: folders below `path` whose frames lie end to end, and the number of frames of each.
+        about: what it was extracted from, and when, for a person who lists the store.
         in_memory: its layers, where they lie in memory.
         held: a lock that keeps other runs from removing the entry for as long as this object lives; only entries
             that `Store.find` returns have one.
@@ -192,6 +174,7 @@ class Entry:
     dtype: str
     skipped: list[tuple[str, str]]
     parts: Mapping[str, int] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     in_memory: dict[int, StoredLayer] | None = field(default=None, repr=False, compare=False)
     held: Lock | None = field(default=None, repr=False, compare=False)
 
@@ -202,7 +185,8 @@ class Entry:
         with np.load(self.path / SCALES) as scales:
             offset, scale = scales[f"offset_{index}"], scales[f"scale_{index}"]
         files = [self.path / part / layer_file(index) for part in self.parts]
-        return StoredLayer.open(files, self.dims[self.layers.index(index)], self.dtype, offset, scale)
+        data = LayerFiles(files, self.dims[self.layers.index(index)], self.dtype)
+        return StoredLayer(data, offset, scale)
 
     @property
     def bytes(self) -> int:
@@ -210,33 +194,20 @@ class Entry:
         return sum(self.n_frames) * sum(self.dims) * np.dtype(self.dtype).itemsize
 
 
-def read_manifest(folder: Path) -> tuple[Entry, dict[str, Any]] | None:
-    """The entry in a folder, with its manifest; None if the folder is not a whole entry."""
+def read_entry(folder: Path) -> Entry | None:
+    """The entry in a folder, or None if the folder is not a whole entry."""
     try:
         m = json.loads((folder / MANIFEST).read_text())
-        parts = m.get("parts", {".": sum(m["n_frames"])})
-        entry = Entry(
-            folder,
-            m["utterances"],
-            m["n_frames"],
-            m["layers"],
-            m["dims"],
-            m["dtype"],
-            [(utterance, why) for utterance, why in m["skipped"]],
-            parts,
-        )
+        about = {**m.pop("determinants"), "created": m.pop("created")}
+        skipped = [(utterance, why) for utterance, why in m.pop("skipped")]
+        parts = m.pop("parts", {".": sum(m["n_frames"])})
+        entry = Entry(folder, **m, skipped=skipped, parts=parts, about=about)
         item = np.dtype(entry.dtype).itemsize
         whole = sum(parts.values()) == sum(entry.n_frames) and all(
             (folder / part / layer_file(i)).stat().st_size == rows * dim * item
             for part, rows in parts.items()
             for i, dim in zip(entry.layers, entry.dims, strict=True)
         )
-    except (OSError, json.JSONDecodeError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return (entry, m) if whole else None
-
-
-def read_entry(folder: Path) -> Entry | None:
-    """The entry in a folder, or None if the folder is not a whole entry."""
-    found = read_manifest(folder)
-    return None if found is None else found[0]
+    return entry if whole else None

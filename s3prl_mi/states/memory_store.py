@@ -87,7 +87,7 @@ class MemoryStore:
 
 
 class Buffers:
-    """What a `Writer` writes to instead of a folder."""
+    """What a `Writer` writes to instead of a `Folder`; each method does what that of a folder does."""
 
     shared = False
 
@@ -95,25 +95,16 @@ class Buffers:
         self._entries, self._name, self._dtype = entries, name, dtype
         self._buffers = {index: bytearray() for index in layers}
 
-    def open(self, batches: Sequence[Bounds]) -> tuple[list[Written], Scales | None]:
-        """What is in memory does not outlive a killed run."""
-        del batches
+    def open(self, batches: Sequence[Bounds]) -> tuple[list[Written], Scales | None]:  # noqa: D102
+        del batches  # what is in memory does not outlive a killed run
         return [], None
 
-    def write_scales(self, scales: Scales) -> None:
-        """They come with `finish`."""
-
-    def write(self, batch: Written, arrays: Sequence[NDArray[np.floating]]) -> None:
-        """Append a batch's frames."""
+    def write(self, batch: Written, arrays: Sequence[NDArray[np.floating]]) -> None:  # noqa: D102
         del batch
         for buffer, array in zip(self._buffers.values(), arrays, strict=False):
             buffer += np.ascontiguousarray(array).data.cast("B")
 
-    def flush(self) -> None:
-        """Nothing outlives a crash."""
-
-    def finish(self, entry: Entry, scales: Scales, about: dict[str, Any]) -> None:
-        """Keep the entry."""
+    def finish(self, entry: Entry, scales: Scales, about: dict[str, Any]) -> None:  # noqa: D102
         del about
         layers = {}
         for (index, buffer), dim in zip(self._buffers.items(), entry.dims, strict=True):
@@ -122,9 +113,11 @@ class Buffers:
             layers[index] = StoredLayer(data, scales[f"offset_{index}"], scales[f"scale_{index}"])
         self._entries[self._name] = replace(entry, path=self._name, in_memory=layers)
 
-    def read(self) -> Entry:
-        """The entry."""
+    def read(self) -> Entry:  # noqa: D102
         return self._entries[self._name]
 
-    def close(self, discard: bool) -> None:
-        """Nothing to release."""
+    def write_scales(self, scales: Scales) -> None: ...  # noqa: D102
+
+    def flush(self) -> None: ...  # noqa: D102
+
+    def close(self, discard: bool) -> None: ...  # noqa: D102

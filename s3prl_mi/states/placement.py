@@ -11,6 +11,7 @@ What does depend on it is time, space, and what another run finds:
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -129,22 +130,22 @@ def _pack(o: Options, limit: int) -> tuple[tuple[int, ...], ...] | None:
 
 
 def free_memory() -> int:
-    """Bytes of memory that this process may still take: what is free, or what its control group leaves it."""
+    """Bytes of memory that this process may still take: what is free, or what its control groups leave it."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration, ValueError):
         try:
             free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-        except (AttributeError, ValueError, OSError):  # no POSIX system
+        except (AttributeError, ValueError, OSError):  # not a POSIX system
             free = 4 << 30
     return max(0, min([free, *_left_by_control_groups()]))
 
 
-_CGROUPS = {
-    "0::": ("", "memory.max", "memory.current", "inactive_file"),
-    ":memory:": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-}
+_CGROUPS = (
+    ("0::", "", "memory.max", "memory.current", "inactive_file"),
+    (":memory:", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 """Versions 2 and 1: what marks them in /proc/self/cgroup; their folder; limit, use, and what of it is a mere cache."""
 
 
@@ -153,22 +154,16 @@ def _left_by_control_groups(
 ) -> list[int]:
     """What each control group that this process is in leaves of its limit; SLURM and containers set them."""
     left: list[int] = []
-    try:
-        lines = proc.read_text().splitlines()
-    except OSError:
-        return left
-    for mark, (folder, limit, use, cache) in _CGROUPS.items():
-        for line in lines:
-            before, found, inside = line.partition(mark)
-            if not found or (before and not before.isdecimal()):
-                continue
-            own = Path(inside.lstrip("/"))
-            for group in (own, *own.parents):
-                try:
-                    where = root / folder / group
-                    stat = (where / "memory.stat").read_text().split()
-                    used = int((where / use).read_text()) - int(stat[stat.index(cache) + 1])
-                    left.append(int((where / limit).read_text()) - used)
-                except (OSError, ValueError):  # no such file, or "max": no limit
+    with contextlib.suppress(OSError):
+        for line in proc.read_text().splitlines():
+            for mark, folder, limit, use, cache in _CGROUPS:
+                before, found, inside = line.partition(mark)
+                if not found or (before and not before.isdecimal()):
                     continue
+                own = Path(inside.lstrip("/"))
+                for group in (root / folder / g for g in (own, *own.parents)):
+                    with contextlib.suppress(OSError, ValueError):  # no such file, or "max": no limit
+                        stat = (group / "memory.stat").read_text().split()
+                        used = int((group / use).read_text()) - int(stat[stat.index(cache) + 1])
+                        left.append(int((group / limit).read_text()) - used)
     return left

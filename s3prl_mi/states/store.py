@@ -24,7 +24,7 @@ from typing import Any
 from ..core.distributed import barrier, from_main, gather, is_main, world
 from ..core.errors import MIError
 from ..core.locks import Lock
-from .entry import MANIFEST, Entry, read_entry, read_manifest
+from .entry import MANIFEST, Entry, read_entry
 from .writer import Bounds, Folder, Writer, lock_file
 
 FORMAT = 2
@@ -70,37 +70,42 @@ class Capacity:
 
     def reason(self) -> str:
         """Why not more, as a clause."""
-        root, limit = self.store.root, self.store.max_bytes / 1e9
+        root, limit = self.store.root, f"the store may take {self.store.max_bytes / 1e9:g} GB (store.max_gb)"
         return {
-            "limit": f"the store may take {limit:g} GB (store.max_gb)",
-            "others": f"the store may take {limit:g} GB (store.max_gb), {self.others / 1e9:.2f} GB of which others use",
+            "limit": limit,
+            "others": f"{limit}, {self.others / 1e9:.2f} GB of which others use",
             "disk": f"the disk of {root} has {self.bytes / 1e9:.2f} GB left",
             "closed": f"the store {root} cannot be written ({self.error})",
         }[self.why]
 
     def refusal(self, needed: int) -> str:
         """The message where `needed` more bytes do not fit."""
-        root, limit = self.store.root, self.store.max_bytes / 1e9
-        need = f"the hidden states of this run need {(needed + self.kept) / 1e9:.2f} GB on disk"
-        smaller = (
-            "take fewer layers (downstream_expert.layers), or less speech "
-            "(downstream_expert.datarc.max_utterances)"
+        all_needed = needed + self.kept
+        why = "limit" if self.why == "others" and all_needed > self.store.max_bytes else self.why
+        if why == "closed":
+            return (
+                f"the store of hidden states {self.store.root} cannot be made or written ({self.error}). Set config "
+                "key downstream_expert.store.root or $S3PRL_MI_STORE to a folder that can be written, or do without "
+                "(--store_mode auto)."
+            )
+        size = needed if why == "disk" else all_needed
+        reason = {
+            "limit": f"downstream_expert.store.max_gb is {self.store.max_bytes / 1e9:g}",
+            "others": f"other runs use {self.others / 1e9:.2f} GB of {self.store.root} now, and "
+            f"downstream_expert.store.max_gb is {self.store.max_bytes / 1e9:g}",
+            "disk": f"the disk of {self.store.root} has {self.bytes / 1e9:.2f} GB left",
+        }[why]
+        fix = {
+            "limit": "Raise it (--max_store_gb)",
+            "others": "Raise it (--max_store_gb), run fewer at once, wait for the others (then the same command with "
+            "-a continues), give this run a store of its own (downstream_expert.store.root)",
+            "disk": "Free some, set downstream_expert.store.root to a larger disk",
+        }[why]
+        return (
+            f"the hidden states of this run need {size / 1e9:.2f} GB on disk, but {reason}. {fix}, do without "
+            "(--store_mode auto), take fewer layers (downstream_expert.layers), or less speech "
+            "(downstream_expert.datarc.max_utterances)."
         )
-        alone = needed + self.kept > self.store.max_bytes
-        return {
-            "limit": f"{need}, but downstream_expert.store.max_gb is {limit:g}. Raise it (--max_store_gb), do without "
-            f"(--store_mode auto), {smaller}.",
-            "others": f"{need}, other runs use {self.others / 1e9:.2f} GB of {root} now, and "
-            f"downstream_expert.store.max_gb is {limit:g}. Raise it (--max_store_gb), run fewer at once, wait for the "
-            "others (then the same command with -a continues), or give this run a store of its own "
-            "(downstream_expert.store.root).",
-            "disk": f"the hidden states of this run need {needed / 1e9:.2f} GB, but the disk of {root} has "
-            f"{self.bytes / 1e9:.2f} GB left. Free some, set downstream_expert.store.root to a larger disk, do without "
-            f"(--store_mode auto), or {smaller}.",
-            "closed": f"the store of hidden states {root} cannot be made or written ({self.error}). Set config key "
-            "downstream_expert.store.root or $S3PRL_MI_STORE to a folder that can be written, or do without "
-            "(--store_mode auto).",
-        }["limit" if self.why == "others" and alone else self.why]
 
 
 class Store:
@@ -131,15 +136,15 @@ class Store:
                 return replace(entry, held=held)
         return None
 
-    def entries(self) -> list[tuple[Entry, dict[str, Any]]]:
-        """All whole entries with their manifests, least recently used first."""
-        found: list[tuple[float, Entry, dict[str, Any]]] = []
+    def entries(self) -> list[Entry]:
+        """All whole entries, least recently used first."""
+        found: list[tuple[float, Entry]] = []
         for path in self.root.glob(f"*/*/{MANIFEST}"):
-            read = None if _is_partial(path.parent) else read_manifest(path.parent)
+            entry = None if _is_partial(path.parent) else read_entry(path.parent)
             with contextlib.suppress(FileNotFoundError):  # another run has just removed it
-                if read is not None:
-                    found.append((path.stat().st_mtime, *read))
-        return [(entry, manifest) for _, entry, manifest in sorted(found, key=lambda f: f[0])]
+                if entry is not None:
+                    found.append((path.stat().st_mtime, entry))
+        return [entry for _, entry in sorted(found, key=lambda f: f[0])]
 
     def partial_folders(self) -> list[Path]:
         """Folders that a run began to fill and did not finish."""
@@ -208,7 +213,7 @@ class Store:
             in_use: folders of entries that this run reads.
             keys: of entries that this run will fill, or continue to fill.
         """
-        sizes = {e.path: e.bytes for e, _ in self.entries()} | self._unfinished(keys)
+        sizes = {e.path: e.bytes for e in self.entries()} | self._unfinished(keys)
         kept = sum(size for path, size in sizes.items() if path in in_use)
         # what this process itself has read, and is not to read again, may go
         foreign = {path: size for path, size in sizes.items() if path not in in_use and path not in _HELD}
@@ -259,7 +264,7 @@ class Store:
     def _make_room(self, needed: int, in_use: Collection[Path], keys: Sequence[str]) -> None:
         if needed:
             self.root.mkdir(parents=True, exist_ok=True)
-        entries = {e.path: e.bytes for e, _ in self.entries()}
+        entries = {e.path: e.bytes for e in self.entries()}
         total = sum(map(_bytes, self.partial_folders())) + sum(entries.values())
         # what dead runs left unfinished goes first; what is being filled, or will be continued, stays
         for folder, size in (self._unfinished(keys) | entries).items():

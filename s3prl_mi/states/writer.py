@@ -18,13 +18,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.distributed import gather, is_main
 from ..core.errors import MIError
+from ..core.files import write_whole
 from ..core.locks import Lock
 from ..core.types import FloatMatrix
 from .entry import MANIFEST, SCALES, Entry, layer_file, read_entry
@@ -32,6 +33,8 @@ from .float16 import EncodedBatch, RoundingError, to_float16
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from .memory_store import Buffers
 
 LARGEST_ERROR = 1e-3
 """Root mean square error of float16 storage, in standard deviations of its dimension, above which float32 is used."""
@@ -65,34 +68,6 @@ class Written:
         return self.first, self.last
 
 
-class Target(Protocol):
-    """Where frames go: a folder (`Folder`) or memory (`memory_store.Buffers`)."""
-
-    shared: bool
-    """Whether all processes fill it together; else each fills its own."""
-
-    def open(self, batches: Sequence[Bounds]) -> tuple[list[Written], Scales | None]:
-        """Take it for this run alone; what of these batches is there already."""
-
-    def write_scales(self, scales: Scales) -> None:
-        """Keep offsets and scales."""
-
-    def write(self, batch: Written, arrays: Sequence[NDArray[np.floating]]) -> None:
-        """Append a batch's frames, one array per layer of shape (n_frames, dim), to its part."""
-
-    def flush(self) -> None:
-        """Return when what was written outlives a crash."""
-
-    def finish(self, entry: Entry, scales: Scales, about: dict[str, Any]) -> None:
-        """Make an entry of it."""
-
-    def read(self) -> Entry:
-        """The entry."""
-
-    def close(self, discard: bool) -> None:
-        """Let others fill it; `discard`: what was written is of no use."""
-
-
 class Writer:
     """Fills one entry. Use as a context manager; a run that dies inside leaves what the next one continues.
 
@@ -100,7 +75,7 @@ class Writer:
     `finish` at the same time.
 
     Args:
-        target: where frames go.
+        target: where frames go: a `Folder`, which all processes fill together, or `Buffers` of this process alone.
         about: what a person who lists the store sees.
         layers: indices of the layers.
         dtype: `float16` or `float32`.
@@ -111,7 +86,12 @@ class Writer:
     """
 
     def __init__(
-        self, target: Target, about: dict[str, Any], layers: list[int], dtype: str, batches: Sequence[Bounds]
+        self,
+        target: Folder | Buffers,
+        about: dict[str, Any],
+        layers: list[int],
+        dtype: str,
+        batches: Sequence[Bounds],
     ) -> None:
         self.layers, self.dtype, self.done = layers, dtype, list[Written]()
         self._target, self._about, self._batches = target, about, batches
@@ -400,10 +380,7 @@ class Folder:
         names = ("utterances", "n_frames", "layers", "dims", "dtype", "skipped", "parts")
         manifest = {name: getattr(entry, name) for name in names}
         manifest |= {"determinants": about, "created": time.strftime("%Y-%m-%d %H:%M:%S")}
-        with open(self.folder / MANIFEST, "w") as file:
-            json.dump(manifest, file)
-            file.flush()
-            os.fsync(file.fileno())
+        write_whole(self.folder / MANIFEST, json.dumps(manifest))
         shutil.rmtree(self.final, ignore_errors=True)
         os.replace(self.folder, self.final)
         for part in entry.parts:

@@ -204,7 +204,7 @@ def store(tmp_path):
 
 
 def names(store: Store) -> list[str]:
-    return sorted(manifest["determinants"]["upstream"] for _, manifest in store.entries())
+    return sorted(entry.about["upstream"] for entry in store.entries())
 
 
 def test_store_list_names_what_is_there(store, capsys):

@@ -812,7 +812,7 @@ def test_a_limit_that_just_holds_this_run_does_not_remove_what_it_reads(run, mon
     """The second run finds all its states, although twice as much would not fit."""
     assert run("mi_views", "hubert-base", seeds=1) == 0
     store = Store(run.folder / "store", 10**9)
-    size = sum(e.bytes for e, _ in store.entries())
+    size = sum(e.bytes for e in store.entries())
     seen: list[int] = []
     monkeypatch.setattr("s3prl_mi.states.extraction._extract", lambda *_: seen.append(1))
     assert run("mi_views", "hubert-base", seeds=1, name="second", store__max_gb=1.1 * size / 1e9) == 0

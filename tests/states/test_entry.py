@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from s3prl_mi.states.entry import StoredLayer
+from s3prl_mi.states.entry import LayerFiles, StoredLayer
 from s3prl_mi.states.store import Store, key_of
 from s3prl_mi.states.writer import LARGEST_ERROR
 from tests.helpers.store import ABOUT, COUNTS, append, open_writer, states, whole, write
@@ -44,7 +44,7 @@ def test_rows_near_and_far_are_those_of_the_files(tmp_path, monkeypatch, dtype, 
     for path, part in zip(files, np.split(data, cuts), strict=True):
         part.tofile(path)
     offset, scale = np.arange(5, dtype=np.float32), np.linspace(0.3, 2, 5, dtype=np.float32)
-    layer = StoredLayer.open(files, 5, dtype, offset, scale)
+    layer = StoredLayer(LayerFiles(files, 5, dtype), offset, scale)
     expected = data if dtype == "float32" else data.astype(np.float32) * scale + offset
     for path in files:
         path.unlink()  # what is open stays readable
@@ -89,8 +89,8 @@ def test_entry_says_which_utterances_it_holds(store):
     entry = store.find(key_of(ABOUT), [2])
     assert list(zip(entry.utterances, entry.n_frames, strict=True)) == [("long", 40), ("short", 7)]
     assert entry.skipped == [("bad", "bad.flac: no audio")]
-    ((_, manifest),) = store.entries()
-    assert manifest["determinants"] == ABOUT
+    (stored,) = store.entries()
+    assert {name: stored.about[name] for name in ABOUT} == ABOUT
 
 
 def test_constant_dimension_is_kept_exactly(store):

@@ -49,7 +49,7 @@ def test_room_is_made_least_recently_used_first(store):
     a, b, c = three_entries(store)
     store.max_bytes = a.bytes + b.bytes + c.bytes
     store.make_room(a.bytes + 1, [])
-    assert [e.path for e, _ in store.entries()] == [b.path]
+    assert [e.path for e in store.entries()] == [b.path]
 
 
 def test_finding_an_entry_counts_as_using_it(store):
@@ -57,14 +57,14 @@ def test_finding_an_entry_counts_as_using_it(store):
     assert store.find(key_of({"name": "a"}), [0]) is not None
     store.max_bytes = a.bytes + b.bytes + c.bytes
     store.make_room(1, [])
-    assert {e.path for e, _ in store.entries()} == {a.path, b.path}
+    assert {e.path for e in store.entries()} == {a.path, b.path}
 
 
 def test_what_this_run_reads_is_never_removed(store):
     a, b, c = three_entries(store)
     store.max_bytes = a.bytes + b.bytes + c.bytes
     store.make_room(1, [a.path])
-    assert {e.path for e, _ in store.entries()} == {a.path, b.path}
+    assert {e.path for e in store.entries()} == {a.path, b.path}
 
 
 def test_what_dead_runs_left_makes_room_first(store):
@@ -133,12 +133,12 @@ def test_what_another_run_reads_is_not_removed(store):
         os.utime(c.path / "manifest.json", (1, 1))  # the first to go, were it not read
         store.max_bytes = a.bytes + b.bytes + c.bytes
         store.make_room(1, [])
-        assert {e.path for e, _ in store.entries()} == {b.path, c.path}
+        assert {e.path for e in store.entries()} == {b.path, c.path}
         assert not store.remove(c.path)
         total = float(c.layer(0)[:].sum())
         assert float(reader.communicate("\n", 60)[0]) == total
     assert store.remove(c.path)
-    assert [e.path for e, _ in store.entries()] == [b.path]
+    assert [e.path for e in store.entries()] == [b.path]
 
 
 def test_more_than_other_runs_leave_is_refused(store):
@@ -148,7 +148,7 @@ def test_more_than_other_runs_leave_is_refused(store):
         lock.share()
     room, store.max_bytes = a.bytes, a.bytes + b.bytes + c.bytes
     store.make_room(room, [])
-    assert {e.path for e, _ in store.entries()} == {b.path, c.path}
+    assert {e.path for e in store.entries()} == {b.path, c.path}
     with pytest.raises(MIError, match=r"other runs use .*run fewer at once"):
         store.make_room(room + 1, [])
 
