@@ -10,7 +10,7 @@ import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -170,7 +170,7 @@ def _extract(store: Store | MemoryStore, requests: Sequence[Request], dtype: str
     first = requests[0]
     split = first.split
     size = batch_size or (CPU_BATCH if first.upstream.device == "cpu" else GPU_BATCH)
-    batches = dict(numbered(split, size))
+    batches = batches_of(split, size)
     skips = SkipCounter(split.found, split.max_unreadable, split.name, list(split.checked.unreadable))
     with contextlib.ExitStack() as stack:
         # in one order in every run, so that no two of them wait for each other
@@ -211,12 +211,18 @@ class _Job:
         self.done = {w.bounds for w in self.writer.done}
 
 
-def numbered(split: Split, size: int) -> Iterator[tuple[Bounds, list[Utterance]]]:
-    """The batches of a split with their places in it."""
+def batches_of(split: Split, size: int) -> dict[Bounds, list[Utterance]]:
+    """Neighbours in length, `size` at most, fewer where they are long or differ much."""
+    lengths, ordered = split.checked.n_samples, split.longest_first
+    batches: dict[Bounds, list[Utterance]] = {}
     start = 0
-    for batch in _batches(split.longest_first, split, size):
-        yield (start, start + len(batch)), batch
-        start += len(batch)
+    for stop in range(1, len(ordered) + 1):
+        longest = lengths[ordered[start].id]
+        full = stop - start >= size or longest * (stop - start + 1) > BATCH_SECONDS * size * SAMPLE_RATE
+        if stop == len(ordered) or full or lengths[ordered[stop].id] < SHORTEST_OF_BATCH * longest:
+            batches[start, stop] = ordered[start:stop]
+            start = stop
+    return batches
 
 
 def share(batches: Sequence[Bounds], seconds: Sequence[float], rank: int, size: int) -> list[Bounds]:
@@ -253,10 +259,11 @@ def _fill(
     read = functools.partial(
         _read, shortest=shortest_samples(upstream), pinned=upstream.device.startswith("cuda")
     )
+    what = f"{len(views)} views" if len(views) > 2 else " and ".join(v.describe() for v in views)
     bar = tqdm(
         total=round(len(views) * total),
         initial=round(len(views) * (total - sum(seconds[b] for b in own))),
-        desc=_title(jobs, views),
+        desc=f"{upstream.name} {split.name} {what}",
         unit="s",
         dynamic_ncols=True,
         leave=False,
@@ -288,11 +295,6 @@ def _fill(
     return too_coarse
 
 
-def _title(jobs: Sequence[_Job], views: Sequence[View] | dict[View, Any]) -> str:
-    what = f"{len(views)} views" if len(views) > 2 else " and ".join(v.describe() for v in views)
-    return f"{jobs[0].request.upstream.name} {jobs[0].request.split.name} {what}"
-
-
 def _write(
     job: _Job,
     background: BackgroundWriter,
@@ -306,7 +308,7 @@ def _write(
     if of_layers and not job.writer.begun:
         job.writer.begin(of_layers[0])
     states = job.writer.encode(of_layers) if of_layers else None
-    background.do(functools.partial(job.writer.write, bounds, utterances, states, skipped))
+    background.submit(functools.partial(job.writer.write, bounds, utterances, states, skipped))
 
 
 def _read(
@@ -328,18 +330,3 @@ def _read(
         except AudioError as error:
             found.append((utterance, error))
     return found
-
-
-def _batches(utterances: Sequence[Utterance], split: Split, size: int) -> Iterator[list[Utterance]]:
-    """Neighbours in length, `size` at most, fewer where they are long or differ much."""
-    batch: list[Utterance] = []
-    for utterance in utterances:
-        longest = split.checked.n_samples[batch[0].id] if batch else 0
-        too_long = longest * (len(batch) + 1) > BATCH_SECONDS * size * SAMPLE_RATE
-        padded = split.checked.n_samples[utterance.id] < SHORTEST_OF_BATCH * longest
-        if batch and (len(batch) >= size or too_long or padded):
-            yield batch
-            batch = []
-        batch.append(utterance)
-    if batch:
-        yield batch

@@ -6,6 +6,7 @@ Several processes make one choice, that of rank 0.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import socket
 from collections.abc import Collection, Iterator, Sequence
@@ -74,31 +75,22 @@ class HiddenStateProvider:
 
     # --- what is asked for ------------------------------------------------------------------------------
 
-    def _requests(self, layers: Sequence[int]) -> dict[tuple[str, View], list[Request]]:
-        """By split and view; layers of one frame rate are stored together."""
+    def _requests(self, layers: Sequence[int]) -> list[Request]:
+        """For each split and view; layers of one frame rate are stored together."""
         rates: dict[Geometry, list[int]] = {}
         for layer in sorted(layers):
             rates.setdefault(self.upstream.geometry_of(layer), []).append(layer)
-        return {
-            (name, view): [
-                Request(
-                    self.upstream,
-                    split,
-                    view,
-                    tuple(of_rate),
-                    self.config.dtype,
-                    of_view(self.precision, view),
-                )
-                for of_rate in rates.values()
-            ]
-            for name, split in self._splits.items()
+        dtype, precisions = self.config.dtype, {view: of_view(self.precision, view) for view in self.views}
+        return [
+            Request(self.upstream, split, view, tuple(of_rate), dtype, precisions[view])
+            for split in self._splits.values()
             for view in self.views
-        }
+            for of_rate in rates.values()
+        ]
 
     def _look(self, layers: Sequence[int]) -> tuple[list[Request], list[Entry]]:
         """Requests that nothing serves yet, and the entries that serve the others."""
-        requests = [r for group in self._requests(layers).values() for r in group]
-        found = [(r, self._store.find(r.key, r.layers)) for r in requests]
+        found = [(r, self._store.find(r.key, r.layers)) for r in self._requests(layers)]
         return [r for r, entry in found if entry is None], [e for _, e in found if e is not None]
 
     def _needs(self, layers: Sequence[int], missing: Sequence[Request]) -> dict[int, int]:
@@ -108,14 +100,13 @@ class HiddenStateProvider:
     @property
     def missing_seconds(self) -> Seconds:
         """Audio that the forward passes of this process will take in."""
-        groups = [self._look(group)[0] for group in self.choice.groups]
         # requests of one split and view share a forward pass
-        total = sum(
-            seconds
-            for missing in groups
-            for seconds in {(r.split.name, r.view): r.split.seconds for r in missing}.values()
-        )
-        return total / world().size if self._store.shared else total
+        seconds = {
+            (group, r.split.name, r.view): r.split.seconds
+            for group in self.choice.groups
+            for r in self._look(group)[0]
+        }
+        return sum(seconds.values()) / (world().size if self._store.shared else 1)
 
     # --- the choice -------------------------------------------------------------------------------------
 
@@ -189,7 +180,10 @@ class HiddenStateProvider:
         else:
             most = max(sum(needs[n] for n in group) for group in choice.groups) / 1e9
             where = "memory" if choice.scratch == "memory" else str(self.disk.root)
-            groups = _groups(len(choice.groups))
+            count = len(choice.groups)
+            groups = "all layers at once"
+            if count > 1:
+                groups = f"in {count} groups of layers, for each of which the upstream runs again"
             logger.info("%s, %s, at most %.2f GB at once in %s: %s", size, groups, most, where, choice.reason)
 
     def about(self) -> dict[str, Any]:
@@ -213,8 +207,11 @@ class HiddenStateProvider:
             for group in self.choice.groups:
                 if "weighted" in wanted or set(group) & set(wanted):
                     before = self._make_room(group)
-                    sides = self._extract(group)
-                    if sides is None:
+                    try:
+                        sides = self._extract(group)
+                    except InsufficientSpace:
+                        if self._wide or self.config.mode in ("disk", "memory"):
+                            raise
                         self._store.forget({e.path for e in self._look(group)[1]} - before)
                         break
                     yield group, sides
@@ -235,43 +232,23 @@ class HiddenStateProvider:
         self._store.make_room(needed, there, [r.key for r in missing])
         return there
 
-    def _extract(self, group: Sequence[int]) -> list[SplitStates] | None:
-        """Hidden states of every split and view; None: float16 is too coarse, and there is no room for float32."""
-        try:
-            entries = self._entries(group)
-        except InsufficientSpace:
-            if self._wide or self.config.mode in ("disk", "memory"):
-                raise
-            return None
+    def _extract(self, group: Sequence[int]) -> list[SplitStates]:
+        """Hidden states of every split and view; all views of a split share the convolutions.
+
+        Raises:
+            InsufficientSpace: float16 is too coarse, and there is no room for float32.
+        """
+        entries: dict[tuple[str, View], list[Entry]] = {}
+        for name, of_split in itertools.groupby(self._requests(group), key=lambda r: r.split.name):
+            requests = list(of_split)
+            found = extract(self._store, requests, self.batch_size, self._wide)
+            _refuse_different(found, name)
+            for request, entry in zip(requests, found, strict=True):
+                entries.setdefault((name, request.view), []).append(entry)
         return [
             SplitStates(splits, {view: [entries[s.name, view] for s in splits] for view in self.views})
             for splits in self.sides
         ]
-
-    def _entries(self, group: Sequence[int]) -> dict[tuple[str, View], list[Entry]]:
-        """By split and view; all views of a split are extracted together, as they share the convolutions."""
-        requests = self._requests(group)
-        entries: dict[tuple[str, View], list[Entry]] = {}
-        for name in self._splits:
-            of_split = {at: found for at, found in requests.items() if at[0] == name}
-            every = [r for found in of_split.values() for r in found]
-            stored = iter(extract(self._store, every, self.batch_size, self._wide))
-            found_of = {at: [next(stored) for _ in found] for at, found in of_split.items()}
-            _refuse_different([entry for found in found_of.values() for entry in found], name)
-            entries |= found_of
-        return entries
-
-
-def _groups(number: int) -> str:
-    """What is done to have all layers.
-
-    Example:
-        >>> _groups(1)
-        'all layers at once'
-    """
-    if number == 1:
-        return "all layers at once"
-    return f"in {number} groups of layers, for each of which the upstream runs again"
 
 
 def _refuse_different(entries: Sequence[Entry], split: str) -> None:

@@ -150,7 +150,7 @@ class Writer:
     def _begin_errors(self) -> None:
         # what a killed run has left was judged when it was written
         if self._scales is not None:
-            self._errors = [RoundingError.of(self._scales[f"scale_{i}"]) for i in self.layers]
+            self._errors = [RoundingError(self._scales[f"scale_{i}"]) for i in self.layers]
 
     def encode(self, hidden: Sequence[Sequence[Tensor]]) -> EncodedBatch:
         """The hidden states of a batch as they will be stored; on a GPU nothing is waited for.

@@ -28,7 +28,7 @@ from s3prl_mi.core.config import DataConfig
 from s3prl_mi.data.audio import read_waveform
 from s3prl_mi.data.splits import Split, read_split
 from s3prl_mi.states import extraction as states
-from s3prl_mi.states.extraction import CPU_BATCH, GPU_BATCH, Request, numbered
+from s3prl_mi.states.extraction import CPU_BATCH, GPU_BATCH, Request, batches_of
 from s3prl_mi.states.store import Store
 from s3prl_mi.upstreams import compat
 from s3prl_mi.upstreams.forward import layer_names
@@ -113,7 +113,7 @@ def extraction(args: argparse.Namespace) -> Iterator[Row]:
         layers = len(layer_names(upstream))
         split = some_of(args)
         size = args.batch_size or (CPU_BATCH if args.device == "cpu" else GPU_BATCH)
-        batches = [batch for _, batch in numbered(split, size)]
+        batches = list(batches_of(split, size).values())
         lengths = split.checked.n_samples
         padded = sum(len(batch) * lengths[batch[0].id] for batch in batches)
         share = 1 - sum(lengths.values()) / padded

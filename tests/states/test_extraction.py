@@ -289,9 +289,8 @@ def test_batches_are_smaller_where_utterances_are_long(corpus, monkeypatch):
     split = split_of(corpus.root)
     longest = max(split.checked.n_samples.values())
     monkeypatch.setattr(extraction, "BATCH_SECONDS", longest / RATE / 2)
-    ordered = sorted(split.utterances, key=lambda u: -split.checked.n_samples[u.id])
-    batches = list(extraction._batches(ordered, split, 4))
-    assert [u for b in batches for u in b] == ordered
+    batches = list(extraction.batches_of(split, 4).values())
+    assert [u for b in batches for u in b] == split.longest_first
     for batch in batches:
         padded = len(batch) * split.checked.n_samples[batch[0].id]
         assert len(batch) == 1 or padded <= 4 * longest / 2
@@ -301,10 +300,11 @@ def test_batches_are_smaller_where_utterances_are_long(corpus, monkeypatch):
 def test_little_is_padded(corpus):
     split = split_of(corpus.root)
     lengths = split.checked.n_samples
-    ordered = sorted(split.utterances, key=lambda u: -lengths[u.id])
-    batches = list(extraction._batches(ordered, split, 100))
-    assert [u for b in batches for u in b] == ordered
-    assert 1 < len(batches) < len(ordered)
+    found = extraction.batches_of(split, 100)
+    batches = list(found.values())
+    assert [u for b in batches for u in b] == split.longest_first
+    assert all(split.longest_first[first:last] == batch for (first, last), batch in found.items())
+    assert 1 < len(batches) < len(split.utterances)
     assert all(lengths[u.id] >= extraction.SHORTEST_OF_BATCH * lengths[b[0].id] for b in batches for u in b)
 
 
