@@ -1,8 +1,9 @@
 """The store of hidden states on disk: entries are found, room is made for new ones, unused ones are removed.
 
-An entry is found by everything that determines its hidden states (`key_of`). Several runs may share a store. One lock
-keeps two of them from filling the same entry; another, on the manifest, is held by each process that reads an entry, so
-that no other run removes it to make room.
+A run finds hidden states by everything that determines them: upstream and checkpoint, view, precision, the content of
+the audio files. They lie in ``<root>/<key>/<layers>/`` as float16 or, where that is too coarse, float32 (``entry``).
+The least recently used ones make room for new ones. Several runs may share a store: one lock keeps two of them from
+filling the same entry; another, on its manifest, is held by each process that reads it: no other run removes it then.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,16 +57,10 @@ class TooCoarse(Exception):
 class Written:
     """A batch that has been written: which, in what part, the frames of its utterances, and those left out."""
 
-    first: int
-    last: int
+    bounds: Bounds
     part: str
     frames: dict[str, int]
     skipped: list[tuple[str, str]]
-
-    @property
-    def bounds(self) -> Bounds:
-        """Of the batch."""
-        return self.first, self.last
 
 
 class Writer:
@@ -181,14 +176,14 @@ class Writer:
             TooCoarse: float16 does not hold these values.
             MIError: NaN or infinite hidden states (layer and utterance named).
         """
-        follows = bool(self._own) and self._own[-1].last == bounds[0]
+        follows = bool(self._own) and self._own[-1].bounds[1] == bounds[0]
         if states is None and not follows:  # no part to note it in: the next run looks again
             self._loose += skipped
             return
         counts = () if states is None else states.n_frames
         frames = dict(zip(utterances, counts, strict=True))
         part = self._own[-1].part if follows else f"part-{bounds[0]:06d}"
-        batch = Written(*bounds, part, frames, list(skipped))
+        batch = Written(bounds, part, frames, list(skipped))
         if states is not None:
             states.wait()
             self._judge(utterances, states)
@@ -225,10 +220,10 @@ class Writer:
         """
         skipped = self.skipped()
         self._target.flush()
-        found = self._gather((self._own, [(e.count, e.sums) for e in self._errors]))
+        found = self._gather((self._own, self._errors))
         if self.dtype == "float16" and self._too_coarse([errors for _, errors in found]):
             raise TooCoarse
-        batches = sorted([*self.done, *(w for own, _ in found for w in own)], key=lambda w: w.first)
+        batches = sorted([*self.done, *(w for own, _ in found for w in own)], key=lambda w: w.bounds)
         if self._leads:
             assert self._scales is not None
             frames = {u: n for w in batches for u, n in w.frames.items()}
@@ -242,13 +237,13 @@ class Writer:
         self._gather(None)
         return self._target.read()
 
-    def _too_coarse(self, found: Sequence[Sequence[tuple[int, NDArray[np.float64]]]]) -> bool:
+    def _too_coarse(self, found: Sequence[Sequence[RoundingError]]) -> bool:
         """Judge the errors of all processes together: all come to the same end."""
         self._begin_errors()
         for own in found:
-            for error, (count, sums) in zip(self._errors, own, strict=True):
-                if count:
-                    error.add(count, sums)
+            for error, more in zip(self._errors, own, strict=True):
+                if more.count:
+                    error.add(more.count, more.sums)
         return any(e.count and e.worst() > LARGEST_ERROR for e in self._errors)
 
 
@@ -280,9 +275,9 @@ class Folder:
         self._locks.append(lock)
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with np.load(self.folder / SCALES) as stored:
+            with open(self.folder / SCALES, "rb") as file, np.load(file) as stored:
                 scales: Scales = {name: stored[name] for name in stored.files}
-        except (OSError, ValueError):
+        except (OSError, ValueError, zipfile.BadZipFile):
             scales = {}
         rows = [len(scales.get(f"offset_{i}", ())) * self._item for i in self._layers]
         wanted, done = set(batches), list[Written]()
@@ -318,7 +313,9 @@ class Folder:
         for line in lines:
             try:
                 note = json.loads(line)
-                batch = Written(**{**note, "skipped": [(u, why) for u, why in note["skipped"]]})
+                first, last = note["bounds"]
+                skipped = [(utterance, why) for utterance, why in note["skipped"]]
+                batch = Written((first, last), path.name, note["frames"], skipped)
             except (ValueError, TypeError, KeyError):
                 break
             count = frames + sum(batch.frames.values())

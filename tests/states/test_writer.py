@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from s3prl_mi.core.errors import MIError
+from s3prl_mi.core.locks import Lock
 from s3prl_mi.states.store import Store, key_of
 from s3prl_mi.states.writer import TooCoarse
-from tests.helpers.store import ABOUT, COUNTS, ORDER, add, append, begin, open_writer, states, whole
+from tests.helpers.store import ABOUT, COUNTS, ORDER, add, append, begin, open_writer, states, whole, write
 
 
 @pytest.fixture
@@ -104,6 +105,57 @@ def test_without_journal_or_scales_it_begins_again(store, name):
     folder = begin(store, ["long", "middle"], "float32")
     (folder / name).unlink()
     assert_resumes(store, done=())
+
+
+def test_with_half_of_the_scales_it_begins_again(store):
+    folder = begin(store, ["long", "middle"], "float32")
+    os.truncate(folder / "scales.npz", 300)
+    assert_resumes(store, done=())
+
+
+def test_parts_of_dead_runs_are_continued_by_other_parts(store):
+    """Two processes were killed, the second one while it wrote; the next run is cut differently."""
+    begin(store, ["long"], "float32")
+    with open_writer(store, "float32") as writer:
+        add(writer, ["short"])
+        folder = writer._target.folder
+    assert sorted(p.name for p in folder.glob("part-*")) == ["part-000000", "part-000002"]
+    with open(folder / "part-000002" / "layer_0.bin", "ab") as file:
+        file.write(b"half a frame")
+    with open_writer(store, "float32") as writer:
+        assert [w.bounds for w in writer.done] == [(0, 1), (2, 3)]
+        add(writer, ["middle"])
+        entry = writer.finish()
+    assert list(entry.parts) == ["part-000000", "part-000001", "part-000002"]
+    assert entry.utterances == ORDER
+    for layer in (0, 2):
+        np.testing.assert_array_equal(entry.layer(layer)[:], whole(layer))
+        np.testing.assert_array_equal(entry.layer(layer)[np.array([75, 0, 41])], whole(layer)[[75, 0, 41]])
+
+
+def test_batches_of_another_size_are_written_again(store):
+    """A batch is never cut: its hidden states depend on its composition by rounding errors."""
+    begin(store, ["long", "middle"], "float32")
+    with store.writer(key_of(ABOUT), ABOUT, (0, 2), "float32", [(0, 1), (1, 3)]) as writer:
+        assert [w.bounds for w in writer.done] == [(0, 1)]
+
+
+def test_a_part_that_a_process_of_a_dead_run_still_writes_is_not_used(store):
+    folder = begin(store, ["long"], "float32")
+    lock = Lock(folder / "part-000000" / "journal.jsonl")
+    assert lock.take()
+    assert_resumes(store, done=())
+
+
+def test_an_entry_under_its_partial_name_is_not_found(store):
+    """Killed between the manifest and the final name."""
+    entry = write(store, "float32")
+    entry.path.rename(entry.path.with_name(f"{entry.path.name}.partial"))
+    assert store.find(key_of(ABOUT), [0]) is None
+    assert store.entries() == []
+    with open_writer(store, "float32") as writer:
+        add(writer, ORDER)
+        assert writer.finish() == entry
 
 
 def test_skipped_utterances_are_remembered(store):
