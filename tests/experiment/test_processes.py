@@ -27,7 +27,7 @@ def test_an_experiment_on_several_processes_has_the_records_of_one(run, task, mo
         "fit_frames",
         "eval_frames",
     )
-    same += ("utterances", "unlabelled_frames", "unseen_frames", "labels")
+    same += ("utterances", "unlabelled_frames", "unseen_frames", "n_classes")
     for identity, record in alone.items():
         for field in same:  # bit by bit
             assert getattr(shared[identity], field) == getattr(record, field)
