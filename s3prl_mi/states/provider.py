@@ -135,7 +135,7 @@ class HiddenStateProvider:
             memory=int(min(by_itself, limit) if asked == "recompute" else by_itself),
             most_memory=int(min(IF_ASKED * free, limit)),
             cheap=self._cheap(),
-            why_no_disk=room.reason(),
+            why_no_disk=room.reason,
             divisible=self.divisible,
         )
         choice = choose(asked, options)
@@ -157,15 +157,16 @@ class HiddenStateProvider:
         """The message where the states fit nowhere that was asked for."""
         if self.config.mode == "memory" or options.total <= room.bytes:
             return MemoryStore(self.disk, options.most_memory).refusal(options.total)
-        text = room.refusal(options.total)
+        refusal = room.refusal(options.total)
         if self.config.mode == "disk":
-            return InsufficientSpace(text)
-        if not self.divisible:
-            return InsufficientSpace(f"{text} The weighted sum needs all layers at once.")
-        return InsufficientSpace(
-            f"{text} Nor does one layer alone ({max(options.needs.values()) / 1e9:.2f} GB) fit there, or into the "
+            return refusal
+        more = (
+            f"Nor does one layer alone ({max(options.needs.values()) / 1e9:.2f} GB) fit there, or into the "
             f"{options.memory / 1e9:.2f} GB of memory that may be taken."
+            if self.divisible
+            else "The weighted sum needs all layers at once."
         )
+        return InsufficientSpace(f"{refusal} {more}")
 
     def _report(self, choice: Choice, needs: dict[int, int]) -> None:
         needed = sum(needs.values())

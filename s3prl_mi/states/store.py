@@ -54,57 +54,39 @@ class InsufficientSpace(MIError):
     """Hidden states do not fit where they should be kept."""
 
 
+_LIMIT_FIX = "Raise downstream_expert.store.max_gb (--max_store_gb)"
+_OTHERS_FIX = (
+    f"{_LIMIT_FIX}, run fewer at once, wait for the others (then the same command with -a continues), give this run a "
+    "store of its own (downstream_expert.store.root)"
+)
+_DISK_FIX = "Free some, set downstream_expert.store.root to a larger disk"
+_CLOSED_FIX = "Set config key downstream_expert.store.root or $S3PRL_MI_STORE to a folder that can be written"
+
+
 @dataclass(frozen=True)
 class Capacity:
-    """What a run may write into a store at most, in bytes, and why not more.
+    """What a run may write into a store at most.
 
-    `why`: `limit` (store.max_gb), `others` (the same, and other runs), `disk` (it is full), `closed` (the folder cannot
-    be written). `kept`: bytes that this run reads there; `others`: those that other runs use.
+    Attributes:
+        bytes: so many.
+        reason: why not more, as a clause.
+        fix: what a user can do about it.
+        kept: bytes of the same limit that this run reads.
+        others: bytes of the same limit that other runs use.
     """
 
     bytes: int
-    why: str
-    store: Store
+    reason: str
+    fix: str
     kept: int = 0
     others: int = 0
-    error: str = ""
 
-    def reason(self) -> str:
-        """Why not more, as a clause."""
-        root, limit = self.store.root, f"the store may take {self.store.max_bytes / 1e9:g} GB (store.max_gb)"
-        return {
-            "limit": limit,
-            "others": f"{limit}, {self.others / 1e9:.2f} GB of which others use",
-            "disk": f"the disk of {root} has {self.bytes / 1e9:.2f} GB left",
-            "closed": f"the store {root} cannot be written ({self.error})",
-        }[self.why]
-
-    def refusal(self, needed: int) -> str:
-        """The message where `needed` more bytes do not fit."""
-        all_needed = needed + self.kept
-        why = "limit" if self.why == "others" and all_needed > self.store.max_bytes else self.why
-        if why == "closed":
-            return (
-                f"the store of hidden states {self.store.root} cannot be made or written ({self.error}). Set config "
-                "key downstream_expert.store.root or $S3PRL_MI_STORE to a folder that can be written, or do without "
-                "(--store_mode auto)."
-            )
-        size = needed if why == "disk" else all_needed
-        reason = {
-            "limit": f"downstream_expert.store.max_gb is {self.store.max_bytes / 1e9:g}",
-            "others": f"other runs use {self.others / 1e9:.2f} GB of {self.store.root} now, and "
-            f"downstream_expert.store.max_gb is {self.store.max_bytes / 1e9:g}",
-            "disk": f"the disk of {self.store.root} has {self.bytes / 1e9:.2f} GB left",
-        }[why]
-        fix = {
-            "limit": "Raise it (--max_store_gb)",
-            "others": "Raise it (--max_store_gb), run fewer at once, wait for the others (then the same command with "
-            "-a continues), give this run a store of its own (downstream_expert.store.root)",
-            "disk": "Free some, set downstream_expert.store.root to a larger disk",
-        }[why]
-        return (
-            f"the hidden states of this run need {size / 1e9:.2f} GB on disk, but {reason}. {fix}, do without "
-            "(--store_mode auto), take fewer layers (downstream_expert.layers), or less speech "
+    def refusal(self, needed: int) -> InsufficientSpace:
+        """The error where `needed` more bytes do not fit."""
+        fix = _LIMIT_FIX if self.others and needed > self.bytes + self.others else self.fix
+        return InsufficientSpace(
+            f"the hidden states of this run need {(needed + self.kept) / 1e9:.2f} GB on disk, but {self.reason}. "
+            f"{fix}, do without (--store_mode auto), take fewer layers (downstream_expert.layers), or less speech "
             "(downstream_expert.datarc.max_utterances)."
         )
 
@@ -221,13 +203,17 @@ class Store:
         others = sum(size for path, size in foreign.items() if _is_used(path))
         there = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            number = errno.EACCES if there.is_dir() else errno.ENOTDIR
-            return Capacity(0, "closed", self, kept, others, f"{there}: {os.strerror(number)}")
+            error = os.strerror(errno.EACCES if there.is_dir() else errno.ENOTDIR)
+            return Capacity(0, f"the store {self.root} cannot be written ({there}: {error})", _CLOSED_FIX)
         allowed = max(0, self.max_bytes - kept - others)
         free = shutil.disk_usage(there).free + sum(sizes.values()) - kept - others
         if free < allowed:
-            return Capacity(free, "disk", self, kept, others)
-        return Capacity(allowed, "others" if others else "limit", self, kept, others)
+            return Capacity(free, f"the disk of {self.root} has {free / 1e9:.2f} GB left", _DISK_FIX)
+        reason = f"the store {self.root} may take {self.max_bytes / 1e9:g} GB (store.max_gb)"
+        if not others:
+            return Capacity(allowed, reason, _LIMIT_FIX, kept)
+        reason += f", {others / 1e9:.2f} GB of which other runs use"
+        return Capacity(allowed, reason, _OTHERS_FIX, kept, others)
 
     def _unfinished(self, keys: Sequence[str]) -> dict[Path, int]:
         """Sizes of partial folders, except those that will be continued."""
@@ -251,18 +237,14 @@ class Store:
         if not is_main():
             release(in_use)
         barrier()
-        refusal = None
+        room = from_main(lambda: self.room(in_use, keys))
+        if needed > room.bytes:
+            raise room.refusal(needed)
         if is_main():
-            room = self.room(in_use, keys) if needed else None
-            if room is not None and needed > room.bytes:
-                refusal = room.refusal(needed)
-            else:
-                self._make_room(needed, in_use, keys)
-        refusal = gather(refusal)[0]
-        if refusal is not None:
-            raise InsufficientSpace(refusal)
+            self._remove_unused(needed, in_use, keys)
+        barrier()
 
-    def _make_room(self, needed: int, in_use: Collection[Path], keys: Sequence[str]) -> None:
+    def _remove_unused(self, needed: int, in_use: Collection[Path], keys: Sequence[str]) -> None:
         if needed:
             self.root.mkdir(parents=True, exist_ok=True)
         entries = {e.path: e.bytes for e in self.entries()}
