@@ -212,7 +212,7 @@ class Store:
         reason = f"the store {self.root} may take {self.max_bytes / 1e9:g} GB (store.max_gb)"
         if not others:
             return Capacity(allowed, reason, _LIMIT_FIX, kept)
-        reason += f", {others / 1e9:.2f} GB of which other runs use"
+        reason += f", {others / 1e9:.2f} GB of which other runs use now"
         return Capacity(allowed, reason, _OTHERS_FIX, kept, others)
 
     def _unfinished(self, keys: Sequence[str]) -> dict[Path, int]:
