@@ -9,6 +9,7 @@ from ..core.config import DataConfig
 from ..core.distributed import gather, together, world
 from ..core.errors import MIError
 from ..core.types import Seconds
+from ..core.words import count
 from .audio import AudioError, Checked, check_audio, content_hash
 from .utterances import Utterance, list_utterances
 
@@ -63,14 +64,10 @@ class Split:
 
         Example: `dev-other: 50 utterances, 7.0 min, 5 speakers`.
         """
-        speakers = f", {_count(len(self.speakers), 'speaker')}" if self.speakers else ""
+        speakers = f", {count(len(self.speakers), 'speaker')}" if self.speakers else ""
         return (
-            f"{self.name}: {_count(len(self.utterances), 'utterance')}, {self.seconds / 60:.1f} min{speakers}"
+            f"{self.name}: {count(len(self.utterances), 'utterance')}, {self.seconds / 60:.1f} min{speakers}"
         )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def read_split(data: DataConfig, name: str) -> Split:
