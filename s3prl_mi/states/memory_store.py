@@ -73,12 +73,7 @@ class MemoryStore:
                 entry.in_memory.clear()
 
     def writer(
-        self,
-        key: str,
-        about: Mapping[str, Any],
-        layers: Sequence[int],
-        dtype: str,
-        batches: Sequence[Bounds],
+        self, key: str, about: Mapping[str, Any], layers: Sequence[int], dtype: str, batches: Sequence[Bounds]
     ) -> Writer:
         """Begin an entry. Use as a context manager."""
         name = self.root / key / f"{dtype} {' '.join(map(str, layers))}"

@@ -258,12 +258,7 @@ class Store:
                 total -= size
 
     def writer(
-        self,
-        key: str,
-        about: Mapping[str, Any],
-        layers: Sequence[int],
-        dtype: str,
-        batches: Sequence[Bounds],
+        self, key: str, about: Mapping[str, Any], layers: Sequence[int], dtype: str, batches: Sequence[Bounds]
     ) -> Writer:
         """Begin, or continue, an entry. Use as a context manager."""
         target = Folder(self.root / key, list(layers), dtype)

@@ -61,6 +61,18 @@ def lives_elsewhere(folder: Path) -> None:
     Store(folder / ("here" if world().rank == 0 else "there"), 10**9).check_shared()
 
 
+def makes_room(folder: Path) -> list[Any]:
+    """Two entries that all processes read: one is forgotten, the other one makes room for more."""
+    entries, _ = extracted(folder)
+    store = Store(folder / "store", entries[1].bytes)
+    before = entries[0].layer(0)[:].tobytes()
+    layer = entries[0].layer(0)
+    store.forget([entries[0].path])
+    seen = [len(store.entries()), layer[:].tobytes() == before]
+    store.make_room(entries[1].bytes, [])
+    return [*seen, len(store.entries())]
+
+
 @pytest.fixture
 def job(tmp_path, corpus, checkpoint):
     """Write down what `extracted` does."""
@@ -148,6 +160,10 @@ def test_float16_that_is_too_coarse_for_one_process_is_for_all(job):
     found = answers(2, f"{HERE}:works", job(far=1))
     assert [e[4] for answer in found for e in answer[0]].count("float32") >= 2
     assert found[0][0] == found[1][0]
+
+
+def test_what_all_processes_read_is_removed_by_one(job):
+    assert answers(2, f"{HERE}:makes_room", job()) == [[1, True, 0]] * 2
 
 
 def test_a_store_that_another_process_does_not_see_is_refused(tmp_path):
