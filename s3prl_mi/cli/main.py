@@ -130,25 +130,22 @@ def _store(args: argparse.Namespace) -> int:
     from ..states.store import Store, default_root
 
     store = Store(args.root or default_root(), 0)
-    wanted = args.upstream
-    chosen = [(e, m) for e, m in store.entries() if wanted in (None, m["determinants"].get("upstream"))]
-    total = sum(e.bytes for e, _ in chosen)
+    chosen = [e for e in store.entries() if args.upstream in (None, e.about.get("upstream"))]
+    total = sum(e.bytes for e in chosen)
     if args.action == "clear":
-        removed = [entry for entry, _ in chosen if store.remove(entry.path)]
-        partial = [] if args.upstream else store.partial_folders()
-        for folder in partial:
-            store.remove(folder)
+        removed = [entry for entry in chosen if store.remove(entry.path)]
+        partial = [] if args.upstream else [f for f in store.partial_folders() if store.remove(f)]
         print(
             f"removed {len(removed)} entries and {len(partial)} unfinished from {store.root}"
             + (f"; {len(chosen) - len(removed)} are in use" if len(removed) < len(chosen) else "")
         )
         return 0
-    for entry, manifest in chosen:
-        about = manifest["determinants"]
+    for entry in chosen:
+        about = entry.about
         where = os.path.relpath(entry.path, store.root)
         print(
             f"{entry.bytes / 1e6:9.1f} MB  {about.get('upstream')}  {about.get('split')}  {about.get('view')}  "
-            f"{len(entry.layers)} layers  {entry.dtype}  {manifest['created']}  {where}"
+            f"{len(entry.layers)} layers  {entry.dtype}  {about['created']}  {where}"
         )
     print(
         f"{total / 1e9:.2f} GB in {len(chosen)} entries, {len(store.partial_folders())} unfinished, in {store.root}"

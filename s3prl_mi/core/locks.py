@@ -1,7 +1,6 @@
-"""Advisory locks on files, between processes: freed when let go of, or when the process dies.
+"""Advisory locks on files, between processes: freed by `close` or when the process dies.
 
-Where the system or the file system knows no such locks, every lock is granted: several runs at once are then the
-user's affair.
+Where the system or the file system has no such locks, every lock is granted, and keeping runs apart is up to the user.
 """
 
 from __future__ import annotations
@@ -37,6 +36,10 @@ class Lock:
         except PermissionError:
             self._fd = os.open(path, os.O_RDONLY)
         self.close = weakref.finalize(self, os.close, self._fd)
+
+    def wait(self) -> None:
+        """Hold it alone; waits for those that hold it."""
+        self._ask("LOCK_EX")
 
     def share(self) -> None:
         """Hold it together with others; waits for one that holds it alone."""

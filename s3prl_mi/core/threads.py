@@ -1,4 +1,4 @@
-"""What goes on beside the forward pass, in threads of their own: audio is read ahead, hidden states are written."""
+"""Work in threads alongside the forward pass: audio is read in advance, hidden states are written."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def available_cores() -> int:
 
 
 def prefetch(items: Iterable[T], work: Callable[[T], R], depth: int = 2) -> Iterator[R]:
-    """`map(work, items)`, of which a thread does up to `depth` steps before they are asked for.
+    """`map(work, items)`, computed by a thread up to `depth` items in advance.
 
-    An error of a step shows where its result is asked for.
+    An error is raised where the item's result is asked for.
     """
     with ThreadPoolExecutor(1, "s3prl_mi-read") as pool:
         waiting: deque[Future[R]] = deque()
@@ -38,13 +38,13 @@ def prefetch(items: Iterable[T], work: Callable[[T], R], depth: int = 2) -> Iter
 
 
 class BackgroundWriter:
-    """One thread that does jobs in the order in which they are handed over. Use as a context manager.
+    """One thread that runs jobs in the order in which they are submitted. Use as a context manager.
 
-    An error of a job ends the thread's work: it shows at the next `do`, or at the end of the context, and no later job
-    is done. On any other exception the jobs handed over before it are still done.
+    After a job that fails no later one is run; its error is raised by the next `submit`, or at the end of the context.
+    On any other exception the jobs submitted before it are still run.
 
     Args:
-        depth: jobs that may wait; handing over one more waits for the first of them.
+        depth: jobs that may wait; submitting one more waits for the first of them.
     """
 
     def __init__(self, depth: int = 1) -> None:
@@ -56,16 +56,16 @@ class BackgroundWriter:
         self._pool = ThreadPoolExecutor(1, "s3prl_mi-write")
         return self
 
-    def do(self, job: Callable[[], None]) -> None:
-        """Hand over a job.
+    def submit(self, job: Callable[[], None]) -> None:
+        """Have a job run.
 
         Raises:
             Exception: that of an earlier job.
         """
-        self._waiting.append(self._pool.submit(self._do, job))
+        self._waiting.append(self._pool.submit(self._run, job))
         self._wait(self._depth)
 
-    def _do(self, job: Callable[[], None]) -> None:
+    def _run(self, job: Callable[[], None]) -> None:
         if self._failed:
             return
         try:

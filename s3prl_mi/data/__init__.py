@@ -2,6 +2,7 @@
 
 ================  ============================================================================================
 utterances        which utterances a split has: LibriSpeech's folders, or the lines of a manifest
+splits            a split's utterances with readable headers (`Split`), and the content of their files
 audio             an utterance's header and waveform at 16 kHz; unreadable files are counted and skipped
 alignments        alignment files -> intervals -> one label per frame; the table of formats
 forced_alignment  audio and transcripts -> TextGrids, by PocketSphinx (`s3prl-mi align`)

@@ -14,10 +14,7 @@ from torch import Tensor
 
 from ..core.arithmetic import HALF_FRAMES, fast_products, half_is_fast
 from ..core.errors import MIError
-from .frames import CachedBlocks, Frames
-
-CACHE_BYTES = 1 << 30
-"""Frames are kept in memory below this size, and read again block by block above."""
+from .frames import CACHE_BYTES, CachedBlocks, Frames
 
 SAMPLE_FRAMES = 100
 """Evenly spaced frames per cluster, from which k-means++ draws and on which Lloyd's algorithm runs first."""

@@ -15,7 +15,7 @@ from ..core.types import SAMPLE_RATE, IntVector
 from ..data.alignments.files import Alignments
 from ..data.alignments.labels import SILENCE, check_duration, frame_labels
 from ..data.utterances import Utterance
-from ..states.store import Entry
+from ..states.entry import Entry
 from ..upstreams.geometry import Geometry, aligned_rows
 from ..upstreams.views import View, shift_frames, shifted_rows
 
@@ -51,9 +51,7 @@ def utterance_rows(entries: Sequence[Entry]) -> Iterator[tuple[str, int, int]]:
             start += count
 
 
-def held_out_groups(
-    entries: Sequence[Entry], utterances: Mapping[str, Utterance], everyone: Sequence[str] | None = None
-) -> IntVector:
+def held_out_groups(entries: Sequence[Entry], utterances: Mapping[str, Utterance]) -> IntVector:
     """The group of each row that is held out as a whole when a choice is made, shape (n_rows,).
 
     Speakers, where at least two are known and none is unknown; else utterances.
@@ -61,10 +59,9 @@ def held_out_groups(
     Args:
         entries: hidden states.
         utterances: by id.
-        everyone: ids of the utterances of all processes, in order; None: those of the entries.
     """
     rows = list(utterance_rows(entries))
-    ids = [u for u, _, _ in rows] if everyone is None else everyone
+    ids = [u for u, _, _ in rows]
     speakers = [utterances[u].speaker for u in ids]
     known = None not in speakers and len(set(speakers)) > 1
     name = {u: utterances[u].speaker if known else u for u in ids}

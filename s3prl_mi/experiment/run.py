@@ -31,17 +31,17 @@ from ..core.errors import MIError
 from ..core.files import replacing, write_whole
 from ..core.types import SAMPLE_RATE
 from ..core.words import duration
+from ..data.splits import Split, read_split
 from ..estimators.mi_supervised import Estimate
 from ..estimators.probes import PROTOCOLS
 from ..report.experiment_files import write_all
 from ..report.terminal import screen_table
 from ..results.class_contributions import CLASSES_FILE, ClassRecord, append_classes, class_records
 from ..results.record import RESULTS_FILE, Record, append_records, last_encoder_layer, read_records
-from ..states.extraction import Split, read_split
 from ..states.provider import HiddenStateProvider
 from ..states.split_states import Layer, SplitStates
 from ..states.store import Store, default_root
-from ..upstreams.forward import entries_beyond_s3prl, extract, layer_names
+from ..upstreams.forward import entries_beyond_s3prl, hidden_states, layer_names
 from ..upstreams.loading import load_upstream
 from ..upstreams.precision import Precision, choose, running_in
 from ..upstreams.views import PLAIN
@@ -221,7 +221,7 @@ class Experiment:
     def _keep(self, *sides: list[Split]) -> HiddenStateProvider:
         """How hidden states are kept: of the unmasked input, and of each mask view."""
         noise = torch.randn(SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
-        dims = [h.shape[1] for h in extract(self.upstream, [noise])[0]]
+        dims = [h.shape[1] for h in hidden_states(self.upstream, [noise])[0]]
         weighted = self.plan.layers == ("weighted",)
         if weighted:
             self._refuse_mixed_layers(dims[: self._n_weighted])

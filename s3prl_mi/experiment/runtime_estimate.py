@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ..core.types import SAMPLE_RATE, Seconds
-from ..upstreams.forward import extract
+from ..upstreams.forward import hidden_states
 from ..upstreams.loading import Upstream
 from .plan import Plan
 
@@ -28,9 +28,9 @@ _MLP_WIDTH = 256
 def extraction_speed(upstream: Upstream) -> float:
     """Seconds of audio that a forward pass takes in per second, measured on noise."""
     noise = torch.randn(_NOISE_SECONDS * SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
-    extract(upstream, [noise])  # the first call is slower
+    hidden_states(upstream, [noise])  # the first call is slower
     began = time.perf_counter()
-    extract(upstream, [noise])
+    hidden_states(upstream, [noise])
     return _NOISE_SECONDS / (time.perf_counter() - began)
 
 

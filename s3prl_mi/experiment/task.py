@@ -21,12 +21,12 @@ from ..core.distributed import gather, together
 from ..core.errors import MIError
 from ..core.types import IntVector
 from ..data.alignments.files import match_utterances, open_alignments
+from ..data.splits import Split
 from ..estimators.frames import Frames
 from ..estimators.mi_supervised import Estimate, Vocabulary, fit_supervised, score_supervised
 from ..estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
 from ..estimators.probe import FittedProbe
 from ..estimators.probes import ProbeSpec
-from ..states.extraction import Split
 from ..states.layer_weights import LayerWeights, learn_weights, read_weights, uniform
 from ..states.split_states import Layer, SplitStates
 from ..upstreams.geometry import Geometry
@@ -310,7 +310,7 @@ class ViewsTask(MITask):
 
 def _groups(side: SplitStates, layer: Layer) -> IntVector:
     """Speakers or utterances of a side's rows."""
-    return held_out_groups(side.entries(layer), side.utterances, side.order)
+    return held_out_groups(side.entries(layer), side.utterances)
 
 
 TASKS: dict[str, type[MITask]] = {"mi_supervised": SupervisedTask, "mi_views": ViewsTask}

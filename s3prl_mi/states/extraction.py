@@ -1,34 +1,32 @@
-"""Splits of speech -> hidden states in the store, each utterance's every layer from one forward pass."""
+"""Splits of speech -> hidden states in the store, each utterance's every layer from one forward pass.
+
+Batches are formed over the whole split. Several processes share them: each takes a run of consecutive ones, about equal
+in seconds of audio, so that the stored bits are the same for any number of processes.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import heapq
+import itertools
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from tqdm import tqdm
 
-from ..core.config import DataConfig
-from ..core.distributed import is_main
+from ..core.distributed import gather, is_main, world
 from ..core.errors import MIError
 from ..core.threads import BackgroundWriter, prefetch
-from ..core.types import SAMPLE_RATE, Seconds
-from ..core.words import count
-from ..data.audio import (
-    AudioError,
-    Checked,
-    SkipCounter,
-    check_audio,
-    content_hash,
-    read_waveform,
-)
-from ..data.utterances import Utterance, list_utterances
-from .store import Entry, Store, StoredLayer, TooCoarse, Writer, in_use, key_of
+from ..core.types import SAMPLE_RATE
+from ..data.audio import AudioError, SkipCounter, read_waveform
+from ..data.splits import Split
+from ..data.utterances import Utterance
+from .entry import Entry
+from .memory_store import MemoryStore
+from .store import Store, in_use, key_of
+from .writer import Bounds, TooCoarse, Writer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,90 +37,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CPU_BATCH, GPU_BATCH = 4, 16
-"""Utterances a forward pass where the config leaves it open."""
+"""Utterances per forward pass where the config leaves it open."""
 
 BATCH_SECONDS = 30
 """Mean length per utterance up to which a batch is filled: longer ones make smaller batches."""
 
 SHORTEST_OF_BATCH = 0.8
-"""Share of the longest utterance's length below which one is not padded to it, but begins another batch."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split's utterances, those with readable headers.
-
-    `skipped` counts files that were left out before decoding. `found` counts all files that were listed. In the
-    `share` of one process it counts those of the whole split, `part` says which share it is, and `longest` holds the
-    utterances of the whole split, from long to short.
-    """
-
-    name: str
-    utterances: list[Utterance]
-    checked: Checked
-    max_unreadable: float
-    found: int
-    part: str = ""
-    longest: tuple[Utterance, ...] = ()
-
-    @property
-    def seconds(self) -> Seconds:
-        """Audio in the split."""
-        return self.checked.seconds
-
-    @functools.cached_property
-    def hashes(self) -> dict[str, str]:
-        """The content of each utterance's audio file, hashed once for all that is asked of this split, by id."""
-        return {u.id: content_hash(u.path) for u in self.utterances}
-
-    @property
-    def speakers(self) -> set[str]:
-        """The speakers that are known."""
-        return {u.speaker for u in self.utterances if u.speaker is not None}
-
-    def share(self, rank: int, size: int) -> Split:
-        """What falls to one of several processes: each utterance, longest first, to the one with the least audio.
-
-        Example: ranks 0 and 1 of 2 share lengths 5, 4, 3, 3 as (5, 3) and (4, 3).
-        """
-        if size == 1:
-            return self
-        lengths = self.checked.n_samples
-        load = [(0, r) for r in range(size)]
-        own: set[str] = set()
-        longest = tuple(sorted(self.utterances, key=lambda u: (-lengths[u.id], u.id)))
-        for utterance in longest:
-            seconds, least = heapq.heappop(load)
-            heapq.heappush(load, (seconds + lengths[utterance.id], least))
-            if least == rank:
-                own.add(utterance.id)
-        kept = [u for u in self.utterances if u.id in own]
-        mine = {u.id: lengths[u.id] for u in kept}
-        checked = replace(self.checked, kept=kept, n_samples=mine, seconds=sum(mine.values()) / SAMPLE_RATE)
-        return replace(
-            self, utterances=kept, checked=checked, part=f" (part {rank + 1} of {size})", longest=longest
-        )
-
-    def describe(self) -> str:
-        """One line for the screen.
-
-        Example: `dev-other: 50 utterances, 7.0 min, 5 speakers`.
-        """
-        speakers = f", {count(len(self.speakers), 'speaker')}" if self.speakers else ""
-        return (
-            f"{self.name}: {count(len(self.utterances), 'utterance')}, {self.seconds / 60:.1f} min{speakers}"
-        )
-
-
-def read_split(data: DataConfig, name: str) -> Split:
-    """List a split and read the headers of its files.
-
-    Raises:
-        MIError: no such split, no audio, or too many unreadable files.
-    """
-    checked = check_audio(list_utterances(data, name), data.max_unreadable)
-    found = len(checked.kept) + len(checked.unreadable)
-    return Split(name, checked.kept, checked, data.max_unreadable, found)
+"""Fraction of the longest utterance's length below which one is not padded to it, but begins another batch."""
 
 
 @dataclass(frozen=True)
@@ -141,17 +62,9 @@ class Request:
     precision: str = "fp32"
 
     @functools.cached_property
-    def ordered(self) -> list[Utterance]:
-        """The utterances from long to short: the order of the stored frames, whatever the batch size."""
-        return sorted(self.split.utterances, key=lambda u: (-self.split.checked.n_samples[u.id], u.id))
-
-    @functools.cached_property
     def key(self) -> str:
-        """Names the hidden states by everything that determines them."""
-        try:
-            audio = [[u.id, self.split.hashes[u.id]] for u in self.ordered]
-        except AudioError as error:
-            raise MIError(f"{error}. Did it disappear while this run was reading?") from None
+        """Names the hidden states by everything that determines them; all processes ask at the same time."""
+        audio = [[u.id, self.split.hashes[u.id]] for u in self.split.longest_first]
         exact = self.dtype == "float32"
         determinants = {"upstream": self.upstream.name, "fingerprint": self.upstream.fingerprint}
         if self.precision != "fp32":
@@ -166,8 +79,8 @@ class Request:
             "fingerprint": self.upstream.fingerprint,
             "view": self.view.describe(),
             "precision": self.precision,
-            "split": self.split.name + self.split.part,
-            "utterances": len(self.ordered),
+            "split": self.split.name,
+            "utterances": len(self.split.utterances),
             "seconds": round(self.split.seconds, 1),
         }
 
@@ -184,17 +97,17 @@ class Request:
         return frames * sum(dims) * (4 if wide or self.dtype == "float32" else 2)
 
 
-def hidden_states(
-    store: Store, requests: Sequence[Request], batch_size: int = 0, wide: bool = False
+def extract(
+    store: Store | MemoryStore, requests: Sequence[Request], batch_size: int = 0, wide: bool = False
 ) -> list[Entry]:
-    """Find hidden states in the store, or extract them into it.
+    """Find hidden states in the store, or extract them into it; all processes do so at the same time.
 
     Args:
-        store: the store.
+        store: the store. What lies on disk is extracted by all processes together, what lies in memory by each.
         requests: what is wanted; all of one upstream and split, asked for in one precision. Those of one view (an
             upstream of several frame rates has a request for each rate) share a forward pass, and all views share its
             convolutions.
-        batch_size: utterances a forward pass; 0: by device. It changes hidden states by rounding errors only.
+        batch_size: utterances per forward pass; 0: by device. It changes hidden states by rounding errors only.
         wide: whether float16 is known to be too coarse, so that it need not be tried.
 
     Raises:
@@ -203,15 +116,14 @@ def hidden_states(
         InsufficientSpace: float16 is too coarse, and the store cannot hold twice as much.
     """
     for dtype in ("float32",) if wide else ("float16", "float32"):
-        missing = [r for r in requests if r.ordered and store.find(r.key, r.layers) is None]
+        missing = _missing(store, requests)
         if not missing:
             break
         first = missing[0]
         if dtype == "float16" and first.dtype == "float32":
             continue
         try:
-            if not _extract(store, missing, dtype, batch_size):
-                return [_nothing(store, r) for r in requests]
+            _extract(store, missing, dtype, batch_size)
         except TooCoarse:
             if first.dtype == "float16":
                 raise MIError(
@@ -222,35 +134,26 @@ def hidden_states(
             dims = _dims(first)
             needed = sum(r.bytes([dims[n] for n in r.layers], wide=True) for r in missing)
             store.make_room(needed, in_use(), [r.key for r in missing])
-    return [_still_there(store, r) if r.ordered else _nothing(store, r) for r in requests]
+    return [_still_there(store, r) for r in requests]
 
 
-class _NoFrames(Entry):
-    """What stands for an entry where a process has no utterance of a split."""
-
-    def layer(self, index: int) -> StoredLayer:
-        nothing = np.zeros((0, self.dims[self.layers.index(index)]), np.float32)
-        return StoredLayer.of(nothing, nothing, nothing)
-
-
-def _nothing(store: Store, request: Request) -> Entry:
-    dims = _dims(request)
-    layers = list(request.layers)
-    nowhere = store.root / request.key / "nothing"
-    return _NoFrames(nowhere, [], [], layers, [dims[n] for n in layers], "float32", [])
+def _missing(store: Store | MemoryStore, requests: Sequence[Request]) -> list[Request]:
+    """Those that nothing serves yet, as rank 0 sees it."""
+    missing = [n for n, r in enumerate(requests) if store.find(r.key, r.layers) is None]
+    return [requests[n] for n in (gather(missing)[0] if store.shared else missing)]
 
 
 def _dims(request: Request) -> list[int]:
     """Dimensions of the upstream's hidden states."""
     import torch
 
-    from ..upstreams.forward import extract
+    from ..upstreams.forward import hidden_states
 
     noise = torch.randn(SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
-    return [h.shape[1] for h in extract(request.upstream, [noise])[0]]
+    return [h.shape[1] for h in hidden_states(request.upstream, [noise])[0]]
 
 
-def _still_there(store: Store, request: Request) -> Entry:
+def _still_there(store: Store | MemoryStore, request: Request) -> Entry:
     entry = store.find(request.key, request.layers)
     if entry is None:
         raise MIError(
@@ -260,168 +163,170 @@ def _still_there(store: Store, request: Request) -> Entry:
     return entry
 
 
-def _extract(store: Store, requests: Sequence[Request], dtype: str, batch_size: int) -> bool:
-    """Run the upstream over a split, from where a killed run left off.
-
-    Returns:
-        False where not one utterance of a process's share can be read.
-    """
+def _extract(store: Store | MemoryStore, requests: Sequence[Request], dtype: str, batch_size: int) -> None:
+    """Run the upstream over a split, from where a killed run left off."""
     from ..upstreams.precision import rounded_once
 
     first = requests[0]
     split = first.split
+    size = batch_size or (CPU_BATCH if first.upstream.device == "cpu" else GPU_BATCH)
+    batches = batches_of(split, size)
     skips = SkipCounter(split.found, split.max_unreadable, split.name, list(split.checked.unreadable))
     with contextlib.ExitStack() as stack:
         # in one order in every run, so that no two of them wait for each other
         jobs = [
-            _Job(r, stack.enter_context(store.writer(r.key, r.about(), r.layers, dtype)))
+            _Job(r, stack.enter_context(store.writer(r.key, r.about(), r.layers, dtype, list(batches))))
             for r in sorted(requests, key=lambda r: r.key)
         ]
         # another run may have finished the very same states while this one waited for the lock
-        jobs = [j for j in jobs if store.find(j.request.key, j.request.layers) is None]
+        missing = _missing(store, [j.request for j in jobs])
+        jobs = [j for r in requests for j in jobs if j.request is r and r in missing]
         if not jobs:
-            return True
-        jobs.sort(key=lambda j: requests.index(j.request))
-        for name, why in {entry: None for j in jobs for entry in j.writer.skipped}:
-            skips.skip(name, why)
+            return
+        for utterance, why in dict(s for j in jobs for w in j.writer.done for s in w.skipped).items():
+            skips.skip(utterance, why)
         with rounded_once(first.upstream):
-            if split.part and not any(j.before for j in jobs):
-                _scale_as_one_process(split, jobs)
-            _fill(jobs, skips, batch_size)
-        for name, why in jobs[0].writer.skipped:
-            logger.warning("%s: skipped %s (%s)", split.name, name, why)
-        if split.part and not jobs[0].writer.written:
-            return False
+            too_coarse = _fill(jobs, batches, skips, store.shared)
+        skipped = jobs[0].writer.skipped()
+        SkipCounter(
+            split.found, split.max_unreadable, split.name, [*split.checked.unreadable, *skipped]
+        ).check()
+        if is_main():
+            for utterance, why in skipped:
+                logger.warning("%s: skipped %s (%s)", split.name, utterance, why)
+        if any(gather(too_coarse) if store.shared else [too_coarse]):
+            raise TooCoarse
         for job in jobs:
             job.writer.finish()
-    return True
 
 
 @dataclass(eq=False)
 class _Job:
-    """A request, the writer that fills its entry, and the utterances that a killed run has left there."""
+    """A request, the writer that fills its entry, and the batches that a killed run has left there."""
 
     request: Request
     writer: Writer
-    before: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        self.before = frozenset([*self.writer.written, *(u for u, _ in self.writer.skipped)])
-
-    def write(
-        self, behind: BackgroundWriter, utterances: Sequence[Utterance], hidden: Sequence[Sequence[Tensor]]
-    ) -> None:
-        """Have the hidden states (by utterance, by layer) of a batch written."""
-        new = [(u.id, h) for u, h in zip(utterances, hidden, strict=True) if u.id not in self.before]
-        if new:
-            states = self.writer.to_float16([[h[n] for n in self.request.layers] for _, h in new])
-            behind.do(functools.partial(self.writer.write, [u for u, _ in new], states))
+        self.done = {w.bounds for w in self.writer.done}
 
 
-def _fill(jobs: Sequence[_Job], skips: SkipCounter, batch_size: int) -> None:
-    """Forward passes over what is missing; audio is read and hidden states are written beside them."""
-    from ..upstreams.forward import extract, shortest_samples
+def batches_of(split: Split, size: int) -> dict[Bounds, list[Utterance]]:
+    """Neighbours in length, `size` at most, fewer where they are long or differ much."""
+    lengths, ordered = split.checked.n_samples, split.longest_first
+    batches: dict[Bounds, list[Utterance]] = {}
+    start = 0
+    for stop in range(1, len(ordered) + 1):
+        longest = lengths[ordered[start].id]
+        full = stop - start >= size or longest * (stop - start + 1) > BATCH_SECONDS * size * SAMPLE_RATE
+        if stop == len(ordered) or full or lengths[ordered[stop].id] < SHORTEST_OF_BATCH * longest:
+            batches[start, stop] = ordered[start:stop]
+            start = stop
+    return batches
+
+
+def share(batches: Sequence[Bounds], seconds: Sequence[float], rank: int, size: int) -> list[Bounds]:
+    """What falls to one of several processes: a run of consecutive batches, about equal in seconds.
+
+    Example:
+        >>> [share([(0, 1), (1, 2), (2, 5)], [4, 2, 2], rank, 2) for rank in range(2)]
+        [[(0, 1)], [(1, 2), (2, 5)]]
+    """
+    ends = list(itertools.accumulate(seconds, initial=0.0))
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(ends)]
+    return [b for b, middle in zip(batches, middles, strict=True) if int(middle * size / ends[-1]) == rank]
+
+
+def _fill(
+    jobs: Sequence[_Job], batches: dict[Bounds, list[Utterance]], skips: SkipCounter, shared: bool
+) -> bool:
+    """Forward passes over what is missing; meanwhile audio is read and hidden states are written.
+
+    Returns:
+        Whether float16 turned out to be too coarse.
+    """
+    from ..upstreams.forward import hidden_states, shortest_samples
     from ..upstreams.masking import Front
     from ..upstreams.precision import running_in
 
-    request = jobs[0].request
-    upstream, split = request.upstream, request.split
-    size = batch_size or (CPU_BATCH if upstream.device == "cpu" else GPU_BATCH)
+    upstream, split = jobs[0].request.upstream, jobs[0].request.split
     views = {view: [j for j in jobs if j.request.view == view] for view in (j.request.view for j in jobs)}
-    missing = [u for u in request.ordered if not all(u.id in j.before for j in jobs)]
+    seconds = {b: sum(split.checked.n_samples[u.id] for u in us) / SAMPLE_RATE for b, us in batches.items()}
+    missing = [b for b in batches if not all(b in j.done for j in jobs)]
+    here = world()
+    own = share(missing, [seconds[b] for b in missing], here.rank, here.size) if shared else missing
+    total = sum(seconds[b] for b in (own if shared and here.size > 1 else batches))
     read = functools.partial(
         _read, shortest=shortest_samples(upstream), pinned=upstream.device.startswith("cuda")
     )
-    seconds = {u: n / SAMPLE_RATE for u, n in split.checked.n_samples.items()}
     what = f"{len(views)} views" if len(views) > 2 else " and ".join(v.describe() for v in views)
-    title = f"{upstream.name} {split.name}{split.part} {what}"
-    total = len(views) * sum(seconds.values())
-    with (
-        tqdm(
-            total=round(total), desc=title, unit="s", dynamic_ncols=True, leave=False, disable=not is_main()
-        ) as bar,
-        BackgroundWriter() as behind,
-    ):
-        bar.update(round(total - len(views) * sum(seconds[u.id] for u in missing)))
-        for batch in prefetch(_batches(missing, split, size), read):
-            for utterance, error in ((u, w) for u, w in batch if isinstance(w, AudioError)):
-                _skip(utterance, str(error), jobs, skips, behind)
-            kept = [(u, w) for u, w in batch if not isinstance(w, AudioError)]
-            utterances, front = [u for u, _ in kept], Front()
-            for view, of_view in views.items():
-                if any(u.id not in j.before for u in utterances for j in of_view):
-                    with running_in(upstream, of_view[0].request.precision):
-                        hidden = extract(upstream, [w for _, w in kept], view, front)
-                    for job in of_view:
-                        job.write(behind, utterances, hidden)
-                bar.update(round(sum(seconds[u.id] for u, _ in batch)))
+    bar = tqdm(
+        total=round(len(views) * total),
+        initial=round(len(views) * (total - sum(seconds[b] for b in own))),
+        desc=f"{upstream.name} {split.name} {what}",
+        unit="s",
+        dynamic_ncols=True,
+        leave=False,
+        disable=not is_main(),
+    )
+    too_coarse = False
+    try:
+        with bar, BackgroundWriter() as background:
+            for bounds, found in zip(own, prefetch([batches[b] for b in own], read), strict=True):
+                skipped = [(u.id, str(w)) for u, w in found if isinstance(w, AudioError)]
+                for utterance, why in skipped:
+                    if utterance not in dict(skips.skipped):
+                        skips.skip(utterance, why)
+                kept = [(u.id, w) for u, w in found if not isinstance(w, AudioError)]
+                front = Front()
+                for view, of_view in views.items():
+                    todo = [j for j in of_view if bounds not in j.done]
+                    hidden: Sequence[Sequence[Tensor]] = []
+                    if todo and kept:
+                        with running_in(upstream, todo[0].request.precision):
+                            hidden = hidden_states(upstream, [w for _, w in kept], view, front)
+                    for job in todo:
+                        _write(job, background, bounds, [u for u, _ in kept], hidden, skipped)
+                    bar.update(round(seconds[bounds]))
+    except TooCoarse:
+        too_coarse = True
+    for job in (j for of_view in views.values() for j in of_view if not j.writer.begun):
+        job.writer.begin(None)  # other processes wait for it
+    return too_coarse
 
 
-def _skip(
-    utterance: Utterance, why: str, jobs: Sequence[_Job], skips: SkipCounter, behind: BackgroundWriter
+def _write(
+    job: _Job,
+    background: BackgroundWriter,
+    bounds: Bounds,
+    utterances: Sequence[str],
+    hidden: Sequence[Sequence[Tensor]],
+    skipped: Sequence[tuple[str, str]],
 ) -> None:
-    """Leave out an utterance that cannot be read."""
-    if not any(utterance.id in j.before for j in jobs):
-        skips.skip(utterance.id, why)
-    for job in jobs:
-        if utterance.id not in job.before:
-            behind.do(functools.partial(job.writer.skip, utterance.id, why))
-
-
-def _scale_as_one_process(split: Split, jobs: Sequence[_Job]) -> None:
-    """Let float16 values be rounded as in one process: by offset and scale of the whole split's first utterance.
-
-    Rounded otherwise, k-means would end elsewhere, as with another seed (measured: 0.01 bits on 40 s of speech).
-    """
-    from ..upstreams.forward import extract, shortest_samples
-    from ..upstreams.precision import running_in
-
-    upstream = jobs[0].request.upstream
-    for utterance in split.longest:
-        with contextlib.suppress(AudioError):
-            waveform = _waveform(utterance, shortest_samples(upstream))
-            for view in {j.request.view: None for j in jobs}:
-                of_view = [j for j in jobs if j.request.view == view]
-                with running_in(upstream, of_view[0].request.precision):
-                    hidden = extract(upstream, [waveform], view)[0]
-                for job in of_view:
-                    job.writer.begin([hidden[n] for n in job.request.layers])
-            return
+    """Have a batch written: its hidden states by utterance and layer, and the utterances that cannot be read."""
+    of_layers = [[h[n] for n in job.request.layers] for h in hidden]
+    if of_layers and not job.writer.begun:
+        job.writer.begin(of_layers[0])
+    states = job.writer.encode(of_layers) if of_layers else None
+    background.submit(functools.partial(job.writer.write, bounds, utterances, states, skipped))
 
 
 def _read(
     batch: Sequence[Utterance], shortest: int, pinned: bool
 ) -> list[tuple[Utterance, Tensor | AudioError]]:
     """The waveforms of some utterances, or why one cannot be read; `pinned`: ready to be copied to a GPU."""
+    import torch
+
     found: list[tuple[Utterance, Tensor | AudioError]] = []
     for utterance in batch:
         try:
-            waveform = _waveform(utterance, shortest)
+            samples = read_waveform(utterance)
+            if len(samples) < shortest:
+                raise AudioError(
+                    f"{utterance.path}: {len(samples)} samples, but the upstream needs {shortest}"
+                )
+            waveform = torch.from_numpy(samples)
             found.append((utterance, waveform.pin_memory() if pinned else waveform))
         except AudioError as error:
             found.append((utterance, error))
     return found
-
-
-def _waveform(utterance: Utterance, shortest: int) -> Tensor:
-    import torch
-
-    waveform = read_waveform(utterance)
-    if len(waveform) < shortest:
-        raise AudioError(f"{utterance.path}: {len(waveform)} samples, but the upstream needs {shortest}")
-    return torch.from_numpy(waveform)
-
-
-def _batches(utterances: Sequence[Utterance], split: Split, size: int) -> Iterator[list[Utterance]]:
-    """Neighbours in length, `size` at most, fewer where they are long or differ much."""
-    batch: list[Utterance] = []
-    for utterance in utterances:
-        longest = split.checked.n_samples[batch[0].id] if batch else 0
-        too_long = longest * (len(batch) + 1) > BATCH_SECONDS * size * SAMPLE_RATE
-        padded = split.checked.n_samples[utterance.id] < SHORTEST_OF_BATCH * longest
-        if batch and (len(batch) >= size or too_long or padded):
-            yield batch
-            batch = []
-        batch.append(utterance)
-    if batch:
-        yield batch

@@ -1,8 +1,8 @@
-"""Hidden states on their way to the store: float16 and its error, on the device where they are, copied once a batch.
+"""Hidden states on their way to the store: float16 and its error, on the device where they are, copied once per batch.
 
-float16 holds ``z = (x - offset) / scale``. Beside it, per dimension and batch, go the mean of z, the sum of its squared
-deviations and the sum of squared rounding errors: float32 sums over one batch, put together in float64. They tell NaN
-from what float16 cannot hold, so that no frame is looked at twice. Measured (500 frames x 768, one thread): 0.36 ms,
+float16 holds ``z = (x - offset) / scale``. With it, per dimension and batch, go the mean of z, the sum of its squared
+deviations and the sum of squared rounding errors: float32 sums over one batch, added in float64. They tell NaN from
+what float16 cannot hold, so that no frame is looked at twice. Measured (500 frames x 768, one thread): 0.36 ms,
 where float64 sums in NumPy took 5.7 ms.
 """
 
@@ -21,54 +21,40 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass
 class RoundingError:
     """Running sums over frames, per dimension, from which the error of float16 is judged.
 
-    Attributes:
+    Args:
         scale: what z is multiplied by, shape (dim,).
+
+    Attributes:
         count: frames so far.
-        mean: of z.
-        square: sum of squared deviations of z from its mean.
-        error: sum of squared rounding errors of z.
+        sums: mean of z, sum of squared deviations from it, sum of squared rounding errors, shape (3, dim).
     """
 
-    scale: NDArray[np.float64]
-    count: int
-    mean: NDArray[np.float64]
-    square: NDArray[np.float64]
-    error: NDArray[np.float64]
+    def __init__(self, scale: FloatMatrix) -> None:
+        self._scale = scale.astype(np.float64)
+        self.count, self.sums = 0, np.zeros((3, len(scale)))
 
-    @staticmethod
-    def of(scale: FloatMatrix) -> RoundingError:
-        """No frame yet."""
-        dim = len(scale)
-        return RoundingError(scale.astype(np.float64), 0, np.zeros(dim), np.zeros(dim), np.zeros(dim))
-
-    def add(self, count: int, sums: FloatMatrix) -> None:
-        """Add a batch.
-
-        Args:
-            count: its frames.
-            sums: mean, sum of squared deviations, sum of squared errors, shape (3, dim).
+    def add(self, count: int, sums: NDArray[np.floating]) -> None:
+        """Add a batch's `count` frames and `sums`, or what another process has summed.
 
         Source: Chan, Golub and LeVeque 1979, for adding two sets' means and squared deviations.
         """
-        mean, square, error = sums.astype(np.float64)
         both = self.count + count
-        apart = mean - self.mean
-        self.mean = self.mean + apart * (count / both)
-        self.square = self.square + square + apart**2 * (self.count * count / both)
-        self.error = self.error + error
+        apart = sums[0].astype(np.float64) - self.sums[0]
+        mean = self.sums[0] + apart * (count / both)
+        self.sums = self.sums + sums.astype(np.float64)
+        self.sums[0] = mean
+        self.sums[1] += apart**2 * (self.count * count / both)
         self.count = both
 
     def worst(self) -> float:
         """Largest root mean square error of a dimension, in its standard deviations."""
-        variance = self.square / self.count * self.scale**2
+        _, square, error = self.sums
+        variance = square / self.count * self._scale**2
         varies = variance > 1e-12 * max(float(variance.max()), 1e-30)
-        if not varies.any():
-            return 0.0
-        return float(np.sqrt(self.error[varies] / self.square[varies]).max())
+        return float(np.sqrt(error[varies] / square[varies]).max(initial=0.0))
 
 
 @dataclass(frozen=True)

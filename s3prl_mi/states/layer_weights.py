@@ -21,7 +21,7 @@ from torch.nn import functional
 from ..core.errors import MIError
 from ..core.types import FloatMatrix, IntVector
 from ..estimators.frames import Frames
-from .store import StoredLayer
+from .entry import StoredLayer
 
 logger = logging.getLogger(__name__)
 

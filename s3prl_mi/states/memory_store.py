@@ -1,39 +1,25 @@
 """Hidden states in memory instead of on disk, in the very form they would have there: the same bits come out.
 
-A `MemoryStore` reads what lies in the store on disk and writes nothing there. It lasts as long as the process.
+A `MemoryStore` reads what lies in the store on disk and writes nothing there. It lasts as long as the process, and each
+process has one of its own.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .store import Entry, InsufficientSpace, Store, StoredLayer, Writer
-
-
-@dataclass(frozen=True)
-class MemoryEntry(Entry):
-    """An entry whose layers lie in memory; its `path` names it and is no folder."""
-
-    in_memory: dict[int, StoredLayer] = field(default_factory=dict, repr=False, compare=False)
-
-    def layer(self, index: int) -> StoredLayer:
-        """Frames of one layer, of all utterances end to end."""
-        return self.in_memory[index]
-
-    @property
-    def bytes(self) -> int:
-        """Size in memory."""
-        return sum(self.n_frames) * sum(self.dims) * np.dtype(self.dtype).itemsize
+from .entry import Entry, StoredLayer
+from .store import InsufficientSpace, Store
+from .writer import Bounds, Scales, Writer, Written
 
 
-class MemoryStore(Store):
+class MemoryStore:
     """Keeps in memory what is extracted, and finds what is on disk.
 
     Args:
@@ -41,10 +27,17 @@ class MemoryStore(Store):
         max_bytes: the most that may be kept in memory.
     """
 
+    shared = False
+
     def __init__(self, disk: Store, max_bytes: int) -> None:
-        super().__init__(disk.root, max_bytes)
+        self.root, self.max_bytes = disk.root, max_bytes
         self._disk = disk
-        self._entries: dict[Path, MemoryEntry] = {}
+        self._entries: dict[Path, Entry] = {}
+
+    @property
+    def bytes(self) -> int:
+        """What is kept."""
+        return sum(entry.bytes for entry in self._entries.values())
 
     def find(self, key: str, layers: Sequence[int]) -> Entry | None:
         """The entry under `key` that holds at least these layers, in memory or on disk, or None."""
@@ -53,80 +46,73 @@ class MemoryStore(Store):
                 return entry
         return self._disk.find(key, layers)
 
-    def make_room(self, needed: int, in_use: Sequence[Path], keys: Sequence[str] = ()) -> None:
+    def make_room(self, needed: int, in_use: Collection[Path], keys: Sequence[str] = ()) -> None:
         """Refuse what would go beyond the limit; nothing is removed.
 
         Raises:
             InsufficientSpace: it would.
         """
         del in_use, keys
-        held = sum(entry.bytes for entry in self._entries.values())
-        if needed + held > self.max_bytes:
-            raise InsufficientSpace(
-                f"the hidden states of this run need {(needed + held) / 1e9:.2f} GB in memory, of which it may take "
-                f"{self.max_bytes / 1e9:.2f} GB (downstream_expert.store.max_gb, and what is free). Leave the choice "
-                "to --store_mode auto, or take fewer layers (downstream_expert.layers), or less speech "
-                "(downstream_expert.datarc.max_utterances)."
-            )
+        if needed + self.bytes > self.max_bytes:
+            raise self.refusal(needed)
 
-    def remove(self, folder: Path) -> bool:
-        """Forget an entry, and free its memory, whoever still has it."""
-        entry = self._entries.pop(folder, None)
-        if entry is not None:
-            entry.in_memory.clear()
-        return True
-
-    def writer(self, key: str, determinants: Mapping[str, Any], layers: Sequence[int], dtype: str) -> Writer:
-        """Begin an entry. Use as a context manager."""
-        writer = _MemoryWriter(self.root / key, dict(determinants), list(layers), dtype)
-        writer.kept = self._entries
-        return writer
-
-
-class _MemoryWriter(Writer):
-    """A `Writer` whose files are buffers: what is written and refused is decided by the same code."""
-
-    kept: dict[Path, MemoryEntry]
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._files = []
-
-    def _open_files(self) -> None:
-        self._buffers = [io.BytesIO() for _ in self.layers]
-        self._files = [*self._buffers, io.BytesIO()]
-
-    def _note(self, *notes: dict[str, Any]) -> None:
-        """There is no journal: what is in memory does not outlive a killed run."""
-
-    def finish(self) -> Entry:
-        """Keep the entry.
-
-        Raises:
-            TooCoarse: float16 turned out to be too coarse.
-        """
-        self._refuse_too_coarse()
-        layers = {}
-        for index, dim, buffer in zip(self.layers, self._dims, self._buffers, strict=True):
-            data = np.frombuffer(buffer.getbuffer(), self.dtype).reshape(-1, dim)
-            data.flags.writeable = False
-            layers[index] = StoredLayer.of(
-                data, self._scales[f"offset_{index}"], self._scales[f"scale_{index}"]
-            )
-        counts = list(self.written.values())
-        entry = MemoryEntry(
-            self.final,
-            list(self.written),
-            counts,
-            self.layers,
-            self._dims,
-            self.dtype,
-            self.skipped,
-            in_memory=layers,
+    def refusal(self, needed: int) -> InsufficientSpace:
+        """The message where `needed` more bytes do not fit."""
+        return InsufficientSpace(
+            f"the hidden states of this run need {(needed + self.bytes) / 1e9:.2f} GB in memory, of which it may take "
+            f"{self.max_bytes / 1e9:.2f} GB (downstream_expert.store.max_gb, and what is free). Leave the choice to "
+            "--store_mode auto, or take fewer layers (downstream_expert.layers), or less speech "
+            "(downstream_expert.datarc.max_utterances)."
         )
-        self.kept[entry.path] = entry
-        return entry
+
+    def forget(self, folders: Collection[Path]) -> None:
+        """Free the memory of entries, even where somebody still has them."""
+        for folder in folders:
+            entry = self._entries.pop(folder, None)
+            if entry is not None and entry.in_memory is not None:
+                entry.in_memory.clear()
+
+    def writer(
+        self, key: str, about: Mapping[str, Any], layers: Sequence[int], dtype: str, batches: Sequence[Bounds]
+    ) -> Writer:
+        """Begin an entry. Use as a context manager."""
+        name = self.root / key / f"{dtype} {' '.join(map(str, layers))}"
+        target = Buffers(self._entries, name, layers, dtype)
+        return Writer(target, dict(about), list(layers), dtype, batches)
+
+
+class Buffers:
+    """What a `Writer` writes to instead of a `Folder`; each method does what that of a folder does."""
+
+    shared = False
+
+    def __init__(self, entries: dict[Path, Entry], name: Path, layers: Sequence[int], dtype: str) -> None:
+        self._entries, self._name, self._dtype = entries, name, dtype
+        self._buffers = {index: bytearray() for index in layers}
+
+    def open(self, batches: Sequence[Bounds]) -> tuple[list[Written], Scales | None]:  # noqa: D102
+        del batches  # what is in memory does not outlive a killed run
+        return [], None
+
+    def write(self, batch: Written, arrays: Sequence[NDArray[np.floating]]) -> None:  # noqa: D102
+        del batch
+        for buffer, array in zip(self._buffers.values(), arrays, strict=False):
+            buffer += np.ascontiguousarray(array).data.cast("B")
+
+    def finish(self, entry: Entry, scales: Scales, about: dict[str, Any]) -> None:  # noqa: D102
+        del about
+        layers = {}
+        for (index, buffer), dim in zip(self._buffers.items(), entry.dims, strict=True):
+            data = np.frombuffer(buffer, self._dtype).reshape(-1, dim)
+            data.flags.writeable = False
+            layers[index] = StoredLayer(data, scales[f"offset_{index}"], scales[f"scale_{index}"])
+        self._entries[self._name] = replace(entry, path=self._name, in_memory=layers)
+
+    def read(self) -> Entry:  # noqa: D102
+        return self._entries[self._name]
+
+    def write_scales(self, scales: Scales) -> None: ...  # noqa: D102
+
+    def flush(self) -> None: ...  # noqa: D102
+
+    def close(self, discard: bool) -> None: ...  # noqa: D102

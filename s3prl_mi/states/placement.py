@@ -1,43 +1,30 @@
 """Where an experiment's hidden states lie until its probes are fitted: on disk, in memory, or a few layers at a time.
 
-The bits do not hang on it (measured: none of their digits). They are rounded otherwise only where a layer is too coarse
-for float16: those that are kept with it are float32 too (measured: up to 0.0015 bits on 4 minutes of speech). What does
-hang on it is time, room, and what another run finds:
+The bits do not depend on it (measured: none of their digits). They are rounded differently only where a layer is too
+coarse for float16: those that are stored with it are float32 too (measured: up to 0.0015 bits on 4 minutes of speech).
+What does depend on it is time, space, and what another run finds:
 
-- `disk`: kept in the store for other runs, tasks and `-m evaluate`; a killed extraction goes on where it was.
-- `memory`: gone with the run; nothing is written.
+- `disk`: kept in the store for other runs, tasks and `-m evaluate`; a killed extraction resumes where it was.
+- `memory`: gone with the run; nothing is written, and each process holds all of it.
 - `recompute`: as many layers at a time as fit; the upstream runs once for each such group.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 Mode = Literal["disk", "memory", "recompute"]
-Needs = Mapping[int, int]
-"""Bytes of hidden states that are still to be extracted, by layer."""
 
 MEMORY_BYTES = 1 << 30
 """`auto` keeps at most so many bytes of hidden states in the memory of a process."""
 
-SHARE_BY_ITSELF, SHARE_ASKED = 0.25, 0.8
-"""Of the memory that is free: what `auto` takes at most, and what `memory` may take."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Capacity that one process (memory) or all of one machine (disk) have, and what they need of it."""
-
-    needs: Needs
-    bytes: int
-
-    def holds(self, layers: Sequence[int]) -> bool:
-        """Whether these layers fit at once."""
-        return sum(self.needs.get(n, 0) for n in layers) <= self.bytes
+BY_ITSELF, IF_ASKED = 0.25, 0.8
+"""Fractions of the memory that is free: what `auto` takes at most, and what `memory` may take."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +43,31 @@ class Choice:
 
 @dataclass(frozen=True)
 class Options:
-    """What a choice is made from; the same on every process.
+    """What a choice is made from.
 
     Attributes:
-        layers: in the order in which they are measured.
-        disk: one budget a machine.
-        memory: one budget a process, of what `auto` may take.
-        most_memory: one budget a process, of what `memory` may take.
+        needs: bytes of hidden states that are still to be extracted, by layer, in the order in which layers are
+            measured.
+        disk: bytes that the disk gives.
+        memory: bytes of memory that `auto` and `recompute` may take.
+        most_memory: bytes of memory that `memory` may take.
         cheap: why states need not be kept for another run, or None.
-        why_no_disk: why the disk gives no more than it gives.
+        why_no_disk: why the disk gives no more.
         divisible: whether one layer can be measured without the others.
     """
 
-    layers: tuple[int, ...]
-    disk: Sequence[Budget]
-    memory: Sequence[Budget]
-    most_memory: Sequence[Budget]
+    needs: Mapping[int, int]
+    disk: int
+    memory: int
+    most_memory: int
     cheap: str | None
     why_no_disk: str
     divisible: bool
+
+    @property
+    def total(self) -> int:
+        """What all layers need."""
+        return sum(self.needs.values())
 
 
 def choose(asked: str, options: Options) -> Choice | None:
@@ -88,71 +81,71 @@ def choose(asked: str, options: Options) -> Choice | None:
         The choice, or None where the states fit nowhere that was asked for.
     """
     o = options
-    at_once = (o.layers,)
+    on_disk = Choice("disk", "disk", (tuple(o.needs),), None)
     if asked == "disk":
-        return Choice("disk", "disk", at_once, None) if _fit(o.disk, o.layers) else None
+        return on_disk if o.total <= o.disk else None
     if asked == "memory":
-        return Choice("memory", "memory", at_once, "asked for") if _fit(o.most_memory, o.layers) else None
+        return _in_memory(o, "asked for") if o.total <= o.most_memory else None
     if asked == "recompute":
         return _in_groups(o, "asked for")
-    if not any(n for b in o.disk for n in b.needs.values()):
-        return Choice("disk", "disk", at_once, None)  # all are there
-    in_memory = _fit(o.memory, o.layers)
-    if o.cheap is not None and in_memory:
-        return Choice("memory", "memory", at_once, o.cheap)
-    if _fit(o.disk, o.layers):
-        return Choice("disk", "disk", at_once, None)
-    if in_memory:
-        return Choice("memory", "memory", at_once, o.why_no_disk)
+    if not o.total:  # all are there
+        return on_disk
+    if o.cheap is not None and o.total <= o.memory:
+        return _in_memory(o, o.cheap)
+    if o.total <= o.disk:
+        return on_disk
+    if o.total <= o.memory:
+        return _in_memory(o, o.why_no_disk)
     return _in_groups(o, o.why_no_disk)
 
 
-def _fit(budgets: Sequence[Budget], layers: Sequence[int]) -> bool:
-    return all(b.holds(layers) for b in budgets)
+def _in_memory(o: Options, reason: str) -> Choice:
+    return Choice("memory", "memory", (tuple(o.needs),), reason)
 
 
 def _in_groups(o: Options, reason: str) -> Choice | None:
-    """Few layers at a time, where that takes the fewest passes."""
-    packed = {"memory": _pack(o, o.memory), "disk": _pack(o, o.disk)}
-    found = {where: groups for where, groups in packed.items() if groups is not None}
-    if not found:
-        return None
-    fewest = min(found, key=lambda where: len(found[where]))
-    return Choice("recompute", "memory" if fewest == "memory" else "disk", found[fewest], reason)
+    """Few layers at a time, where that takes the fewest groups."""
+    in_memory, on_disk = _pack(o, o.memory), _pack(o, o.disk)
+    if in_memory is not None and (on_disk is None or len(in_memory) <= len(on_disk)):
+        return Choice("recompute", "memory", in_memory, reason)
+    return None if on_disk is None else Choice("recompute", "disk", on_disk, reason)
 
 
-def _pack(o: Options, budgets: Sequence[Budget]) -> tuple[tuple[int, ...], ...] | None:
+def _pack(o: Options, limit: int) -> tuple[tuple[int, ...], ...] | None:
     """The layers in groups that fit, or None where not even one layer does."""
     if not o.divisible:
-        return (o.layers,) if _fit(budgets, o.layers) else None
+        return (tuple(o.needs),) if o.total <= limit else None
     groups: list[tuple[int, ...]] = []
-    for layer in o.layers:
-        if not _fit(budgets, [layer]):
+    taken = 0
+    for layer, needed in o.needs.items():
+        if needed > limit:
             return None
-        if groups and _fit(budgets, [*groups[-1], layer]):
+        if groups and taken + needed <= limit:
             groups[-1] += (layer,)
+            taken += needed
         else:
             groups.append((layer,))
+            taken = needed
     return tuple(groups)
 
 
 def free_memory() -> int:
-    """Bytes of memory that this process may still take: what is free, or what its control group leaves it."""
+    """Bytes of memory that this process may still take: what is free, or what its control groups leave it."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration, ValueError):
         try:
             free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-        except (AttributeError, ValueError, OSError):  # no POSIX system
+        except (AttributeError, ValueError, OSError):  # not a POSIX system
             free = 4 << 30
     return max(0, min([free, *_left_by_control_groups()]))
 
 
-_CGROUPS = {
-    "0::": ("", "memory.max", "memory.current", "inactive_file"),
-    ":memory:": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-}
+_CGROUPS = (
+    ("0::", "", "memory.max", "memory.current", "inactive_file"),
+    (":memory:", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 """Versions 2 and 1: what marks them in /proc/self/cgroup; their folder; limit, use, and what of it is a mere cache."""
 
 
@@ -161,22 +154,16 @@ def _left_by_control_groups(
 ) -> list[int]:
     """What each control group that this process is in leaves of its limit; SLURM and containers set them."""
     left: list[int] = []
-    try:
-        lines = proc.read_text().splitlines()
-    except OSError:
-        return left
-    for mark, (folder, limit, use, cache) in _CGROUPS.items():
-        for line in lines:
-            before, found, inside = line.partition(mark)
-            if not found or (before and not before.isdecimal()):
-                continue
-            own = Path(inside.lstrip("/"))
-            for group in (own, *own.parents):
-                try:
-                    where = root / folder / group
-                    stat = (where / "memory.stat").read_text().split()
-                    used = int((where / use).read_text()) - int(stat[stat.index(cache) + 1])
-                    left.append(int((where / limit).read_text()) - used)
-                except (OSError, ValueError):  # no such file, or "max": no limit
+    with contextlib.suppress(OSError):
+        for line in proc.read_text().splitlines():
+            for mark, folder, limit, use, cache in _CGROUPS:
+                before, found, inside = line.partition(mark)
+                if not found or (before and not before.isdecimal()):
                     continue
+                own = Path(inside.lstrip("/"))
+                for group in (root / folder / g for g in (own, *own.parents)):
+                    with contextlib.suppress(OSError, ValueError):  # no such file, or "max": no limit
+                        stat = (group / "memory.stat").read_text().split()
+                        used = int((group / use).read_text()) - int(stat[stat.index(cache) + 1])
+                        left.append(int((group / limit).read_text()) - used)
     return left

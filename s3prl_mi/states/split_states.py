@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..core.distributed import gather
 from ..core.errors import MIError
+from ..data.splits import Split
 from ..data.utterances import Utterance
 from ..estimators.frames import Frames
 from ..upstreams.views import PLAIN, View
-from .extraction import Split
+from .entry import Entry
 from .layer_weights import LayerWeights, WeightedLayer
-from .store import Entry
 
 Layer = int | str
 """Index into the upstream's hidden states, or `weighted`."""
@@ -22,15 +21,12 @@ Layer = int | str
 class SplitStates:
     """Splits and their hidden states.
 
-    `splits` are whole. Of several processes each has the hidden states of its own share of them, and `order` names the
-    utterances of all in the order in which one process would hold them. `states` holds, for the unmasked input
-    (`PLAIN`) and for each mask view, the entries of each split: one entry, or one for each frame rate of the upstream.
-    The entries of all views have the same rows.
+    `states` holds, for the unmasked input (`PLAIN`) and for each mask view, the entries of each split: one entry, or
+    one for each frame rate of the upstream. The entries of all views have the same rows.
     """
 
     splits: list[Split]
     states: Mapping[View, Sequence[Sequence[Entry]]]
-    order: Sequence[str]
 
     def __post_init__(self) -> None:
         """Refuse an id that stands for two utterances: labels, speakers and lengths are found by it.
@@ -66,13 +62,18 @@ class SplitStates:
 
     @property
     def used(self) -> int:
-        """Utterances with hidden states, of all processes."""
-        return len(self.order)
+        """Utterances with hidden states."""
+        return sum(len(entries[0].utterances) for entries in self.states[PLAIN])
 
     @property
     def name(self) -> str:
         """For messages."""
         return ", ".join(s.name for s in self.splits)
+
+    @property
+    def all_entries(self) -> list[Entry]:
+        """Of every view and frame rate."""
+        return [e for of_view in self.states.values() for entries in of_view for e in entries]
 
     def entries(self, layer: Layer, view: View = PLAIN) -> list[Entry]:
         """The entry of each split that holds a layer; `weighted` needs all layers, which then are in one entry."""
@@ -81,25 +82,9 @@ class SplitStates:
         return [next(e for e in entries if layer == "weighted" or layer in e.layers) for entries in of_view]
 
     def frames(self, layer: Layer, weights: LayerWeights | None, view: View = PLAIN) -> Frames:
-        """All frames of one layer that this process holds; `weights` says what `weighted` is."""
+        """All frames of one layer; `weights` says what `weighted` is."""
         entries = self.entries(layer, view)
         if weights is None:
             return Frames([e.layer(int(layer)) for e in entries])
         layers = range(len(weights.weights))
         return Frames([WeightedLayer([e.layer(n) for n in layers], weights) for e in entries])
-
-
-def split_states_of(splits: list[Split], states: Mapping[View, Sequence[Sequence[Entry]]]) -> SplitStates:
-    """Put a side together; all processes do so at the same time.
-
-    Args:
-        splits: whole.
-        states: hidden states of this process's share, as in `SplitStates`.
-    """
-    told = gather([u for entries in states[PLAIN] for u in entries[0].utterances])
-    place = {
-        u: (i, -n_samples, u)
-        for i, split in enumerate(splits)
-        for u, n_samples in split.checked.n_samples.items()
-    }
-    return SplitStates(splits, states, sorted((u for own in told for u in own), key=place.__getitem__))

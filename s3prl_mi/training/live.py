@@ -69,7 +69,7 @@ class FunctionExpert:
 
 class _Attributes:
     """A model's attributes, for the paths of a family, without its type: the user's function alone says what its
-    hidden states are, even if it is a Hugging Face model, whose last entry `extract` would set right.
+    hidden states are, even if it is a Hugging Face model, whose last entry `hidden_states` would set right.
     """
 
     def __init__(self, model: nn.Module) -> None:

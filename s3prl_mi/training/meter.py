@@ -19,7 +19,7 @@ from ..estimators.probes import ProbeSpec
 from ..experiment.run import versions
 from ..results.record import Record
 from ..upstreams.families import Family
-from ..upstreams.forward import extract, shortest_samples
+from ..upstreams.forward import hidden_states, shortest_samples
 from ..upstreams.geometry import resolve
 from ..upstreams.loading import Upstream
 from ..upstreams.views import PLAIN, View, shift_frames, shifted_rows
@@ -160,7 +160,9 @@ class ViewsMeter:
         view = self.view or _view_of(upstream)
         _check_view(upstream, view)
         with untouched(whole):
-            probe = extract(upstream, [self.fit.waveforms[-1][: 2 * shortest_samples(upstream) + 3200]])[0]
+            probe = hidden_states(
+                upstream, [self.fit.waveforms[-1][: 2 * shortest_samples(upstream) + 3200]]
+            )[0]
             layers = [self._number(layer, len(probe)) for layer in self.layers]
             fit, scored = (self._extract(upstream, half, view, layers) for half in (self.fit, self.scored))
             estimates = {n: self._estimate(upstream, fit, scored, view, n, i) for i, n in enumerate(layers)}
@@ -235,7 +237,7 @@ class ViewsMeter:
         def states(which: View) -> list[list[FloatMatrix]]:
             kept: list[list[FloatMatrix]] = [[] for _ in layers]
             for waveform in half.waveforms:
-                hidden = extract(upstream, [waveform], which)[0]
+                hidden = hidden_states(upstream, [waveform], which)[0]
                 for into, layer in zip(kept, layers, strict=True):
                     into.append(hidden[layer].cpu().numpy())
             return kept

@@ -35,7 +35,7 @@ _SHORTEST_SPECTRAL = 400
 _CODES = "_s3prl_mi_codes"
 
 
-def extract(
+def hidden_states(
     upstream: Upstream, waveforms: Sequence[Tensor], view: View | None = None, front: Front | None = None
 ) -> list[list[Tensor]]:
     """Hidden states of a few utterances, every layer from one forward pass.
@@ -72,7 +72,7 @@ def extract(
 
 
 def layer_names(upstream: Upstream) -> list[str]:
-    """A name for each entry that `extract` returns, for tables.
+    """A name for each entry that `hidden_states` returns, for tables.
 
     The module path where s3prl's hooks give it (`self.model.encoder.layers[0]` stands for what enters that
     module, as s3prl hooks inputs), else the family's own names, else the key and number, such as
@@ -95,7 +95,7 @@ def layer_names(upstream: Upstream) -> list[str]:
 
 
 def entries_beyond_s3prl(upstream: Upstream) -> int:
-    """Number of entries at the end of `extract`'s that s3prl's own hidden states lack: 1 with VQ codes, else 0.
+    """Number of entries at the end of `hidden_states`'s that s3prl's own hidden states lack: 1 with VQ codes, else 0.
 
     A featurizer that s3prl trained has no weight for them, and `last` means the one before them.
     """
@@ -105,7 +105,7 @@ def entries_beyond_s3prl(upstream: Upstream) -> int:
 
 
 def shortest_samples(upstream: Upstream) -> int:
-    """Length of the shortest waveform that `extract` takes, in samples."""
+    """Length of the shortest waveform that `hidden_states` takes, in samples."""
     needs = upstream.geometry.first_needs or 0
     if upstream.family.conv_stack is None:
         # Spectral front ends divide by a deviation over frames (one frame gives NaN) and pad by reflection.

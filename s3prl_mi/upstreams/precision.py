@@ -30,7 +30,7 @@ import torch
 
 from ..core.arithmetic import half_is_fast
 from ..core.types import SAMPLE_RATE
-from .forward import extract
+from .forward import hidden_states
 from .geometry import resolve
 from .loading import Upstream
 from .masking import replaced_forward
@@ -90,9 +90,9 @@ def _keeps_states(upstream: Upstream, precision: Precision) -> bool:
 def change_by(precision: Precision, upstream: Upstream) -> float:
     """What a precision changes in the hidden states of noise, as `LARGEST_CHANGE` measures it; inf where it fails."""
     noise = 0.1 * torch.randn(_CHECKED_SAMPLES, generator=torch.Generator().manual_seed(0))
-    exact = extract(upstream, [noise])[0]
+    exact = hidden_states(upstream, [noise])[0]
     with running_in(upstream, precision):
-        rounded = extract(upstream, [noise])[0]
+        rounded = hidden_states(upstream, [noise])[0]
     worst = 0.0
     for a, b in zip(exact, rounded, strict=True):
         spread = a.std(0)

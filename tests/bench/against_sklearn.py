@@ -23,10 +23,11 @@ from sklearn.preprocessing import StandardScaler
 
 from s3prl_mi.core.config import load
 from s3prl_mi.data.alignments.files import open_alignments
+from s3prl_mi.data.splits import read_split
 from s3prl_mi.estimators.arrays import estimate_supervised_mi
 from s3prl_mi.estimators.bounds import NATS_TO_BITS, entropy_bits
 from s3prl_mi.experiment.frame_pairs import held_out_groups, labelled_frames
-from s3prl_mi.states.extraction import Request, hidden_states, read_split
+from s3prl_mi.states.extraction import Request, extract
 from s3prl_mi.states.store import Store
 from s3prl_mi.upstreams.loading import load_upstream
 from s3prl_mi.upstreams.views import PLAIN
@@ -39,7 +40,7 @@ def frames(args, split, upstream, store):
     section = {"datarc": {"libri_root": args.libri_root, "alignments": {"path": args.alignments}}}
     config = load(section, "mi_supervised")
     found = read_split(config.datarc, split)
-    (entry,) = hidden_states(store, [Request(upstream, found, PLAIN, (args.layer,), "float32")])
+    (entry,) = extract(store, [Request(upstream, found, PLAIN, (args.layer,), "float32")])
     utterances = {u.id: u for u in found.utterances}
     alignments = open_alignments(config.datarc.alignments)
     labels = labelled_frames(

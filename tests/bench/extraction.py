@@ -26,15 +26,9 @@ import torch
 
 from s3prl_mi.core.config import DataConfig
 from s3prl_mi.data.audio import read_waveform
-from s3prl_mi.states.extraction import (
-    CPU_BATCH,
-    GPU_BATCH,
-    Request,
-    Split,
-    _batches,
-    hidden_states,
-    read_split,
-)
+from s3prl_mi.data.splits import Split, read_split
+from s3prl_mi.states import extraction as states
+from s3prl_mi.states.extraction import CPU_BATCH, GPU_BATCH, Request, batches_of
 from s3prl_mi.states.store import Store
 from s3prl_mi.upstreams import compat
 from s3prl_mi.upstreams.forward import layer_names
@@ -106,7 +100,7 @@ def ours(args: argparse.Namespace, upstream: Upstream, precision: str, layers: i
             Request(upstream, split, view, tuple(range(layers)), "auto", of_view(precision, view))
             for view in (PLAIN, MASK)
         ]
-        return sum(e.bytes for e in hidden_states(Store(Path(root), 10**12), requests, args.batch_size))
+        return sum(e.bytes for e in states.extract(Store(Path(root), 10**12), requests, args.batch_size))
 
 
 def extraction(args: argparse.Namespace) -> Iterator[Row]:
@@ -119,8 +113,7 @@ def extraction(args: argparse.Namespace) -> Iterator[Row]:
         layers = len(layer_names(upstream))
         split = some_of(args)
         size = args.batch_size or (CPU_BATCH if args.device == "cpu" else GPU_BATCH)
-        ordered = Request(upstream, split, PLAIN, (0,), "auto").ordered
-        batches = list(_batches(ordered, split, size))
+        batches = list(batches_of(split, size).values())
         lengths = split.checked.n_samples
         padded = sum(len(batch) * lengths[batch[0].id] for batch in batches)
         share = 1 - sum(lengths.values()) / padded

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from s3prl_mi.core.config import DataConfig
+from s3prl_mi.data.splits import read_split
 from s3prl_mi.experiment.frame_pairs import held_out_groups, paired_frames
-from s3prl_mi.states.extraction import Request, hidden_states, read_split
-from s3prl_mi.states.split_states import split_states_of
+from s3prl_mi.states.extraction import Request, extract
+from s3prl_mi.states.split_states import SplitStates
 from s3prl_mi.states.store import Store
 from s3prl_mi.upstreams.loading import Upstream, load_upstream
 from s3prl_mi.upstreams.views import PLAIN, View
@@ -60,8 +61,8 @@ def _views(libri_root: Path, name: str, ckpt: str, layers: tuple[int, ...]) -> D
 def _side(upstream: Upstream, config: DataConfig, name: str, layers: tuple[int, ...], store: Store) -> Data:
     split = read_split(config, name)
     requests = [Request(upstream, split, view, layers, "auto") for view in (PLAIN, MASK)]
-    plain, masked = hidden_states(store, requests)
-    side = split_states_of([split], {PLAIN: [[plain]], MASK: [[masked]]})
+    plain, masked = extract(store, requests)
+    side = SplitStates([split], {PLAIN: [[plain]], MASK: [[masked]]})
     pairs = paired_frames([plain], MASK, "masked", upstream.geometry)
 
     def read(view: View) -> np.ndarray:

@@ -103,18 +103,18 @@ def measured(words: Sequence[str]) -> tuple[Clock, Clock]:
     """
     from s3prl_mi.cli.run_downstream import main
     from s3prl_mi.experiment.run import Experiment
-    from s3prl_mi.states import provider as kept_states
+    from s3prl_mi.states import provider
 
     extraction, estimation = Clock(), Clock()
-    before = kept_states.hidden_states, Experiment._measure
-    kept_states.hidden_states = extraction.around(before[0])
+    before = provider.extract, Experiment._measure
+    provider.extract = extraction.around(before[0])
     Experiment._measure = estimation.around(before[1])  # type: ignore[method-assign]
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             status = main(list(words))
     finally:
-        kept_states.hidden_states, Experiment._measure = before  # type: ignore[method-assign]
+        provider.extract, Experiment._measure = before  # type: ignore[method-assign]
     if status:
         raise RuntimeError(said.getvalue()[-2000:])
     return extraction, estimation

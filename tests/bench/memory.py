@@ -24,10 +24,10 @@ _FORWARD = """
 import sys
 import torch
 import s3prl_mi.experiment.run
-from s3prl_mi.upstreams.forward import extract
+from s3prl_mi.upstreams.forward import hidden_states
 from s3prl_mi.upstreams.loading import load_upstream
 upstream = load_upstream(sys.argv[1], sys.argv[2] if sys.argv[2] != "None" else None)
-extract(upstream, [torch.randn(int(16000 * float(sys.argv[3])))])
+hidden_states(upstream, [torch.randn(int(16000 * float(sys.argv[3])))])
 """
 
 

@@ -16,6 +16,7 @@ from s3prl_mi.core.config import load
 from s3prl_mi.states.store import Store, key_of
 from tests.helpers.paths import REPO
 from tests.helpers.process import run_python
+from tests.helpers.store import append
 
 
 def python(code: str) -> str:
@@ -195,15 +196,15 @@ def store(tmp_path):
     store = Store(tmp_path / "store", 10**9)
     for name, view in (("fbank", "plain"), ("hubert", "plain"), ("fbank", "unfinished")):
         about = {"upstream": name, "view": view, "split": "dev"}
-        with store.writer(key_of(about), about, [0, 1], "float16") as writer:
-            writer.append("u", [np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)] * 2)
+        with store.writer(key_of(about), about, [0, 1], "float16", [(0, 1)]) as writer:
+            append(writer, 0, "u", [np.random.default_rng(0).standard_normal((9, 4))] * 2)
             if view != "unfinished":
                 writer.finish()
     return store
 
 
 def names(store: Store) -> list[str]:
-    return sorted(manifest["determinants"]["upstream"] for _, manifest in store.entries())
+    return sorted(entry.about["upstream"] for entry in store.entries())
 
 
 def test_store_list_names_what_is_there(store, capsys):

@@ -33,12 +33,12 @@ def test_ahead_hands_over_an_error_in_its_place():
         next(results)
 
 
-def test_behind_does_jobs_in_order_in_one_other_thread():
+def test_background_does_jobs_in_order_in_one_other_thread():
     done: list[int] = []
     threads: set[int] = set()
-    with BackgroundWriter() as behind:
+    with BackgroundWriter() as background:
         for n in range(20):
-            behind.do(lambda n=n: (done.append(n), threads.add(threading.get_ident())))
+            background.submit(lambda n=n: (done.append(n), threads.add(threading.get_ident())))
     assert done == list(range(20))
     assert len(threads) == 1
     assert threading.get_ident() not in threads
@@ -48,25 +48,25 @@ def fail() -> None:
     raise OSError("disk full")
 
 
-def test_an_error_behind_shows_and_nothing_is_done_after_it():
+def test_an_error_background_shows_and_nothing_is_done_after_it():
     done: list[int] = []
-    with pytest.raises(OSError, match="disk full"), BackgroundWriter(depth=1) as behind:  # noqa: PT012
-        behind.do(lambda: done.append(0))
-        behind.do(fail)
+    with pytest.raises(OSError, match="disk full"), BackgroundWriter(depth=1) as background:  # noqa: PT012
+        background.submit(lambda: done.append(0))
+        background.submit(fail)
         for _ in range(3):
-            behind.do(lambda: done.append(1))
+            background.submit(lambda: done.append(1))
     assert done == [0]
 
 
 def test_an_error_of_the_last_job_shows():
-    with pytest.raises(OSError, match="disk full"), BackgroundWriter() as behind:
-        behind.do(fail)
+    with pytest.raises(OSError, match="disk full"), BackgroundWriter() as background:
+        background.submit(fail)
 
 
 def test_what_was_handed_over_before_an_interruption_is_done():
     done: list[int] = []
-    with pytest.raises(KeyboardInterrupt), BackgroundWriter(depth=3) as behind:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), BackgroundWriter(depth=3) as background:  # noqa: PT012
         for n in range(3):
-            behind.do(lambda n=n: done.append(n))
+            background.submit(lambda n=n: done.append(n))
         raise KeyboardInterrupt
     assert done == [0, 1, 2]

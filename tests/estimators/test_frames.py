@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators.frames import BLOCK_ROWS, Frames, Inputs, fit_affine
-from s3prl_mi.states.store import StoredLayer
+from s3prl_mi.states.entry import LayerFiles, StoredLayer
 
 
 @st.composite
@@ -99,7 +99,7 @@ def test_float16_of_the_store_is_decoded_before_it_is_used(tmp_path):
     offset, scale = z.mean(0), z.std(0)
     path = tmp_path / "layer_0.bin"
     ((z - offset) / scale).astype(np.float16).tofile(path)
-    stored = StoredLayer(path, 4, "float16", offset, scale)
+    stored = StoredLayer(LayerFiles([path], 4, "float16"), offset, scale)
     rows = np.sort(rng.choice(1000, 300, replace=False))
     read = Frames([stored, z], rows).read(0, 300)  # type: ignore[list-item]
     error = (read - np.concatenate([z, z])[rows]) / scale

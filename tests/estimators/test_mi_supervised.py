@@ -423,7 +423,7 @@ def _real_frames(split):
     from s3prl_mi.data.alignments.labels import frame_labels
     from s3prl_mi.data.audio import read_waveform
     from s3prl_mi.data.utterances import list_utterances
-    from s3prl_mi.upstreams.forward import extract
+    from s3prl_mi.upstreams.forward import hidden_states
     from s3prl_mi.upstreams.loading import load_upstream
 
     root = SHARED / "data" / "LibriSpeech-mini"
@@ -431,7 +431,7 @@ def _real_frames(split):
     upstream = load_upstream("fbank")
     z, y, speakers = [], [], []
     for utterance in list_utterances(DataConfig(libri_root=str(root)), split):
-        ((states,),) = extract(upstream, [torch.from_numpy(read_waveform(utterance))])
+        ((states,),) = hidden_states(upstream, [torch.from_numpy(read_waveform(utterance))])
         labels = frame_labels(alignments.intervals(utterance), upstream.geometry.centres_seconds(len(states)))
         rows = [i for i in range(0, len(states), 5) if labels[i] is not None]
         z.append(states[rows].numpy())

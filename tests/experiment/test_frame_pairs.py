@@ -10,7 +10,7 @@ from s3prl_mi.core.errors import MIError
 from s3prl_mi.data.alignments.files import open_alignments
 from s3prl_mi.data.utterances import Utterance
 from s3prl_mi.experiment.frame_pairs import held_out_groups, labelled_frames, paired_frames, utterance_rows
-from s3prl_mi.states.store import Entry
+from s3prl_mi.states.entry import Entry
 from s3prl_mi.upstreams.geometry import Geometry
 from s3prl_mi.upstreams.views import View
 from tests.helpers.corpus import RATE

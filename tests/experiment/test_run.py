@@ -27,8 +27,9 @@ from s3prl_mi.experiment import task as tasks
 from s3prl_mi.results.class_contributions import CLASSES_FILE, read_classes
 from s3prl_mi.results.record import RESULTS_FILE, read_records
 from s3prl_mi.states import extraction
-from s3prl_mi.states.store import Store, Writer
-from s3prl_mi.upstreams import forward as hidden_states
+from s3prl_mi.states.store import Store
+from s3prl_mi.states.writer import Writer
+from s3prl_mi.upstreams import forward
 from tests.helpers.corpus import RATE, Corpus, write_textgrid
 from tests.helpers.paths import REPO
 from tests.helpers.runner import Runner
@@ -600,8 +601,8 @@ def test_views_that_cannot_be(run, capsys, settings, words):
 
 def test_a_layer_that_the_mask_does_not_reach_is_refused(run, capsys, monkeypatch):
     """Both views of such a layer are one: its bound would be H(c), and the best of all."""
-    whole = hidden_states.extract
-    monkeypatch.setattr(hidden_states, "extract", lambda upstream, waves, *_: whole(upstream, waves))
+    whole = forward.hidden_states
+    monkeypatch.setattr(forward, "hidden_states", lambda upstream, waves, *_: whole(upstream, waves))
     said = refused(run, capsys, "mi_views", "hubert-base")
     assert "layer 0" in said
     assert "before the mask site" in said
@@ -811,7 +812,7 @@ def test_a_limit_that_just_holds_this_run_does_not_remove_what_it_reads(run, mon
     """The second run finds all its states, although twice as much would not fit."""
     assert run("mi_views", "hubert-base", seeds=1) == 0
     store = Store(run.folder / "store", 10**9)
-    size = sum(e.bytes for e, _ in store.entries())
+    size = sum(e.bytes for e in store.entries())
     seen: list[int] = []
     monkeypatch.setattr("s3prl_mi.states.extraction._extract", lambda *_: seen.append(1))
     assert run("mi_views", "hubert-base", seeds=1, name="second", store__max_gb=1.1 * size / 1e9) == 0

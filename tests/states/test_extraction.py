@@ -12,9 +12,12 @@ import torch
 
 from s3prl_mi.core.config import DataConfig
 from s3prl_mi.core.errors import MIError
+from s3prl_mi.data.splits import read_split
 from s3prl_mi.states import extraction
-from s3prl_mi.states.extraction import Request, read_split
-from s3prl_mi.states.store import Entry, Store, Writer
+from s3prl_mi.states.entry import Entry
+from s3prl_mi.states.extraction import Request
+from s3prl_mi.states.store import Store
+from s3prl_mi.states.writer import Writer
 from s3prl_mi.upstreams import forward
 from s3prl_mi.upstreams.loading import load_upstream
 from s3prl_mi.upstreams.precision import of_view
@@ -44,13 +47,13 @@ def store(tmp_path):
 def passes(monkeypatch):
     """Numbers of utterances of each forward pass."""
     seen: list[int] = []
-    original = forward.extract
+    original = forward.hidden_states
 
     def counted(upstream, waveforms, view=None, front=None):
         seen.append(len(waveforms))
         return original(upstream, waveforms, view, front)
 
-    monkeypatch.setattr(forward, "extract", counted)
+    monkeypatch.setattr(forward, "hidden_states", counted)
     return seen
 
 
@@ -58,8 +61,8 @@ def split_of(root: Path, name: str = "fit-a", **more):
     return read_split(DataConfig(libri_root=str(root), **more), name)
 
 
-def hidden_states(store: Store, upstream, split, view: View, layers, dtype: str, size: int) -> Entry:
-    return extraction.hidden_states(store, [Request(upstream, split, view, tuple(layers), dtype)], size)[0]
+def extracted(store: Store, upstream, split, view: View, layers, dtype: str, size: int) -> Entry:
+    return extraction.extract(store, [Request(upstream, split, view, tuple(layers), dtype)], size)[0]
 
 
 def spoil(path: Path) -> None:
@@ -82,14 +85,14 @@ def test_a_split_says_what_is_in_it(corpus):
 @pytest.mark.parametrize("size", [1, 3])
 def test_batch_size_does_not_change_states(corpus, hubert, store, view, size):
     split = split_of(corpus.root)
-    entry = hidden_states(store, hubert, split, view, [0, 1, 2], "float32", size)
+    entry = extracted(store, hubert, split, view, [0, 1, 2], "float32", size)
     assert entry.utterances == sorted(entry.utterances, key=lambda u: (-split.checked.n_samples[u], u))
     assert sorted(entry.utterances) == corpus.of("fit-a")
     for layer in (0, 1, 2):
         stored, start = entry.layer(layer)[:], 0
         for name, count in zip(entry.utterances, entry.n_frames, strict=True):
             audio, _ = soundfile.read(corpus.audio[name], dtype="float32")
-            alone = forward.extract(hubert, [torch.from_numpy(audio)], view)[0][layer].numpy()
+            alone = forward.hidden_states(hubert, [torch.from_numpy(audio)], view)[0][layer].numpy()
             assert alone.shape == (count, entry.dims[layer])
             np.testing.assert_allclose(stored[start : start + count], alone, atol=2e-5)
             start += count
@@ -97,58 +100,58 @@ def test_batch_size_does_not_change_states(corpus, hubert, store, view, size):
 
 
 def test_nothing_is_extracted_twice(corpus, hubert, store, passes):
-    first = hidden_states(store, hubert, split_of(corpus.root), PLAIN, [0, 1, 2], "auto", 2)
+    first = extracted(store, hubert, split_of(corpus.root), PLAIN, [0, 1, 2], "auto", 2)
     assert sum(passes) == 6
     assert first.dtype == "float16"
     passes.clear()
-    assert hidden_states(store, hubert, split_of(corpus.root), PLAIN, [1], "auto", 1) == first
+    assert extracted(store, hubert, split_of(corpus.root), PLAIN, [1], "auto", 1) == first
     assert passes == []
-    hidden_states(store, hubert, split_of(corpus.root), MASK, [1], "auto", 6)
+    extracted(store, hubert, split_of(corpus.root), MASK, [1], "auto", 6)
     assert sum(passes) == 6
 
 
 def test_float32_is_not_served_from_float16(corpus, fbank, store, passes):
-    hidden_states(store, fbank, split_of(corpus.root), PLAIN, [0], "float16", 2)
+    extracted(store, fbank, split_of(corpus.root), PLAIN, [0], "float16", 2)
     passes.clear()
-    assert hidden_states(store, fbank, split_of(corpus.root), PLAIN, [0], "float32", 2).dtype == "float32"
+    assert extracted(store, fbank, split_of(corpus.root), PLAIN, [0], "float32", 2).dtype == "float32"
     assert sum(passes) == 6
 
 
 def test_changed_audio_under_the_same_name_is_extracted_again(corpus, fbank, store, tmp_path, passes):
     mine = corpus.copy(tmp_path)
-    hidden_states(store, fbank, split_of(mine.root), PLAIN, [0], "auto", 2)
+    extracted(store, fbank, split_of(mine.root), PLAIN, [0], "auto", 2)
     passes.clear()
     name = mine.of("fit-a")[0]
     soundfile.write(mine.audio[name], np.random.default_rng(0).standard_normal(RATE) * 0.1, RATE)
-    hidden_states(store, fbank, split_of(mine.root), PLAIN, [0], "auto", 2)
+    extracted(store, fbank, split_of(mine.root), PLAIN, [0], "auto", 2)
     assert sum(passes) == 6
 
 
 def test_the_same_audio_elsewhere_is_found(corpus, fbank, store, tmp_path, passes):
-    hidden_states(store, fbank, split_of(corpus.root), PLAIN, [0], "auto", 2)
+    extracted(store, fbank, split_of(corpus.root), PLAIN, [0], "auto", 2)
     passes.clear()
-    hidden_states(store, fbank, split_of(corpus.copy(tmp_path).root), PLAIN, [0], "auto", 2)
+    extracted(store, fbank, split_of(corpus.copy(tmp_path).root), PLAIN, [0], "auto", 2)
     assert passes == []
 
 
 def test_a_killed_run_goes_on_with_the_utterances_that_lack(corpus, fbank, store, monkeypatch, passes):
     split = split_of(corpus.root)
-    counted = forward.extract
+    counted = forward.hidden_states
 
     def killed(upstream, waveforms, view=None, front=None):
         if len(passes) == 4:
             raise KeyboardInterrupt
         return counted(upstream, waveforms, view, front)
 
-    monkeypatch.setattr(forward, "extract", killed)
+    monkeypatch.setattr(forward, "hidden_states", killed)
     with pytest.raises(KeyboardInterrupt):
-        hidden_states(store, fbank, split, PLAIN, [0], "auto", 1)
+        extracted(store, fbank, split, PLAIN, [0], "auto", 1)
     assert len(store.partial_folders()) == 1
     passes.clear()
-    monkeypatch.setattr(forward, "extract", counted)
-    entry = hidden_states(store, fbank, split, PLAIN, [0], "auto", 1)
+    monkeypatch.setattr(forward, "hidden_states", counted)
+    entry = extracted(store, fbank, split, PLAIN, [0], "auto", 1)
     assert len(passes) == 2
-    whole = hidden_states(Store(store.root / "other", 10**9), fbank, split, PLAIN, [0], "auto", 1)
+    whole = extracted(Store(store.root / "other", 10**9), fbank, split, PLAIN, [0], "auto", 1)
     assert (entry.utterances, entry.n_frames) == (whole.utterances, whole.n_frames)
     np.testing.assert_array_equal(entry.layer(0)[:], whole.layer(0)[:])
 
@@ -157,21 +160,21 @@ def test_an_error_while_writing_shows_and_the_next_run_goes_on(corpus, fbank, st
     split = split_of(corpus.root)
     write, calls = Writer.write, []
 
-    def full(self, utterances, states):
-        calls.append(utterances)
+    def full(self, *batch):
+        calls.append(batch)
         if len(calls) == 3:
             raise OSError(errno.ENOSPC, "no space left")
-        write(self, utterances, states)
+        write(self, *batch)
 
     monkeypatch.setattr(Writer, "write", full)
     with pytest.raises(OSError, match="no space left"):
-        hidden_states(store, fbank, split, PLAIN, [0], "auto", 1)
+        extracted(store, fbank, split, PLAIN, [0], "auto", 1)
     assert len(calls) == 3, "nothing may be written after what is missing"
     monkeypatch.setattr(Writer, "write", write)
     passes.clear()
-    entry = hidden_states(store, fbank, split, PLAIN, [0], "auto", 1)
+    entry = extracted(store, fbank, split, PLAIN, [0], "auto", 1)
     assert len(passes) == 4
-    whole = hidden_states(Store(store.root / "other", 10**9), fbank, split, PLAIN, [0], "auto", 1)
+    whole = extracted(Store(store.root / "other", 10**9), fbank, split, PLAIN, [0], "auto", 1)
     assert entry.utterances == whole.utterances
     np.testing.assert_array_equal(entry.layer(0)[:], whole.layer(0)[:])
 
@@ -180,9 +183,9 @@ def test_an_error_while_writing_shows_and_the_next_run_goes_on(corpus, fbank, st
 def test_views_extracted_together_are_those_extracted_alone(corpus, hubert, store, tmp_path, precision):
     split = split_of(corpus.root)
     requests = [Request(hubert, split, v, (0, 2), "float32", of_view(precision, v)) for v in (PLAIN, MASK)]
-    together = extraction.hidden_states(store, requests, 2)
+    together = extraction.extract(store, requests, 2)
     for number, request in enumerate(requests):
-        (alone,) = extraction.hidden_states(Store(tmp_path / f"alone-{number}", 10**9), [request], 2)
+        (alone,) = extraction.extract(Store(tmp_path / f"alone-{number}", 10**9), [request], 2)
         assert (alone.utterances, alone.n_frames) == (together[number].utterances, together[number].n_frames)
         for layer in (0, 2):
             np.testing.assert_array_equal(alone.layer(layer)[:], together[number].layer(layer)[:])
@@ -193,7 +196,7 @@ def test_a_view_that_lacks_less_is_gone_on_with_beside_another(
 ):
     """A run that measured one view was killed; the next one wants two."""
     split = split_of(corpus.root)
-    counted = forward.extract
+    counted = forward.hidden_states
 
     def killed(upstream, waveforms, view=None, front=None):
         if len(passes) == 2:
@@ -201,14 +204,14 @@ def test_a_view_that_lacks_less_is_gone_on_with_beside_another(
         return counted(upstream, waveforms, view, front)
 
     plain, masked = requests = [Request(hubert, split, v, (1,), "auto") for v in (PLAIN, MASK)]
-    monkeypatch.setattr(forward, "extract", killed)
+    monkeypatch.setattr(forward, "hidden_states", killed)
     with pytest.raises(KeyboardInterrupt):
-        extraction.hidden_states(store, [masked], 2)
+        extraction.extract(store, [masked], 2)
     passes.clear()
-    monkeypatch.setattr(forward, "extract", counted)
-    found = extraction.hidden_states(store, requests, 2)
+    monkeypatch.setattr(forward, "hidden_states", counted)
+    found = extraction.extract(store, requests, 2)
     assert sum(passes) == 6 + 2
-    whole = extraction.hidden_states(Store(tmp_path / "other", 10**9), [plain, masked], 2)
+    whole = extraction.extract(Store(tmp_path / "other", 10**9), [plain, masked], 2)
     for a, b in zip(found, whole, strict=True):
         np.testing.assert_array_equal(a.layer(1)[:], b.layer(1)[:])
 
@@ -217,7 +220,7 @@ def test_states_too_coarse_for_float16_are_kept_as_float32_or_refused(corpus, fb
     """One dimension has its like in nothing before: 1e7 times its first utterance's spread."""
 
     def far(upstream, waveforms, view=None, front=None):
-        original = forward_extract(upstream, waveforms, view, front)
+        original = forward_states(upstream, waveforms, view, front)
         for utterance in original:
             if len(seen) and len(seen) % 2:
                 utterance[0][0, 0] += 1e7
@@ -225,16 +228,14 @@ def test_states_too_coarse_for_float16_are_kept_as_float32_or_refused(corpus, fb
         return original
 
     seen: list[int] = []
-    forward_extract = forward.extract
-    monkeypatch.setattr(forward, "extract", far)
-    entry = hidden_states(store, fbank, split_of(corpus.root), PLAIN, [0], "auto", 1)
+    forward_states = forward.hidden_states
+    monkeypatch.setattr(forward, "hidden_states", far)
+    entry = extracted(store, fbank, split_of(corpus.root), PLAIN, [0], "auto", 1)
     assert entry.dtype == "float32"
     assert store.partial_folders() == []
     seen.clear()
     with pytest.raises(MIError, match=r"store\.dtype to auto or float32"):
-        hidden_states(
-            Store(store.root / "other", 10**9), fbank, split_of(corpus.root), PLAIN, [0], "float16", 1
-        )
+        extracted(Store(store.root / "other", 10**9), fbank, split_of(corpus.root), PLAIN, [0], "float16", 1)
 
 
 def test_a_corrupt_body_is_counted_and_skipped(corpus, fbank, store, tmp_path, passes):
@@ -243,13 +244,13 @@ def test_a_corrupt_body_is_counted_and_skipped(corpus, fbank, store, tmp_path, p
     spoil(mine.audio[bad])
     split = split_of(mine.root, max_unreadable=0.2)
     assert bad in [u.id for u in split.utterances], "the header alone must look well"
-    entry = hidden_states(store, fbank, split, PLAIN, [0], "auto", 2)
+    entry = extracted(store, fbank, split, PLAIN, [0], "auto", 2)
     assert bad not in entry.utterances
     assert len(entry.utterances) == 5
     ((name, why),) = entry.skipped
     assert name == bad
     assert f"{bad}.flac" in why
-    good = hidden_states(store, fbank, split_of(corpus.root), PLAIN, [0], "auto", 2)
+    good = extracted(store, fbank, split_of(corpus.root), PLAIN, [0], "auto", 2)
     assert entry.n_frames == [n for u, n in zip(good.utterances, good.n_frames, strict=True) if u != bad]
 
 
@@ -259,10 +260,10 @@ def test_too_large_a_share_of_corrupt_files_is_refused(corpus, fbank, store, tmp
         spoil(mine.audio[name])
     split = split_of(mine.root, max_unreadable=0.2)
     with pytest.raises(MIError, match="2 of 6 audio files cannot be read"):
-        hidden_states(store, fbank, split, PLAIN, [0], "auto", 1)
+        extracted(store, fbank, split, PLAIN, [0], "auto", 1)
     # nor does a second try get through with what the first one left
     with pytest.raises(MIError, match="2 of 6 audio files cannot be read"):
-        hidden_states(store, fbank, split, PLAIN, [0], "auto", 1)
+        extracted(store, fbank, split, PLAIN, [0], "auto", 1)
 
 
 def test_files_without_a_header_and_corrupt_bodies_share_one_limit(corpus, fbank, store, tmp_path):
@@ -273,14 +274,14 @@ def test_files_without_a_header_and_corrupt_bodies_share_one_limit(corpus, fbank
     split = split_of(mine.root, max_unreadable=0.2)
     assert [u for u, _ in split.checked.unreadable] == [empty]
     with pytest.raises(MIError, match="2 of 6 audio files"):
-        hidden_states(store, fbank, split, PLAIN, [0], "auto", 1)
+        extracted(store, fbank, split, PLAIN, [0], "auto", 1)
 
 
 def test_audio_shorter_than_a_frame_is_skipped(corpus, hubert, store, tmp_path):
     mine = corpus.copy(tmp_path)
     short = mine.of("fit-a")[0]
     soundfile.write(mine.audio[short], np.full(380, 0.1), RATE)
-    entry = hidden_states(store, hubert, split_of(mine.root, max_unreadable=0.2), PLAIN, [0], "auto", 2)
+    entry = extracted(store, hubert, split_of(mine.root, max_unreadable=0.2), PLAIN, [0], "auto", 2)
     assert len(entry.utterances) == 5
 
 
@@ -288,9 +289,8 @@ def test_batches_are_smaller_where_utterances_are_long(corpus, monkeypatch):
     split = split_of(corpus.root)
     longest = max(split.checked.n_samples.values())
     monkeypatch.setattr(extraction, "BATCH_SECONDS", longest / RATE / 2)
-    ordered = sorted(split.utterances, key=lambda u: -split.checked.n_samples[u.id])
-    batches = list(extraction._batches(ordered, split, 4))
-    assert [u for b in batches for u in b] == ordered
+    batches = list(extraction.batches_of(split, 4).values())
+    assert [u for b in batches for u in b] == split.longest_first
     for batch in batches:
         padded = len(batch) * split.checked.n_samples[batch[0].id]
         assert len(batch) == 1 or padded <= 4 * longest / 2
@@ -300,17 +300,18 @@ def test_batches_are_smaller_where_utterances_are_long(corpus, monkeypatch):
 def test_little_is_padded(corpus):
     split = split_of(corpus.root)
     lengths = split.checked.n_samples
-    ordered = sorted(split.utterances, key=lambda u: -lengths[u.id])
-    batches = list(extraction._batches(ordered, split, 100))
-    assert [u for b in batches for u in b] == ordered
-    assert 1 < len(batches) < len(ordered)
+    found = extraction.batches_of(split, 100)
+    batches = list(found.values())
+    assert [u for b in batches for u in b] == split.longest_first
+    assert all(split.longest_first[first:last] == batch for (first, last), batch in found.items())
+    assert 1 < len(batches) < len(split.utterances)
     assert all(lengths[u.id] >= extraction.SHORTEST_OF_BATCH * lengths[b[0].id] for b in batches for u in b)
 
 
 @pytest.mark.parametrize("item", [2, 4])
 def test_what_is_announced_is_what_is_written(corpus, hubert, store, item):
     split = split_of(corpus.root)
-    entry = hidden_states(store, hubert, split, PLAIN, [0, 1, 2], "float32" if item == 4 else "float16", 0)
-    data = sum(f.stat().st_size for f in entry.path.glob("layer_*.bin"))
+    entry = extracted(store, hubert, split, PLAIN, [0, 1, 2], "float32" if item == 4 else "float16", 0)
+    data = sum(f.stat().st_size for f in entry.path.rglob("layer_*.bin"))
     announced = Request(hubert, split, PLAIN, (0, 1, 2), entry.dtype).bytes(entry.dims)
     assert data <= announced <= 1.05 * data

@@ -10,8 +10,8 @@ import torch
 
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators.frames import Frames
+from s3prl_mi.states.entry import LayerFiles, StoredLayer
 from s3prl_mi.states.layer_weights import LayerWeights, WeightedLayer, learn_weights, read_weights, uniform
-from s3prl_mi.states.store import StoredLayer
 from s3prl_mi.upstreams import compat
 
 RAW = torch.tensor([0.3, -1.2, 2.0])
@@ -29,7 +29,7 @@ def stored(folder, states, dtype="float32"):
     for i, z in enumerate(states):
         offset, scale = np.zeros(4, np.float32), np.ones(4, np.float32)
         z.astype(dtype).tofile(folder / f"layer_{i}.bin")
-        layers.append(StoredLayer(folder / f"layer_{i}.bin", 4, dtype, offset, scale))
+        layers.append(StoredLayer(LayerFiles([folder / f"layer_{i}.bin"], 4, dtype), offset, scale))
     return layers
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.states.memory_store import MemoryStore
-from s3prl_mi.states.store import InsufficientSpace, Store, TooCoarse
+from s3prl_mi.states.store import InsufficientSpace, Store
+from s3prl_mi.states.writer import TooCoarse
+from tests.helpers.store import append, one_by_one
 
 ABOUT = {"upstream": "x"}
 LAYERS = [0, 3]
@@ -28,11 +30,15 @@ def states(seed: int, spread: float = 1.0) -> list[np.ndarray]:
     return [(100 + spread * rng.standard_normal((40 + seed, dim))).astype(np.float32) for dim in (5, 3)]
 
 
+def begin(store, dtype: str = "float16", key: str = "key"):
+    return store.writer(key, ABOUT, LAYERS, dtype, one_by_one(4))
+
+
 def write(store, dtype: str, key: str = "key"):
-    with store.writer(key, ABOUT, LAYERS, dtype) as writer:
+    with begin(store, dtype, key) as writer:
         for seed in range(3):
-            writer.append(f"u{seed}", states(seed))
-        writer.skip("bad", "no audio")
+            append(writer, seed, f"u{seed}", states(seed))
+        writer.write((3, 4), [], None, [("bad", "no audio")])
         return writer.finish()
 
 
@@ -47,7 +53,7 @@ def test_bits_are_those_on_disk(disk, memory, dtype):
         on_disk.layers,
     )
     assert kept.skipped == on_disk.skipped == [("bad", "no audio")]
-    assert kept.bytes == sum(f.stat().st_size for f in on_disk.path.glob("layer_*.bin"))
+    assert kept.bytes == sum(f.stat().st_size for f in on_disk.path.rglob("layer_*.bin"))
     for layer in LAYERS:
         ours, theirs = kept.layer(layer), on_disk.layer(layer)
         assert ours.shape == theirs.shape
@@ -62,7 +68,7 @@ def test_nothing_is_written_and_everything_is_found(disk, memory):
     assert memory.find("key", [0]) is memory.find("key", [0, 3]) is kept
     assert memory.find("key", [1]) is None
     assert memory.find("another", [0]) is None
-    memory.remove(kept.path)
+    memory.forget([kept.path])
     assert memory.find("key", [0]) is None
     with pytest.raises(KeyError):  # whoever still has the entry does not keep its frames in memory
         kept.layer(0)
@@ -73,7 +79,7 @@ def test_what_is_on_disk_is_found(disk, memory):
     found = memory.find("key", [3])
     assert found is not None
     assert found.path == entry.path
-    memory.remove(entry.path)
+    memory.forget([entry.path])
     assert disk.find("key", [3]) is not None
 
 
@@ -81,14 +87,14 @@ def test_what_disk_refuses_is_refused(memory):
     broken = states(0)
     broken[1][3, 1] = np.nan
     with (
-        memory.writer("key", ABOUT, LAYERS, "float16") as writer,
+        begin(memory) as writer,
         pytest.raises(MIError, match="layer 3 of utterance u has NaN"),
     ):
-        writer.append("u", broken)
-    with memory.writer("key", ABOUT, LAYERS, "float16") as writer:  # noqa: SIM117
+        append(writer, 0, "u", broken)
+    with begin(memory) as writer:  # noqa: SIM117
         with pytest.raises(TooCoarse):  # noqa: PT012 - some errors are seen only over all frames
-            writer.append("a", states(0, 1e-6))
-            writer.append("b", [1e9 * h for h in states(1)])
+            append(writer, 0, "a", states(0, 1e-6))
+            append(writer, 1, "b", [1e9 * h for h in states(1)])
             writer.finish()
     assert memory.find("key", [0]) is None
 

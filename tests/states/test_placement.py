@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from s3prl_mi.states.placement import Budget, Options, _left_by_control_groups, choose, free_memory
+from s3prl_mi.states.placement import Options, _left_by_control_groups, choose, free_memory
 
 NEEDS = {0: 40, 1: 40, 2: 30, 3: 30}
 
 
 def options(disk: int = 1000, memory: int = 0, **more) -> Options:
     made = Options(
-        layers=(0, 1, 2, 3),
-        disk=[Budget(NEEDS, disk)],
-        memory=[Budget(NEEDS, memory)],
-        most_memory=[Budget(NEEDS, memory)],
+        needs=NEEDS,
+        disk=disk,
+        memory=memory,
+        most_memory=memory,
         cheap=None,
         why_no_disk="the disk is small",
         divisible=True,
@@ -47,11 +47,8 @@ def test_auto_takes_memory_for_what_is_cheap_and_small():
 
 
 def test_auto_leaves_what_is_there_where_it_is():
-    there = dict.fromkeys(NEEDS, 0)
-    none = [Budget(there, 0)]
-    choice = choose("auto", options(disk=0, cheap="fbank is fast", memory=10**6))
-    assert choice.mode == "memory"
-    choice = choose("auto", replace(options(cheap="x"), disk=none, memory=none, most_memory=none))
+    assert choose("auto", options(disk=0, cheap="fbank is fast", memory=10**6)).mode == "memory"
+    choice = choose("auto", options(disk=0, cheap="x", needs=dict.fromkeys(NEEDS, 0)))
     assert (choice.mode, choice.reason) == ("disk", None)
 
 
@@ -67,7 +64,7 @@ def test_auto_leaves_what_is_there_where_it_is():
         (80, 40, "disk", ((0, 1), (2, 3))),
     ],
 )
-def test_auto_recomputes_where_neither_suffices_in_few_passes(disk, memory, scratch, groups):
+def test_auto_recomputes_where_neither_suffices_in_few_groups(disk, memory, scratch, groups):
     choice = choose("auto", options(disk, memory))
     assert (choice.mode, choice.scratch, choice.groups) == ("recompute", scratch, groups)
 
@@ -89,14 +86,6 @@ def test_what_is_asked_for_is_taken_or_refused():
     assert choose("memory", options(10**6, 140)).mode == "memory"
     assert choose("memory", options(10**6, 139)) is None
     assert choose("recompute", options(10**6, 10**6)).groups == ((0, 1, 2, 3),)
-
-
-def test_the_tightest_machine_and_process_decide():
-    two = [Budget(NEEDS, 1000), Budget(NEEDS, 70)]
-    choice = choose("auto", replace(options(), disk=two))
-    assert (choice.mode, choice.groups) == ("recompute", ((0,), (1, 2), (3,)))
-    two = [Budget({0: 0, 1: 0, 2: 0, 3: 0}, 0), Budget(NEEDS, 140)]  # one process has nothing to do
-    assert choose("auto", replace(options(disk=0), memory=two)).mode == "memory"
 
 
 def test_free_memory_is_that_of_the_control_group(tmp_path):

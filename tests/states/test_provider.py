@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from s3prl_mi.states import extraction
-from s3prl_mi.states import provider as kept_states
-from s3prl_mi.states.store import Store, TooCoarse, Writer
+from s3prl_mi.states import extraction, provider
+from s3prl_mi.states.store import Store
+from s3prl_mi.states.writer import TooCoarse, Writer
 from tests.helpers.runner import Runner
+from tests.helpers.store import append
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def passes(monkeypatch) -> list[str]:
 def peak(monkeypatch) -> list[int]:
     """Bytes of the states that lie on disk or in memory, at the end of each extraction."""
     seen: list[int] = []
-    original = kept_states.hidden_states
+    original = provider.extract
 
     def measured(store, *rest):
         found = original(store, *rest)
@@ -53,7 +53,7 @@ def peak(monkeypatch) -> list[int]:
         seen.append(sum(kept) + sum(files))
         return found
 
-    monkeypatch.setattr(kept_states, "hidden_states", measured)
+    monkeypatch.setattr(provider, "extract", measured)
     return seen
 
 
@@ -89,7 +89,7 @@ def test_recomputing_gives_the_bits_of_the_disk_within_the_limit(
     whole = size_of(on_disk) // 2 * views  # the store of `on_disk` holds both views
     limit = int(0.7 * whole)
     if scratch == "disk":
-        monkeypatch.setattr(kept_states, "MEMORY_BYTES", 0)
+        monkeypatch.setattr(provider, "MEMORY_BYTES", 0)
     words = ("--store_mode", "recompute", "--max_store_gb", str(limit / 1e9))
     assert run(task, "hubert-base", *words, seeds=1) == 0
     assert run.numbers() == on_disk.numbers(task)
@@ -135,7 +135,7 @@ def test_auto_goes_from_disk_to_memory_to_layers(run, on_disk, capsys, monkeypat
     too_small = 0.7 * whole / 1e9
     expected = {}
     for memory, mode in ((1 << 30, "memory"), (int(0.5 * whole), "recompute")):
-        monkeypatch.setattr(kept_states, "MEMORY_BYTES", memory)
+        monkeypatch.setattr(provider, "MEMORY_BYTES", memory)
         words = ("--max_store_gb", str(too_small))
         assert run("mi_views", "hubert-base", *words, seeds=1, name=mode) == 0
         assert run.numbers(mode) == on_disk.numbers("mi_views")
@@ -153,7 +153,7 @@ def test_auto_goes_from_disk_to_memory_to_layers(run, on_disk, capsys, monkeypat
 
 def test_auto_keeps_spectral_upstreams_in_memory(run):
     assert run("mi_views", "fbank", seeds=1) == 0
-    assert note(run)["reason"] == "fbank is computed anew within seconds"
+    assert note(run)["reason"] == "fbank is computed again within seconds"
     assert not files(run)
     assert run("mi_views", "fbank", "--store_mode", "disk", seeds=1, name="disk") == 0
     assert files(run)
@@ -170,7 +170,7 @@ def test_auto_does_without_a_store_that_cannot_be_written(run, on_disk):
 
 @pytest.mark.parametrize("mode", ["disk", "memory", "recompute", "auto"])
 def test_what_fits_nowhere_is_refused_before_extraction(run, capsys, monkeypatch, passes, mode):
-    monkeypatch.setattr(kept_states, "MEMORY_BYTES", 1000)
+    monkeypatch.setattr(provider, "MEMORY_BYTES", 1000)
     capsys.readouterr()
     assert run("mi_views", "hubert-base", "--store_mode", mode, "--max_store_gb", "0.00001") == 1
     said = capsys.readouterr().err.splitlines()[-1]
@@ -183,7 +183,7 @@ def test_states_too_coarse_for_float16_are_worked_in_smaller_groups(run, monkeyp
     """float16 fits; float32, which it turns out must be taken, does not."""
     assert run("mi_supervised", "hubert-base", seeds=1, name="wide", store__dtype="float32") == 0
     whole = size_of(run)
-    monkeypatch.setattr(kept_states, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(provider, "MEMORY_BYTES", 0)
 
     def coarse(*_):
         raise TooCoarse
@@ -212,13 +212,13 @@ def test_a_limit_that_is_none_is_refused(run, capsys, value):
 def test_the_size_that_is_stated_is_the_size_on_disk(run, monkeypatch, model, dtype):
     """Several splits, and both views of a model that is masked."""
     stated: list[int] = []
-    original = kept_states.HiddenStateProvider._say
+    original = provider.HiddenStateProvider._report
 
-    def say(states, choice, told):
-        stated.append(sum(sum(t.needs.values()) for t in told))
-        original(states, choice, told)
+    def report(states, choice, needs):
+        stated.append(sum(needs.values()))
+        original(states, choice, needs)
 
-    monkeypatch.setattr(kept_states.HiddenStateProvider, "_say", say)
+    monkeypatch.setattr(provider.HiddenStateProvider, "_report", report)
     settings = {"store__dtype": dtype, "store__mode": "disk", "seeds": 1}
     assert run("mi_views", model, **settings, clusters=3) == 0
     assert size_of(run) == pytest.approx(stated[0], rel=0.02)
@@ -231,9 +231,10 @@ def test_entries_of_different_utterances_are_refused(run, capsys):
     stored = sorted((run.folder / "store").rglob("manifest.json"))
     content = json.loads(stored[0].read_text())
     first, count = content["utterances"].pop(0), content["n_frames"].pop(0)
+    content["parts"]["part-000000"] -= count
     stored[0].write_text(json.dumps(content))
     for layer, dim in zip(content["layers"], content["dims"], strict=True):
-        path = stored[0].parent / f"layer_{layer}.bin"
+        path = stored[0].parent / "part-000000" / f"layer_{layer}.bin"
         path.write_bytes(path.read_bytes()[count * dim * np.dtype(content["dtype"]).itemsize :])
     assert run("mi_views", "hubert-base", name="views", **words) == 1
     assert f"utterance {first} is in only one of" in capsys.readouterr().err
@@ -242,8 +243,8 @@ def test_entries_of_different_utterances_are_refused(run, capsys):
 def test_what_a_run_has_read_itself_makes_room(tmp_path):
     """A group of layers that is done with: its entry may go, though its frames are still held."""
     store = Store(tmp_path, 100_000)
-    with store.writer("one", {}, [0], "float32") as writer:
-        writer.write(["a"], writer.to_float16([[torch.randn(1000, 10)]]))
+    with store.writer("one", {}, [0], "float32", [(0, 1)]) as writer:
+        append(writer, 0, "a", [np.zeros((1000, 10))])
         path = writer.finish().path
     held = store.find("one", [0])
     store.make_room(80_000, [], ["two"])

@@ -10,7 +10,7 @@ import torch
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.upstreams.checkpoints import describe_checkpoint
 from s3prl_mi.upstreams.extra.cotraining import TRAIN_CLEAN_360_MEAN, TRAIN_CLEAN_360_STD, read_statistics
-from s3prl_mi.upstreams.forward import extract
+from s3prl_mi.upstreams.forward import hidden_states
 from s3prl_mi.upstreams.loading import load_upstream
 from tests.helpers.models import DIM, build_apc
 from tests.helpers.models_own import build_cotraining
@@ -32,7 +32,7 @@ def test_layers_are_the_outputs_of_the_lstms(tmp_path):
 
     path = build_cotraining(tmp_path)
     upstream = load_upstream("cotraining", str(path))
-    [states] = extract(upstream, [noise(16000)])
+    [states] = hidden_states(upstream, [noise(16000)])
     assert [s.shape for s in states] == [(98, DIM)] * 3
     mel = torchaudio.compliance.kaldi.fbank(noise(16000)[None] * 32768, num_mel_bins=40, dither=0.0)
     frames = (mel - torch.tensor(TRAIN_CLEAN_360_MEAN)) / torch.tensor(TRAIN_CLEAN_360_STD)
@@ -56,14 +56,16 @@ def test_statistics_suit_speech_on_the_scale_of_16_bits():
 def test_states_do_not_depend_on_the_batch_and_are_causal(tmp_path):
     upstream = load_upstream("cotraining", str(build_cotraining(tmp_path)))
     wavs = [noise(16000), noise(5000, 1), noise(9123, 2)]
-    for found, wav in zip(extract(upstream, wavs), wavs, strict=True):
-        [alone] = extract(upstream, [wav])
+    for found, wav in zip(hidden_states(upstream, wavs), wavs, strict=True):
+        [alone] = hidden_states(upstream, [wav])
         for a, b in zip(found, alone, strict=True):
             assert len(a) == upstream.geometry.n_frames(len(wav)) == (len(wav) - 400) // 160 + 1
             torch.testing.assert_close(a, b)
     changed = torch.cat([wavs[0][:8000], noise(8000, 3)])
     past = (8000 - 400) // 160 + 1
-    for a, b in zip(extract(upstream, [wavs[0]])[0], extract(upstream, [changed])[0], strict=True):
+    for a, b in zip(
+        hidden_states(upstream, [wavs[0]])[0], hidden_states(upstream, [changed])[0], strict=True
+    ):
         torch.testing.assert_close(a[:past], b[:past])
         assert not torch.allclose(a[past:], b[past:])
 
@@ -92,7 +94,9 @@ def test_statistics_file_replaces_the_built_in_ones(tmp_path):
     changed = load_upstream("cotraining", str(path), model_config=str(other))
     assert changed.expert.mean.tolist() == [10.0] * 40
     assert changed.fingerprint != default.fingerprint
-    assert not torch.allclose(extract(default, [noise(8000)])[0][0], extract(changed, [noise(8000)])[0][0])
+    assert not torch.allclose(
+        hidden_states(default, [noise(8000)])[0][0], hidden_states(changed, [noise(8000)])[0][0]
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from s3prl_mi.core.errors import MIError
 from s3prl_mi.upstreams.checkpoints import describe_checkpoint
 from s3prl_mi.upstreams.extra import hubconf
 from s3prl_mi.upstreams.extra.dinosr import convert
-from s3prl_mi.upstreams.forward import extract
+from s3prl_mi.upstreams.forward import hidden_states
 from s3prl_mi.upstreams.loading import load_upstream
 from s3prl_mi.upstreams.views import View
 from tests.helpers.models import DIM, LAYERS, build_data2vec, build_hubert
@@ -37,7 +37,7 @@ def as_data2vec(folder):
 def test_states_are_those_of_the_student(tmp_path):
     upstream, reference = load_upstream("dinosr", str(build_dinosr(tmp_path))), as_data2vec(tmp_path)
     for view in (None, MASK):
-        [states], [wanted] = extract(upstream, [WAV], view), extract(reference, [WAV], view)
+        [states], [wanted] = hidden_states(upstream, [WAV], view), hidden_states(reference, [WAV], view)
         assert [s.shape for s in states] == [(49, DIM)] * (LAYERS + 1)
         assert all(torch.equal(a, b) for a, b in zip(states, wanted, strict=True))
 
@@ -49,7 +49,7 @@ def test_masks_are_its_own_embedding(tmp_path):
     site = upstream.expert.model.encoder
     original = site.extract_features
     site.extract_features = lambda x, *a, **k: (entered.append(x.clone()), original(x, *a, **k))[1]
-    extract(upstream, [WAV], MASK)
+    hidden_states(upstream, [WAV], MASK)
     masked = torch.from_numpy(MASK.pattern(49))
     assert torch.equal(entered[0][0, masked], upstream.expert.model.mask_emb.expand(int(masked.sum()), DIM))
 
@@ -81,7 +81,7 @@ def test_float16_student_runs_in_float32(tmp_path):
     half = load_upstream("dinosr", str(build_dinosr(tmp_path, half=True)))
     assert {p.dtype for p in half.expert.parameters()} == {torch.float32}
     full = load_upstream("dinosr", str(build_dinosr(tmp_path / "full")))
-    [a], [b] = extract(half, [WAV]), extract(full, [WAV])
+    [a], [b] = hidden_states(half, [WAV]), hidden_states(full, [WAV])
     assert (a[-1] - b[-1]).abs().max() < 0.05 * b[-1].abs().max()
 
 
@@ -95,7 +95,7 @@ def test_foreign_objects_in_the_file_are_read_without_their_classes(tmp_path, mo
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path, weights_only=True)
     upstream, reference = load_upstream("dinosr", str(path)), as_data2vec(tmp_path)
-    assert torch.equal(extract(upstream, [WAV])[0][-1], extract(reference, [WAV])[0][-1])
+    assert torch.equal(hidden_states(upstream, [WAV])[0][-1], hidden_states(reference, [WAV])[0][-1])
     assert describe_checkpoint(path) == ("a DinoSR file", "dinosr")
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.upstreams.forward import extract
+from s3prl_mi.upstreams.forward import hidden_states
 from s3prl_mi.upstreams.loading import load_upstream
 from s3prl_mi.upstreams.views import View
 from tests.helpers.models import DIM, HF_CLASSES, LAYERS, build_hugging_face
@@ -39,7 +39,7 @@ def test_every_class_runs_masked_and_unmasked(kind, folders):
     upstream = load_upstream("hf", str(folders[kind]))
     assert type(upstream.expert.model).__name__ == f"{HF_CLASSES[kind.removesuffix('-large')]}Model"
     wav = noise(16000)
-    [plain], [masked] = extract(upstream, [wav]), extract(upstream, [wav], MASK)
+    [plain], [masked] = hidden_states(upstream, [wav]), hidden_states(upstream, [wav], MASK)
     assert [s.shape for s in plain] == [(49, DIM)] * (LAYERS + 1)
     # the same model, called as transformers documents it
     model = AutoModel.from_pretrained(folders[kind]).eval()
@@ -61,10 +61,10 @@ def test_every_class_runs_masked_and_unmasked(kind, folders):
 def test_states_do_not_depend_on_the_batch(kind, folders):
     upstream = load_upstream("hf", str(folders[kind]))
     wavs = [noise(16000), noise(9123, 1), noise(12345, 2)]
-    together = extract(upstream, wavs)
+    together = hidden_states(upstream, wavs)
     padded = upstream.expert(wavs)["hidden_states"]  # as s3prl's own tasks call it
     for i, wav in enumerate(wavs):
-        alone = extract(upstream, [wav])[0]
+        alone = hidden_states(upstream, [wav])[0]
         for layer, states in enumerate(alone):
             assert len(states) == upstream.geometry.n_frames(len(wav))
             torch.testing.assert_close(together[i][layer], states)
@@ -77,7 +77,7 @@ def test_geometry_follows_the_model(folders):
     stacked = load_upstream("hf", str(folders["wav2vec2-bert"]))
     assert (stacked.stride, stacked.geometry.first_centre) == (320, 279.5)
     for n_samples in (880, 1039, 1040, 16000, 16080, 16160):
-        [states] = extract(stacked, [noise(n_samples)])
+        [states] = hidden_states(stacked, [noise(n_samples)])
         assert len(states[0]) == stacked.geometry.n_frames(n_samples)
 
 
@@ -107,9 +107,9 @@ def test_random_mask_embedding_is_refused(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="s3prl_mi"):
         upstream = load_upstream("hf", str(path))
     assert "holds no masked_spec_embed" in caplog.text
-    assert len(extract(upstream, [noise(16000)])[0]) == LAYERS + 1
+    assert len(hidden_states(upstream, [noise(16000)])[0]) == LAYERS + 1
     with pytest.raises(MIError, match=r"no mask embedding.*mask_level to waveform, or views.kind to shift"):
-        extract(upstream, [noise(16000)], MASK)
+        hidden_states(upstream, [noise(16000)], MASK)
 
 
 @pytest.mark.parametrize(("norm", "normalised"), [("layer", True), ("group", False)])
@@ -120,7 +120,7 @@ def test_without_a_feature_extractor_config(norm, normalised, tmp_path, caplog):
         upstream = load_upstream("hf", str(path))
     assert upstream.expert.extracter.do_normalize is normalised
     assert "has no preprocessor_config.json" in caplog.text
-    assert len(extract(upstream, [noise(16000)])[0]) == LAYERS + 1
+    assert len(hidden_states(upstream, [noise(16000)])[0]) == LAYERS + 1
 
 
 def test_fingerprint_sees_the_feature_extractor(tmp_path):

@@ -12,7 +12,7 @@ import torch
 
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.upstreams.families import Family
-from s3prl_mi.upstreams.forward import entries_beyond_s3prl, extract, layer_names
+from s3prl_mi.upstreams.forward import entries_beyond_s3prl, hidden_states, layer_names
 from s3prl_mi.upstreams.geometry import Geometry
 from s3prl_mi.upstreams.loading import Upstream, load_upstream
 from s3prl_mi.upstreams.masking import Front, silence_masked
@@ -101,7 +101,7 @@ def expert_states(upstream: Upstream, waveform: torch.Tensor) -> list[torch.Tens
 def test_masked_forward_equals_the_models_own_masking(name, loaded, monkeypatch):
     upstream = loaded(name)
     waveform = noise(16000)
-    [found] = extract(upstream, [waveform], MASK)
+    [found] = hidden_states(upstream, [waveform], MASK)
     with native_masking(upstream, monkeypatch, 49):
         native = expert_states(upstream, waveform)
     assert_same(found, native, tolerance=1e-6)
@@ -110,7 +110,7 @@ def test_masked_forward_equals_the_models_own_masking(name, loaded, monkeypatch)
 @pytest.mark.parametrize("name", MASKED)
 def test_masked_and_unmasked_views_differ_at_masked_frames(name, loaded):
     upstream = loaded(name)
-    [masked], [plain] = extract(upstream, [noise(16000)], MASK), extract(upstream, [noise(16000)])
+    [masked], [plain] = hidden_states(upstream, [noise(16000)], MASK), hidden_states(upstream, [noise(16000)])
     pattern = torch.from_numpy(MASK.pattern(49))
     assert len(masked) == LAYERS + 1
     for a, b in zip(masked, plain, strict=True):
@@ -125,7 +125,7 @@ def test_unmasked_states_are_s3prls_own(name, loaded):
         expected = expert_states(upstream, noise(16000))
     else:
         expected = [upstream.expert([noise(16000)])["hidden_states"][0][0]]
-    [found] = extract(upstream, [noise(16000)])
+    [found] = hidden_states(upstream, [noise(16000)])
     assert_same(found[: len(expected)], expected, tolerance=1e-6)
     assert len(found) - len(expected) == entries_beyond_s3prl(upstream) == (name == "vq_apc")
     assert len(found[0]) == upstream.geometry.n_frames(16000)
@@ -139,9 +139,9 @@ def test_states_do_not_depend_on_the_batch(name, view, loaded):
     upstream = loaded(name)
     if view is MASK and not upstream.family.can_mask_latents:
         view = View("shift", shift_ms=60.0)
-    alone = [extract(upstream, [u], view)[0] for u in UTTERANCES]
+    alone = [hidden_states(upstream, [u], view)[0] for u in UTTERANCES]
     for order in ([0, 1, 2, 3, 4], [4, 3, 1], [2, 3]):
-        together = extract(upstream, [UTTERANCES[i] for i in order], view)
+        together = hidden_states(upstream, [UTTERANCES[i] for i in order], view)
         for i, states in zip(order, together, strict=True):
             assert_same(states, alone[i])
             assert {len(s) for s in states} == {upstream.geometry.n_frames(LENGTHS[i])}
@@ -153,7 +153,7 @@ def test_views_that_share_their_convolutions_are_those_that_do_not(name, count, 
     """Nor does it matter which view comes first."""
     upstream = loaded(name)
     waves, other = UTTERANCES[:count], View("mask", "latent", 9, 5)
-    apart = {view: extract(upstream, waves, view) for view in (None, MASK, other)}
+    apart = {view: hidden_states(upstream, waves, view) for view in (None, MASK, other)}
     calls: list[int] = []
     modules = upstream.expert.model.feature_extractor.modules()
     first = next(m for m in modules if isinstance(m, torch.nn.Conv1d))
@@ -162,7 +162,7 @@ def test_views_that_share_their_convolutions_are_those_that_do_not(name, count, 
         front = Front()
         calls.clear()
         for view in order:
-            for found, expected in zip(extract(upstream, waves, view, front), apart[view], strict=True):
+            for found, expected in zip(hidden_states(upstream, waves, view, front), apart[view], strict=True):
                 assert_same(found, expected, 0.0)
         assert len(calls) == count
     hook.remove()
@@ -187,18 +187,18 @@ def test_convolutions_behind_the_mask_site_are_not_shared():
         "own", Expert().requires_grad_(False), family, Geometry(320, 0.0, 0), "cpu", "hidden_states", ""
     )
     waves = [noise(16001)]
-    apart = {view: extract(upstream, waves, view)[0] for view in (None, MASK)}
+    apart = {view: hidden_states(upstream, waves, view)[0] for view in (None, MASK)}
     assert not torch.equal(apart[None][0], apart[MASK][0])
     for order in ((None, MASK), (MASK, None)):
         front = Front()
         for view in order:
-            assert_same(extract(upstream, waves, view, front)[0], apart[view], 0.0)
+            assert_same(hidden_states(upstream, waves, view, front)[0], apart[view], 0.0)
 
 
 def test_plain_padding_would_change_a_group_norm_model(loaded):
     """The care is needed: s3prl's own padded batch gives other numbers."""
     upstream = loaded("hubert-base")
-    [_, alone] = extract(upstream, UTTERANCES[:2])
+    [_, alone] = hidden_states(upstream, UTTERANCES[:2])
     with torch.no_grad():
         padded = upstream.expert(UTTERANCES[:2])["hidden_states"]
     difference = (padded[-1][1, : len(alone[-1])] - alone[-1]).abs().max()
@@ -207,11 +207,11 @@ def test_plain_padding_would_change_a_group_norm_model(loaded):
 
 def test_hooks_are_gone_afterwards(loaded):
     upstream = loaded("hubert-base")
-    extract(upstream, UTTERANCES[:2], MASK)
+    hidden_states(upstream, UTTERANCES[:2], MASK)
     assert not upstream.expert.model.encoder._forward_pre_hooks
     assert "forward" not in vars(upstream.expert.model.feature_extractor)
     with pytest.raises(MIError):
-        extract(upstream, [noise(16000), noise(100)], MASK)
+        hidden_states(upstream, [noise(16000), noise(100)], MASK)
     assert not upstream.expert.model.encoder._forward_pre_hooks
 
 
@@ -219,13 +219,13 @@ def test_a_mask_site_that_is_never_called_is_an_error(loaded):
     upstream = loaded("hubert-base")
     wrong = replace(upstream, family=replace(upstream.family, mask_site="model.final_proj"))
     with pytest.raises(RuntimeError, match=r"model\.final_proj.*called 0 times"):
-        extract(wrong, [noise(16000)], MASK)
+        hidden_states(wrong, [noise(16000)], MASK)
 
 
 def test_input_waveforms_are_left_alone(loaded):
     waveform = noise(8000)
     before = waveform.clone()
-    extract(loaded("mel"), [waveform], View("mask", "waveform", 12, 4))
+    hidden_states(loaded("mel"), [waveform], View("mask", "waveform", 12, 4))
     assert torch.equal(waveform, before)
 
 
@@ -239,7 +239,7 @@ def test_waveform_masks_silence_exactly_the_masked_frames(loaded):
 @pytest.mark.parametrize("name", ["mel", "linear"])
 def test_silent_tail_keeps_its_frames(name, loaded):
     waveform = torch.cat([noise(8000), torch.zeros(8000)])
-    [[states]] = extract(loaded(name), [waveform])
+    [[states]] = hidden_states(loaded(name), [waveform])
     assert len(states) == 101
 
 
@@ -249,23 +249,23 @@ def test_silent_tail_keeps_its_frames(name, loaded):
 def test_too_short_audio(name, needs, loaded):
     upstream = loaded(name)
     with pytest.raises(MIError, match=rf"utterance 1 .* {needs - 1} samples .*needs at least {needs}"):
-        extract(upstream, [noise(16000), noise(needs - 1)])
-    [states] = extract(upstream, [noise(needs)])
+        hidden_states(upstream, [noise(16000), noise(needs - 1)])
+    [states] = hidden_states(upstream, [noise(needs)])
     assert all(torch.isfinite(s).all() for s in states)
 
 
 def test_feature_selection(loaded):
     upstream = replace(loaded("hubert-base"), feature_selection="last_hidden_state")
-    [[last]] = extract(upstream, [noise(16000)])
-    [states] = extract(loaded("hubert-base"), [noise(16000)])
+    [[last]] = hidden_states(upstream, [noise(16000)])
+    [states] = hidden_states(loaded("hubert-base"), [noise(16000)])
     assert torch.equal(last, states[-1])
     assert layer_names(upstream) == ["last_hidden_state"]
     with pytest.raises(MIError, match=r"no output -s 'nothing'.*last_hidden_state"):
-        extract(replace(upstream, feature_selection="nothing"), [noise(16000)])
-    [[hugging_face]] = extract(
+        hidden_states(replace(upstream, feature_selection="nothing"), [noise(16000)])
+    [[hugging_face]] = hidden_states(
         replace(loaded("hf_hubert-large"), feature_selection="last_hidden_state"), [noise(16000)]
     )
-    [states] = extract(loaded("hf_hubert-large"), [noise(16000)])
+    [states] = hidden_states(loaded("hf_hubert-large"), [noise(16000)])
     assert torch.equal(hugging_face, states[-1])
 
 
@@ -282,7 +282,7 @@ def test_model_without_a_mask_embedding(tmp_path):
     folder = build_hugging_face(tmp_path, mask_time_prob=0.0, mask_feature_prob=0.0)
     upstream = load_upstream("hf_hubert_custom", str(folder))
     with pytest.raises(MIError, match=r"no mask embedding.*mask_level to waveform"):
-        extract(upstream, [noise(16000)], MASK)
+        hidden_states(upstream, [noise(16000)], MASK)
 
 
 class Unheard(torch.nn.Module):
@@ -299,7 +299,7 @@ class Unheard(torch.nn.Module):
 
 def test_unknown_family_runs_alone_with_waveform_masks():
     upstream = Upstream("new", Unheard(), Family("new"), Geometry(200, 99.5), "cpu", "hidden_states", "0")
-    found = extract(upstream, [torch.ones(4000), torch.ones(1000)], View("mask", "waveform", 4, 1))
+    found = hidden_states(upstream, [torch.ones(4000), torch.ones(1000)], View("mask", "waveform", 4, 1))
     assert [[tuple(s.shape) for s in states] for states in found] == [[(20, 200)] * 2, [(5, 200)] * 2]
     np.testing.assert_array_equal(found[0][0].sum(1).numpy() == 0, mask_pattern(20, 4, 1))
 
@@ -317,10 +317,10 @@ def test_unknown_family_runs_alone_with_waveform_masks():
 )
 def test_trained_checkpoints(upstream, file, layers, stride):
     loaded_upstream = load_upstream(upstream, str(SHARED / "checkpoints" / file))
-    alone = [extract(loaded_upstream, [u], MASK if stride == 320 else None)[0] for u in UTTERANCES[:3]]
+    alone = [hidden_states(loaded_upstream, [u], MASK if stride == 320 else None)[0] for u in UTTERANCES[:3]]
     for n, states in zip(LENGTHS, alone, strict=False):
         assert len(states) == layers
         assert {len(s) for s in states} == {(n - 400) // stride + 1}
-    together = extract(loaded_upstream, UTTERANCES[:3], MASK if stride == 320 else None)
+    together = hidden_states(loaded_upstream, UTTERANCES[:3], MASK if stride == 320 else None)
     for found, expected in zip(together, alone, strict=True):
         assert_same(found, expected)

@@ -13,7 +13,7 @@ import torch
 from s3prl_mi.core.config import ViewConfig
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.upstreams.families import family_of
-from s3prl_mi.upstreams.forward import entries_beyond_s3prl, extract, layer_names, shortest_samples
+from s3prl_mi.upstreams.forward import entries_beyond_s3prl, hidden_states, layer_names, shortest_samples
 from s3prl_mi.upstreams.geometry import aligned_rows
 from s3prl_mi.upstreams.loading import Upstream, load_upstream
 from s3prl_mi.upstreams.receptive_field import geometry_of, geometry_of_entry
@@ -80,7 +80,7 @@ def geometry_of_all(upstream: Upstream, count: int) -> list:
 def test_unmasked_states_are_s3prls_own_and_no_frame_is_lost(name, loaded):
     upstream = loaded(name)
     for n, seed in zip(LENGTHS, range(9), strict=False):
-        [found] = extract(upstream, [noise(n, seed)])
+        [found] = hidden_states(upstream, [noise(n, seed)])
         with torch.no_grad():
             own = [h[0] for h in upstream.expert([noise(n, seed)])["hidden_states"]]
         assert_same(found[: len(own)], own, tolerance=1e-6)
@@ -94,9 +94,11 @@ def test_states_do_not_depend_on_the_batch_or_on_calls_before(name, loaded):
     upstream = loaded(name)
     view = MASK if upstream.family.can_mask_latents else None
     utterances = [noise(n, seed) for seed, n in enumerate(LENGTHS)]
-    alone = [extract(upstream, [u], view)[0] for u in utterances]
+    alone = [hidden_states(upstream, [u], view)[0] for u in utterances]
     for order in ([0, 1, 2, 3], [3, 1]):
-        for i, states in zip(order, extract(upstream, [utterances[i] for i in order], view), strict=True):
+        for i, states in zip(
+            order, hidden_states(upstream, [utterances[i] for i in order], view), strict=True
+        ):
             assert_same(states, alone[i])
 
 
@@ -104,10 +106,10 @@ def test_states_do_not_depend_on_the_batch_or_on_calls_before(name, loaded):
 def test_shortest_waveform_has_finite_states(name, loaded):
     upstream = loaded(name)
     needs = shortest_samples(upstream)
-    [states] = extract(upstream, [noise(needs)], MASK if upstream.family.can_mask_latents else None)
+    [states] = hidden_states(upstream, [noise(needs)], MASK if upstream.family.can_mask_latents else None)
     assert all(len(s) >= 1 and torch.isfinite(s).all() for s in states)
     with pytest.raises(MIError, match=rf"{needs - 1} samples .* needs at least {needs}"):
-        extract(upstream, [noise(needs - 1)])
+        hidden_states(upstream, [noise(needs - 1)])
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def with_frames_zeroed_by_hand(upstream: Upstream, waveform: torch.Tensor, monke
 @pytest.mark.parametrize("name", SPECTRAL)
 def test_masked_spectrum_is_zero_frames_after_normalisation(name, loaded, monkeypatch):
     upstream = loaded(name)
-    [masked], [plain] = extract(upstream, [noise(16000)], MASK), extract(upstream, [noise(16000)])
+    [masked], [plain] = hidden_states(upstream, [noise(16000)], MASK), hidden_states(upstream, [noise(16000)])
     assert_same(masked, with_frames_zeroed_by_hand(upstream, noise(16000), monkeypatch), tolerance=1e-6)
     pattern = MASK.pattern(len(plain[0])).nonzero()[0].tolist()
     entry_0, *others = changed(masked, plain)
@@ -174,8 +176,8 @@ def test_chunks_continue_the_mask_pattern(loaded):
     """A long utterance passes the model in pieces; the pattern goes on over their borders."""
     whole, pieces = loaded("tera"), loaded("tera-chunks")
     assert pieces.expert.transformer.max_input_length == 60
-    results = [extract(u, [noise(24000)], MASK)[0][0] for u in (whole, pieces)]
-    plain = [extract(u, [noise(24000)])[0][0] for u in (whole, pieces)]
+    results = [hidden_states(u, [noise(24000)], MASK)[0][0] for u in (whole, pieces)]
+    plain = [hidden_states(u, [noise(24000)])[0][0] for u in (whole, pieces)]
     [first], [second] = (changed([m], [p]) for m, p in zip(results, plain, strict=True))
     assert first == second == MASK.pattern(151).nonzero()[0].tolist()
 
@@ -196,7 +198,7 @@ def test_lighthubert_masks_as_it_does_itself_the_first_entry_too(tmp_path):
         upstream = load_upstream("lighthubert_local", str(path))
     model = upstream.expert.model
     assert model.mask_emb.shape == (128,)
-    [masked], [plain] = extract(upstream, [noise(16000)], MASK), extract(upstream, [noise(16000)])
+    [masked], [plain] = hidden_states(upstream, [noise(16000)], MASK), hidden_states(upstream, [noise(16000)])
     assert [tuple(s.shape) for s in plain] == [(49, 64)] * 13
     indices = torch.from_numpy(MASK.pattern(49))[None]
     with torch.no_grad():
@@ -213,8 +215,8 @@ def test_lighthubert_masks_as_it_does_itself_the_first_entry_too(tmp_path):
     assert layer_names(upstream) == ["features", *(f"output of layer {n}" for n in range(1, 13))]
     utterances = [noise(16000), noise(5123, 1), noise(24011, 2)]
     for view in (None, MASK):
-        for found, u in zip(extract(upstream, utterances, view), utterances, strict=True):
-            assert_same(found, extract(upstream, [u], view)[0])
+        for found, u in zip(hidden_states(upstream, utterances, view), utterances, strict=True):
+            assert_same(found, hidden_states(upstream, [u], view)[0])
 
 
 @pytest.mark.parametrize("in_file", [False, True], ids=["zeros", "vector in the file"])
@@ -223,7 +225,7 @@ def test_decoar2_masks_with_the_files_vector_else_zeros(in_file, tmp_path):
         upstream = load_upstream("decoar2_local", str(path))
     assert resolve_views(ViewConfig(), "decoar2", upstream.family)[0].kind == "shift"
     object.__setattr__(upstream, "checkpoint_path", path)
-    [masked] = extract(upstream, [noise(16000)], MASK)
+    [masked] = hidden_states(upstream, [noise(16000)], MASK)
     vector = torch.load(path, weights_only=True)["model"].get("mask_emb", torch.zeros(DIM))
     assert vector.any() == in_file
     projection = upstream.expert.model.post_extract_proj
@@ -239,7 +241,7 @@ def test_decoar2_masks_with_the_files_vector_else_zeros(in_file, tmp_path):
     handle.remove()
     assert_same(masked, by_hand, tolerance=1e-6)
     for n in LENGTHS:
-        assert {len(s) for s in extract(upstream, [noise(n)])[0]} == {(n - 400) // 320 + 1}
+        assert {len(s) for s in hidden_states(upstream, [noise(n)])[0]} == {(n - 400) // 320 + 1}
 
 
 # --- MR-HuBERT -----------------------------------------------------------------------------------------
@@ -249,7 +251,7 @@ def test_decoar2_masks_with_the_files_vector_else_zeros(in_file, tmp_path):
 def test_entries_have_their_own_resolution(name, loaded):
     upstream = loaded(name)
     for n in LENGTHS:
-        [found] = extract(upstream, [noise(n)])
+        [found] = hidden_states(upstream, [noise(n)])
         for entry, geometry in zip(found, geometry_of_all(upstream, len(found)), strict=True):
             assert len(entry) == geometry.n_frames(n)
         # Between resolutions of ratio 5 to 2 the model itself repeats frames on the way up.
@@ -278,7 +280,7 @@ def test_strides_of_the_blocks(name, strides, loaded):
 @pytest.mark.parametrize("name", [n for n in MULTIRES if n != "multires-5x"])
 def test_states_are_s3prls_own_without_the_repetition(name, loaded):
     upstream = loaded(name)
-    [found] = extract(upstream, [noise(16000)])
+    [found] = hidden_states(upstream, [noise(16000)])
     with torch.no_grad():
         repeated = [h[0] for h in upstream.expert([noise(16000)])["hidden_states"]]
     own = [h[::factor] for h, factor in zip(repeated, upstream.expert.final_factors, strict=True)]
@@ -289,7 +291,7 @@ def test_states_are_s3prls_own_without_the_repetition(name, loaded):
 def test_multires_masks_as_it_does_itself(name, loaded, monkeypatch):
     upstream = loaded(name)
     model = upstream.expert.model
-    [masked], [plain] = extract(upstream, [noise(16000)], MASK), extract(upstream, [noise(16000)])
+    [masked], [plain] = hidden_states(upstream, [noise(16000)], MASK), hidden_states(upstream, [noise(16000)])
     from s3prl.upstream.multires_hubert import hubert_model
 
     handed_down = []
@@ -335,10 +337,10 @@ def test_single_rate_upstreams_have_one_geometry(loaded):
 
 def test_last_hidden_state_of_several_rates(loaded):
     upstream = replace(loaded("multires-2"), feature_selection="last_hidden_state")
-    [[last]] = extract(upstream, [noise(16000)])
-    assert torch.equal(last, extract(loaded("multires-2"), [noise(16000)])[0][-1])
+    [[last]] = hidden_states(upstream, [noise(16000)])
+    assert torch.equal(last, hidden_states(loaded("multires-2"), [noise(16000)])[0][-1])
     with pytest.raises(MIError, match=r"-s 'hidden_state_4'.*several frame rates"):
-        extract(replace(upstream, feature_selection="hidden_state_4"), [noise(16000)])
+        hidden_states(replace(upstream, feature_selection="hidden_state_4"), [noise(16000)])
 
 
 def test_unequal_steps_are_refused(tmp_path):
@@ -352,7 +354,7 @@ def test_unequal_steps_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["vq_apc", "npc"])
 def test_codes_are_the_codebooks_nearest_vectors(name, loaded):
     upstream = loaded(name)
-    [states] = extract(upstream, [noise(24000)])
+    [states] = hidden_states(upstream, [noise(24000)])
     *_, before, codes = states
     start = 0
     for layer in upstream.expert.model.vq_layers:
@@ -365,13 +367,13 @@ def test_codes_are_the_codebooks_nearest_vectors(name, loaded):
         start += width
     assert start == codes.shape[1]
     assert layer_names(upstream)[-1] == "model.vq_layers codes"
-    assert torch.equal(extract(upstream, [noise(24000)])[0][-1], codes), "a sample, not the nearest"
+    assert torch.equal(hidden_states(upstream, [noise(24000)])[0][-1], codes), "a sample, not the nearest"
 
 
 @pytest.mark.parametrize("name", ["vq_wav2vec-gumbel", "vq_wav2vec-kmeans"])
 def test_codes_of_vq_wav2vec_are_its_codewords(name, loaded):
     upstream = loaded(name)
-    [states] = extract(upstream, [noise(16000)])
+    [states] = hidden_states(upstream, [noise(16000)])
     with torch.no_grad():
         result = upstream.expert([noise(16000)])
     torch.testing.assert_close(states[-1], result["codewords"][0], rtol=1e-5, atol=1e-6)
@@ -388,7 +390,7 @@ def test_without_vq_there_are_no_codes(name, loaded):
 
 def test_codes_belong_to_hidden_states_only(loaded):
     upstream = replace(loaded("vq_apc"), feature_selection="last_hidden_state")
-    assert len(extract(upstream, [noise(16000)])[0]) == 1
+    assert len(hidden_states(upstream, [noise(16000)])[0]) == 1
     assert entries_beyond_s3prl(upstream) == 0
 
 
@@ -426,16 +428,16 @@ def test_distilhubert_names_what_its_heads_predict(loaded):
 def test_distilhubert_silence_changes_masked_frames(loaded):
     view = View("mask", "waveform", 12, 4)
     upstream = loaded("distilhubert")
-    [masked], [plain] = extract(upstream, [noise(16000)], view), extract(upstream, [noise(16000)])
+    [masked], [plain] = hidden_states(upstream, [noise(16000)], view), hidden_states(upstream, [noise(16000)])
     assert all(set(view.pattern(49).nonzero()[0]) <= set(entry) for entry in changed(masked, plain))
 
 
 def test_cpc_that_keeps_its_state_starts_from_zero_each_time(loaded):
     upstream = loaded("cpc-sequential")
-    first = extract(upstream, [noise(16000)])[0]
-    extract(upstream, [noise(8000, 1)])
-    assert_same(extract(upstream, [noise(16000)])[0], first, tolerance=0)
-    assert_same(first, extract(loaded("cpc"), [noise(16000)])[0], tolerance=1e-6)
+    first = hidden_states(upstream, [noise(16000)])[0]
+    hidden_states(upstream, [noise(8000, 1)])
+    assert_same(hidden_states(upstream, [noise(16000)])[0], first, tolerance=0)
+    assert_same(first, hidden_states(loaded("cpc"), [noise(16000)])[0], tolerance=1e-6)
 
 
 def test_cpc_frames_are_where_gradients_say(loaded):
@@ -446,7 +448,9 @@ def test_cpc_frames_are_where_gradients_say(loaded):
     centre = (seen.min() + seen.max()).item() / 2
     assert abs(upstream.geometry.centres_seconds(10)[9] * 16000 - centre) <= 1
     for n in (400, 479, 480, 4000, 4159):
-        assert len(extract(upstream, [noise(n)])[0][0]) == upstream.geometry.n_frames(n) == (n + 1) // 160
+        assert (
+            len(hidden_states(upstream, [noise(n)])[0][0]) == upstream.geometry.n_frames(n) == (n + 1) // 160
+        )
 
 
 @pytest.mark.parametrize(("name", "windows"), [("mae_ast-frame", 2), ("mae_ast-patch", 16)])
@@ -486,8 +490,8 @@ def test_random_mask_embedding_is_refused(kind, layout, tmp_path):
     upstream = load_upstream(f"hf_{kind}_custom", str(folder))
     assert upstream.expert.model.masked_spec_embed is not None
     with pytest.raises(MIError, match=r"hold no masked_spec_embed.*random.*mask_level to waveform"):
-        extract(upstream, [noise(16000)], MASK)
-    assert len(extract(upstream, [noise(16000)], View("mask", "waveform", 12, 4))[0]) == 3
+        hidden_states(upstream, [noise(16000)], MASK)
+    assert len(hidden_states(upstream, [noise(16000)], View("mask", "waveform", 12, 4))[0]) == 3
 
 
 # --- ESPnet: the torchaudio model that it wraps ------------------------------------------------------------------
@@ -521,7 +525,7 @@ def test_espnet_masks_as_torchaudio_does(monkeypatch):
 
     upstream = espnet_upstream()
     assert upstream.geometry.n_frames(16000) == 49
-    [masked], [plain] = extract(upstream, [noise(16000)], MASK), extract(upstream, [noise(16000)])
+    [masked], [plain] = hidden_states(upstream, [noise(16000)], MASK), hidden_states(upstream, [noise(16000)])
     pattern = torch.from_numpy(MASK.pattern(49))
     monkeypatch.setattr(components, "_compute_mask_indices", lambda *a, **k: pattern[None])
     encoder = upstream.expert.model.wav2vec2.encoder
@@ -542,4 +546,4 @@ def test_chunked_site_that_is_never_called_is_an_error(tmp_path):
     upstream.expert.transformer.unused = torch.nn.Identity()
     wrong = replace(upstream, family=replace(upstream.family, mask_site="transformer.unused"))
     with pytest.raises(RuntimeError, match="called 0 times"):
-        extract(wrong, [noise(16000)], MASK)
+        hidden_states(wrong, [noise(16000)], MASK)

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from s3prl_mi.core.config import DataConfig
-from s3prl_mi.states.extraction import Request, read_split
+from s3prl_mi.data.splits import read_split
+from s3prl_mi.states.extraction import Request
 from s3prl_mi.states.store import key_of
 from s3prl_mi.upstreams import precision
 from s3prl_mi.upstreams.families import registered
-from s3prl_mi.upstreams.forward import extract
+from s3prl_mi.upstreams.forward import hidden_states
 from s3prl_mi.upstreams.loading import load_upstream
 from s3prl_mi.upstreams.precision import change_by, choose, of_view, running_in
 from s3prl_mi.upstreams.views import PLAIN, View
@@ -38,9 +39,9 @@ def test_states_are_near_those_of_float32(checkpoint, model):
     assert upstream.family.fast_in_bfloat16
     assert 0 < change_by("mixed", upstream) < change_by("bf16", upstream) < 0.05
     mask = View("mask", "latent", 10, 4)
-    exact = extract(upstream, [NOISE, NOISE[:9000]], mask)
+    exact = hidden_states(upstream, [NOISE, NOISE[:9000]], mask)
     with running_in(upstream, "bf16"):
-        rounded = extract(upstream, [NOISE, NOISE[:9000]], mask)
+        rounded = hidden_states(upstream, [NOISE, NOISE[:9000]], mask)
     for a, b in zip(exact, rounded, strict=True):
         for one, other in zip(a, b, strict=True):
             assert other.dtype == torch.float32
@@ -51,25 +52,25 @@ def test_states_are_near_those_of_float32(checkpoint, model):
 def test_residual_connections_add_up_in_float32(hubert):
     """Hidden states have more digits than bfloat16."""
     with running_in(hubert, "bf16"):
-        ours = extract(hubert, [NOISE])[0]
+        ours = hidden_states(hubert, [NOISE])[0]
     assert all((h != h.bfloat16().float()).any() for h in ours)
 
 
 def test_precision_ends_with_its_context(hubert):
-    before = extract(hubert, [NOISE])[0]
+    before = hidden_states(hubert, [NOISE])[0]
     with pytest.raises(ZeroDivisionError), running_in(hubert, "bf16"):  # noqa: PT012
         assert torch.is_autocast_enabled("cpu")
         _ = 1 / 0
     assert not torch.is_autocast_enabled("cpu")
     assert not any(p.requires_grad for p in hubert.expert.parameters())
-    for a, b in zip(before, extract(hubert, [NOISE])[0], strict=True):
+    for a, b in zip(before, hidden_states(hubert, [NOISE])[0], strict=True):
         assert torch.equal(a, b)
 
 
 def test_batch_size_changes_little(hubert):
     with running_in(hubert, "bf16"):
-        alone = extract(hubert, [NOISE[:9000]])[0]
-        together = extract(hubert, [NOISE, NOISE[:9000]])[1]
+        alone = hidden_states(hubert, [NOISE[:9000]])[0]
+        together = hidden_states(hubert, [NOISE, NOISE[:9000]])[1]
     for a, b in zip(alone, together, strict=True):
         assert ((a - b).square().mean(0).sqrt() / a.std(0)).mean() < 0.02
 
@@ -105,11 +106,11 @@ def test_mixed_is_float32_but_for_latent_masks():
 
 def test_mixed_has_convolutions_of_float32(hubert):
     """Entry 0 lies behind them alone, but for one product and the positions."""
-    exact = extract(hubert, [NOISE])[0][0]
+    exact = hidden_states(hubert, [NOISE])[0][0]
     error = {}
     for name in ("mixed", "bf16"):
         with running_in(hubert, name):
-            error[name] = float((extract(hubert, [NOISE])[0][0] - exact).square().mean())
+            error[name] = float((hidden_states(hubert, [NOISE])[0][0] - exact).square().mean())
     assert 0 < error["mixed"] < error["bf16"] / 2
     assert "forward" not in vars(hubert.expert.model.feature_extractor)
 

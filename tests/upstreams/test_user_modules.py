@@ -11,7 +11,7 @@ import torch
 
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.upstreams import families, names, user_modules
-from s3prl_mi.upstreams.forward import extract
+from s3prl_mi.upstreams.forward import hidden_states
 from s3prl_mi.upstreams.loading import load_upstream
 from s3prl_mi.upstreams.names import family_of_name, load_module, upstream_names
 from s3prl_mi.upstreams.views import View
@@ -82,7 +82,7 @@ def test_functions_of_a_file_become_names(tmp_path):
     upstream = load_upstream("my_model", ckpt="3")
     assert (upstream.stride, upstream.family.name, upstream.checkpoint_name) == (320, "my_model", "3")
     mask = View("mask", "latent", 4, 1)
-    [[masked]], [[plain]] = extract(upstream, [WAV], mask), extract(upstream, [WAV])
+    [[masked]], [[plain]] = hidden_states(upstream, [WAV], mask), hidden_states(upstream, [WAV])
     expected = upstream.expert.encoder(upstream.expert.mask_emb)
     frames = torch.from_numpy(mask.pattern(10))
     torch.testing.assert_close(masked[frames], expected.expand(int(frames.sum()), 8))

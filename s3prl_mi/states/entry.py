@@ -1,0 +1,213 @@
+"""A finished entry of the store: its manifest, its layer files, and what reads like an array of frames.
+
+Layout: ``<root>/<key>/<layers>/`` holds ``manifest.json``, ``scales.npz`` (what float16 values are multiplied by and
+added to) and one folder per part, ``part-<first utterance>/``, with a ``layer_<i>.bin`` per layer: the frames of its
+utterances end to end, float16 or float32. Each process that extracts writes parts of its own; the manifest lists them
+in the order of their frames. It is written last: a folder without it is not a whole entry. Entries of earlier versions
+are one part, which lies in the folder itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.locks import Lock
+from ..core.types import FloatMatrix
+
+MANIFEST, SCALES = "manifest.json", "scales.npz"
+
+_NEAR = 16_384
+"""Bytes between rows that are read over rather than skipped."""
+
+_PIECE = 256
+"""Rows that are picked out of one sweep, which so takes a few MB at most."""
+
+_CONVERTED = 4096
+"""Rows that are turned from float16 to float32 at a time."""
+
+
+def layer_file(index: int) -> str:
+    """Name of a layer's file in each part."""
+    return f"layer_{index}.bin"
+
+
+class LayerFiles:
+    """Rows of a layer's files, which lie end to end, copied; reads like an array of shape (n_frames, dim).
+
+    Not mapped: every page of a map that was once read counts as this process's memory, in the end all of the file.
+    Files are open for as long as this object lives, also where their entry is removed meanwhile.
+    """
+
+    def __init__(self, paths: Sequence[Path], dim: int, dtype: str) -> None:
+        self._files = [open(path, "rb", buffering=0) for path in paths]
+        for file in self._files:
+            weakref.finalize(self, file.close)
+        self._seeking = threading.Lock()
+        self.dtype = np.dtype(dtype)
+        self._row = dim * self.dtype.itemsize
+        self._starts = [
+            0,
+            *itertools.accumulate(os.fstat(f.fileno()).st_size // self._row for f in self._files),
+        ]
+        self.shape = (self._starts[-1], dim)
+
+    def __getitem__(self, rows: slice | NDArray[np.integer]) -> NDArray[np.floating]:
+        if isinstance(rows, slice) and rows.step in (None, 1):
+            start, stop, _ = rows.indices(self.shape[0])
+            return self._read(start, max(start, stop))
+        wanted = _indices(rows, self.shape[0])
+        wanted = np.where(wanted < 0, wanted + self.shape[0], wanted)
+        out = np.empty((len(wanted), self.shape[1]), self.dtype)
+        order = np.argsort(wanted, kind="stable")
+        ordered = wanted[order]
+        # what lies near together is read in one sweep, within pieces of a few MB
+        far = np.flatnonzero(np.diff(ordered) > max(1, _NEAR // self._row)) + 1
+        for begin, end in itertools.pairwise((0, *far.tolist(), len(ordered))):
+            for at in range(begin, end, _PIECE):
+                part = ordered[at : min(at + _PIECE, end)]
+                swept = self._read(int(part[0]), int(part[-1]) + 1)
+                out[order[at : at + len(part)]] = swept[part - part[0]]
+        return out
+
+    def _read(self, start: int, stop: int) -> NDArray[np.floating]:
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise IndexError(f"rows {start} to {stop} of {self.shape[0]}")
+        out = np.empty((stop - start, self.shape[1]), self.dtype)
+        for file, first, last in zip(self._files, self._starts, self._starts[1:], strict=False):
+            begin, end = max(start, first), min(stop, last)
+            if begin < end:
+                self._fill(file, out[begin - start : end - start], (begin - first) * self._row)
+        return out
+
+    def _fill(self, file: IO[bytes], rows: NDArray[np.floating], at: int) -> None:
+        left = rows.data.cast("B")
+        with self._seeking:
+            file.seek(at)
+            while left:
+                count = file.readinto(left)  # type: ignore[attr-defined]
+                if not count:
+                    raise OSError(errno.EIO, "shorter than it was", file.name)
+                left = left[count:]
+
+
+def _indices(rows: slice | NDArray[np.integer], count: int) -> NDArray[np.integer]:
+    """Row numbers that a slice, a mask or row numbers stand for."""
+    if isinstance(rows, slice):
+        return np.arange(*rows.indices(count))
+    rows = np.asarray(rows)
+    return np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+
+
+class StoredLayer:
+    """One layer of one entry: reads like an array of shape (n_frames, dim), rows come as float32.
+
+    Args:
+        data: float16 or float32 of shape (n_frames, dim), in memory or on disk.
+        offset, scale: of float16, shape (dim,): ``x = data * scale + offset``.
+    """
+
+    def __init__(
+        self, data: NDArray[np.floating] | LayerFiles, offset: FloatMatrix, scale: FloatMatrix
+    ) -> None:
+        self.shape: tuple[int, ...] = data.shape
+        self._data, self._offset, self._scale = data, offset, scale
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | NDArray[np.integer]) -> FloatMatrix:
+        if self._data.dtype == np.float32:
+            return np.asarray(self._data[rows], dtype=np.float32)
+        start, picked = 0, None
+        if isinstance(rows, slice) and rows.step in (None, 1):
+            start, stop, _ = rows.indices(len(self))
+            count = max(0, stop - start)
+        else:
+            picked = _indices(rows, len(self))
+            count = len(picked)
+        out = np.empty((count, self.shape[1]), np.float32)
+        # piece by piece, so that nothing else of the size of `out` is needed
+        for at in range(0, count, _CONVERTED):
+            end = min(at + _CONVERTED, count)
+            piece = slice(start + at, start + end) if picked is None else picked[at:end]
+            np.multiply(self._data[piece], self._scale, out=out[at:end], dtype=np.float32)
+            out[at:end] += self._offset
+        return out
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A whole entry: hidden states of one split under one view.
+
+    Attributes:
+        path: its folder; of an entry in memory its name.
+        utterances: ids, in the order of their frames.
+        n_frames: frames of each utterance.
+        layers: the layers it holds.
+        dims: dimensions of each layer.
+        dtype: `float16` or `float32`.
+        skipped: utterances left out, with the reason.
+        parts: folders below `path` whose frames lie end to end, and the number of frames of each.
+        about: what it was extracted from, and when, for a person who lists the store.
+        in_memory: its layers, where they lie in memory.
+        held: a lock that keeps other runs from removing the entry for as long as this object lives; only entries
+            that `Store.find` returns have one.
+    """
+
+    path: Path
+    utterances: list[str]
+    n_frames: list[int]
+    layers: list[int]
+    dims: list[int]
+    dtype: str
+    skipped: list[tuple[str, str]]
+    parts: Mapping[str, int] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    in_memory: dict[int, StoredLayer] | None = field(default=None, repr=False, compare=False)
+    held: Lock | None = field(default=None, repr=False, compare=False)
+
+    def layer(self, index: int) -> StoredLayer:
+        """Frames of one layer, of all utterances end to end."""
+        if self.in_memory is not None:
+            return self.in_memory[index]
+        with np.load(self.path / SCALES) as scales:
+            offset, scale = scales[f"offset_{index}"], scales[f"scale_{index}"]
+        files = [self.path / part / layer_file(index) for part in self.parts]
+        data = LayerFiles(files, self.dims[self.layers.index(index)], self.dtype)
+        return StoredLayer(data, offset, scale)
+
+    @property
+    def bytes(self) -> int:
+        """Size of its layers."""
+        return sum(self.n_frames) * sum(self.dims) * np.dtype(self.dtype).itemsize
+
+
+def read_entry(folder: Path) -> Entry | None:
+    """The entry in a folder, or None if the folder is not a whole entry."""
+    try:
+        m = json.loads((folder / MANIFEST).read_text())
+        about = {**m.pop("determinants"), "created": m.pop("created")}
+        skipped = [(utterance, why) for utterance, why in m.pop("skipped")]
+        parts = m.pop("parts", {".": sum(m["n_frames"])})
+        entry = Entry(folder, **m, skipped=skipped, parts=parts, about=about)
+        item = np.dtype(entry.dtype).itemsize
+        whole = sum(parts.values()) == sum(entry.n_frames) and all(
+            (folder / part / layer_file(i)).stat().st_size == rows * dim * item
+            for part, rows in parts.items()
+            for i, dim in zip(entry.layers, entry.dims, strict=True)
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return entry if whole else None
