@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -171,7 +171,8 @@ def _extract(store: Store | MemoryStore, requests: Sequence[Request], dtype: str
     split = first.split
     size = batch_size or (CPU_BATCH if first.upstream.device == "cpu" else GPU_BATCH)
     batches = batches_of(split, size)
-    skips = SkipCounter(split.found, split.max_unreadable, split.name, list(split.checked.unreadable))
+    count = functools.partial(SkipCounter, split.found, split.max_unreadable, split.name)
+    skips = count([*split.checked.unreadable])
     with contextlib.ExitStack() as stack:
         # in one order in every run, so that no two of them wait for each other
         jobs = [
@@ -183,14 +184,14 @@ def _extract(store: Store | MemoryStore, requests: Sequence[Request], dtype: str
         jobs = [j for r in requests for j in jobs if j.request is r and r in missing]
         if not jobs:
             return
-        for utterance, why in dict(s for j in jobs for w in j.writer.done for s in w.skipped).items():
+        for utterance, why in dict(
+            s for j in jobs for w in j.writer.done.values() for s in w.skipped
+        ).items():
             skips.skip(utterance, why)
         with rounded_once(first.upstream):
             too_coarse = _fill(jobs, batches, skips, store.shared)
         skipped = jobs[0].writer.skipped()
-        SkipCounter(
-            split.found, split.max_unreadable, split.name, [*split.checked.unreadable, *skipped]
-        ).check()
+        count([*split.checked.unreadable, *skipped]).check()
         if is_main():
             for utterance, why in skipped:
                 logger.warning("%s: skipped %s (%s)", split.name, utterance, why)
@@ -200,15 +201,11 @@ def _extract(store: Store | MemoryStore, requests: Sequence[Request], dtype: str
             job.writer.finish()
 
 
-@dataclass(eq=False)
-class _Job:
-    """A request, the writer that fills its entry, and the batches that a killed run has left there."""
+class _Job(NamedTuple):
+    """A request, and the writer that fills its entry."""
 
     request: Request
     writer: Writer
-
-    def __post_init__(self) -> None:
-        self.done = {w.bounds for w in self.writer.done}
 
 
 def batches_of(split: Split, size: int) -> dict[Bounds, list[Utterance]]:
@@ -252,7 +249,7 @@ def _fill(
     upstream, split = jobs[0].request.upstream, jobs[0].request.split
     views = {view: [j for j in jobs if j.request.view == view] for view in (j.request.view for j in jobs)}
     seconds = {b: sum(split.checked.n_samples[u.id] for u in us) / SAMPLE_RATE for b, us in batches.items()}
-    missing = [b for b in batches if not all(b in j.done for j in jobs)]
+    missing = [b for b in batches if not all(b in j.writer.done for j in jobs)]
     here = world()
     own = share(missing, [seconds[b] for b in missing], here.rank, here.size) if shared else missing
     total = sum(seconds[b] for b in (own if shared and here.size > 1 else batches))
@@ -280,7 +277,7 @@ def _fill(
                 kept = [(u.id, w) for u, w in found if not isinstance(w, AudioError)]
                 front = Front()
                 for view, of_view in views.items():
-                    todo = [j for j in of_view if bounds not in j.done]
+                    todo = [j for j in of_view if bounds not in j.writer.done]
                     hidden: Sequence[Sequence[Tensor]] = []
                     if todo and kept:
                         with running_in(upstream, todo[0].request.precision):

@@ -88,7 +88,8 @@ class Writer:
         dtype: str,
         batches: Sequence[Bounds],
     ) -> None:
-        self.layers, self.dtype, self.done = layers, dtype, list[Written]()
+        self.layers, self.dtype = layers, dtype
+        self.done: dict[Bounds, Written] = {}
         self._target, self._about, self._batches = target, about, batches
         self._own: list[Written] = []
         self._loose: list[tuple[str, str]] = []
@@ -104,7 +105,8 @@ class Writer:
 
     def __enter__(self) -> Writer:
         found = self._target.open(self._batches) if self._leads else None
-        self.done, self._scales = self._gather(found)[0]
+        done, self._scales = self._gather(found)[0]
+        self.done = {w.bounds: w for w in done}
         self._begin_errors()
         return self
 
@@ -210,7 +212,10 @@ class Writer:
     def skipped(self) -> list[tuple[str, str]]:
         """Utterances left out by all processes and by the killed run before them; all ask at the same time."""
         own = [*self._loose, *(s for w in self._own for s in w.skipped)]
-        return [*(s for w in self.done for s in w.skipped), *(s for part in self._gather(own) for s in part)]
+        return [
+            *(s for w in self.done.values() for s in w.skipped),
+            *(s for part in self._gather(own) for s in part),
+        ]
 
     def finish(self) -> Entry:
         """Make an entry of what all processes have written.
@@ -223,7 +228,7 @@ class Writer:
         found = self._gather((self._own, self._errors))
         if self.dtype == "float16" and self._too_coarse([errors for _, errors in found]):
             raise TooCoarse
-        batches = sorted([*self.done, *(w for own, _ in found for w in own)], key=lambda w: w.bounds)
+        batches = sorted([*self.done.values(), *(w for own, _ in found for w in own)], key=lambda w: w.bounds)
         if self._leads:
             assert self._scales is not None
             frames = {u: n for w in batches for u, n in w.frames.items()}
