@@ -10,9 +10,9 @@ import argparse
 import shutil
 from typing import NoReturn
 
+from ..core.config import TASKS
 from ..core.errors import MIError, nearest
 from ..core.files import PACKAGE
-from ..downstream.hook import TASKS
 from ..upstreams import compat
 
 PROG = "run_downstream.py"
@@ -121,7 +121,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="a module with upstreams of your own, for -u (see README)",
     )
     group(
-        "-g", "--upstream_model_config", help="config file that some upstreams need beside their checkpoint"
+        "-g",
+        "--upstream_model_config",
+        help="config file that some upstreams need alongside their checkpoint",
     )
     group("-r", "--upstream_refresh", action="store_true", help="download the checkpoint again")
     group("-f", "--upstream_trainable", action="store_true", help="fine-tune (stock tasks only)")

@@ -2,7 +2,7 @@
 
 Stock tasks are handed to s3prl's own runner. Ours are read here, with a parser of the same options (a test
 compares them one by one), as s3prl's parser cannot be had without importing every upstream, which takes ten
-seconds; then `s3prl_mi.experiment.run.run(args, config)` does the work.
+seconds; then `experiment.run.run(spec)` does the work.
 """
 
 from __future__ import annotations
@@ -21,37 +21,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..core.config import TASKS
 from ..core.distributed import ElsewhereError, World, is_main, session, together
 from ..core.errors import MIError, nearest
 from ..downstream import hook
-from ..downstream.hook import TASKS, default_config
+from ..downstream.arguments import run_spec
+from ..downstream.hook import default_config
 from ..experiment.jobs.engine import Engine, engine_of
-from ..experiment.study import default_splits, is_study, run_study, run_study_in_jobs
-from ..upstreams import compat
-from .options import PROG, build_parser, check_task, stock_tasks, underscored
-from .run_settings import (
-    apply_override,
-    expdir_of,
-    latest_states,
-    load_states,
-    past_checkpoint,
-    read_config,
-    resolve,
+from ..experiment.spec import RunSpec
+from ..experiment.study import (
+    HALVES,
+    is_series,
+    is_study,
+    requested,
+    run_study,
+    run_study_in_jobs,
+    study_runs,
 )
+from ..upstreams import compat
+from ..upstreams.s3prl_states import load_states, save_states
+from .options import PROG, build_parser, check_task, underscored
+from .run_settings import apply_override, expdir_of, past_checkpoint, read_config, resolve
 
-__all__ = [
-    "PROG",
-    "apply_override",
-    "build_parser",
-    "default_config",
-    "latest_states",
-    "load_states",
-    "main",
-    "read_config",
-    "report_errors",
-    "stock_tasks",
-    "usable_device",
-]
+logger = logging.getLogger(__name__)
+
+_SECTIONS = ("runner", "optimizer", "scheduler", "specaug", "downstream_expert", "study")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: the command line without the program's name; default: that of the process.
 
     Returns:
-        The exit status: 0, 1 after a mistake that the user can mend (one line on stderr), 130 after Ctrl-C.
+        The exit status: 0, 1 after a mistake that the user can fix (one line on stderr), 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     again = words if {"-a", "--auto_resume"} & set(words) else [*words, "-a"]
@@ -69,17 +63,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def report_errors(action: Callable[[], int], again: str) -> int:
-    """Run a command; what the user can mend becomes one line on stderr.
+    """Run a command; what the user can fix becomes one line on stderr.
 
     Args:
         action: the command; returns its exit status.
-        again: the command line that goes on after an interruption.
+        again: the command line that continues after an interruption.
 
     Returns:
-        The exit status: 0, 1 after a mistake that the user can mend, 130 after Ctrl-C.
+        The exit status: 0, 1 after a mistake that the user can fix, 130 after Ctrl-C.
     """
     # Threads that spin for long while they wait make themselves and others many times slower on a busy machine
-    # (measured: 122 s instead of 23 s beside one other process). Read when torch is loaded.
+    # (measured: 122 s instead of 23 s next to one other process). Read when torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
@@ -121,16 +115,16 @@ def _run(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
     hook.install()
     _load_module(args)
-    ours = args.downstream is None or any(task in TASKS for task in args.downstream.split(","))
-    config = read_config(args.config) if args.config and ours else {}
-    if ours and is_study(args, config):
-        return _run_study(args, config)
+    task = args.downstream
+    if task is None or any(part in TASKS for part in task.split(",")):
+        config = read_config(args.config) if args.config else {}
+        if is_study(task, args.upstream, args.upstream_ckpt, config):
+            return _run_study(args, config)
     if args.jobs is not None or args.slurm is not None:
         raise MIError(
             "--jobs and --slurm are for several upstreams, checkpoints or tasks of s3prl_mi (-u a,b, -k 'run/*.pt', "
             f"-d {','.join(TASKS)}); leave them out for one experiment."
         )
-    task = args.downstream
     checkpoint = past_checkpoint(args)
     past = None
     # A checkpoint's own task counts, as in s3prl; that of a stock experiment is left to s3prl to load.
@@ -139,18 +133,20 @@ def _run(argv: list[str]) -> int:
         task = _task_of(past, checkpoint, task)
     check_task(task)
     if task in TASKS:
-        _run_ours(args, task, checkpoint, past)
+        args.downstream = task
+        _run_one(args, checkpoint, past)
     else:
         _run_stock(args, task, argv, checkpoint)
     return 0
 
 
 def _load_module(args: argparse.Namespace) -> None:
-    """Make the upstreams of --upstream_module known."""
-    if getattr(args, "upstream_module", None) is not None:
+    """Make the upstreams of --upstream_module known; the arguments of earlier versions lack it."""
+    module = vars(args).get("upstream_module")
+    if module is not None:
         from ..upstreams.names import load_module  # it needs numpy, which `-h` does not
 
-        load_module(args.upstream_module)
+        load_module(module)
 
 
 def _task_of(past: dict[str, Any], checkpoint: Path, wanted: str | None) -> str:
@@ -216,6 +212,37 @@ def _stock_config(task: str) -> list[str]:
     )
 
 
+# --- What holds for every run of a command ------------------------------------------------------------------
+
+
+def _prepare(args: argparse.Namespace, engine: Engine | None = None) -> None:
+    """Refuse what our tasks do not support, and settle the device, torch.hub's folder and the screen."""
+    _refuse_unsupported(args)
+    # the machine that submits to SLURM may lack the GPU that its jobs have
+    if engine is None or engine.slurm is None:
+        args.device = _own_device(usable_device(args.device), args)
+    if args.cache_dir is not None:
+        import torch
+
+        torch.hub.set_dir(args.cache_dir)
+    _log_to_screen()
+
+
+def _refuse_unsupported(args: argparse.Namespace) -> None:
+    task = f"-d {args.downstream}" if args.downstream else "a study"
+    if args.mode == "inference":
+        raise MIError(f"-m inference: {task} has no output for a single file; use -m train or -m evaluate.")
+    if args.hub == "huggingface":
+        raise MIError(
+            f"--hub huggingface: not supported by {task}. For a model on the Hugging Face Hub use "
+            "-u hf -k organisation/name."
+        )
+    if args.upstream_trainable:
+        raise MIError(f"-f: {task} measures a frozen upstream; leave -f out.")
+    if args.push_to_hf_hub not in (False, "False", "false", "None", "none"):
+        raise MIError(f"--push_to_hf_hub: not supported by {task}; upload the folder with `hf upload`.")
+
+
 def usable_device(device: str) -> str:
     """The device to compute on: the CPU instead of a GPU that is not there, with one line that says so.
 
@@ -239,66 +266,6 @@ def usable_device(device: str) -> str:
     return device
 
 
-# --- Our tasks ----------------------------------------------------------------------------------------------
-
-
-def _run_ours(
-    args: argparse.Namespace, task: str, checkpoint: Path | None, past: dict[str, Any] | None
-) -> None:
-    args.downstream = task
-    args, config = resolve(args, checkpoint, past)
-    if past is None and args.mode == "evaluate":
-        inside = sorted({str(p.parent) for p in Path(args.expdir).glob("*/*/states-*.ckpt")})
-        if inside:
-            raise MIError(
-                f"-m evaluate: {args.expdir} is a study of several experiments; name one of them with -p: "
-                f"{', '.join(inside)}."
-            )
-        raise MIError(
-            f"-m evaluate: {args.expdir} has no states-*.ckpt, so no finished experiment to score. "
-            "Run it with -m train first (the same command with -a finishes one that was interrupted)."
-        )
-    if args.upstream is None:
-        raise MIError(
-            "-u is missing: which upstream? `s3prl-mi upstreams` lists them; a quick one is -u fbank."
-        )
-    _load_module(args)  # that of a past experiment
-    _prepare(args)
-    _check_sections(config)
-    with session():
-        _run_experiment(args, config)
-    if task == "mi_views" and args.mode == "train" and _sweeps(config) and World.of_launcher().rank == 0:
-        from .study_summary import summarise_study  # it draws, and needs all that goes with that
-
-        summarise_study(Path(args.expdir), [])
-
-
-def run_in_job(payload: tuple[argparse.Namespace, dict[str, Any]], resume: bool) -> None:
-    """One experiment of a study in a process of its own, which submitit has started (`experiment.jobs`)."""
-    args, config = payload
-    args.auto_resume = args.auto_resume or resume
-    hook.install()
-    _load_module(args)
-    _prepare(args)
-    _run_experiment(args, config)
-
-
-_JOB = "s3prl_mi.cli.run_downstream:run_in_job"
-
-
-def _prepare(args: argparse.Namespace, engine: Engine | None = None) -> None:
-    """What holds for every experiment of a command."""
-    _refuse_unsupported(args)
-    # the machine that submits to SLURM may lack the GPU that its jobs have
-    if engine is None or engine.slurm is None:
-        args.device = _own_device(usable_device(args.device), args)
-    if args.cache_dir is not None:
-        import torch
-
-        torch.hub.set_dir(args.cache_dir)
-    _log_to_screen()
-
-
 def _own_device(device: str, args: argparse.Namespace) -> str:
     """Of the processes that a launcher has started on one machine each has a GPU of its own, if there are enough.
 
@@ -319,80 +286,6 @@ def _own_device(device: str, args: argparse.Namespace) -> str:
     return f"cuda:{here.local_rank % count}"
 
 
-_SECTIONS = ("runner", "optimizer", "scheduler", "specaug", "downstream_expert", "study")
-
-
-def _check_sections(config: dict[str, Any]) -> None:
-    """Refuse a misspelt or misplaced key, which would be passed over in silence."""
-    for key in config:
-        if key not in _SECTIONS:
-            raise MIError(
-                f"unknown config section {key!r}.{nearest(key, _SECTIONS)} The keys of mi_views and mi_supervised "
-                "stand below downstream_expert: config.downstream_expert.<key>."
-            )
-
-
-def _sweeps(config: dict[str, Any]) -> bool:
-    """Whether one experiment measures several settings side by side."""
-    expert = config.get("downstream_expert") or {}
-    views = expert.get("views") or {}
-    lists = (expert.get("clusters"), views.get("mask"), views.get("shift_ms"))
-    return any(isinstance(values, (list, tuple)) and len(values) > 1 for values in lists)
-
-
-def _run_experiment(args: argparse.Namespace, config: dict[str, Any]) -> None:
-    with together():
-        if is_main():
-            _save_command(args, config)
-        _seed_everything(args.seed, args.disable_cudnn)
-        importlib.import_module("s3prl_mi.experiment.run").run(args, config)
-
-
-def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
-    """Several experiments, then a comparison and a report of them all."""
-    if args.mode != "train":
-        raise MIError(
-            f"-m {args.mode}: a study is several experiments; name one of their folders: -m {args.mode} -p FOLDER."
-        )
-    args.expdir = expdir_of(args)
-    if args.expdir is None:
-        raise MIError("-n or -p is missing: where to save? -n NAME saves to result/downstream/NAME.")
-    engine = engine_of(args.jobs, args.slurm)
-    _prepare(args, engine)
-    if not config:
-        config = read_config(str(default_config(TASKS[1])))
-        default_splits(args, config)
-    if args.override is not None and args.override.lower() != "none":
-        apply_override(args.override, args, config)
-    _check_sections(config)
-    if engine is None:
-        with session():
-            failed = run_study(args, config, _run_experiment)
-    else:
-        failed = run_study_in_jobs(args, config, engine, _JOB)
-    if World.of_launcher().rank > 0:
-        return 1 if failed else 0
-    from .study_summary import summarise_study  # it draws, and needs all that goes with that
-
-    summarise_study(Path(args.expdir), failed)
-    return 1 if failed else 0
-
-
-def _refuse_unsupported(args: argparse.Namespace) -> None:
-    task = f"-d {args.downstream}" if args.downstream else "a study"
-    if args.mode == "inference":
-        raise MIError(f"-m inference: {task} has no output for a single file; use -m train or -m evaluate.")
-    if args.hub == "huggingface":
-        raise MIError(
-            f"--hub huggingface: not supported by {task}. For a model on the Hugging Face Hub use "
-            "-u hf -k organisation/name."
-        )
-    if args.upstream_trainable:
-        raise MIError(f"-f: {task} measures a frozen upstream; leave -f out.")
-    if args.push_to_hf_hub not in (False, "False", "false", "None", "none"):
-        raise MIError(f"--push_to_hf_hub: not supported by {task}; upload the folder with `hf upload`.")
-
-
 class _ScreenHandler(logging.Handler):
     """Shows messages above a running progress bar."""
 
@@ -405,7 +298,7 @@ class _ScreenHandler(logging.Handler):
 
 
 def _log_to_screen() -> None:
-    """Show what the package has to say, as bare lines on stderr."""
+    """Show the package's messages as bare lines on stderr."""
     ours = logging.getLogger("s3prl_mi")
     if not ours.handlers:
         ours.addHandler(_ScreenHandler())
@@ -414,6 +307,80 @@ def _log_to_screen() -> None:
     if World.of_launcher().rank > 0:  # the first of many processes speaks, but for what each alone can know
         ours.setLevel(logging.ERROR)
         logging.getLogger("s3prl_mi.states.extraction").setLevel(logging.WARNING)
+
+
+def _check_sections(config: dict[str, Any]) -> None:
+    """Refuse a misspelt or misplaced key, which would be passed over in silence."""
+    for key in config:
+        if key not in _SECTIONS:
+            raise MIError(
+                f"unknown config section {key!r}.{nearest(key, _SECTIONS)} The keys of mi_views and mi_supervised "
+                "stand below downstream_expert: config.downstream_expert.<key>."
+            )
+
+
+# --- One run ------------------------------------------------------------------------------------------------
+
+
+def _run_one(args: argparse.Namespace, checkpoint: Path | None, past: dict[str, Any] | None) -> None:
+    args, config = resolve(args, checkpoint, past)
+    if past is None and args.mode == "evaluate":
+        inside = sorted({str(p.parent) for p in Path(args.expdir).glob("*/*/states-*.ckpt")})
+        if inside:
+            raise MIError(
+                f"-m evaluate: {args.expdir} is a study of several experiments; name one of them with -p: "
+                f"{', '.join(inside)}."
+            )
+        raise MIError(
+            f"-m evaluate: {args.expdir} has no states-*.ckpt, so no finished experiment to score. "
+            "Run it with -m train first (the same command with -a finishes one that was interrupted)."
+        )
+    if args.upstream is None:
+        raise MIError(
+            "-u is missing: which upstream? `s3prl-mi upstreams` lists them; a quick one is -u fbank."
+        )
+    _load_module(args)  # that of a past experiment
+    _prepare(args)
+    _check_sections(config)
+    with session():
+        spec = _run_experiment(args, config)
+    if _sweeps(spec) and World.of_launcher().rank == 0:
+        from .study_summary import summarise_study  # it draws, and needs all that goes with that
+
+        summarise_study(spec.folder, [])
+
+
+def _sweeps(spec: RunSpec) -> bool:
+    """Whether one experiment of mi_views measures several settings."""
+    views = spec.config.views
+    several = any(len(values) > 1 for values in (spec.config.clusters, views.mask, views.shift_ms))
+    return several and spec.task == "mi_views" and spec.evaluate_split is None
+
+
+def run_in_job(payload: tuple[argparse.Namespace, dict[str, Any]], resume: bool) -> None:
+    """One run of a study in a process of its own, which submitit has started (`experiment.jobs`)."""
+    args, config = payload
+    args.auto_resume = args.auto_resume or resume
+    hook.install()
+    _load_module(args)
+    _prepare(args)
+    _run_experiment(args, config)
+
+
+_JOB = "s3prl_mi.cli.run_downstream:run_in_job"
+
+
+def _run_experiment(args: argparse.Namespace, config: dict[str, Any]) -> RunSpec:
+    """Run it, and leave what s3prl leaves: the arguments, the config, and states-1.ckpt at the end."""
+    with together():
+        spec = run_spec(args, config)
+        if is_main():
+            _save_command(args, config)
+        _seed_everything(args.seed, args.disable_cudnn)
+        importlib.import_module("s3prl_mi.experiment.run").run(spec)
+        if is_main() and spec.evaluate_split is None:
+            save_states(spec.folder, args, config)
+    return spec
 
 
 def _save_command(args: argparse.Namespace, config: dict[str, Any]) -> None:
@@ -448,6 +415,72 @@ def _seed_everything(seed: int, disable_cudnn: bool) -> None:
     if not disable_cudnn:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
+
+
+# --- A study ------------------------------------------------------------------------------------------------
+
+
+def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
+    """Several runs, then a comparison and a report of them all."""
+    if args.mode != "train":
+        raise MIError(
+            f"-m {args.mode}: a study is several experiments; name one of their folders: -m {args.mode} -p FOLDER."
+        )
+    args.expdir = expdir_of(args)
+    if args.expdir is None:
+        raise MIError("-n or -p is missing: where to save? -n NAME saves to result/downstream/NAME.")
+    engine = engine_of(args.jobs, args.slurm)
+    _prepare(args, engine)
+    if not config:
+        config = read_config(str(default_config("mi_views")))
+        if args.upstream is not None and args.upstream_ckpt is not None and is_series(args.upstream_ckpt):
+            data = config["downstream_expert"]["datarc"]
+            data["fit_splits"], data["eval_splits"] = [HALVES[0]], [HALVES[1]]
+            logger.info(
+                "a series of checkpoints: fitted on %s, scored on %s (datarc.fit_splits, .eval_splits).",
+                *HALVES,
+            )
+    if args.override is not None and args.override.lower() != "none":
+        apply_override(args.override, args, config)
+    _check_sections(config)
+    study = requested(args.downstream, args.upstream, config)
+    single = {key: value for key, value in config.items() if key != "study"}
+    bases = [run_spec(_changed(args, downstream=task), single) for task in study.tasks]
+    runs = study_runs(bases, study.upstreams)
+    if engine is None:
+        with session():
+            failed = run_study(runs, lambda spec: _run_experiment(_args_of(spec, args), single))
+    else:
+        failed = run_study_in_jobs(
+            runs, lambda spec: (_args_of(spec, args), single), engine, Path(args.expdir), _JOB
+        )
+    if World.of_launcher().rank > 0:
+        return 1 if failed else 0
+    from .study_summary import summarise_study  # it draws, and needs all that goes with that
+
+    summarise_study(Path(args.expdir), failed)
+    return 1 if failed else 0
+
+
+def _changed(args: argparse.Namespace, **changes: Any) -> argparse.Namespace:
+    return argparse.Namespace(**{**vars(args), **changes})
+
+
+def _args_of(spec: RunSpec, args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments of one run of a study, for s3prl's file and for a job."""
+    model = spec.upstream
+    return _changed(
+        args,
+        downstream=spec.task,
+        upstream=model.name,
+        upstream_ckpt=model.ckpt,
+        checkpoint_step=model.step,
+        checkpoint_series=model.series,
+        expdir=str(spec.folder),
+        expname=None,
+        jobs=None,
+        slurm=None,
+    )
 
 
 if __name__ == "__main__":

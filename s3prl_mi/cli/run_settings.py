@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.config import TASKS
 from ..core.distributed import World
 from ..core.errors import MIError, nearest
-from ..downstream.hook import TASKS, default_config, packaged_configs
-from ..upstreams import compat
+from ..downstream.hook import default_config, packaged_configs
+from ..upstreams.s3prl_states import latest_states
 
 
 def resolve(
@@ -107,40 +108,6 @@ def past_checkpoint(args: argparse.Namespace) -> Path | None:
     if folder is not None and (args.auto_resume or (args.mode == "evaluate" and maybe_ours)):
         return latest_states(Path(folder))
     return None
-
-
-def latest_states(folder: Path) -> Path | None:
-    """The states-<step>.ckpt of the highest step in a folder, or None."""
-    steps = {int(p.stem[7:]): p for p in folder.glob("states-*.ckpt") if p.stem[7:].isdecimal()}
-    return steps[max(steps)] if steps else None
-
-
-def load_states(path: Path) -> dict[str, Any]:
-    """Load a checkpoint of a downstream experiment, weights only.
-
-    Returns:
-        What s3prl's runner saves: at least `Args` (Namespace) and `Config` (dict).
-
-    Raises:
-        MIError: the file is not such a checkpoint, or is damaged.
-    """
-    compat.apply()
-    import pickle
-
-    import torch
-
-    try:
-        states = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MIError(
-            f"{path}: not a checkpoint of a downstream experiment, or damaged ({first})."
-        ) from error
-    if not isinstance(states, dict) or not {"Args", "Config"} <= set(states):
-        raise MIError(
-            f"{path}: not a checkpoint of a downstream experiment (keys Args and Config are missing)."
-        )
-    return states
 
 
 # --- -o -----------------------------------------------------------------------------------------------------

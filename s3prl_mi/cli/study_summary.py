@@ -41,7 +41,7 @@ def summarise_study(folder: Path, failed: Sequence[str]) -> None:
         sys.stderr.write(f"failed: {line}\n")
     if failed:
         sys.stderr.write(
-            "Mend what is named; the same command with -a then runs these, and repeats nothing else.\n"
+            "Fix what is named; the same command with -a then runs these, and repeats nothing else.\n"
         )
 
 
@@ -60,17 +60,19 @@ def _comparison(folder: Path) -> str:
     tables: list[str] = []
     for shift, results in sorted(by_rate.items()):
         usual = _usual_setting(results)
-        told = f"Frames every {shift:g} ms, not on one scale with the others.\n\n" if len(by_rate) > 1 else ""
+        heading = (
+            f"Frames every {shift:g} ms, not comparable with the others.\n\n" if len(by_rate) > 1 else ""
+        )
         if usual is not None:
-            told += f"At {usual.view}, {usual.n_clusters} clusters, {usual.scored_frames} frames; "
-            told += "the other settings are in the report.\n\n"
+            heading += f"At {usual.view}, {usual.n_clusters} clusters, {usual.scored_frames} frames; "
+            heading += "the other settings are in the report.\n\n"
             results = keep(
                 results, Filters(view=usual.view, clusters=usual.n_clusters, frames=usual.scored_frames)
             )
         try:
-            tables.append(told + to_screen(build(results)))
+            tables.append(heading + to_screen(build(results)))
         except MIError as error:  # what earlier commands left in the folder was measured otherwise
-            tables.append(f"{told}No table: {error} (options of `s3prl-mi compare {folder}`)\n")
+            tables.append(f"{heading}No table: {error} (options of `s3prl-mi compare {folder}`)\n")
     return "\n".join(tables)
 
 

@@ -1,7 +1,9 @@
 """The `downstream_expert` section of a config file, as frozen dataclasses that refuse unknown keys.
 
-Precedence: defaults of these classes < the YAML file (`-c`) < overrides (`-o`) < the command line's own
-options (`-l`, `-s`, `--upstream_feature_normalize`, `--seed`), which s3prl hands to a task beside its config.
+Precedence: defaults of these classes < the YAML file (`-c`) < overrides (`-o`) < the command line's own options
+(`-l`, `-s`, `--upstream_feature_normalize`, `--seed`, `--store_mode`, ...).
+
+Read here rather than by pydantic or dacite: a mistake names the key, the value, what is allowed and the nearest key.
 """
 
 from __future__ import annotations
@@ -9,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from .errors import MIError, nearest
+from .split_names import overlap
 
 T = TypeVar("T")
 
@@ -37,7 +40,7 @@ class AlignmentConfig:
     silence: Literal["class", "drop"] = "class"
     """Whether silence is a class of its own or its frames are left out."""
     max_missing: float = 0.1
-    """Refuse to go on if a larger share of a split's utterances has no alignment."""
+    """Refuse a split if a larger fraction of its utterances has no alignment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class DataConfig:
     libri_root: str | None = None
     """LibriSpeech's folder: <libri_root>/<split>/<speaker>/<chapter>/*.flac (or .wav)."""
     manifest: str | None = None
-    """Instead of libri_root: a TSV or CSV file, one line an utterance (columns split, audio, id, speaker,
+    """Instead of libri_root: a TSV or CSV file, one line per utterance (columns split, audio, id, speaker,
     alignment)."""
     fit_splits: tuple[str, ...] = ("dev-other",)
     """Probes, codebooks, scaling and every choice are made on these. `dev-other@1/2` is the first of two parts of
@@ -57,8 +60,9 @@ class DataConfig:
     max_utterances: int | None = None
     """Take at most so many utterances of each split, spread evenly over it (for a quick look)."""
     max_unreadable: float = 0.05
-    """Refuse to go on if a larger share of a split's audio files is empty or corrupt."""
+    """Refuse a split if a larger fraction of its audio files is empty or corrupt."""
     alignments: AlignmentConfig = field(default_factory=AlignmentConfig)
+    """Frame labels of mi_supervised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +104,20 @@ class MIConfig:
     """Everything under `downstream_expert`."""
 
     datarc: DataConfig = field(default_factory=DataConfig)
-    layers: str | tuple[int, ...] = "all"
+    """Audio, splits and alignments."""
+    layers: Literal["all", "last", "weighted"] | tuple[int, ...] = "all"
     """`all`, `last`, `weighted` (s3prl's Featurizer) or a list of layer numbers."""
     featurizer: str = "learned"
     """Layer weights for `layers: weighted`: `learned` (mi_supervised only), `uniform`, or the path of a
     states-*.ckpt of a stock s3prl run, whose trained weights are read."""
     views: ViewConfig = field(default_factory=ViewConfig)
-    frames: tuple[str, ...] = ("auto",)
+    """The two views of mi_views."""
+    frames: tuple[Literal["auto", "masked", "unmasked", "all"], ...] = ("auto",)
     """Frames that mi_views scores: any of `masked`, `unmasked`, `all`. `auto`: masked for the mask view, all
     for the shift view."""
-    protocol: str = "default"
-    """How probes are fitted: `default` or `paper` (s3prl_mi/estimators/protocol.py)."""
-    probes: tuple[str, ...] = ("logistic", "mlp")
+    protocol: Literal["default", "paper"] = "default"
+    """How probes are fitted: `default`, or as in the `paper` (s3prl_mi/estimators/probe.py)."""
+    probes: tuple[Literal["logistic", "mlp"], ...] = ("logistic", "mlp")
     """Classifiers to fit, each a bound of its own: `logistic` (linear), `mlp` (with hidden layers)."""
     seeds: int | tuple[int, ...] = 5
     """A count (seeds start at --seed) or a list of seeds."""
@@ -126,6 +132,7 @@ class MIConfig:
     within 0.001). `bf16`: autocast for all (mi_views moves as with another seed of k-means). `auto`: `mixed` on a CPU
     and `bf16` on a GPU that are fast at it, for upstreams whose hidden states change by little (precision.py)."""
     store: StoreConfig = field(default_factory=StoreConfig)
+    """Where hidden states lie between extraction and estimation."""
 
 
 def parse(cls: type[T], section: Mapping[str, Any] | None, where: str) -> T:
@@ -162,48 +169,49 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     """Check one value against its annotation; lists become tuples, one item becomes a tuple of one."""
     if dataclasses.is_dataclass(hint):
         return parse(typing.cast(type, hint), value, where)
-    options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    options = [o for o in (typing.get_args(hint) if is_union else (hint,)) if o is not type(None)]
     for option in options:
         fitted = _fit(value, option)
         if fitted is not None:
             return fitted
-    items = [typing.get_args(o)[0] for o in options if typing.get_origin(o) is tuple]
-    wanted = " or ".join(_describe(o) for o in options if o is not type(None) and o not in items)
+    items = [_item(o) for o in options if typing.get_origin(o) is tuple]
+    wanted = " or ".join(_describe(o) for o in options if o not in items)
     raise MIError(f"config key {where}: expected {wanted}, found {value!r}.")
+
+
+def _item(of_tuple: Any) -> Any:
+    return typing.get_args(of_tuple)[0]
 
 
 def _fit(value: Any, option: Any) -> Any:
     """The value as `option`'s type, or None if it does not fit."""
-    origin = typing.get_origin(option)
-    if origin is Literal:
+    if typing.get_origin(option) is Literal:
         return value if value in typing.get_args(option) else None
-    if origin is tuple:
-        item = typing.get_args(option)[0]
-        items = value if isinstance(value, (list, tuple)) else [value]
-        fitted = [_fit(v, item) for v in items]
+    if typing.get_origin(option) is tuple:
+        fitted = [_fit(v, _item(option)) for v in (value if isinstance(value, (list, tuple)) else [value])]
         return tuple(fitted) if fitted and all(v is not None for v in fitted) else None
-    if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, bool) is not (option is bool):
+        return None
+    if option is float and isinstance(value, int):
         return float(value)
-    if option is int:
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
-    if option in (str, bool):
-        return value if isinstance(value, option) else None
-    return None
+    return value if isinstance(value, option) else None
 
 
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+_TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def _describe(option: Any) -> str:
-    origin = typing.get_origin(option)
-    if origin is Literal:
+    """A type in words."""
+    if typing.get_origin(option) is Literal:
         return "one of " + ", ".join(typing.get_args(option))
-    if origin is tuple:
-        item = _describe(typing.get_args(option)[0])
-        return f"{item} or a list of {item.removeprefix('a ')}s"
-    names = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
-    return names[option.__name__]
+    if typing.get_origin(option) is tuple:
+        item = _describe(_item(option))
+        many = (
+            f"{item.removeprefix('one of ')}" if item.startswith("one of") else f"{item.removeprefix('a ')}s"
+        )
+        return f"{item} or a list of {many}"
+    return _TYPE_NAMES[option]
 
 
 def load(section: Mapping[str, Any] | None, task: Task) -> MIConfig:
@@ -212,54 +220,39 @@ def load(section: Mapping[str, Any] | None, task: Task) -> MIConfig:
     Raises:
         MIError: an unknown key, a value of the wrong type or out of range, or a missing data root.
     """
-    config = parse(MIConfig, section, "downstream_expert")
-    _check(config, task)
+    config = parse(MIConfig, section, _KEY)
+    _check_ranges(config)
+    _check_data(config.datarc, task)
     return config
 
 
 _KEY = "downstream_expert"
 
 
-def _check(config: MIConfig, task: Task) -> None:
-    """Refuse values that fit their type but not each other or their range."""
-    _check_data(config.datarc, task)
-    views = config.views
-    layers = config.layers if isinstance(config.layers, str) else "all"
-    shares = {"datarc.max_unreadable": config.datarc.max_unreadable}
-    shares["datarc.alignments.max_missing"] = config.datarc.alignments.max_missing
-    rules: list[tuple[bool, str, object, str]] = [
+def _check_ranges(config: MIConfig) -> None:
+    """Refuse values that fit their type but not their range."""
+    data, positive, fraction = config.datarc, "a positive number", "a fraction from 0 to 1"
+    count = config.seeds if isinstance(config.seeds, int) else 1
+    rules: list[tuple[str, Any, Callable[[Any], object], str]] = [
+        ("seeds", count, lambda n: n > 0, "at least one seed"),
+        ("kmeans_iterations", config.kmeans_iterations, lambda n: n > 0, "at least 1 iteration"),
+        ("batch_size", config.batch_size, lambda n: n >= 0, "0 (automatic) or more utterances"),
+        ("store.max_gb", config.store.max_gb, lambda gb: gb > 0, f"{positive} of GB"),
+        ("clusters", config.clusters, lambda n: n > 1, "at least 2 clusters"),
+        ("views.shift_ms", config.views.shift_ms, lambda ms: ms > 0, f"{positive} of ms"),
         (
-            layers in ("all", "last", "weighted"),
-            "layers",
-            layers,
-            "all, last, weighted or a list of layer numbers",
+            "views.mask",
+            config.views.mask,
+            mask_span,
+            "masked/period in frames, such as 30/40, masked < period",
         ),
-        (config.protocol in ("default", "paper"), "protocol", config.protocol, "default or paper"),
-        (not isinstance(config.seeds, int) or config.seeds > 0, "seeds", config.seeds, "at least one seed"),
-        (config.kmeans_iterations > 0, "kmeans_iterations", config.kmeans_iterations, "at least 1 iteration"),
-        (config.batch_size >= 0, "batch_size", config.batch_size, "0 (automatic) or more utterances"),
-        (config.store.max_gb > 0, "store.max_gb", config.store.max_gb, "a positive size in GB"),
-        *((p in ("logistic", "mlp"), "probes", p, "logistic or mlp") for p in config.probes),
-        *(
-            (f in ("auto", "masked", "unmasked", "all"), "frames", f, "auto, masked, unmasked or all")
-            for f in config.frames
-        ),
-        *((n > 1, "clusters", n, "at least 2 clusters") for n in config.clusters),
-        *((ms > 0, "views.shift_ms", ms, "a positive number of ms") for ms in views.shift_ms),
-        *(
-            (
-                mask_span(m) is not None,
-                "views.mask",
-                m,
-                "masked/period in frames, such as 30/40, masked < period",
-            )
-            for m in views.mask
-        ),
-        *((0 <= share <= 1, name, share, "a share from 0 to 1") for name, share in shares.items()),
+        ("datarc.max_unreadable", data.max_unreadable, lambda part: 0 <= part <= 1, fraction),
+        ("datarc.alignments.max_missing", data.alignments.max_missing, lambda part: 0 <= part <= 1, fraction),
     ]
-    for holds, name, value, wanted in rules:
-        if not holds:
-            raise MIError(f"config key {_KEY}.{name}: expected {wanted}, found {value!r}.")
+    for name, values, holds, wanted in rules:
+        for value in values if isinstance(values, tuple) else (values,):
+            if not holds(value):
+                raise MIError(f"config key {_KEY}.{name}: expected {wanted}, found {value!r}.")
 
 
 def mask_span(text: str) -> tuple[int, int] | None:
@@ -306,36 +299,6 @@ def _check_data(data: DataConfig, task: Task) -> None:
         )
 
 
-def split_part(name: str) -> tuple[str, int, int]:
-    """The split, the part and the number of parts that a name of a split stands for.
-
-    Raises:
-        MIError: an `@` that is not followed by part/parts.
-
-    Example:
-        >>> split_part("dev-other"), split_part("dev-other@2/3")
-        (('dev-other', 1, 1), ('dev-other', 2, 3))
-    """
-    split, at, part = name.partition("@")
-    if not at:
-        return split, 1, 1
-    number, slash, count = part.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise MIError(f"split {name!r}: after @ expected part/parts, such as {split}@1/2; found {part!r}.")
-    return split, int(number), int(count)
-
-
-def overlap(one: str, other: str) -> bool:
-    """Whether two names of splits share speech.
-
-    Example:
-        >>> overlap("dev@1/2", "dev@2/2"), overlap("dev@1/2", "dev")
-        (False, True)
-    """
-    a, b = split_part(one), split_part(other)
-    return a[0] == b[0] and (a[2] != b[2] or a[1] == b[1])
-
-
 def seed_list(seeds: int | tuple[int, ...], first: int) -> tuple[int, ...]:
     """The seeds of a run: as listed, or so many from `first` (the command line's --seed) on.
 
@@ -344,8 +307,3 @@ def seed_list(seeds: int | tuple[int, ...], first: int) -> tuple[int, ...]:
         (1337, 1338, 1339)
     """
     return tuple(range(first, first + seeds)) if isinstance(seeds, int) else tuple(dict.fromkeys(seeds))
-
-
-def as_dict(config: Any) -> dict[str, Any]:
-    """A config as plain nested dicts and lists, for records and yaml."""
-    return dataclasses.asdict(config)

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..core.config import DataConfig, split_part
+from ..core.config import DataConfig
 from ..core.errors import MIError, nearest
 from ..core.files import read_text
+from ..core.split_names import split_part
 
 AUDIO_SUFFIXES = (".flac", ".wav")
 MANIFEST_COLUMNS = ("split", "audio", "id", "speaker", "alignment")

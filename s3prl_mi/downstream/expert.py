@@ -7,13 +7,16 @@ is the whole measurement. It passes on only one sequence of features, so the exp
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ..core.distributed import is_main, session
 from ..core.errors import MIError
 from ..core.types import SAMPLE_RATE
+from ..upstreams.s3prl_states import save_states
 
 
 class RunnerAdapter(nn.Module):
@@ -47,13 +50,17 @@ class RunnerAdapter(nn.Module):
         """Run the experiment; returns a loss of zero."""
         del features, others, kwargs
         if not self._done:
-            from ..experiment import run as experiment
+            from ..experiment.run import run
+            from .arguments import run_spec
 
             self._done = True
             args = argparse.Namespace(**vars(self._args))
             args.mode, args.evaluate_split = ("train", None) if self.training else ("evaluate", split)
             try:
-                experiment.run(args, self._config)
+                with session():
+                    run(run_spec(args, self._config))
+                    if args.mode == "train" and is_main():
+                        save_states(Path(args.expdir), args, self._config)
             except MIError as error:
                 raise SystemExit(f"error: {error}") from None
         return self.unused.sum() * 0

@@ -1,4 +1,4 @@
-"""How a stock, unmodified s3prl comes to know `-d mi_supervised` and `-d mi_views`.
+"""How a stock, unmodified s3prl knows `-d mi_supervised` and `-d mi_views`.
 
 The installed file `s3prl_mi.pth` holds one line that Python runs at every start. It only puts a class on
 `sys.meta_path` (some microseconds, no import) which waits for `import s3prl` and then calls `start` below.
@@ -31,12 +31,10 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+from ..core.config import TASKS
 from ..core.errors import MIError
 from ..core.files import PACKAGE
 from ..upstreams import compat
-
-TASKS = ("mi_supervised", "mi_views")
-"""As `config.TASKS`, which costs more to import."""
 
 
 def start() -> None:
@@ -59,8 +57,7 @@ def packaged_configs() -> dict[str, Path]:
     They lie inside the package where that was installed from a wheel, and at the top of the repository where the
     package is used from there (also by `pip install -e`).
     """
-    package = PACKAGE
-    for folder in (package, package.parent):
+    for folder in (PACKAGE, PACKAGE.parent):
         found = {path.stem: path for path in sorted((folder / "downstream_configs").glob("*.yaml"))}
         if found:
             return found
@@ -76,8 +73,7 @@ def default_config(task: str) -> Path:
     if task not in TASKS:
         raise MIError(f"task {task!r}: only {' and '.join(TASKS)} have a default config; name one with -c.")
     if task not in packaged_configs():
-        package = PACKAGE
-        raise MIError(f"{package}: downstream_configs/{task}.yaml is missing; install s3prl_mi again.")
+        raise MIError(f"{PACKAGE}: downstream_configs/{task}.yaml is missing; install s3prl_mi again.")
     return packaged_configs()[task]
 
 

@@ -1,4 +1,4 @@
-"""Which rows of the stored hidden states are scored: labelled frames, or pairs of frames of two views.
+"""Which rows of the hidden states are scored: labelled frames, or pairs of frames of two views.
 
 Rows count through the utterances of one or several entries laid end to end.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,22 +16,30 @@ from ..core.types import SAMPLE_RATE, IntVector
 from ..data.alignments.files import Alignments
 from ..data.alignments.labels import SILENCE, check_duration, frame_labels
 from ..data.utterances import Utterance
-from ..states.entry import Entry
 from ..upstreams.geometry import Geometry, aligned_rows
 from ..upstreams.views import View, shift_frames, shifted_rows
 
 
+class Rows(Protocol):
+    """Whose rows some frames are, such as those of a store's `Entry`."""
+
+    @property
+    def utterances(self) -> Sequence[str]:
+        """Ids, in the order of the rows."""
+
+    @property
+    def n_frames(self) -> Sequence[int]:
+        """Frames of each utterance."""
+
+
 @dataclass(frozen=True)
 class Labelled:
-    """Frames with a label.
-
-    `rows` and `labels` have shape (n_frames,); `unlabelled` counts frames left out because the alignment has a
-    gap there, or because silence is dropped.
-    """
+    """Frames with a label; `rows` and `labels` have shape (n_frames,)."""
 
     rows: IntVector
     labels: NDArray[np.object_]
     unlabelled: int
+    """Frames left out because the alignment has a gap there, or because silence is dropped."""
     utterances: int
 
 
@@ -42,7 +51,7 @@ class Pairs:
     rows_b: IntVector
 
 
-def utterance_rows(entries: Sequence[Entry]) -> Iterator[tuple[str, int, int]]:
+def utterance_rows(entries: Sequence[Rows]) -> Iterator[tuple[str, int, int]]:
     """(utterance id, first row, number of frames) in the order of the rows."""
     start = 0
     for entry in entries:
@@ -51,27 +60,21 @@ def utterance_rows(entries: Sequence[Entry]) -> Iterator[tuple[str, int, int]]:
             start += count
 
 
-def held_out_groups(entries: Sequence[Entry], utterances: Mapping[str, Utterance]) -> IntVector:
+def held_out_groups(entries: Sequence[Rows], utterances: Mapping[str, Utterance]) -> IntVector:
     """The group of each row that is held out as a whole when a choice is made, shape (n_rows,).
 
     Speakers, where at least two are known and none is unknown; else utterances.
-
-    Args:
-        entries: hidden states.
-        utterances: by id.
     """
-    rows = list(utterance_rows(entries))
-    ids = [u for u, _, _ in rows]
+    ids = [u for entry in entries for u in entry.utterances]
     speakers = [utterances[u].speaker for u in ids]
-    known = None not in speakers and len(set(speakers)) > 1
-    name = {u: utterances[u].speaker if known else u for u in ids}
-    number = {group: i for i, group in enumerate(dict.fromkeys(name.values()))}
-    groups = np.array([number[name[u]] for u, _, _ in rows], dtype=np.int64)
-    return np.repeat(groups, np.array([count for _, _, count in rows], dtype=np.int64))
+    names = speakers if None not in speakers and len(set(speakers)) > 1 else ids
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    counts = [count for entry in entries for count in entry.n_frames]
+    return np.repeat(np.array([number[name] for name in names], np.int64), np.array(counts, np.int64))
 
 
 def labelled_frames(
-    entries: Sequence[Entry],
+    entries: Sequence[Rows],
     utterances: Mapping[str, Utterance],
     n_samples: Mapping[str, int],
     alignments: Alignments,
@@ -81,7 +84,7 @@ def labelled_frames(
     """Label each row by the interval that holds the centre of its receptive field.
 
     Args:
-        entries: hidden states; utterances without an alignment are left out.
+        entries: whose rows these are; utterances without an alignment are left out.
         utterances: by id.
         n_samples: length of each utterance at 16 kHz.
         alignments: where intervals come from.
@@ -113,12 +116,12 @@ def labelled_frames(
 
 
 def paired_frames(
-    entries: Sequence[Entry], view: View, frames: str, geometry: Geometry, finest: Geometry | None = None
+    entries: Sequence[Rows], view: View, frames: str, geometry: Geometry, finest: Geometry | None = None
 ) -> Pairs:
     """Pairs of rows, one of each view.
 
     Args:
-        entries: hidden states of view b (those of view a have the same rows).
+        entries: whose rows these are, of view b (those of view a are the same).
         view: mask: row t of both views; shift: rows t and t + shift of one sequence.
         frames: `masked`, `unmasked` or `all`: the rows of a mask view that are scored.
         geometry: of these entries' frames.
@@ -137,8 +140,9 @@ def paired_frames(
         else:
             at = aligned_rows(geometry, finest or geometry, count)
             masked = view.pattern(int(at[-1]) + 1 if count else 0)[at]
-            scored = {"masked": masked, "unmasked": ~masked, "all": np.ones(count, dtype=np.bool_)}[frames]
-            first = second = np.flatnonzero(scored)
+            first = second = np.flatnonzero(
+                {"masked": masked, "unmasked": ~masked, "all": masked | True}[frames]
+            )
         a.append(start + first)
         b.append(start + second)
     return Pairs(np.concatenate(a), np.concatenate(b))

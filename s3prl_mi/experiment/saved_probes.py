@@ -16,25 +16,14 @@ from .task import Fitted, GridPoint
 FOLDER = "fitted"
 
 
-def _path(expdir: Path, cell: GridPoint, kind: str) -> Path:
-    parts = [
-        f"layer_{cell.layer}",
-        cell.view.slug,
-        cell.frames,
-        *([f"{cell.clusters}"] if cell.clusters else []),
-        kind,
-    ]
-    return expdir / FOLDER / f"{'-'.join(parts)}.pt"
+def _path(folder: Path, point: GridPoint, probe: str) -> Path:
+    clusters = [str(point.n_clusters)] if point.n_clusters else []
+    parts = [f"layer_{point.layer}", point.view.slug, point.scored_frames, *clusters, probe]
+    return folder / FOLDER / f"{'-'.join(parts)}.pt"
 
 
-def save_fitted(expdir: Path, cell: GridPoint, fitted: Fitted) -> None:
-    """Save each kind of probe of a cell to a file of its own, which appears whole or not at all.
-
-    Args:
-        expdir: the experiment's folder.
-        cell: what was fitted.
-        fitted: what the task's `fit` returned.
-    """
+def save_probes(folder: Path, point: GridPoint, fitted: Fitted) -> None:
+    """Save each probe of a grid point to a file of its own in the experiment's folder: whole, or not at all."""
     w = fitted.weights
     about = {
         "seeds": fitted.seeds,
@@ -43,22 +32,23 @@ def save_fitted(expdir: Path, cell: GridPoint, fitted: Fitted) -> None:
         "weights": None if w is None else [w.weights.tolist(), w.normalize, w.source],
     }
     for probe in fitted.probes:
-        with replacing(_path(expdir, cell, probe.name)) as temporary:
+        with replacing(_path(folder, point, probe.name)) as temporary:
             torch.save({**about, "probe": probe.state()}, temporary)
 
 
-def load_fitted(expdir: Path, cell: GridPoint, kind: str, device: str) -> Fitted:
-    """Load one kind of probe that `save_fitted` saved.
+def load_probe(folder: Path, point: GridPoint, probe: str, device: str) -> Fitted:
+    """Load one probe that `save_probes` saved, for all seeds.
 
     Raises:
         MIError: no such file, or one that cannot be read.
     """
-    path = _path(expdir, cell, kind)
+    path = _path(folder, point, probe)
     try:
         c = torch.load(path, map_location="cpu", weights_only=True)
         weights = None if c["weights"] is None else LayerWeights(np.array(c["weights"][0]), *c["weights"][1:])
-        probe = FittedProbe.from_state(c["probe"], device)
-        return Fitted([probe], c["seeds"], c["fit_frames"], weights, c["targets"])
+        return Fitted(
+            [FittedProbe.from_state(c["probe"], device)], c["seeds"], c["fit_frames"], weights, c["targets"]
+        )
     except FileNotFoundError:
         raise MIError(
             f"no fitted probes {path}: train with these layers, views, frames, clusters and probes first (-m train -a)."

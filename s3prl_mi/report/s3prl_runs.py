@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..cli.run_settings import latest_states, load_states
 from ..core.errors import MIError, nearest
 from ..results.record import Record
+from ..upstreams.s3prl_states import latest_states, load_states
 from .published_scores import canonical
 
 Metric = Literal["per", "wer"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import MIError
-from ..core.types import SAMPLE_RATE, IntVector, Seconds
+from ..core.types import SAMPLE_RATE, Seconds
 from ..data.audio import AudioError, read_waveform
 from ..data.utterances import Utterance
 
@@ -27,7 +27,7 @@ Audio: TypeAlias = "str | Path | np.ndarray | Tensor"
 """A file, or a waveform of shape (n_samples,): float, 16 kHz mono, in [-1, 1]."""
 
 MAX_SECONDS: Seconds = 1800.0
-"""Hidden states are kept in memory: of one layer of 768 dimensions, both views, 0.3 MB a second of audio."""
+"""Hidden states are kept in memory: of one layer of 768 dimensions, both views, 0.3 MB per second of audio."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +45,15 @@ class Half:
         """Audio in this half."""
         return sum(map(len, self.waveforms)) / SAMPLE_RATE
 
-    def group_of_frames(self, n_frames: Sequence[int]) -> IntVector:
-        """Number of the group of each frame, given the frames of each utterance; shape (sum(n_frames),).
-
-        A choice is made on held-out speakers; where there is one speaker only, on held-out utterances.
-        """
-        names = self.groups if len(set(self.groups)) > 1 else list(range(len(n_frames)))
-        number = {name: i for i, name in enumerate(dict.fromkeys(names))}
-        return np.repeat([number[name] for name in names], n_frames).astype(np.int64)
+    @property
+    def utterances(self) -> dict[str, Utterance]:
+        """By id: each with a number for its speaker."""
+        number = {name: str(i) for i, name in enumerate(dict.fromkeys(self.groups))}
+        ids = map(str, range(len(self.groups)))
+        return {
+            i: Utterance(i, Path(), "held-out", number[g], None)
+            for i, g in zip(ids, self.groups, strict=True)
+        }
 
 
 def halves(
@@ -62,7 +63,7 @@ def halves(
     eval_groups: Sequence[Hashable] | None = None,
     max_seconds: Seconds = MAX_SECONDS,
 ) -> tuple[Half, Half]:
-    """Read held-out audio and say what is fitted on and what is scored.
+    """Read held-out audio and split it into what is fitted on and what is scored.
 
     Args:
         audio: files or waveforms.
@@ -131,7 +132,7 @@ def _halved(half: Half) -> tuple[Half, Half]:
         if len(half.waveforms) < 2:
             raise MIError("audio: one utterance cannot be split in halves; give at least two, or eval_audio.")
         logger.warning(
-            "audio: one speaker only, so halves are split by utterance: the bound then holds for a heard speaker."
+            "audio: one speaker only, so halves are split by utterance: the bound then holds for a seen speaker."
         )
         named = list(range(len(half.waveforms)))
         seconds = {i: len(w) for i, w in enumerate(half.waveforms)}

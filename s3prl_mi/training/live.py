@@ -129,7 +129,7 @@ def _is_known(model: nn.Module) -> bool:
 
 
 def _is_expert(model: Any) -> bool:
-    """Whether this is called as s3prl calls its upstreams: one of s3prl's, or one that tells its family."""
+    """Whether this is called as s3prl calls its upstreams: one of s3prl's, or one that has its family."""
     return _own_family(model) is not None or bool(upstream_folder(type(model).__module__))
 
 
@@ -190,7 +190,7 @@ def live_upstream(
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """sha256 (hex) over names, shapes and float32 values of all weights: tells one step from another."""
+    """sha256 (hex) over names, shapes and float32 values of all weights, which differs from step to step."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, Tensor):
@@ -205,7 +205,7 @@ def weights_sha256(model: nn.Module) -> str:
 
 @contextlib.contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """While in this context the model is in eval mode; afterwards all is as before, so training goes on bit by bit.
+    """While in this context the model is in eval mode; afterwards all is as before, so training continues bit by bit.
 
     Put back are the training flag of each module and the random states of Python, NumPy and torch (every
     device). Inference mode and autocast of the caller are off inside: probes need gradients and full precision.

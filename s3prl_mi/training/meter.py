@@ -1,51 +1,41 @@
-"""I(Za;Zb) of a model in memory on held-out audio, in bits."""
+"""I(Za;Zb) of a model in memory on held-out audio, in bits: through the same task and records as an experiment."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from ..core.config import MIConfig, ViewConfig
 from ..core.errors import MIError
-from ..core.types import SAMPLE_RATE, Bits, FloatMatrix, IntVector, Seconds
+from ..core.types import Bits, FloatMatrix, Seconds
+from ..data.utterances import Utterance
 from ..estimators.frames import Frames
 from ..estimators.mi_supervised import Estimate
-from ..estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
-from ..estimators.probes import ProbeSpec
-from ..experiment.run import versions
+from ..experiment.records import Source, build_records, versions
+from ..experiment.task import Context, Fitted, GridPoint
+from ..experiment.views_task import ViewsTask
 from ..results.record import Record
+from ..states.layer_weights import LayerWeights
+from ..states.split_states import Layer
 from ..upstreams.families import Family
 from ..upstreams.forward import hidden_states, shortest_samples
 from ..upstreams.geometry import resolve
 from ..upstreams.loading import Upstream
-from ..upstreams.views import PLAIN, View, shift_frames, shifted_rows
+from ..upstreams.views import PLAIN, View, resolve_views
 from .held_out import MAX_SECONDS, Audio, Half, halves
 from .live import Forward, encoder_of, live_upstream, untouched, weights_sha256
-
-MASK = View("mask", "latent", 40, 10)
-"""The last 30 of every 40 frames, by the model's own mask embedding, as in the paper."""
-SHIFT = View("shift", shift_ms=60.0)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One measurement of a model: an estimate for each layer asked for, and what records say of it.
-
-    The layers' numbers from 0 are the keys of `estimates`, `dims` and `frame_shifts_ms`; `seconds` is the time of
-    the whole measurement.
-    """
+    """One measurement of a model: the estimate of each layer asked for, by its number from 0."""
 
     estimates: dict[int, Estimate]
-    dims: dict[int, int]
-    frame_shifts_ms: dict[int, float]
-    layers_in_upstream: int
-    upstream: Upstream
-    view: View
-    seconds: Seconds
 
     @property
     def bits(self) -> dict[int, Bits]:
@@ -54,41 +44,33 @@ class Measured:
 
 
 @dataclass(frozen=True, eq=False)
-class _Side:
-    """Hidden states of one half: for each layer, each utterance's frames of view a and of view b."""
+class _HalfStates:
+    """Hidden states of one half in memory, by view and layer: for each utterance an array (n_frames, dim)."""
 
     half: Half
-    a: list[list[FloatMatrix]]
-    b: list[list[FloatMatrix]]
+    states: Mapping[View, Mapping[int, list[FloatMatrix]]]
+    name = "held-out audio"
 
-    def frames(
-        self, view: View, stride: int, factor: int, at: int
-    ) -> tuple[Frames, Frames, Frames, IntVector]:
-        """Scored frames of view a, their partners of view b, all frames of view b, groups of the pairs.
+    @property
+    def utterances(self) -> dict[str, Utterance]:
+        return self.half.utterances
 
-        `stride` is of the layer at position `at`, in samples; its frame j stands where frame j * factor stands at
-        the rate at which masks are put.
-        """
-        counts = [len(z) for z in self.b[at]]
-        starts = np.cumsum([0, *counts[:-1]])
-        if view.kind == "shift":
-            shift = shift_frames(view.shift_ms or 0.0, stride)
-            pairs = [shifted_rows(n, shift) for n in counts]
-        else:
-            pairs = [(rows, rows) for rows in (_masked_rows(view, n, factor) for n in counts)]
-        rows_a, rows_b = (
-            np.concatenate([s + p[i] for s, p in zip(starts, pairs, strict=True)]) for i in (0, 1)
-        )
-        if not len(rows_a):
-            raise MIError(
-                f"held-out audio: no frame to score; utterances are too short for {view.describe()}."
-            )
-        groups = self.half.group_of_frames(counts)[rows_a]
-        return Frames(self.a[at], rows_a), Frames(self.b[at], rows_b), Frames(self.b[at]), groups
+    def entries(self, layer: Layer) -> list[_Rows]:
+        return [_Rows(list(self.utterances), [len(z) for z in self.states[PLAIN][int(layer)]])]
+
+    def frames(self, layer: Layer, weights: LayerWeights | None, view: View = PLAIN) -> Frames:
+        del weights
+        return Frames(self.states[view if view.kind == "mask" else PLAIN][int(layer)])
+
+    def refuse_nan(self, layer: int) -> None:
+        if not all(np.isfinite(z).all() for of_view in self.states.values() for z in of_view[layer]):
+            raise MIError("hidden states hold NaN or infinite values.")
 
 
-def _masked_rows(view: View, n_frames: int, factor: int) -> IntVector:
-    return np.flatnonzero(view.pattern(n_frames * factor)[::factor])
+@dataclass(frozen=True)
+class _Rows:
+    utterances: list[str]
+    n_frames: list[int]
 
 
 class ViewsMeter:
@@ -154,140 +136,77 @@ class ViewsMeter:
             MIError: a model of unknown kind, a layer that it lacks, a layer before its mask site, hidden states
                 with NaN, or too little audio.
         """
-        began = time.time()
-        whole, model = model, encoder_of(model, self.encoder)
-        upstream = live_upstream(model, self.family, self.forward, self.normalize)
-        view = self.view or _view_of(upstream)
-        _check_view(upstream, view)
-        with untouched(whole):
-            probe = hidden_states(
-                upstream, [self.fit.waveforms[-1][: 2 * shortest_samples(upstream) + 3200]]
-            )[0]
-            layers = [self._number(layer, len(probe)) for layer in self.layers]
-            fit, scored = (self._extract(upstream, half, view, layers) for half in (self.fit, self.scored))
-            estimates = {n: self._estimate(upstream, fit, scored, view, n, i) for i, n in enumerate(layers)}
-        dims = {n: probe[n].shape[1] for n in layers}
-        shifts = {n: _frame_shift_ms(upstream, n) for n in layers}
-        return Measured(estimates, dims, shifts, len(probe), upstream, view, round(time.time() - began, 3))
+        _, _, found = self._measure(model)
+        return Measured({int(point.layer): estimate for point, _, estimate in found})
 
     def records(self, model: nn.Module, step: int) -> list[Record]:
-        """Measure the model; one record a layer, as in `mi_results.jsonl`.
+        """Measure the model; one record per layer, as in `mi_results.jsonl`.
 
         Args:
             model: what is being trained.
             step: its training step, for the records.
         """
-        m = self.measure(model)
-        encoder = encoder_of(model, self.encoder)
-        sha256, made_with = weights_sha256(encoder), versions()
+        began = time.time()
+        upstream, n_layers, found = self._measure(model)
+        seconds = (time.time() - began) / len(found)
+        source = Source(
+            task="mi_views",
+            upstream=replace(upstream, fingerprint=weights_sha256(encoder_of(model, self.encoder))),
+            layer_names=[f"hidden_states[{n}]" for n in range(n_layers)],
+            step=step,
+            series=None,
+            fit_splits=["held-out (fit)"],
+            eval_splits=["held-out (eval)"],
+            label_set=None,
+            precision="fp32",
+            versions=versions(),
+        )
+        utterances = {"fit": len(self.fit.waveforms), "eval": len(self.scored.waveforms), "skipped": 0}
         return [
-            Record(
-                task="mi_views",
-                upstream=m.upstream.name,
-                checkpoint=None,
-                upstream_sha256=sha256,
-                step=step,
-                series=None,
-                layer=layer,
-                layer_name=f"hidden_states[{layer}]",
-                layers_in_upstream=m.layers_in_upstream,
-                last_layer=m.layers_in_upstream - 1,
-                dim=m.dims[layer],
-                frame_shift_ms=m.frame_shifts_ms[layer],
-                probe=e.probe,
-                protocol=e.protocol,
-                view=m.view.describe(),
-                scored_frames="masked" if m.view.kind == "mask" else "all",
-                n_clusters=self.clusters,
-                seed=e.seed,
-                fit_splits=["held-out (fit)"],
-                eval_splits=["held-out (eval)"],
-                mi_lower_bound_bits=float(e.mi_lower_bound_bits),
-                entropy_bits=float(e.entropy_bits),
-                cross_entropy_bits=float(e.cross_entropy_bits),
-                accuracy=float(e.accuracy),
-                fit_frames=e.fit_frames,
-                eval_frames=e.eval_frames,
-                n_classes=e.labels,
-                label_set=None,
-                unseen_frames=e.unseen_frames,
-                unlabelled_frames=0,
-                utterances={
-                    "fit": len(self.fit.waveforms),
-                    "eval": len(self.scored.waveforms),
-                    "skipped": 0,
-                },
-                probe_settings=e.settings,
-                seconds=round(m.seconds / len(m.estimates), 3),
-                versions=made_with,
-            )
-            for layer, e in m.estimates.items()
+            build_records(source, point, fitted, [estimate], utterances, 0, seconds)[0]
+            for point, fitted, estimate in found
         ]
 
-    @staticmethod
-    def _number(layer: int, count: int) -> int:
-        if not -count <= layer < count:
-            raise MIError(f"layers: the model has no layer {layer}; it has {count}, 0 to {count - 1}.")
-        return layer % count
-
-    @staticmethod
-    def _extract(upstream: Upstream, half: Half, view: View, layers: Sequence[int]) -> _Side:
-        """Hidden states of a half, one utterance a forward pass; only the layers asked for are kept."""
-
-        def states(which: View) -> list[list[FloatMatrix]]:
-            kept: list[list[FloatMatrix]] = [[] for _ in layers]
-            for waveform in half.waveforms:
-                hidden = hidden_states(upstream, [waveform], which)[0]
-                for into, layer in zip(kept, layers, strict=True):
-                    into.append(hidden[layer].cpu().numpy())
-            return kept
-
-        plain = states(PLAIN)
-        return _Side(half, states(view) if view.kind == "mask" else plain, plain)
-
-    def _estimate(
-        self, upstream: Upstream, fit: _Side, scored: _Side, view: View, layer: int, at: int
-    ) -> Estimate:
-        """The estimate of one layer; `at` is its position in `layers`."""
-        for side in (fit, scored):
-            if not all(np.isfinite(z).all() for z in side.a[at] + side.b[at]):
-                raise MIError(f"layer {layer}: hidden states hold NaN or infinite values.")
-        stride = upstream.geometry_of(layer).stride
-        rates = (stride, stride // upstream.stride)
-        a, b, everything, groups = fit.frames(view, *rates, at)
-        if view.kind == "mask":
-            _refuse_unmasked(a, b, layer)
-        # float64, which some of the arithmetic needs, is missing on Apple's GPUs
-        device = upstream.device if upstream.device.startswith("cuda") else "cpu"
-        books = fit_codebooks_of_view(everything, self.clusters, [self.seed], device=device)
-        spec = ProbeSpec((self.probe,), self.protocol, (self.seed,), device)
-        probes = fit_views(a, b, books, groups, spec)
-        eval_a, eval_b, _, _ = scored.frames(view, *rates, at)
-        return score_views(probes, books, eval_a, eval_b, spec, len(a))[0][0]
+    def _measure(self, model: nn.Module) -> tuple[Upstream, int, list[tuple[GridPoint, Fitted, Estimate]]]:
+        """The model as an upstream, the number of its layers, and what was found of each layer asked for."""
+        whole, model = model, encoder_of(model, self.encoder)
+        upstream = live_upstream(model, self.family, self.forward, self.normalize)
+        view = self.view or _view_of(upstream)
+        _check_view(upstream, view)
+        with untouched(whole):
+            shortest = self.fit.waveforms[-1][: 2 * shortest_samples(upstream) + 3200]
+            n_layers = len(hidden_states(upstream, [shortest])[0])
+            layers = [_number(layer, n_layers) for layer in self.layers]
+            fit, scored = (_extract(upstream, half, view, layers) for half in (self.fit, self.scored))
+            context = Context(
+                config=MIConfig(protocol=self.protocol),  # type: ignore[arg-type]
+                upstream=upstream,
+                n_layers=n_layers,
+                views=(view,),
+                seeds=(self.seed,),
+                normalize=False,
+                # float64, which some of the arithmetic needs, is missing on Apple's GPUs
+                device=upstream.device if upstream.device.startswith("cuda") else "cpu",
+            )
+            task, found = ViewsTask(context), []
+            for layer in layers:
+                point = GridPoint(layer, view, "masked" if view.kind == "mask" else "all", self.clusters)
+                try:
+                    for half in (fit, scored):
+                        half.refuse_nan(layer)
+                    fitted = task.fit(fit, point, [self.probe])
+                    (estimate,) = task.score(fitted, scored, point)
+                except MIError as error:
+                    raise MIError(f"layer {layer}: {error}") from None
+                found.append((point, fitted, estimate))
+        return upstream, n_layers, found
 
 
-def _refuse_unmasked(a: Frames, b: Frames, layer: int) -> None:
-    """Refuse a layer before the mask site, whose bound is only H(c); a collapsed model is none."""
-    some = min(len(a), 2000)
-    masked, plain = a.read(0, some), b.read(0, some)
-    spread = float(plain.std(0).max())
-    collapsed = spread <= 1e-5 * float(np.abs(plain).max())
-    if not collapsed and float(np.abs(masked - plain).max()) <= 1e-3 * spread:
-        raise MIError(
-            f"layer {layer}: its hidden states are the same with and without masks, so it lies before the mask site. "
-            "Leave it out, or use view=View('mask', 'waveform', 40, 10)."
-        )
-
-
-def measure_views(
-    model: nn.Module, audio: Sequence[Audio], *, layer: int = -1, clusters: int = 50, probe: str = "logistic",
-    seed: int = 0, groups: Sequence[Hashable] | None = None, view: View | None = None,
-    family: Family | None = None, **more: Any,
-) -> Estimate:  # fmt: skip
+def measure_views(model: nn.Module, audio: Sequence[Audio], *, layer: int = -1, **options: Any) -> Estimate:
     """Lower bound of I(Za;Zb) in bits of a model in memory, on held-out audio.
 
     The model may be in the midst of training: it is used in eval mode without gradients on the device where it
-    is, and put back exactly as it was, random states included, so that training goes on bit by bit.
+    is, and put back exactly as it was, random states included, so that training continues bit by bit.
 
     Args:
         model: a Hugging Face speech encoder (with or without a head), an s3prl upstream, a module that holds one
@@ -295,13 +214,7 @@ def measure_views(
         audio: held-out utterances: files, or float waveforms of shape (n_samples,) at 16 kHz. Half of it, by
             speaker, is fitted on, and half is scored.
         layer: number into the hidden states; -1 is the last.
-        clusters: size of the codebook; the bound cannot exceed log2(clusters).
-        probe: `logistic` or `mlp`.
-        seed: of k-means and of the MLP.
-        groups: speaker of each utterance.
-        view: None: masks for masked models, a shift of 60 ms for autoregressive ones.
-        family: what is known of the model.
-        **more: of `ViewsMeter`: eval_audio, eval_groups, forward, encoder, normalize, protocol, max_seconds.
+        **options: of `ViewsMeter`: groups, clusters, probe, seed, view, family, ...
 
     Returns:
         The estimate; `mi_lower_bound_bits` is never clipped.
@@ -312,29 +225,38 @@ def measure_views(
     Source:
         Liu, Yeh and Glass (ICASSP 2024), eq. 8.
     """
-    meter = ViewsMeter(
-        audio, groups=groups, layers=(layer,), clusters=clusters, probe=probe, seed=seed, view=view, family=family,
-        **more,
-    )  # fmt: skip
-    (estimate,) = meter.measure(model).estimates.values()
+    (estimate,) = ViewsMeter(audio, layers=(layer,), **options).measure(model).estimates.values()
     return estimate
 
 
-def _frame_shift_ms(upstream: Upstream, layer: int) -> float:
-    return 1000 * upstream.geometry_of(layer).stride / SAMPLE_RATE
+def _number(layer: int, count: int) -> int:
+    if not -count <= layer < count:
+        raise MIError(f"layers: the model has no layer {layer}; it has {count}, 0 to {count - 1}.")
+    return layer % count
+
+
+def _extract(upstream: Upstream, half: Half, view: View, layers: Sequence[int]) -> _HalfStates:
+    """Hidden states of a half, one utterance per forward pass; only the layers asked for are kept."""
+
+    def states(of_view: View) -> dict[int, list[FloatMatrix]]:
+        kept: dict[int, list[FloatMatrix]] = {layer: [] for layer in layers}
+        for waveform in half.waveforms:
+            hidden = hidden_states(upstream, [waveform], of_view)[0]
+            for layer, arrays in kept.items():
+                arrays.append(hidden[layer].cpu().numpy())
+        return kept
+
+    return _HalfStates(half, {v: states(v) for v in ((PLAIN, view) if view.kind == "mask" else (PLAIN,))})
 
 
 def _view_of(upstream: Upstream) -> View:
-    """The view for a family, where the user leaves it open."""
-    family = upstream.family
-    if family.view == "shift":
-        return SHIFT
-    if family.view == "mask" and family.can_mask_latents:
-        return MASK
-    raise MIError(
-        f"view: not known for {upstream.name} (family {family.name!r}). Give View('mask', 'waveform', 40, 10) or "
-        "View('shift', shift_ms=60.0) from s3prl_mi.upstreams.views."
-    )
+    """The view for a family, where the user leaves it open: as in an experiment."""
+    if upstream.family.view is None:
+        raise MIError(
+            f"view: not known for {upstream.name} (family {upstream.family.name!r}). Give View('mask', 'waveform', 40, "
+            "10) or View('shift', shift_ms=60.0) from s3prl_mi.upstreams.views."
+        )
+    return resolve_views(ViewConfig(), upstream.name, upstream.family)[0]
 
 
 def _check_view(upstream: Upstream, view: View) -> None:

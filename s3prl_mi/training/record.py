@@ -72,8 +72,8 @@ class TrainingLog:
             `mi_views/bits` of the last layer asked for; with several layers also `mi_views/bits_layer_N` of each.
 
         Raises:
-            MIError: at the first measurement, whatever the user can mend. Later ones (a training that diverges)
-                are logged as a warning, and training goes on.
+            MIError: at the first measurement, whatever the user can fix. Later ones (a training that diverges)
+                are logged as a warning, and training continues.
         """
         if step == self._last or self.path is None:
             return {}

@@ -102,19 +102,19 @@ def measured(words: Sequence[str]) -> tuple[Clock, Clock]:
         RuntimeError: it has failed; with what it said.
     """
     from s3prl_mi.cli.run_downstream import main
-    from s3prl_mi.experiment.run import Experiment
+    from s3prl_mi.experiment import fit
     from s3prl_mi.states import provider
 
     extraction, estimation = Clock(), Clock()
-    before = provider.extract, Experiment._measure
+    before = provider.extract, fit.measure
     provider.extract = extraction.around(before[0])
-    Experiment._measure = estimation.around(before[1])  # type: ignore[method-assign]
+    fit.measure = estimation.around(before[1])
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             status = main(list(words))
     finally:
-        provider.extract, Experiment._measure = before  # type: ignore[method-assign]
+        provider.extract, fit.measure = before
     if status:
         raise RuntimeError(said.getvalue()[-2000:])
     return extraction, estimation

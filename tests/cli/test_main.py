@@ -11,7 +11,8 @@ import yaml
 from s3prl_mi import __version__
 from s3prl_mi.cli import demo as demo_run
 from s3prl_mi.cli import main as cli
-from s3prl_mi.cli.run_downstream import apply_override, build_parser
+from s3prl_mi.cli.options import build_parser
+from s3prl_mi.cli.run_settings import apply_override
 from s3prl_mi.core.config import load
 from s3prl_mi.states.store import Store, key_of
 from tests.helpers.paths import REPO

@@ -12,19 +12,32 @@ import pytest
 import yaml
 
 from s3prl_mi.cli import run_downstream
-from s3prl_mi.cli.run_downstream import apply_override, build_parser, latest_states, main
+from s3prl_mi.cli.options import build_parser
+from s3prl_mi.cli.run_downstream import main
+from s3prl_mi.cli.run_settings import apply_override
+from s3prl_mi.core.config import MIConfig
 from s3prl_mi.core.errors import MIError
+from s3prl_mi.downstream.hook import default_config
+from s3prl_mi.experiment.spec import RunSpec, UpstreamSpec
+from s3prl_mi.upstreams.s3prl_states import latest_states
 from tests.helpers.paths import REPO
 from tests.helpers.process import run_python
 
 
 @pytest.fixture
 def calls(monkeypatch, tmp_path):
-    """What experiment.run was called with; the current folder is a fresh one."""
+    """The arguments and config that a run was made of; it does nothing. The current folder is a fresh one."""
     seen = []
+
+    def run_spec(args, config):
+        seen.append((args, config))
+        return RunSpec("mi_views", UpstreamSpec(args.upstream), MIConfig(), Path(args.expdir))
+
     stub = types.ModuleType("s3prl_mi.experiment.run")
-    stub.run = lambda args, config: seen.append((args, config))
+    stub.run = lambda spec: None
     monkeypatch.setitem(sys.modules, "s3prl_mi.experiment.run", stub)
+    monkeypatch.setattr(run_downstream, "run_spec", run_spec)
+    monkeypatch.setattr(run_downstream, "save_states", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     return seen
 
@@ -304,7 +317,7 @@ def test_a_local_rank_without_a_launcher_is_refused(calls, capsys):
 
 
 def test_interrupt_says_how_to_continue(calls, monkeypatch, capsys):
-    def interrupt(args, config):
+    def interrupt(spec):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys.modules["s3prl_mi.experiment.run"], "run", interrupt)
@@ -314,7 +327,7 @@ def test_interrupt_says_how_to_continue(calls, monkeypatch, capsys):
 
 def test_full_disk_is_one_line_and_a_bug_keeps_its_traceback(calls, monkeypatch, capsys):
     def fail(error):
-        def run(args, config):
+        def run(spec):
             raise error
 
         monkeypatch.setattr(sys.modules["s3prl_mi.experiment.run"], "run", run)
@@ -329,7 +342,7 @@ def test_full_disk_is_one_line_and_a_bug_keeps_its_traceback(calls, monkeypatch,
 
 def test_default_config_of_an_unknown_task():
     with pytest.raises(MIError, match="'asr'"):
-        run_downstream.default_config("asr")
+        default_config("asr")
 
 
 def test_help_shows_examples_first_and_imports_nothing_heavy():

@@ -8,9 +8,9 @@ import json
 import pytest
 import yaml
 
-from s3prl_mi.cli.run_downstream import default_config
-from s3prl_mi.core.config import MIConfig, as_dict, load, parse, seed_list
+from s3prl_mi.core.config import MIConfig, load, parse, seed_list
 from s3prl_mi.core.errors import MIError
+from s3prl_mi.downstream.hook import default_config
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_unknown_key_is_named_with_the_nearest(section, name, nearest):
         ("store__dtype", "float64", "one of auto, float16, float32"),
         ("datarc__fit_splits", 3, "text or a list of texts"),
         ("datarc__alignments__silence", "remove", "one of class, drop"),
-        ("layers", [0, "last"], "text or a whole number or a list of whole numbers"),
+        ("layers", [0, "last"], "one of all, last, weighted or a whole number or a list of whole numbers"),
         ("views", "mask", "expected a mapping"),
     ],
 )
@@ -143,7 +143,7 @@ def test_seed_list():
 
 def test_config_survives_yaml_and_json(section):
     config = load(section(layers=[0, 2], seeds=[5, 3]), "mi_views")
-    plain = json.loads(json.dumps(as_dict(config)))
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))
     assert parse(MIConfig, yaml.safe_load(yaml.safe_dump(plain)), "downstream_expert") == config
 
 
@@ -168,7 +168,7 @@ def test_override_beats_yaml_and_seed_counts_on_from_the_command_line(run, tmp_p
     )
     words = ("-c", str(yaml_file), "--seed", "5")
     assert run("mi_views", "fbank", *words, views__shift_ms=20, clusters=5, views__kind="shift") == 0
-    assert [(r.clusters, r.seed) for r in run.records()] == [(5, 5), (5, 6)]
+    assert [(r.n_clusters, r.seed) for r in run.records()] == [(5, 5), (5, 6)]
     settings = json.loads((tmp_path / "experiment" / "mi_settings.json").read_text())
     assert settings["kmeans_iterations"] == 3
     assert run("mi_views", "fbank", *words, views__kind="shift", seeds=[9], name="list") == 0

@@ -50,7 +50,14 @@ def with_package(site_folder):
         (package / "downstream_configs").mkdir(exist_ok=True)
         (package / "downstream_configs" / f"{task}.yaml").touch()
     rooms = ("", "core/", "upstreams/", "downstream/")
-    modules = ("core/errors.py", "core/files.py", "upstreams/compat.py", "downstream/hook.py")
+    modules = (
+        "core/config.py",
+        "core/errors.py",
+        "core/files.py",
+        "core/split_names.py",
+        "upstreams/compat.py",
+        "downstream/hook.py",
+    )
     for name in (*(f"{room}__init__.py" for room in rooms), *modules):
         (package / name).parent.mkdir(exist_ok=True)
         (package / name).write_text((REPO / "s3prl_mi" / name).read_text())

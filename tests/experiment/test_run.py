@@ -22,8 +22,9 @@ import torch
 from s3prl_mi.cli.run_downstream import main
 from s3prl_mi.core.config import DataConfig
 from s3prl_mi.data.utterances import list_utterances
-from s3prl_mi.experiment import run as experiment
-from s3prl_mi.experiment import task as tasks
+from s3prl_mi.experiment import fit as fit_room
+from s3prl_mi.experiment import folder as folder_room
+from s3prl_mi.experiment import supervised_task, views_task
 from s3prl_mi.results.class_contributions import CLASSES_FILE, read_classes
 from s3prl_mi.results.record import RESULTS_FILE, read_records
 from s3prl_mi.states import extraction
@@ -39,7 +40,12 @@ BOTH = ["logistic", "mlp"]
 FILES = ("mi_results.jsonl", "mi_summary.csv", "mi_layers.png", "log.log", "states-1.ckpt")
 MASKED = ("mask(latent, 6 of 10 frames)", "masked", 6)
 """View, frames and clusters of the runs of mi_views on HuBERT, as in `Record.identity`."""
-WHAT_IS_FITTED = ("fit_supervised", "fit_views", "fit_codebooks_of_view", "learn_weights")
+WHAT_IS_FITTED = (
+    (supervised_task, "fit_supervised"),
+    (supervised_task, "learn_weights"),
+    (views_task, "fit_views"),
+    (views_task, "fit_codebooks_of_view"),
+)
 
 
 def refused(run: Runner, capsys, *words, **more) -> str:
@@ -187,8 +193,8 @@ def test_finished_and_continued_does_nothing_new(run, monkeypatch):
     assert run("mi_views") == 0
     before = (run.folder / "experiment" / RESULTS_FILE).read_bytes()
     monkeypatch.setattr(extraction, "_extract", never)
-    for name in WHAT_IS_FITTED:
-        monkeypatch.setattr(tasks, name, never)
+    for room, name in WHAT_IS_FITTED:
+        monkeypatch.setattr(room, name, never)
     assert run("mi_views", "fbank", "-a") == 0
     assert (run.folder / "experiment" / RESULTS_FILE).read_bytes() == before
 
@@ -236,7 +242,7 @@ class Interrupting:
     """Stands for `append_records`: Ctrl-C after so many groups of records."""
 
     def __init__(self, after: int) -> None:
-        self.left, self.original = after, experiment.append_records
+        self.left, self.original = after, folder_room.append_records
 
     def __call__(self, path, records) -> None:
         if self.left == 0:
@@ -248,7 +254,7 @@ class Interrupting:
 @pytest.mark.parametrize("task", TASKS)
 def test_ctrl_c_then_continue(finished, run, monkeypatch, capsys, task):
     with monkeypatch.context() as m:
-        m.setattr(experiment, "append_records", Interrupting(1))
+        m.setattr(folder_room, "append_records", Interrupting(1))
         assert run(task, "hubert-base", probes=BOTH) == 130
     err = capsys.readouterr().err
     assert "Traceback" not in err
@@ -292,7 +298,7 @@ def test_a_new_run_in_an_old_folder_is_what_is_continued(run, monkeypatch):
     """Finished with fbank; begun anew with mel and interrupted: -a goes on with mel."""
     assert run("mi_views", "fbank") == 0
     with monkeypatch.context() as m:
-        m.setattr(experiment, "append_records", Interrupting(0))
+        m.setattr(folder_room, "append_records", Interrupting(0))
         assert run("mi_views", "mel", views__kind="shift") == 130
     assert run("mi_views", "mel", "-a", views__kind="shift") == 0
     assert {r.upstream for r in run.records()} == {"mel"}
@@ -303,8 +309,8 @@ def test_a_new_run_in_an_old_folder_is_what_is_continued(run, monkeypatch):
 
 @pytest.fixture
 def no_fitting(monkeypatch):
-    for name in WHAT_IS_FITTED:
-        monkeypatch.setattr(tasks, name, never)
+    for room, name in WHAT_IS_FITTED:
+        monkeypatch.setattr(room, name, never)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -482,9 +488,9 @@ def test_a_sweep_gives_what_its_parts_give(run, finished, monkeypatch):
 
     monkeypatch.setattr(extraction, "_extract", counted)
     books: list[int] = []
-    fit = tasks.fit_codebooks_of_view
+    fit = views_task.fit_codebooks_of_view
     monkeypatch.setattr(
-        tasks, "fit_codebooks_of_view", lambda b, n, *rest: books.append(n) or fit(b, n, *rest)
+        views_task, "fit_codebooks_of_view", lambda b, n, *rest: books.append(n) or fit(b, n, *rest)
     )
     assert run("mi_views", "hubert-base", views__mask=["6/10", "3/10"], clusters=[6, 3], layers=[1]) == 0
     mine, theirs = run.numbers(), finished.numbers("mi_views")
@@ -792,9 +798,9 @@ def test_a_full_disk(run, monkeypatch, capsys, place):
         if place == "states":
             m.setattr(Writer, "write", full)
         elif place == "results":
-            m.setattr(experiment, "append_records", full)
+            m.setattr(folder_room, "append_records", full)
         else:
-            m.setattr(experiment, "save_fitted", full)
+            m.setattr(fit_room, "save_probes", full)
         said = refused(run, capsys, "mi_views")
     assert "no space left" in said
     assert "/somewhere/full" in said

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pytest
@@ -10,18 +9,25 @@ import torch
 import yaml
 
 from s3prl_mi.cli.run_downstream import main
-from s3prl_mi.core.config import load
+from s3prl_mi.core.config import MIConfig, load
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.downstream.hook import packaged_configs
-from s3prl_mi.experiment.study import HALVES, StudyConfig, System, expand, is_study, runs_of
+from s3prl_mi.experiment.spec import RunSpec, UpstreamSpec
+from s3prl_mi.experiment.study import HALVES, StudyConfig, expand, is_study, requested, study_runs
 from s3prl_mi.results.record import RESULTS_FILE, read_records
 from tests.helpers.runner import Runner
 
 PAPER = sorted(name for name in packaged_configs() if name.startswith("paper_"))
 
 
-def arguments(upstream=None, ckpt=None, task=None, expdir="x"):
-    return argparse.Namespace(upstream=upstream, upstream_ckpt=ckpt, downstream=task, expdir=expdir)
+def models(items, ckpt=None):
+    return expand(items, UpstreamSpec("", ckpt))
+
+
+def runs_of(upstreams=None, tasks=None, folder="x", config=None):
+    study = requested(tasks, upstreams, config or {})
+    base = UpstreamSpec("")
+    return study_runs([RunSpec(t, base, MIConfig(), Path(folder)) for t in study.tasks], study.upstreams)
 
 
 @pytest.fixture
@@ -35,15 +41,16 @@ def checkpoints(tmp_path) -> Path:
 
 @pytest.mark.parametrize("place", ["apc-*.ckpt", "*", ""])
 def test_a_pattern_or_folder_is_a_series_by_step(checkpoints, place):
-    found = expand(["apc_local"], str(checkpoints / place))
+    found = models(["apc_local"], str(checkpoints / place))
     assert [s.step for s in found] == [15, 240, 1000]
     assert [s.slug for s in found] == ["apc_local-apc-15", "apc_local-apc-240", "apc_local-apc-1000"]
 
 
 def test_items_with_and_without_checkpoints(checkpoints):
     one = str(checkpoints / "apc-15.ckpt")
-    found = expand(["fbank", f"apc_local={one}", "hf=owner/model#3"], None)
-    assert found == [System("fbank"), System("apc_local", one), System("hf", "owner/model", 3, "hf series")]
+    found = models(["fbank", f"apc_local={one}", "hf=owner/model#3"])
+    hf = UpstreamSpec("hf", "owner/model", 3, "hf series")
+    assert found == [UpstreamSpec("fbank"), UpstreamSpec("apc_local", one), hf]
     assert [s.slug for s in found] == ["fbank", "apc_local-apc-15", "hf-owner-model"]
 
 
@@ -58,43 +65,43 @@ def test_items_with_and_without_checkpoints(checkpoints):
 )
 def test_what_stands_for_nothing(items, ckpt, says):
     with pytest.raises(MIError, match=says):
-        expand(items, ckpt)
+        models(items, ckpt)
 
 
 def test_what_is_a_study(checkpoints):
-    assert is_study(arguments("a,b", task="mi_views"), {})
-    assert is_study(arguments("a", task="mi_views,mi_supervised"), {})
-    assert is_study(arguments("a=x.pt", task="mi_views"), {})
-    assert is_study(arguments(), {"study": {"upstreams": ["fbank"]}})
-    assert is_study(arguments("apc_local", str(checkpoints)), {})
-    assert is_study(arguments("apc_local", str(checkpoints / "*.ckpt")), {})
-    assert not is_study(arguments("apc_local", str(checkpoints / "apc-15.ckpt"), "mi_views"), {})
-    assert not is_study(arguments("hf_hubert_custom", "owner/name", "mi_views"), {})
+    assert is_study("mi_views", "a,b", None, {})
+    assert is_study("mi_views,mi_supervised", "a", None, {})
+    assert is_study("mi_views", "a=x.pt", None, {})
+    assert is_study(None, None, None, {"study": {"upstreams": ["fbank"]}})
+    assert is_study(None, "apc_local", str(checkpoints), {})
+    assert is_study(None, "apc_local", str(checkpoints / "*.ckpt"), {})
+    assert not is_study("mi_views", "apc_local", str(checkpoints / "apc-15.ckpt"), {})
+    assert not is_study("mi_views", "hf_hubert_custom", "owner/name", {})
     (checkpoints / "config.json").write_text("{}")
-    assert not is_study(arguments("hf", str(checkpoints), "mi_views"), {})
+    assert not is_study("mi_views", "hf", str(checkpoints), {})
 
 
 def test_the_command_line_wins_over_the_config(tmp_path):
     config = {"study": {"tasks": ["mi_views"], "upstreams": ["hubert", "wavlm"]}}
     root = tmp_path / "s"
-    found = runs_of(arguments(expdir=str(root)), config)
-    assert [r.expdir.relative_to(root).as_posix() for r in found] == ["mi_views/hubert", "mi_views/wavlm"]
-    found = runs_of(arguments("fbank", task="mi_supervised,mi_views", expdir=str(root)), config)
-    assert [(r.task, r.system.upstream) for r in found] == [("mi_supervised", "fbank"), ("mi_views", "fbank")]
+    found = runs_of(folder=root, config=config)
+    assert [r.folder.relative_to(root).as_posix() for r in found] == ["mi_views/hubert", "mi_views/wavlm"]
+    found = runs_of("fbank", "mi_supervised,mi_views", root, config)
+    assert [(r.task, r.upstream.name) for r in found] == [("mi_supervised", "fbank"), ("mi_views", "fbank")]
     with pytest.raises(MIError, match="only mi_supervised and mi_views run in a study"):
-        runs_of(arguments("fbank", task="mi_views,ctc"), {})
+        runs_of("fbank", "mi_views,ctc")
     with pytest.raises(MIError, match="-u is missing"):
-        runs_of(arguments(task="mi_views,mi_supervised"), {})
+        runs_of(tasks="mi_views,mi_supervised")
     with pytest.raises(MIError, match=r"study.upstream.*Did you mean"):
-        runs_of(arguments(), {"study": {"upstream": ["a"]}})
+        runs_of(config={"study": {"upstream": ["a"]}})
 
 
 def test_two_systems_of_one_name_have_two_folders(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         torch.save({}, tmp_path / folder / "last.ckpt")
-    found = runs_of(arguments(f"apc_local={tmp_path}/*/last.ckpt", task="mi_views"), {})
-    assert len({r.expdir for r in found}) == 2
+    found = runs_of(f"apc_local={tmp_path}/*/last.ckpt", "mi_views")
+    assert len({r.folder for r in found}) == 2
 
 
 def test_no_two_systems_share_a_folder(tmp_path):
@@ -102,15 +109,15 @@ def test_no_two_systems_share_a_folder(tmp_path):
         (tmp_path / name).parent.mkdir()
         torch.save({}, tmp_path / name)
     listed = ",".join(f"hubert_local={tmp_path}/{n}" for n in ("r1/ckpt.pt", "r2/ckpt.pt", "r3/ckpt-2.pt"))
-    found = runs_of(arguments(listed, task="mi_views"), {})
-    assert len({r.expdir for r in found}) == 3
+    found = runs_of(listed, "mi_views")
+    assert len({r.folder for r in found}) == 3
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_configs_of_the_paper_are_whole(name, tmp_path):
     config = yaml.safe_load(packaged_configs()[name].read_text())
     study = StudyConfig(**{k: tuple(v) for k, v in config["study"].items()})
-    assert expand(study.upstreams, None)
+    assert models(study.upstreams)
     data = config["downstream_expert"]["datarc"]
     data["libri_root"] = str(tmp_path)
     for task in study.tasks:
@@ -177,10 +184,10 @@ def test_a_crash_in_one_model_does_not_cost_the_others(run, monkeypatch, capsys)
 
     original = experiment.run
 
-    def crashing(args, config):
-        if args.upstream == "mel":
+    def crashing(spec):
+        if spec.upstream.name == "mel":
             raise RuntimeError("CUDA out of memory")
-        original(args, config)
+        original(spec)
 
     monkeypatch.setattr(experiment, "run", crashing)
     assert main(command(run, "-u", "mel,fbank", task="mi_views")) == 1
@@ -212,8 +219,8 @@ def test_upstreams_of_two_frame_rates_have_a_table_each(run, checkpoint, capsys)
     name, file = checkpoint("hubert-base")
     assert main(command(run, "-u", f"fbank,{name}={file}", task="mi_views")) == 0
     said = capsys.readouterr().out
-    assert "Frames every 10 ms, not on one scale with the others." in said
-    assert "Frames every 20 ms, not on one scale with the others." in said
+    assert "Frames every 10 ms, not comparable with the others." in said
+    assert "Frames every 20 ms, not comparable with the others." in said
     assert "No table" not in said
 
 
@@ -239,9 +246,10 @@ def test_a_series_is_measured_on_halves_of_the_validation_set(run, checkpoint, m
     monkeypatch.setattr(
         experiment,
         "run",
-        lambda args, config: seen.append((args.checkpoint_step, config["downstream_expert"]["datarc"])),
+        lambda spec: seen.append((spec.upstream.step, spec.config.datarc)),
     )
-    out = ["-p", str(run.folder / "series"), "--device", "cpu"]
+    data = f"config.downstream_expert.datarc.libri_root={str(run.corpus.root)!r}"
+    out = ["-p", str(run.folder / "series"), "--device", "cpu", "-o", data]
     main(["-m", "train", "-d", "mi_views", "-u", name, "-k", str(tmp_path / "tiny-*.pt"), *out])
     assert [step for step, _ in seen] == [9, 10]
-    assert all((d["fit_splits"], d["eval_splits"]) == ([HALVES[0]], [HALVES[1]]) for _, d in seen)
+    assert all((d.fit_splits, d.eval_splits) == ((HALVES[0],), (HALVES[1],)) for _, d in seen)

@@ -6,6 +6,7 @@ import copy
 import logging
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators.frames import Frames
 from s3prl_mi.estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
 from s3prl_mi.estimators.probes import ProbeSpec
+from s3prl_mi.experiment.frame_pairs import held_out_groups
 from s3prl_mi.training import ViewsMeter, measure_views
 from s3prl_mi.training.held_out import halves
 from s3prl_mi.upstreams.families import Family
@@ -79,7 +81,14 @@ def test_one_speaker_is_split_by_utterance_with_a_warning(audio, caplog):
         fit, scored = halves(audio[:4], ["a"] * 4)
     assert len(fit.waveforms) == len(scored.waveforms) == 2
     assert "one speaker only" in caplog.text
-    assert fit.group_of_frames([3, 2]).tolist() == [0, 0, 0, 1, 1]  # utterances stand in for speakers
+    rows = [SimpleNamespace(utterances=list(fit.utterances), n_frames=[3, 2])]
+    assert held_out_groups(rows, fit.utterances).tolist() == [
+        0,
+        0,
+        0,
+        1,
+        1,
+    ]  # utterances stand in for speakers
 
 
 @pytest.mark.parametrize(
@@ -142,7 +151,8 @@ def test_the_bound_is_that_of_states_masked_by_the_model_itself(name, fields, wr
 
     (fit_a, fit_b), (eval_a, eval_b) = states(fit), states(scored)
     books = fit_codebooks_of_view(Frames(fit_b), 6, [3])
-    groups = fit.group_of_frames([len(p) for p in fit_b])[rows(fit_b)]
+    speaker = np.unique(fit.groups, return_inverse=True)[1]
+    groups = np.repeat(speaker, [len(p) for p in fit_b])[rows(fit_b)]
     a, b = Frames(fit_a, rows(fit_b)), Frames(fit_b, rows(fit_b))
     spec = ProbeSpec(("logistic",), "default", (3,))
     probes = fit_views(a, b, books, groups, spec)

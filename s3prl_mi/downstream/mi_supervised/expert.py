@@ -1,4 +1,4 @@
-"""`-d mi_supervised` for s3prl's own runner; what it does stands in s3prl_mi/experiment.py."""
+"""`-d mi_supervised` for s3prl's own runner; what it does is in s3prl_mi/experiment/run.py."""
 
 from ..expert import RunnerAdapter
 

@@ -1,0 +1,72 @@
+"""`-m evaluate`: fitted probes -> records on other splits, without fitting."""
+
+from __future__ import annotations
+
+import time
+
+from tqdm import tqdm
+
+from ..core.distributed import gather, is_main, shared, together
+from ..core.errors import MIError
+from ..core.split_names import overlap
+from ..results.class_contributions import ClassRecord, class_records
+from ..results.record import Record
+from .folder import ExperimentFolder, determinants
+from .load import Experiment, is_of, provide_states, read_splits
+from .records import build_records
+from .saved_probes import load_probe
+
+
+def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
+    """Score the fitted probes on other splits.
+
+    Args:
+        experiment: whose probes these are.
+        split: names of splits, separated by commas; `test`, s3prl's default, stands for the config's eval_splits.
+
+    Returns:
+        The folder of the new records; complete on the main process only.
+
+    Raises:
+        MIError: speech that was fitted on, other settings than those of the fit, or probes that are not there.
+    """
+    spec, plan, data = experiment.spec, experiment.plan, experiment.spec.config.datarc
+    names = list(data.eval_splits) if split == "test" else [n.strip() for n in split.split(",")]
+    both = [n for n in names if any(overlap(n, fit) for fit in data.fit_splits)]
+    if both:
+        raise MIError(f"-t {split}: {', '.join(both)} was fitted on; the bound needs unseen speech.")
+    experiment.folder.check_fitted_under(determinants(spec, experiment.upstream, experiment.precision))
+    splits = read_splits(experiment, names)
+    experiment.new_task().check(splits, plan.layers)
+    source, title = experiment.source(names), "+".join(names)
+    work = list(enumerate((point, probe) for point in plan.points for probe in plan.probes))
+    made: list[tuple[int, list[Record], list[ClassRecord]]] = []
+    bar = tqdm(
+        total=len(work), unit="probe", desc=f"evaluate {title}", dynamic_ncols=True, disable=not is_main()
+    )
+    with bar:
+        for layers, (scored,) in provide_states(experiment, splits).groups(plan.layers):
+            task = experiment.new_task()
+            with together():
+                for number, (point, probe) in shared([w for w in work if is_of(w[1][0].layer, layers)]):
+                    began = time.time()
+                    fitted = load_probe(spec.folder, point, probe, spec.device)
+                    estimates = task.score(fitted, scored, point)
+                    used, unlabelled = task.used(scored, point.layer)
+                    records = build_records(
+                        source,
+                        point,
+                        fitted,
+                        estimates,
+                        {"fit": 0, "eval": used, "skipped": scored.found - used},
+                        unlabelled,
+                        time.time() - began,
+                    )
+                    classes = class_records(records, estimates, task.class_names(fitted))
+                    made.append((number, records, classes))
+                    bar.update()
+    folder = ExperimentFolder(spec.folder / "evaluate" / title.replace("/", "of"))
+    every = sorted((m for own in gather(made) for m in own), key=lambda m: m[0])
+    if is_main():
+        folder.replace([r for _, found, _ in every for r in found], [c for *_, found in every for c in found])
+    return folder

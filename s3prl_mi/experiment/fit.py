@@ -1,0 +1,102 @@
+"""Grid points -> probes and records: each is fitted and scored by one process, the next free one takes the next."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from ..core.distributed import is_main, shared, together
+from ..core.errors import MIError
+from ..data.splits import Split
+from ..results.class_contributions import class_records
+from ..states.split_states import SplitStates
+from .folder import KEPT
+from .load import Experiment, is_of, provide_states
+from .records import build_records
+from .saved_probes import save_probes
+from .task import GridPoint, Identity, MITask
+
+logger = logging.getLogger(__name__)
+
+
+def fit_missing(
+    experiment: Experiment, finished: set[Identity], fit_splits: list[Split], eval_splits: list[Split]
+) -> None:
+    """Fit and score every grid point with an estimate that has no record yet, and write its records.
+
+    Raises:
+        MIError: states, labels or views that cannot be measured, with the layer.
+    """
+    plan, folder = experiment.plan, experiment.folder
+    missing = {point: [i for i in plan.estimates_of(point) if i not in finished] for point in plan.points}
+    missing = {point: identities for point, identities in missing.items() if identities}
+    if not missing:
+        return
+    _warn_of_few_speakers(fit_splits)
+    experiment.new_task().check([*fit_splits, *eval_splits], plan.layers)
+    states = provide_states(experiment, fit_splits, eval_splits)
+    if is_main():
+        folder.write_settings({**folder.read_settings(), KEPT: states.about()})
+    total = len(plan.wanted)
+    done = total - sum(len(identities) for identities in missing.values())
+    before = folder.n_records
+    bar = tqdm(
+        total=total, initial=done, unit="estimate", desc=plan.task, dynamic_ncols=True, disable=not is_main()
+    )
+    with bar:
+        for layers, (fit, scored) in states.groups({point.layer for point in missing}):
+            task = experiment.new_task()
+            # together: the next group replaces these states, so all processes must be done with them
+            with together():
+                for point in shared([point for point in missing if is_of(point.layer, layers)]):
+                    bar.set_postfix_str(f"layer {point.layer}")
+                    measure(experiment, task, fit, scored, point, missing[point])
+                    bar.update(done + folder.n_records - before - bar.n)  # those of the other processes, too
+            bar.update(done + folder.n_records - before - bar.n)
+
+
+def measure(
+    experiment: Experiment,
+    task: MITask,
+    fit: SplitStates,
+    scored: SplitStates,
+    point: GridPoint,
+    missing: Sequence[Identity],
+) -> None:
+    """Fit and score one grid point, and write its records.
+
+    The probes of a point are fitted together, as the MLP builds on the logistic probe, and always for all seeds, so
+    that an interrupted run ends with the same numbers.
+    """
+    plan, began = experiment.plan, time.time()
+    probes = [p for p in plan.probes if any(point.identity(p, seed) in missing for seed in plan.seeds)]
+    try:
+        fitted = task.fit(fit, point, probes)
+        estimates = task.score(fitted, scored, point)
+    except MIError as error:
+        raise MIError(f"layer {point.layer} of {experiment.upstream.name}: {error}") from None
+    used, unlabelled = zip(*(task.used(side, point.layer) for side in (fit, scored)), strict=True)
+    records = build_records(
+        experiment.source(experiment.spec.config.datarc.eval_splits),
+        point,
+        fitted,
+        estimates,
+        {"fit": used[0], "eval": used[1], "skipped": fit.found + scored.found - sum(used)},
+        sum(unlabelled),
+        time.time() - began,
+    )
+    classes = class_records(records, estimates, task.class_names(fitted))
+    new = [n for n, record in enumerate(records) if record.identity() in missing]
+    save_probes(experiment.folder.path, point, fitted)
+    experiment.folder.append([records[n] for n in new], [classes[n] for n in new])
+
+
+def _warn_of_few_speakers(fit: Sequence[Split]) -> None:
+    if len(set().union(*(s.speakers for s in fit))) < 2:
+        logger.warning(
+            "fewer than two speakers are known in the fit splits: regularisation is chosen on held-out utterances, "
+            "and may be too weak for new speakers."
+        )

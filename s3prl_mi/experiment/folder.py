@@ -1,0 +1,160 @@
+"""An experiment's folder: its settings, its records, and what -a and -m evaluate accept or refuse.
+
+Several processes append to it, each its own records, under a lock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import MIError
+from ..core.files import read_lines, write_whole
+from ..core.locks import Lock
+from ..data.splits import Split
+from ..estimators.probes import PROTOCOLS
+from ..results.class_contributions import CLASSES_FILE, ClassRecord, append_classes
+from ..results.record import RESULTS_FILE, Record, append_records, read_records
+from ..upstreams.loading import Upstream
+from ..upstreams.s3prl_states import STATES_FILE
+from .spec import RunSpec
+
+logger = logging.getLogger(__name__)
+
+SETTINGS_FILE = "mi_settings.json"
+LOCK_FILE = ".mi_results.lock"
+KEPT = "hidden_states"
+"""Key of the settings under which stands how hidden states were kept, and why."""
+
+_FREE = ("layers", "seeds", "probes", "frames", "views", "clusters", "store", "batch_size")
+"""Config keys that may differ between records of one experiment."""
+
+
+class ExperimentFolder:
+    """Where the results of one experiment are; `path` need not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.results, self.settings = path / RESULTS_FILE, path / SETTINGS_FILE
+
+    def read_settings(self) -> dict[str, Any]:
+        """As they were written, or nothing; without a precision they are older than that choice: it was fp32."""
+        if not self.settings.exists():
+            return {}
+        return {"precision": "fp32", **json.loads(self.settings.read_text())}
+
+    def write_settings(self, content: dict[str, Any]) -> None:
+        """Write them whole."""
+        write_whole(self.settings, json.dumps(content, indent=1))
+
+    def begin(self, settings: dict[str, Any], resume: bool) -> list[Record]:
+        """Take up the experiment's records with -a; without it, move earlier ones aside.
+
+        Raises:
+            MIError: -a, and the experiment was started with other settings.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            # else -a would take up the experiment that was here before this one
+            (self.path / STATES_FILE).unlink(missing_ok=True)
+        if self.results.exists() and not resume:
+            stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self.results.stat().st_mtime))
+            for path in (self.results, self.path / CLASSES_FILE):
+                if path.exists():
+                    os.replace(path, path.with_name(f"{path.stem}.{stamp}{path.suffix}"))
+            logger.warning(
+                "%s held results already; moved to mi_results.%s.jsonl (-a continues them).", self.path, stamp
+            )
+        elif self.results.exists() and self.settings.exists():
+            changed = _changes(self.read_settings(), settings)
+            if changed:
+                raise MIError(
+                    f"-a: {self.path} was started with other settings, so its results cannot be continued: {changed}. "
+                    "Use another experiment name (-n), or leave -a out."
+                )
+        self.write_settings(settings)
+        return read_records(self.results) if resume else []
+
+    def check_fitted_under(self, settings: dict[str, Any]) -> None:
+        """Refuse to score probes on states of another checkpoint, or under other settings, than they were fitted on.
+
+        Raises:
+            MIError: the settings differ in more than the speech that is scored.
+        """
+        fitted = self.read_settings()
+        if not fitted:
+            return
+        for determinants in (fitted, settings):
+            determinants.pop("speech", None)
+            determinants["datarc"].pop("eval_splits", None)
+        changed = _changes(fitted, settings)
+        if changed:
+            raise MIError(
+                f"-m evaluate: the probes in {self.path} were fitted under other settings: {changed}. Score them as "
+                "they were fitted, or train them again (-m train without -a)."
+            )
+
+    def append(self, records: Sequence[Record], classes: Sequence[ClassRecord]) -> None:
+        """Append the records of a grid point, after those of their classes: what has a record is finished."""
+        lock = Lock(self.path / LOCK_FILE, create=True)
+        try:
+            while not lock.take():
+                time.sleep(0.01)
+            append_classes(self.path / CLASSES_FILE, classes)
+            append_records(self.results, records)
+        finally:
+            lock.close()
+
+    def replace(self, records: Sequence[Record], classes: Sequence[ClassRecord]) -> None:
+        """Write these instead of what was there."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / CLASSES_FILE).unlink(missing_ok=True)
+        self.results.unlink(missing_ok=True)
+        append_classes(self.path / CLASSES_FILE, classes)
+        append_records(self.results, records)
+
+    @property
+    def n_records(self) -> int:
+        """Number of records, of all processes."""
+        return sum(1 for _ in read_lines(self.results))
+
+
+def determinants(spec: RunSpec, upstream: Upstream, precision: str) -> dict[str, Any]:
+    """Settings that every record of an experiment shares."""
+    config = dataclasses.asdict(spec.config)
+    data = config["datarc"]
+    no_effect = (config, "kmeans_iterations") if spec.task == "mi_supervised" else (data, "alignments")
+    places = ((data["alignments"], "path"), (data, "libri_root"), (data, "manifest"))
+    for section, key in (*((config, key) for key in _FREE), *places, no_effect):
+        del section[key]
+    return {
+        "task": spec.task,
+        "upstream": upstream.name,
+        "upstream_sha256": upstream.fingerprint,
+        "feature_normalize": spec.upstream.normalize,
+        "protocol_version": PROTOCOLS[spec.config.protocol],
+        **json.loads(json.dumps(config)),
+        "precision": precision,
+    }
+
+
+def digest_of(splits: Sequence[Split]) -> str:
+    """Tells one set of recordings from another: ids and lengths, not where they lie."""
+    listed = sorted((s.name, u, n) for s in splits for u, n in s.checked.n_samples.items())
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What differs between two sets of settings, the first three of it; empty if nothing does.
+
+    Where hidden states were kept changes nothing.
+    """
+    changed = [k for k in sorted((set(before) | set(now)) - {KEPT}) if before.get(k) != now.get(k)]
+    return "; ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed[:3])

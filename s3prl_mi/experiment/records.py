@@ -1,0 +1,108 @@
+"""Estimates -> records: the one place where a `Record` is built, for experiments and for models in training."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .. import __version__
+from ..core.config import AlignmentConfig, Task
+from ..core.types import SAMPLE_RATE, Seconds
+from ..estimators.mi_supervised import Estimate
+from ..results.record import Record, last_encoder_layer
+from ..upstreams.loading import Upstream
+from .task import Fitted, GridPoint
+
+
+@dataclass(frozen=True)
+class Source:
+    """What all records of a run share: the task, the model and the speech."""
+
+    task: Task
+    upstream: Upstream
+    layer_names: Sequence[str]
+    step: int | None
+    series: str | None
+    fit_splits: Sequence[str]
+    eval_splits: Sequence[str]
+    label_set: str | None
+    precision: str
+    versions: Mapping[str, str]
+
+
+def build_records(
+    source: Source,
+    point: GridPoint,
+    fitted: Fitted,
+    estimates: Sequence[Estimate],
+    utterances: dict[str, int],
+    unlabelled: int,
+    seconds: Seconds,
+) -> list[Record]:
+    """Records of the estimates of one grid point, which took so many seconds together."""
+    upstream, layer, names = source.upstream, point.layer, list(source.layer_names)
+    file, sha256 = upstream.checkpoint_name, upstream.checkpoint_sha256 or ""
+    weights = fitted.weights.describe() if fitted.weights else ""
+    return [
+        Record(
+            task=source.task,
+            upstream=upstream.name,
+            checkpoint={"name": file, "sha256": sha256} if file else None,
+            upstream_sha256=upstream.fingerprint,
+            step=source.step,
+            series=source.series,
+            layer=layer,
+            layer_name=names[layer] if isinstance(layer, int) else weights,
+            layers_in_upstream=len(names),
+            last_layer=last_encoder_layer(names),
+            dim=fitted.probes[0].affine.dim,
+            frame_shift_ms=1000
+            * upstream.geometry_of(layer if isinstance(layer, int) else 0).stride
+            / SAMPLE_RATE,
+            probe=e.probe,
+            protocol=e.protocol,
+            view=point.view_text,
+            scored_frames=point.scored_frames,
+            n_clusters=point.n_clusters,
+            seed=e.seed,
+            fit_splits=list(source.fit_splits),
+            eval_splits=list(source.eval_splits),
+            mi_lower_bound_bits=float(e.mi_lower_bound_bits),
+            entropy_bits=float(e.entropy_bits),
+            cross_entropy_bits=float(e.cross_entropy_bits),
+            accuracy=float(e.accuracy),
+            fit_frames=e.fit_frames,
+            eval_frames=e.eval_frames,
+            n_classes=e.labels,
+            label_set=source.label_set,
+            unseen_frames=e.unseen_frames,
+            unlabelled_frames=unlabelled,
+            utterances=utterances,
+            probe_settings=e.settings,
+            seconds=round(seconds / len(estimates), 3),
+            versions=dict(source.versions),
+            precision=source.precision,
+        )
+        for e in estimates
+    ]
+
+
+def label_set(alignments: AlignmentConfig) -> str:
+    """What the labels are, in words.
+
+    Example:
+        >>> label_set(AlignmentConfig())
+        'phones, stress stripped, silence as a class'
+    """
+    silence = "silence as a class" if alignments.silence == "class" else "silence dropped"
+    stress = "stress stripped" if alignments.strip_stress else "stress kept"
+    return ", ".join([alignments.tier, *([stress] if alignments.tier == "phones" else []), silence])
+
+
+def versions() -> dict[str, str]:
+    """Versions of what determines a result."""
+    names = ("s3prl", "torch", "torchaudio", "transformers", "numpy")
+    found = {"s3prl_mi": __version__, "python": platform.python_version()}
+    return found | {name: importlib.metadata.version(name) for name in names}

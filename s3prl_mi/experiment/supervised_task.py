@@ -1,0 +1,103 @@
+"""`mi_supervised`: I(Z;Y) between hidden states Z and frame labels Y."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from ..core.errors import MIError
+from ..data.alignments.files import match_utterances, open_alignments
+from ..data.splits import Split
+from ..estimators.mi_supervised import Estimate, Vocabulary, fit_supervised, score_supervised
+from ..states.layer_weights import learn_weights
+from ..states.split_states import Layer, SplitStates
+from ..upstreams.geometry import Geometry
+from .frame_pairs import Labelled, held_out_groups, labelled_frames
+from .task import Context, Fitted, GridPoint, MITask
+
+logger = logging.getLogger(__name__)
+
+
+class SupervisedTask(MITask):
+    """Probes of frame labels."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._labels: dict[tuple[SplitStates, Geometry], Labelled] = {}
+
+    def check(self, splits: Sequence[Split], layers: Sequence[Layer]) -> None:
+        """Also refuses alignments that cannot be read, or are missing for too many utterances."""
+        super().check(splits, layers)
+        config = self.context.config.datarc.alignments
+        alignments = open_alignments(config)
+        for split in splits:
+            _, absent = match_utterances(alignments, split.utterances, config.max_missing)
+            if absent:
+                some = ", ".join(absent[:5]) + (" ..." if len(absent) > 5 else "")
+                logger.warning(
+                    "%s: %d utterances without an alignment left out: %s", split.name, len(absent), some
+                )
+
+    def labels(self, side: SplitStates, layer: Layer) -> Labelled:
+        """Labels of a side's frames, read once for each frame rate.
+
+        Raises:
+            MIError: no frame with a label.
+        """
+        geometry = self.context.geometry(layer)
+        if (side, geometry) not in self._labels:
+            config = self.context.config.datarc.alignments
+            labels = labelled_frames(
+                side.entries(layer),
+                side.utterances,
+                side.n_samples,
+                open_alignments(config),
+                geometry,
+                config.silence == "drop",
+            )
+            if not len(labels.rows):
+                raise MIError(
+                    f"no frame of {side.name} has a label: check downstream_expert.datarc.alignments (path, tier, "
+                    "silence)."
+                )
+            self._labels[side, geometry] = labels
+        return self._labels[side, geometry]
+
+    def used(self, side: SplitStates, layer: Layer) -> tuple[int, int]:
+        """Utterances of a side that have labels, and frames of theirs that have none."""
+        labels = self.labels(side, layer)
+        return labels.utterances, labels.unlabelled
+
+    def fit(self, side: SplitStates, point: GridPoint, probes: Sequence[str]) -> Fitted:
+        """Fit probes of the labels."""
+        c, layer = self.context, point.layer
+        labels = self.labels(side, layer)
+        vocabulary = Vocabulary.of(labels.labels)
+        n_classes, ids = len(vocabulary.labels), vocabulary.ids(labels.labels)
+        if n_classes < 2:
+            raise MIError(
+                f"the fit split has one single label ({vocabulary.labels[0]}): nothing to be informed about. Check "
+                "downstream_expert.datarc.alignments (tier, silence)."
+            )
+        weights = None
+        if layer == "weighted":
+            weights = self._given_weights()
+            if weights is None:
+                every = [side.frames(n, None).select(labels.rows) for n in range(c.n_layers)]
+                weights = learn_weights(every, ids, n_classes, c.normalize, c.device)
+        z = side.frames(layer, weights).select(labels.rows)
+        groups = held_out_groups(side.entries(layer), side.utterances)[labels.rows]
+        fitted = fit_supervised(z, ids, n_classes, groups, c.probes(probes, c.seeds))
+        return Fitted(fitted, list(c.seeds), len(z), weights, list(vocabulary.labels))
+
+    def score(self, fitted: Fitted, side: SplitStates, point: GridPoint) -> list[Estimate]:
+        """Score probes of the labels."""
+        labels, vocabulary = self.labels(side, point.layer), Vocabulary(tuple(fitted.targets))
+        by_probe = score_supervised(
+            fitted.probes,
+            side.frames(point.layer, fitted.weights).select(labels.rows),
+            vocabulary.ids(labels.labels),
+            self.context.probes([p.name for p in fitted.probes], fitted.seeds),
+            fitted.fit_frames,
+        )
+        return [estimate for estimates in by_probe for estimate in estimates]

@@ -1,0 +1,121 @@
+"""`mi_views`: I(Za;Zb) between two views of the same speech, for experiments and for models in training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..core.errors import MIError
+from ..core.types import FloatMatrix
+from ..data.splits import Split
+from ..estimators.frames import Frames
+from ..estimators.mi_supervised import Estimate
+from ..estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
+from ..states.split_states import Layer
+from ..upstreams.views import shift_frames
+from .frame_pairs import Pairs, held_out_groups, paired_frames
+from .task import Context, Fitted, GridPoint, MITask, States
+
+COMPARED_FRAMES = 2000
+"""Masked frames on which the two views of a layer are compared."""
+
+
+class ViewsTask(MITask):
+    """Codebooks of view b, and probes that predict its clusters from view a."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._codebooks: tuple[tuple[Layer, int | None], torch.Tensor] | None = None
+
+    def check(self, splits: Sequence[Split], layers: Sequence[Layer]) -> None:
+        """Also refuses a shift that is no whole number of frames, and weights that need labels."""
+        super().check(splits, layers)
+        c = self.context
+        for view in c.views:
+            for layer in layers if view.kind == "shift" else ():
+                shift_frames(view.shift_ms or 0.0, c.geometry(layer).stride)
+        if "weighted" in layers and c.config.featurizer == "learned":
+            raise MIError(
+                "config key downstream_expert.featurizer: learned needs labels, which mi_views has not. Set it to "
+                "uniform, or to the states-*.ckpt of a run of s3prl that learned weights."
+            )
+
+    def class_names(self, fitted: Fitted) -> list[str]:
+        """Numbers of the clusters."""
+        return [str(n) for n in range(fitted.targets.shape[1])]
+
+    def fit(self, side: States, point: GridPoint, probes: Sequence[str]) -> Fitted:
+        """Fit codebooks of view b and probes from view a."""
+        c, layer = self.context, point.layer
+        weights = self._given_weights() if layer == "weighted" else None
+        every_a, b = side.frames(layer, weights, point.view), side.frames(layer, weights)
+        if point.view.kind == "mask":
+            rows = self._pairs(side, point._replace(scored_frames="masked")).rows_a[:COMPARED_FRAMES]
+            refuse_equal_views(*(z.select(rows).read(0, len(rows)) for z in (every_a, b)))
+        codebooks = self._codebooks_of(b, point)
+        pairs = self._pairs(side, point)
+        a = every_a.select(pairs.rows_a)
+        groups = held_out_groups(side.entries(layer), side.utterances)[pairs.rows_a]
+        fitted = fit_views(a, b.select(pairs.rows_b), codebooks, groups, c.probes(probes, c.seeds))
+        return Fitted(fitted, list(c.seeds), len(a), weights, codebooks.cpu())
+
+    def _codebooks_of(self, frames_b: Frames, point: GridPoint) -> torch.Tensor:
+        """The codebooks of a layer, fitted once: they serve every mask pattern, shift and kind of frames."""
+        c, which = self.context, (point.layer, point.n_clusters)
+        if self._codebooks is None or self._codebooks[0] != which:
+            assert point.n_clusters is not None
+            iterations = c.config.kmeans_iterations
+            codebooks = fit_codebooks_of_view(frames_b, point.n_clusters, c.seeds, iterations, c.device)
+            self._codebooks = (which, codebooks)
+        return self._codebooks[1]
+
+    def score(self, fitted: Fitted, side: States, point: GridPoint) -> list[Estimate]:
+        """Score probes of the clusters."""
+        c, pairs = self.context, self._pairs(side, point)
+        a = side.frames(point.layer, fitted.weights, point.view).select(pairs.rows_a)
+        b = side.frames(point.layer, fitted.weights).select(pairs.rows_b)
+        spec = c.probes([p.name for p in fitted.probes], fitted.seeds)
+        by_probe = score_views(fitted.probes, fitted.targets.to(c.device), a, b, spec, fitted.fit_frames)
+        return [estimate for estimates in by_probe for estimate in estimates]
+
+    def _pairs(self, side: States, point: GridPoint) -> Pairs:
+        c = self.context
+        geometry = c.geometry(point.layer)
+        pairs = paired_frames(
+            side.entries(point.layer), point.view, point.scored_frames, geometry, c.geometry(0)
+        )
+        if not len(pairs.rows_a):
+            raise MIError(
+                f"{side.name}: no frame to score ({point.scored_frames}); its utterances are too short for "
+                f"{point.view.describe()}."
+            )
+        return pairs
+
+
+def refuse_equal_views(masked: FloatMatrix, plain: FloatMatrix) -> None:
+    """Refuse a layer whose states are the same with and without masks: its bound would be H(c), and the best of all.
+
+    Args:
+        masked: states of masked frames under the mask, shape (n_frames, dim).
+        plain: those of the unmasked input.
+
+    Raises:
+        MIError: they are the same, and why: the model has collapsed, or the layer lies before the mask site.
+    """
+    mean, spread = plain.mean(0), float(plain.std(0).max())
+    if not np.allclose(masked - mean, plain - mean, rtol=1e-3, atol=1e-3 * spread):
+        return
+    largest = float(np.abs(plain).max())
+    if spread <= 1e-5 * largest:
+        raise MIError(
+            "its hidden states are the same with and without masks because they hardly vary at all: the model has "
+            f"collapsed (standard deviation over frames at most {spread:.1e}, values up to {largest:.1e}). Take an "
+            "earlier checkpoint."
+        )
+    raise MIError(
+        "its hidden states are the same with and without masks, so it lies before the mask site and has no two views. "
+        "Leave it out with downstream_expert.layers (layers= while training), or mask the waveform: "
+        "downstream_expert.views.mask_level: waveform (view=View('mask', 'waveform', 40, 10))."
+    )
