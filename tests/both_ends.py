@@ -35,9 +35,7 @@ print(json.dumps({"Python": platform.python_version(), **{n: version(n) for n in
 
 
 def main(pytest_arguments: list[str]) -> int:
-    results = {
-        name: test(name, pins, pytest_arguments) for name, pins in (("lowest", LOWEST), ("newest", NEWEST))
-    }
+    results = {name: test(name, pins, pytest_arguments) for name, pins in (("lowest", LOWEST), ("newest", NEWEST))}
     print()
     for name, (status, summary) in results.items():
         print(f"{name} ({'ok' if status == 0 else 'FAILED'}): {summary}")

@@ -74,9 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes (default: all cores, %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="also align what has a TextGrid already")
-    parser.add_argument(
-        "--max_utterances", type=int, metavar="N", help="at most N of each split, for a quick look"
-    )
+    parser.add_argument("--max_utterances", type=int, metavar="N", help="at most N of each split, for a quick look")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -147,9 +145,7 @@ def summary(tally: Tally, out: Path, jobs: int) -> str:
         lines.append(f"  all of them: {out}/failed_<split>.tsv")
     spoken = sum(count for count, _ in tally.unknown.values())
     percent = 100 * spoken / tally.words if tally.words else 0.0
-    unknown = (
-        f"words in no dictionary: {len(tally.unknown)} ({spoken} of {tally.words} spoken, {percent:.1f} %)"
-    )
+    unknown = f"words in no dictionary: {len(tally.unknown)} ({spoken} of {tally.words} spoken, {percent:.1f} %)"
     if tally.unknown:
         sources = Counter(str(p.source) for _, p in tally.unknown.values())
         ways = {

@@ -90,9 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"put figures side by side although they differ in this: {', '.join(n for n in PARTS if n != 'task')}",
     )  # fmt: skip
     out = parser.add_argument_group("output (the table on the screen is always written)")
-    out.add_argument(
-        "--csv", type=Path, metavar="FILE", help="also FILE_correlations, FILE_layers, FILE_paper"
-    )
+    out.add_argument("--csv", type=Path, metavar="FILE", help="also FILE_correlations, FILE_layers, FILE_paper")
     out.add_argument("--markdown", type=Path, metavar="FILE")
     out.add_argument("--latex", type=Path, metavar="FILE", help="booktabs tables")
 

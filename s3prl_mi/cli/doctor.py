@@ -217,9 +217,7 @@ def _plugin() -> Iterator[Finding]:
     if any(getattr(finder, "__name__", "") == "S3prlMIStart" for finder in sys.meta_path):
         yield Finding("ok", what, "known, by s3prl_mi.pth")
     else:
-        fix = (
-            "run_downstream.py works all the same; for `python -m s3prl.run_downstream`: pip install s3prl_mi"
-        )
+        fix = "run_downstream.py works all the same; for `python -m s3prl.run_downstream`: pip install s3prl_mi"
         yield Finding("warn", what, "unknown: s3prl_mi.pth is not in this Python's site-packages", fix)
 
 
@@ -257,9 +255,7 @@ def _audio() -> Iterator[Finding]:
             error = float(np.abs(again - wave).max())
             good = rate == SAMPLE_RATE and error < 1e-4
             fix = "" if good else "pip install --force-reinstall soundfile"
-            yield Finding(
-                "ok" if good else "FAIL", f"audio {kind}", f"write and read, error {error:.1e}", fix
-            )
+            yield Finding("ok" if good else "FAIL", f"audio {kind}", f"write and read, error {error:.1e}", fix)
 
 
 def _espeak() -> Iterator[Finding]:

@@ -90,9 +90,7 @@ def _attribute_texts(doc: str) -> dict[str, str]:
 
 def _type_text(hint: Any) -> str:
     """The choices of a Literal, also of one that may be None; empty for other types."""
-    choices = next(
-        (o for o in (hint, *typing.get_args(hint)[:1]) if typing.get_origin(o) is typing.Literal), None
-    )
+    choices = next((o for o in (hint, *typing.get_args(hint)[:1]) if typing.get_origin(o) is typing.Literal), None)
     return " | ".join(map(str, typing.get_args(choices)))
 
 

@@ -75,9 +75,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "The main job without any download. Other arguments go to each run_downstream.py, e.g. --seed 7."
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo"), help="folder for everything (default: %(default)s)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything (default: %(default)s)")
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -90,9 +88,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "name", nargs="?", help="such as mi_views or paper_table2_mlm; -c takes these names too"
-    )
+    parser.add_argument("name", nargs="?", help="such as mi_views or paper_table2_mlm; -c takes these names too")
 
 
 def _config(args: argparse.Namespace) -> int:
@@ -119,9 +115,7 @@ def first_line(path: Path) -> str:
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "action", choices=["list", "clear"], help="clear: remove all, or those that --upstream names"
-    )
+    parser.add_argument("action", choices=["list", "clear"], help="clear: remove all, or those that --upstream names")
     parser.add_argument("--root", type=Path, help="the store (default: see s3prl-mi explain store)")
     parser.add_argument("--upstream", help="only hidden states of this upstream")
 
@@ -147,15 +141,11 @@ def _store(args: argparse.Namespace) -> int:
             f"{entry.bytes / 1e6:9.1f} MB  {about.get('upstream')}  {about.get('split')}  {about.get('view')}  "
             f"{len(entry.layers)} layers  {entry.dtype}  {about['created']}  {where}"
         )
-    print(
-        f"{total / 1e9:.2f} GB in {len(chosen)} entries, {len(store.partial_folders())} unfinished, in {store.root}"
-    )
+    print(f"{total / 1e9:.2f} GB in {len(chosen)} entries, {len(store.partial_folders())} unfinished, in {store.root}")
     return 0
 
 
-COMMANDS: dict[
-    str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int], str]
-] = {
+COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int], str]] = {
     "demo": (_add_demo, _demo, "make a corpus, train two tiny models, measure both with both tasks"),
     "doctor": (doctor.add_arguments, doctor.run, "check the installation and say how to fix it"),
     "upstreams": (upstreams.add_arguments, upstreams.run, "list upstreams by name, or explain one"),

@@ -54,8 +54,6 @@ def run(args: argparse.Namespace) -> int:
     try:
         path = write_report(args.folders, out, args.title or TITLE, args.stock)
     except OSError as error:
-        raise MIError(
-            f"-o {out}: cannot write the report there ({error}). Name another folder with -o."
-        ) from None
+        raise MIError(f"-o {out}: cannot write the report there ({error}). Name another folder with -o.") from None
     sys.stdout.write(f"{path}\n")
     return 0

@@ -109,9 +109,7 @@ def _is_full_disk(error: BaseException) -> bool:
 def _run(argv: list[str]) -> int:
     argv = [underscored(word) for word in argv]
     if not argv:
-        raise MIError(
-            f"no task given. `{PROG} -h` shows examples; tasks of s3prl_mi: -d {', -d '.join(TASKS)}."
-        )
+        raise MIError(f"no task given. `{PROG} -h` shows examples; tasks of s3prl_mi: -d {', -d '.join(TASKS)}.")
     args = build_parser().parse_args(argv)
     hook.install()
     _load_module(args)
@@ -274,9 +272,7 @@ def _own_device(device: str, args: argparse.Namespace) -> str:
     """
     here = World.of_launcher()
     if args.local_rank is not None and "RANK" not in os.environ:
-        raise MIError(
-            "--local_rank is set by a launcher: torchrun --nproc_per_node N -m s3prl_mi.run_downstream ..."
-        )
+        raise MIError("--local_rank is set by a launcher: torchrun --nproc_per_node N -m s3prl_mi.run_downstream ...")
     if here.size == 1 or not device.startswith("cuda"):
         return device
     import torch
@@ -336,9 +332,7 @@ def _run_one(args: argparse.Namespace, checkpoint: Path | None, past: dict[str, 
             "Run it with -m train first (the same command with -a finishes one that was interrupted)."
         )
     if args.upstream is None:
-        raise MIError(
-            "-u is missing: which upstream? `s3prl-mi upstreams` lists them; a quick one is -u fbank."
-        )
+        raise MIError("-u is missing: which upstream? `s3prl-mi upstreams` lists them; a quick one is -u fbank.")
     _load_module(args)  # that of a past experiment
     _prepare(args)
     _check_sections(config)
@@ -451,9 +445,7 @@ def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
         with session():
             failed = run_study(runs, lambda spec: _run_experiment(_args_of(spec, args), single))
     else:
-        failed = run_study_in_jobs(
-            runs, lambda spec: (_args_of(spec, args), single), engine, Path(args.expdir), _JOB
-        )
+        failed = run_study_in_jobs(runs, lambda spec: (_args_of(spec, args), single), engine, Path(args.expdir), _JOB)
     if World.of_launcher().rank > 0:
         return 1 if failed else 0
     from .study_summary import summarise_study  # it draws, and needs all that goes with that

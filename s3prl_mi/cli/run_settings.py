@@ -152,9 +152,7 @@ def _override_config(config: dict[str, Any], fields: Sequence[str], value: Any, 
             target[field] = {}
         target = target[field]
         if not isinstance(target, dict):
-            raise MIError(
-                f"-o {item.strip()!r}: config.{'.'.join(fields[:depth])} is a value, not a section."
-            )
+            raise MIError(f"-o {item.strip()!r}: config.{'.'.join(fields[:depth])} is a value, not a section.")
     target[fields[-1]] = value
 
 

@@ -40,9 +40,7 @@ def summarise_study(folder: Path, failed: Sequence[str]) -> None:
     for line in failed:
         sys.stderr.write(f"failed: {line}\n")
     if failed:
-        sys.stderr.write(
-            "Fix what is named; the same command with -a then runs these, and repeats nothing else.\n"
-        )
+        sys.stderr.write("Fix what is named; the same command with -a then runs these, and repeats nothing else.\n")
 
 
 def _comparison(folder: Path) -> str:
@@ -60,15 +58,11 @@ def _comparison(folder: Path) -> str:
     tables: list[str] = []
     for shift, results in sorted(by_rate.items()):
         usual = _usual_setting(results)
-        heading = (
-            f"Frames every {shift:g} ms, not comparable with the others.\n\n" if len(by_rate) > 1 else ""
-        )
+        heading = f"Frames every {shift:g} ms, not comparable with the others.\n\n" if len(by_rate) > 1 else ""
         if usual is not None:
             heading += f"At {usual.view}, {usual.n_clusters} clusters, {usual.scored_frames} frames; "
             heading += "the other settings are in the report.\n\n"
-            results = keep(
-                results, Filters(view=usual.view, clusters=usual.n_clusters, frames=usual.scored_frames)
-            )
+            results = keep(results, Filters(view=usual.view, clusters=usual.n_clusters, frames=usual.scored_frames))
         try:
             tables.append(heading + to_screen(build(results)))
         except MIError as error:  # what earlier commands left in the folder was measured otherwise

@@ -95,13 +95,9 @@ def listing(names: Sequence[str], part: str = "") -> list[str]:
     """
     rows = [r for r in grouped(names) if any(part in n for n in (r.name, *r.aliases))]
     if not rows:
-        raise MIError(
-            f"no upstream's name contains {part!r}.{nearest(part, names)} `s3prl-mi upstreams` lists all."
-        )
+        raise MIError(f"no upstream's name contains {part!r}.{nearest(part, names)} `s3prl-mi upstreams` lists all.")
     # the user's own first, then known views, then what has none
-    shown = sorted(
-        rows, key=lambda r: (_users_own(r.name) is None, r.family.view is None, r.family.name, r.name)
-    )
+    shown = sorted(rows, key=lambda r: (_users_own(r.name) is None, r.family.view is None, r.family.name, r.name))
     lines = [f"{'-u':<34} {'family':<16} {'view':<6} {'ms':>4}  {'weights':<16} {'PER %':>7} {'WER %':>7}"]
     lines.append("-" * len(lines[0]))
     for row in shown:
@@ -111,9 +107,7 @@ def listing(names: Sequence[str], part: str = "") -> list[str]:
 
 def _row_lines(row: Row) -> list[str]:
     score = score_of(row.name)
-    per, wer = (
-        _percent(score, value) for value in ((score.pr_per, score.asr_wer) if score else (None, None))
-    )
+    per, wer = (_percent(score, value) for value in ((score.pr_per, score.asr_wer) if score else (None, None)))
     lines = [row.name] if len(row.name) > 34 else []
     lines.append(
         f"{'' if lines else row.name:<34} {row.family.name[:16]:<16} {row.family.view or '?':<6} "
@@ -150,9 +144,7 @@ def grouped(names: Sequence[str]) -> list[Row]:
     for name in names:
         groups.setdefault(_identity(name), []).append(name)
     # the shortest name is the one in papers and examples; of loaders, _local says what it takes
-    ordered = [
-        sorted(group, key=lambda n: (not n.endswith("_local"), len(n), n)) for group in groups.values()
-    ]
+    ordered = [sorted(group, key=lambda n: (not n.endswith("_local"), len(n), n)) for group in groups.values()]
     return [Row(first, family_of_name(first), others) for first, *others in ordered]
 
 

@@ -159,9 +159,7 @@ def read_waveform(utterance: Utterance) -> Waveform:
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
         raise AudioError(_cause(path, error)) from error
     if len(samples) < expected:
-        raise AudioError(
-            f"{path}: cut short, its header promises {expected} samples but {len(samples)} are there"
-        )
+        raise AudioError(f"{path}: cut short, its header promises {expected} samples but {len(samples)} are there")
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
     bad = int(np.count_nonzero(~np.isfinite(mono)))
     if bad:

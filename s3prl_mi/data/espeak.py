@@ -92,14 +92,10 @@ class Espeak:
             raise MIError(f"eSpeak NG cannot be loaded ({error}): pip install espeakng-loader") from error
         # The library exits the whole process if its data is missing, so look first.
         if not Path(data, "phontab").is_file():
-            raise MIError(
-                f"eSpeak NG's voices are not in {data}: pip install --force-reinstall espeakng-loader"
-            )
+            raise MIError(f"eSpeak NG's voices are not in {data}: pip install --force-reinstall espeakng-loader")
         self.rate = int(self._lib.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), _PHONEME_EVENTS))
         if self.rate <= 0:
-            raise MIError(
-                f"eSpeak NG did not start with the voices in {data} (espeak_Initialize: {self.rate})."
-            )
+            raise MIError(f"eSpeak NG did not start with the voices in {data} (espeak_Initialize: {self.rate}).")
         # Some voices add breath from a generator that is otherwise seeded by the clock.
         self._lib.espeak_ng_SetRandSeed(ctypes.c_long(1))
         self._audio: list[bytes] = []
@@ -125,9 +121,7 @@ class Espeak:
 
     def _set_voice(self, voice: str) -> None:
         if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise MIError(
-                f"eSpeak NG has no voice {voice!r}; the installed espeakng-loader may be another version."
-            )
+            raise MIError(f"eSpeak NG has no voice {voice!r}; the installed espeakng-loader may be another version.")
 
     def phonemes(self, text: str, voice: str) -> list[str]:
         """ESpeak's mnemonics for a text, without audio.
@@ -138,9 +132,7 @@ class Espeak:
         self._set_voice(voice)
         rest, found = ctypes.c_char_p(text.encode()), b""
         while rest.value is not None:  # one clause per call; the pointer ends as NULL
-            found += self._lib.espeak_TextToPhonemes(
-                ctypes.byref(rest), _CHARS_UTF8, _SEPARATED_BY_UNDERSCORES
-            )
+            found += self._lib.espeak_TextToPhonemes(ctypes.byref(rest), _CHARS_UTF8, _SEPARATED_BY_UNDERSCORES)
             found += b"_"
         return re.split(r"[_\s]+", found.decode("utf-8", "replace"))
 

@@ -65,9 +65,7 @@ class Split:
         Example: `dev-other: 50 utterances, 7.0 min, 5 speakers`.
         """
         speakers = f", {count(len(self.speakers), 'speaker')}" if self.speakers else ""
-        return (
-            f"{self.name}: {count(len(self.utterances), 'utterance')}, {self.seconds / 60:.1f} min{speakers}"
-        )
+        return f"{self.name}: {count(len(self.utterances), 'utterance')}, {self.seconds / 60:.1f} min{speakers}"
 
 
 def read_split(data: DataConfig, name: str) -> Split:

@@ -47,8 +47,7 @@ def list_utterances(data: DataConfig, split: str) -> list[Utterance]:
     """
     if data.max_utterances is not None and data.max_utterances < 1:
         raise MIError(
-            "config key downstream_expert.datarc.max_utterances: must be at least 1, "
-            f"found {data.max_utterances}."
+            f"config key downstream_expert.datarc.max_utterances: must be at least 1, found {data.max_utterances}."
         )
     whole, part, parts = split_part(split)
     if data.manifest is not None:
@@ -79,9 +78,7 @@ def _deal_out(utterances: list[Utterance], part: int, parts: int, split: str) ->
     names = [u.speaker or "" for u in utterances] if known else [u.id for u in utterances]
     turn = {name: i % parts for i, name in enumerate(dict.fromkeys(sorted(names)))}
     if len(turn) < parts:
-        raise MIError(
-            f"split {split!r}: {parts} parts of {len(turn)} {'speakers' if known else 'utterances'}."
-        )
+        raise MIError(f"split {split!r}: {parts} parts of {len(turn)} {'speakers' if known else 'utterances'}.")
     return [u for u, name in zip(utterances, names, strict=True) if turn[name] == part - 1]
 
 
@@ -156,14 +153,10 @@ def _is_audio(name: str) -> bool:
 def _missing_split(root: Path, split: str) -> str:
     """The message for a split folder that is not there."""
     there = _folders(root) if root.is_dir() else []
-    holds = (
-        f"It holds: {', '.join(there[:12])}{', ...' if len(there) > 12 else ''}" if there else "It is empty"
-    )
+    holds = f"It holds: {', '.join(there[:12])}{', ...' if len(there) > 12 else ''}" if there else "It is empty"
     # LibriSpeech's archives unpack into a folder of their own, so the root is often one level off.
     below = [name for name in there if (root / name / split).is_dir()] if split else []
-    hint = (
-        f" {split!r} is in {root / below[0]}: make that the libri_root." if below else nearest(split, there)
-    )
+    hint = f" {split!r} is in {root / below[0]}: make that the libri_root." if below else nearest(split, there)
     return (
         f"split {split!r}: no such folder in downstream_expert.datarc.libri_root={root}. {holds}.{hint} "
         "Set downstream_expert.datarc.fit_splits and eval_splits to folders that are there."
@@ -281,9 +274,7 @@ def _check_header(manifest: Path, fields: Sequence[str]) -> list[str]:
         if header.count(name) > 1:
             raise MIError(f"manifest {manifest}: column {name!r} occurs twice in its first line.")
     if "audio" not in header:
-        raise MIError(
-            f"manifest {manifest}: no column 'audio' in its first line ({', '.join(header)}). {valid}"
-        )
+        raise MIError(f"manifest {manifest}: no column 'audio' in its first line ({', '.join(header)}). {valid}")
     return header
 
 

@@ -142,18 +142,13 @@ def _deal(items: list[T], splits: Mapping[str, int], least: int) -> list[list[T]
 def _voices() -> list[tuple[str, str]]:
     """(sex, variant), two men to one woman so that every split has both."""
     men, women = list(MALE), list(FEMALE)
-    return [
-        ("F", women.pop(0)) if i % 3 == 1 and women else ("M", men.pop(0))
-        for i in range(len(men) + len(women))
-    ]
+    return [("F", women.pop(0)) if i % 3 == 1 and women else ("M", men.pop(0)) for i in range(len(men) + len(women))]
 
 
 # ------------------------------------------------------------------------------------------------- the corpus
 
 
-def make_corpus(
-    root: Path, splits: Mapping[str, int] | None = None, *, seed: int = 0, progress: bool = True
-) -> Path:
+def make_corpus(root: Path, splits: Mapping[str, int] | None = None, *, seed: int = 0, progress: bool = True) -> Path:
     """Make the demo corpus, or find it made.
 
     It is built next to `root` and renamed at the end, so what stands at `root` is whole. A second call with
@@ -178,9 +173,7 @@ def make_corpus(
         if _made(root) == recipe:
             return root
         if not _made(root) and any(root.iterdir()):
-            raise MIError(
-                f"demo corpus: {root} is not empty and was not made by this tool; name another folder."
-            )
+            raise MIError(f"demo corpus: {root} is not empty and was not made by this tool; name another folder.")
     partial = root.with_name(f"{root.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -283,7 +276,5 @@ def speak(root: Path, speaker: Speaker, seed: int) -> int:
         (aligned / f"{name}.TextGrid").write_text(format_textgrid(tiers, duration), encoding="utf-8")
         transcript.append(f"{name} " + " ".join(re.findall(r"[\w']+", sentence)).upper())
         soundfile.write(folder / f"{name}.flac", wave, SAMPLE_RATE, subtype="PCM_16")
-    (folder / f"{chapter.replace('/', '-')}.trans.txt").write_text(
-        "\n".join(transcript) + "\n", encoding="utf-8"
-    )
+    (folder / f"{chapter.replace('/', '-')}.trans.txt").write_text("\n".join(transcript) + "\n", encoding="utf-8")
     return len(transcript)

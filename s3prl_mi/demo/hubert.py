@@ -80,9 +80,7 @@ def mfcc_frames(wave: Waveform, context: int) -> FloatMatrix:
     import torchaudio
     from torchaudio.compliance import kaldi
 
-    static = kaldi.mfcc(
-        torch.from_numpy(wave)[None] * 32768, num_ceps=13, sample_frequency=float(SAMPLE_RATE)
-    ).T
+    static = kaldi.mfcc(torch.from_numpy(wave)[None] * 32768, num_ceps=13, sample_frequency=float(SAMPLE_RATE)).T
     first = torchaudio.functional.compute_deltas(static)
     features = torch.cat([static, first, torchaudio.functional.compute_deltas(first)]).T
     features = (features - features.mean(0)) / (features.std(0) + 1e-5)
@@ -111,13 +109,9 @@ def cluster_units(features: Sequence[FloatMatrix], units: int, seed: int) -> lis
 
     together = np.concatenate(features)
     if len(together) < units:
-        raise MIError(
-            f"pre-training: {len(together)} frames of audio are too few for {units} units; give more audio."
-        )
+        raise MIError(f"pre-training: {len(together)} frames of audio are too few for {units} units; give more audio.")
     sample = np.random.default_rng(seed).permutation(len(together))[:MOST_FRAMES_FOR_UNITS]
-    kmeans = MiniBatchKMeans(units, batch_size=2048, n_init=1, max_iter=15, random_state=seed).fit(
-        together[sample]
-    )
+    kmeans = MiniBatchKMeans(units, batch_size=2048, n_init=1, max_iter=15, random_state=seed).fit(together[sample])
     labels = kmeans.predict(together).astype(np.int64)
     return np.split(labels, np.cumsum([len(f) for f in features])[:-1])
 

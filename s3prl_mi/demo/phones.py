@@ -60,9 +60,7 @@ def phone_intervals(spoken: Spoken, duration: Seconds) -> list[tuple[Interval, i
     return [(Interval(s, e, label), p) for (s, label, p), e in zip(marks, ends, strict=True)]
 
 
-def word_intervals(
-    phones: list[tuple[Interval, int]], text: str, words: tuple[tuple[int, int], ...]
-) -> list[Interval]:
+def word_intervals(phones: list[tuple[Interval, int]], text: str, words: tuple[tuple[int, int], ...]) -> list[Interval]:
     """Words of an utterance as contiguous intervals; silence is the empty label, as MFA writes it.
 
     eSpeak runs some words together ("of the") and then reports one start for both. Their phones are

@@ -34,12 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--audio", type=Path, required=True, help="folder; all .flac and .wav files below it")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
-    parser.add_argument(
-        "--model", choices=("hubert", "apc"), action="append", help="may be repeated (default: both)"
-    )
-    parser.add_argument(
-        "--steps", type=int, help=f"updates (default: hubert {HUBERT_STEPS}, apc {APC_STEPS})"
-    )
+    parser.add_argument("--model", choices=("hubert", "apc"), action="append", help="may be repeated (default: both)")
+    parser.add_argument("--steps", type=int, help=f"updates (default: hubert {HUBERT_STEPS}, apc {APC_STEPS})")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
         "--threads",

@@ -113,9 +113,7 @@ def train(
                 if step % 20 == 0:
                     bar.set_postfix(loss=f"{value.item():.3f}", refresh=False)
     if not np.isfinite(value.item()):
-        raise MIError(
-            f"pre-training: the loss is {value.item()} after {steps} steps; lower the learning rate."
-        )
+        raise MIError(f"pre-training: the loss is {value.item()} after {steps} steps; lower the learning rate.")
     _save(content(model.eval(), steps), saved[steps])
     return saved
 

@@ -24,9 +24,7 @@ def run_spec(args: argparse.Namespace, config: Mapping[str, Any]) -> RunSpec:
     Raises:
         MIError: a key or value in the config that means nothing.
     """
-    ours = vars(
-        args
-    )  # s3prl's own runner knows none of our options, nor do the experiments of earlier versions
+    ours = vars(args)  # s3prl's own runner knows none of our options, nor do the experiments of earlier versions
     return RunSpec(
         task=args.downstream,
         upstream=UpstreamSpec(

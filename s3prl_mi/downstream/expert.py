@@ -65,9 +65,7 @@ class RunnerAdapter(nn.Module):
                 raise SystemExit(f"error: {error}") from None
         return self.unused.sum() * 0
 
-    def log_records(
-        self, split: str, records: Any, logger: Any, global_step: int, **kwargs: Any
-    ) -> list[str]:
+    def log_records(self, split: str, records: Any, logger: Any, global_step: int, **kwargs: Any) -> list[str]:
         """Nothing: the experiment has written its results."""
         del split, records, logger, global_step, kwargs
         return []

@@ -120,9 +120,7 @@ def _give_stock_script_our_config(argv: list[str], orig_argv: Sequence[str]) -> 
     if not is_module and Path(argv[0] if argv else "").name != "run_downstream.py":
         return
     task = _option(argv, "-d", "--downstream")
-    if task in TASKS and not any(
-        _option(argv, *names) for names in (("-c", "--config"), ("-e", "--past_exp"))
-    ):
+    if task in TASKS and not any(_option(argv, *names) for names in (("-c", "--config"), ("-e", "--past_exp"))):
         argv += ["-c", str(default_config(task))]
 
 

@@ -117,9 +117,7 @@ def estimate_view_mi(
     _same_width(fit_b, eval_b, "fit_zb", "eval_zb")
     for a, b, which in ((fit_a, fit_b, "fit"), (eval_a, eval_b, "eval")):
         if len(a) != len(b):
-            raise MIError(
-                f"{which}_za has {len(a)} frames and {which}_zb {len(b)}: row i of both must be one pair."
-            )
+            raise MIError(f"{which}_za has {len(a)} frames and {which}_zb {len(b)}: row i of both must be one pair.")
     spec = ProbeSpec((probe,), protocol, (seed,), device)
     codebooks = fit_codebooks_of_view(fit_b, clusters, spec.seeds, iterations, device)
     probes = fit_views(fit_a, fit_b, codebooks, _groups(groups, len(fit_a)), spec)
@@ -150,9 +148,7 @@ def _labels(y: Any, count: int, name: str) -> Any:
     if isinstance(labels, np.ndarray) and labels.ndim != 1:
         raise MIError(f"{name}: expected labels of shape (n_frames,), found {labels.shape}.")
     if isinstance(labels, np.ndarray) and labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise MIError(
-            f"{name} holds NaN: give frames without a label a label of their own, or leave them out."
-        )
+        raise MIError(f"{name} holds NaN: give frames without a label a label of their own, or leave them out.")
     unhashable = next((v for v in labels if not isinstance(v, Hashable)), None)
     if unhashable is not None:
         raise MIError(f"{name}: expected hashable labels, found {unhashable!r}.")

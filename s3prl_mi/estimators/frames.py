@@ -225,11 +225,7 @@ class Inputs(CachedBlocks):
     def blocks_to_fold(self, size: int = BLOCK_ROWS) -> Iterator[tuple[int, int, Tensor]]:
         """All frames as (start, stop, block) for the weights of `fold`: mapped if they are in memory, else centred."""
         for start, stop in self.frames.blocks(size):
-            x = (
-                self._read(start, stop).sub_(self.affine.mean)
-                if self._cache is None
-                else self._cache[start:stop]
-            )
+            x = self._read(start, stop).sub_(self.affine.mean) if self._cache is None else self._cache[start:stop]
             yield start, stop, x
 
     def take(self, positions: Tensor) -> Tensor:

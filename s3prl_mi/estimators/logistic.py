@@ -97,9 +97,7 @@ class _Point:
 
     def only(self, index: Tensor) -> _Point:
         """Some of the problems."""
-        return _Point(
-            self.at.problem(index), self.loss[index], self.gradient.problem(index), self.held_out_loss[index]
-        )
+        return _Point(self.at.problem(index), self.loss[index], self.gradient.problem(index), self.held_out_loss[index])
 
 
 def _evaluate(inputs: Inputs, problems: Problems, at: Linear, anchor: Tensor) -> _Point:
@@ -154,9 +152,7 @@ def _evaluate(inputs: Inputs, problems: Problems, at: Linear, anchor: Tensor) ->
 
 def _dot(a: Linear, b: Linear) -> Tensor:
     """Inner product problem by problem, shape (n_problems,)."""
-    return (a.weight * b.weight).sum((0, 2), dtype=torch.float64) + (a.bias * b.bias).sum(
-        1, dtype=torch.float64
-    )
+    return (a.weight * b.weight).sum((0, 2), dtype=torch.float64) + (a.bias * b.bias).sum(1, dtype=torch.float64)
 
 
 def _step(a: Linear, b: Linear, size: Tensor) -> Linear:

@@ -103,9 +103,7 @@ def train(
     parameters = start.weights + start.biases
     averaged = [p.clone() for p in parameters]
     mean = Network(averaged[:depth], averaged[depth:])
-    optimiser = (
-        _AdamW(parameters, settings) if settings.optimiser == "adamw" else _Momentum(parameters, settings)
-    )
+    optimiser = _AdamW(parameters, settings) if settings.optimiser == "adamw" else _Momentum(parameters, settings)
     drop = _dropout(settings.dropout, seeds, dtype, device)
     for done, batch in enumerate(_batches(positions, settings.batch, steps), start=1):
         target = targets[batch.to(targets.device)].T.reshape(-1)

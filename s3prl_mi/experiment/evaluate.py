@@ -41,9 +41,7 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
     source, title = experiment.source(names), "+".join(names)
     work = list(enumerate((point, probe) for point in plan.points for probe in plan.probes))
     made: list[tuple[int, list[Record], list[ClassRecord]]] = []
-    bar = tqdm(
-        total=len(work), unit="probe", desc=f"evaluate {title}", dynamic_ncols=True, disable=not is_main()
-    )
+    bar = tqdm(total=len(work), unit="probe", desc=f"evaluate {title}", dynamic_ncols=True, disable=not is_main())
     with bar:
         for layers, (scored,) in provide_states(experiment, splits).groups(plan.layers):
             task = experiment.new_task()

@@ -43,9 +43,7 @@ def fit_missing(
     total = len(plan.wanted)
     done = total - sum(len(identities) for identities in missing.values())
     before = folder.n_records
-    bar = tqdm(
-        total=total, initial=done, unit="estimate", desc=plan.task, dynamic_ncols=True, disable=not is_main()
-    )
+    bar = tqdm(total=total, initial=done, unit="estimate", desc=plan.task, dynamic_ncols=True, disable=not is_main())
     with bar:
         for layers, (fit, scored) in states.groups({point.layer for point in missing}):
             task = experiment.new_task()

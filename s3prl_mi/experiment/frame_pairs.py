@@ -103,9 +103,7 @@ def labelled_frames(
             continue
         check_duration(intervals, n_samples[utterance] / SAMPLE_RATE, utterance)
         found = frame_labels(intervals, geometry.centres_seconds(count), utterance)
-        keep = np.array(
-            [v is not None and not (drop_silence and v == SILENCE) for v in found], dtype=np.bool_
-        )
+        keep = np.array([v is not None and not (drop_silence and v == SILENCE) for v in found], dtype=np.bool_)
         rows.append(start + np.flatnonzero(keep))
         labels.append(found[keep])
         unlabelled += int((~keep).sum())
@@ -140,9 +138,7 @@ def paired_frames(
         else:
             at = aligned_rows(geometry, finest or geometry, count)
             masked = view.pattern(int(at[-1]) + 1 if count else 0)[at]
-            first = second = np.flatnonzero(
-                {"masked": masked, "unmasked": ~masked, "all": masked | True}[frames]
-            )
+            first = second = np.flatnonzero({"masked": masked, "unmasked": ~masked, "all": masked | True}[frames])
         a.append(start + first)
         b.append(start + second)
     return Pairs(np.concatenate(a), np.concatenate(b))

@@ -169,7 +169,5 @@ def is_of(layer: Layer, layers: Sequence[int]) -> bool:
 def _refuse_different_layers(upstream: Upstream, dims: Sequence[int]) -> None:
     shifts = {1000 * upstream.geometry_of(n).stride / SAMPLE_RATE for n in range(len(dims))}
     if len(set(dims)) > 1 or len(shifts) > 1:
-        what, found = (
-            ("dimension", sorted(set(dims))) if len(set(dims)) > 1 else ("frame shift", sorted(shifts))
-        )
+        what, found = ("dimension", sorted(set(dims))) if len(set(dims)) > 1 else ("frame shift", sorted(shifts))
         raise MIError(f"layers: weighted needs layers of one {what}, but {upstream.name} has {found}.")

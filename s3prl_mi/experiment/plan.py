@@ -107,9 +107,7 @@ def _layers(spec: RunSpec, layer_names: Sequence[str]) -> list[Layer]:
     numbers = [last_encoder_layer(layer_names)] if asked == "last" else [int(n) for n in asked]
     for number in numbers:
         if not -n_layers <= number < n_layers:
-            raise MIError(
-                f"{key}: upstream {name} has no layer {number}; it has {n_layers}, 0 to {n_layers - 1}."
-            )
+            raise MIError(f"{key}: upstream {name} has no layer {number}; it has {n_layers}, 0 to {n_layers - 1}.")
     return list(dict.fromkeys(n % n_layers for n in numbers))
 
 

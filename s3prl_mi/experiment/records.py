@@ -58,9 +58,7 @@ def build_records(
             layers_in_upstream=len(names),
             last_layer=last_encoder_layer(names),
             dim=fitted.probes[0].affine.dim,
-            frame_shift_ms=1000
-            * upstream.geometry_of(layer if isinstance(layer, int) else 0).stride
-            / SAMPLE_RATE,
+            frame_shift_ms=1000 * upstream.geometry_of(layer if isinstance(layer, int) else 0).stride / SAMPLE_RATE,
             probe=e.probe,
             protocol=e.protocol,
             view=point.view_text,

@@ -42,14 +42,10 @@ def run(spec: RunSpec) -> None:
 def train(experiment: Experiment) -> None:
     """Fit on the fit splits and score on the eval splits, as far as the folder has no records yet."""
     spec, plan, data = experiment.spec, experiment.plan, experiment.spec.config.datarc
-    fit_splits, eval_splits = (
-        read_splits(experiment, names) for names in (data.fit_splits, data.eval_splits)
-    )
+    fit_splits, eval_splits = (read_splits(experiment, names) for names in (data.fit_splits, data.eval_splits))
     settings = determinants(spec, experiment.upstream, experiment.precision)
     settings["speech"] = digest_of([*fit_splits, *eval_splits])
-    finished = from_main(
-        lambda: {r.identity() for r in experiment.folder.begin(settings, resume=spec.resume)}
-    )
+    finished = from_main(lambda: {r.identity() for r in experiment.folder.begin(settings, resume=spec.resume)})
     shared = set().union(*(s.speakers for s in fit_splits)) & set().union(*(s.speakers for s in eval_splits))
     if shared:
         logger.warning(

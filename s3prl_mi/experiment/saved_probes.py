@@ -46,14 +46,10 @@ def load_probe(folder: Path, point: GridPoint, probe: str, device: str) -> Fitte
     try:
         c = torch.load(path, map_location="cpu", weights_only=True)
         weights = None if c["weights"] is None else LayerWeights(np.array(c["weights"][0]), *c["weights"][1:])
-        return Fitted(
-            [FittedProbe.from_state(c["probe"], device)], c["seeds"], c["fit_frames"], weights, c["targets"]
-        )
+        return Fitted([FittedProbe.from_state(c["probe"], device)], c["seeds"], c["fit_frames"], weights, c["targets"])
     except FileNotFoundError:
         raise MIError(
             f"no fitted probes {path}: train with these layers, views, frames, clusters and probes first (-m train -a)."
         ) from None
     except (RuntimeError, KeyError, EOFError) as error:
-        raise MIError(
-            f"{path} cannot be read ({type(error).__name__}): train the experiment again."
-        ) from None
+        raise MIError(f"{path} cannot be read ({type(error).__name__}): train the experiment again.") from None

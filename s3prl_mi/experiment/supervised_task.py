@@ -34,9 +34,7 @@ class SupervisedTask(MITask):
             _, absent = match_utterances(alignments, split.utterances, config.max_missing)
             if absent:
                 some = ", ".join(absent[:5]) + (" ..." if len(absent) > 5 else "")
-                logger.warning(
-                    "%s: %d utterances without an alignment left out: %s", split.name, len(absent), some
-                )
+                logger.warning("%s: %d utterances without an alignment left out: %s", split.name, len(absent), some)
 
     def labels(self, side: SplitStates, layer: Layer) -> Labelled:
         """Labels of a side's frames, read once for each frame rate.

@@ -83,9 +83,7 @@ class ViewsTask(MITask):
     def _pairs(self, side: States, point: GridPoint) -> Pairs:
         c = self.context
         geometry = c.geometry(point.layer)
-        pairs = paired_frames(
-            side.entries(point.layer), point.view, point.scored_frames, geometry, c.geometry(0)
-        )
+        pairs = paired_frames(side.entries(point.layer), point.view, point.scored_frames, geometry, c.geometry(0))
         if not len(pairs.rows_a):
             raise MIError(
                 f"{side.name}: no frame to score ({point.scored_frames}); its utterances are too short for "

@@ -100,9 +100,7 @@ def paper_figures() -> tuple[PaperFigure, ...]:
     """Every bound of the paper's Table 2 (last layer, test-other) and Table 4 (by layer, MLP, test-clean)."""
     symbols = {"mi_supervised": "I_ZY", "mi_views": "I_ZaZb"}
     last = [
-        _paper_figure(
-            row, f"{row['model']} {row['size']}", task, probe, None, row[f"{symbol}_{probe}"], "test-other"
-        )
+        _paper_figure(row, f"{row['model']} {row['size']}", task, probe, None, row[f"{symbol}_{probe}"], "test-other")
         for row in _rows("paper_table2.csv")
         for task, symbol in symbols.items()
         for probe in ("logistic", "mlp")

@@ -218,14 +218,10 @@ def _test(folder: Path, task: _Task) -> ErrorRate | None:
         return None
     hypotheses, references = (_ark(p, task.separator) for p in paths)
     if hypotheses.keys() != references.keys() or not references:
-        raise MIError(
-            f"{paths[0]}: not the same utterances as {paths[1].name}; evaluate again to write both."
-        )
+        raise MIError(f"{paths[0]}: not the same utterances as {paths[1].name}; evaluate again to write both.")
     errors = sum(edit_distance(hypotheses[u], tokens) for u, tokens in references.items())
     rate = errors / max(1, sum(map(len, references.values())))
-    return ErrorRate(
-        100 * rate, task.test.removesuffix("-noLM"), f"counted in {paths[0].name}, {paths[1].name}"
-    )
+    return ErrorRate(100 * rate, task.test.removesuffix("-noLM"), f"counted in {paths[0].name}, {paths[1].name}")
 
 
 def _ark(path: Path, separator: str | None) -> dict[str, list[str]]:

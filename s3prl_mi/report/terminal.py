@@ -35,18 +35,14 @@ def screen_table(records: Iterable[Record], expdir: Path | None = None) -> str:
     blocks = [_panel_table(panel, rows) for panel, rows in by_panel(summaries).items()]
     footer = ["* best layer of the probe on the frames scored"] if worth_marking(summaries) else []
     if expdir is not None:
-        footer.append(
-            f"{expdir}: {RESULTS_FILE} (every estimate), {SUMMARY_FILE}, {PICTURE_FILE}, {LOG_FILE}"
-        )
+        footer.append(f"{expdir}: {RESULTS_FILE} (every estimate), {SUMMARY_FILE}, {PICTURE_FILE}, {LOG_FILE}")
     return "\n\n".join([*blocks, "\n".join(footer)] if footer else blocks)
 
 
 def _panel_table(panel: Panel, summaries: list[Summary]) -> str:
     found = {(s.layer, s.probe): s for s in summaries}
     best = worth_marking(summaries)
-    places = {
-        p: decimals(s.mi_lower_bound_bits_sd for s in summaries if s.probe == p) for p in probes_in(summaries)
-    }
+    places = {p: decimals(s.mi_lower_bound_bits_sd for s in summaries if s.probe == p) for p in probes_in(summaries)}
     entropies = [s.entropy_bits for s in summaries]
     own_ceiling = max(entropies) - min(entropies) >= 0.0005
     rows = [["layer", *(name for p in places for name in (f"{p} (bits)  ", "acc. %"))]]
@@ -87,8 +83,7 @@ def _header(panel: Panel, summaries: list[Summary]) -> str:
         "upstream": upstream,
         "view": key.view,
         "frames": f"{key.scored_frames}, {panel.eval_frames:,} scored, one every {key.frame_shift_ms:g} ms",
-        "splits": f"fit {'+'.join(key.fit_splits)} ({panel.fit_frames:,} frames), "
-        f"eval {'+'.join(key.eval_splits)}",
+        "splits": f"fit {'+'.join(key.fit_splits)} ({panel.fit_frames:,} frames), eval {'+'.join(key.eval_splits)}",
         "protocol": key.protocol,
         "ceiling": f"{CEILING[key.task]} = {ceiling} bits ({of})",
         "left out": ", ".join(f"{n:,} {what}" for n, what in left_out if n),

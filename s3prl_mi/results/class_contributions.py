@@ -55,14 +55,10 @@ class ClassRecord:
     def bits_per_frame(self) -> list[Bits]:
         """Mean bits that a frame of each class yields; 0 for a class that was not scored."""
         total = sum(self.eval_frames)
-        return [
-            b * total / n if n else 0.0 for b, n in zip(self.contribution_bits, self.eval_frames, strict=True)
-        ]
+        return [b * total / n if n else 0.0 for b, n in zip(self.contribution_bits, self.eval_frames, strict=True)]
 
 
-def class_records(
-    records: Sequence[Record], estimates: Sequence[Estimate], names: Sequence[str]
-) -> list[ClassRecord]:
+def class_records(records: Sequence[Record], estimates: Sequence[Estimate], names: Sequence[str]) -> list[ClassRecord]:
     """The classes of some estimates.
 
     Args:

@@ -102,10 +102,7 @@ def _labelled(results: Sequence[Result]) -> list[Result]:
     for result in results:
         names.setdefault(result.first.upstream_sha256, _names(result))
     taken = [Counter(level) for level in zip(*names.values(), strict=True)]
-    labels = {
-        sha: next(name for name, n in zip(own, taken, strict=True) if n[name] == 1)
-        for sha, own in names.items()
-    }
+    labels = {sha: next(name for name, n in zip(own, taken, strict=True) if n[name] == 1) for sha, own in names.items()}
     return [replace(r, label=labels[r.first.upstream_sha256]) for r in results]
 
 
@@ -134,9 +131,7 @@ def _renamed(results: list[Result], labels: Mapping[str, str]) -> list[Result]:
         if len(shas) != 1:
             have = ", ".join(sorted({r.label for r in results}))
             what = "fits several models" if shas else "fits no result"
-            raise MIError(
-                f"label {key!r} = {label!r}: {key!r} {what}. Name one of these, or a folder: {have}."
-            )
+            raise MIError(f"label {key!r} = {label!r}: {key!r} {what}. Name one of these, or a folder: {have}.")
         new[shas.pop()] = label
     final = [replace(r, label=new.get(r.first.upstream_sha256, r.label)) for r in results]
     owners: dict[str, Result] = {}

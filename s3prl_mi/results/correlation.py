@@ -157,9 +157,7 @@ def _sentence(spearman: Correlation, ties: int, x_name: str, y_name: str, expect
         found = f"Over these {n} {things}, those with more {x_name} tend to have {direction} {y_name}"
         found += f" (rho {value:+.2f})."
     elif spearman.low is not None:
-        found = (
-            f"These {n} {things} do not show whether more {x_name} goes with lower or with higher {y_name}:"
-        )
+        found = f"These {n} {things} do not show whether more {x_name} goes with lower or with higher {y_name}:"
         found += f" the interval of rho ({spearman}) holds 0."
     else:
         found = f"{n} {things} are too few to tell how {x_name} and {y_name} go together (rho {value:+.2f})."

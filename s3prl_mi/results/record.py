@@ -177,9 +177,7 @@ def _upgraded(fields: Any, renamed: Mapping[str, str]) -> dict[str, Any]:
         raise TypeError("not a JSON object")
     version = fields.get("schema_version", 1)
     if version == 1:
-        return {renamed.get(name, name): value for name, value in fields.items()} | {
-            "schema_version": SCHEMA_VERSION
-        }
+        return {renamed.get(name, name): value for name, value in fields.items()} | {"schema_version": SCHEMA_VERSION}
     if version != SCHEMA_VERSION:
         raise TypeError(f"its schema version is {version!r}; 1 and {SCHEMA_VERSION} are known")
     return fields

@@ -251,9 +251,7 @@ def _stabilities(records: Sequence[Record], main: ComparisonKey, curve: Curve) -
         by_seed |= {str(seed): curves[main]} if main in curves else {}
     curves = _curves(records, _step)
     views = {str(k.view): c for k, c in curves.items() if k._replace(view=main.view) == main}
-    clusters = {
-        str(k.n_clusters): c for k, c in curves.items() if k._replace(n_clusters=main.n_clusters) == main
-    }
+    clusters = {str(k.n_clusters): c for k, c in curves.items() if k._replace(n_clusters=main.n_clusters) == main}
     for factor, found in (("seed", by_seed), ("view", views), ("clusters", clusters)):
         shared = {name: sorted(other.keys() & curve.keys()) for name, other in found.items()}
         picks = {name: best_of({s: found[name][s] for s in steps}) for name, steps in shared.items() if steps}
@@ -280,6 +278,5 @@ def _curves(records: Iterable[Record], place: Callable[[Record], int | None]) ->
             by_place = values.setdefault(ComparisonKey.of(record).without(*NOTED), {})
             by_place.setdefault(at, {})[record.seed] = record.mi_lower_bound_bits
     return {
-        setting: {at: statistics.fmean(found[at].values()) for at in sorted(found)}
-        for setting, found in values.items()
+        setting: {at: statistics.fmean(found[at].values()) for at in sorted(found)} for setting, found in values.items()
     }

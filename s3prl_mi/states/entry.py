@@ -118,9 +118,7 @@ class StoredLayer:
         offset, scale: of float16, shape (dim,): ``x = data * scale + offset``.
     """
 
-    def __init__(
-        self, data: NDArray[np.floating] | LayerFiles, offset: FloatMatrix, scale: FloatMatrix
-    ) -> None:
+    def __init__(self, data: NDArray[np.floating] | LayerFiles, offset: FloatMatrix, scale: FloatMatrix) -> None:
         self.shape: tuple[int, ...] = data.shape
         self._data, self._offset, self._scale = data, offset, scale
 

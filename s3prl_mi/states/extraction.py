@@ -184,9 +184,7 @@ def _extract(store: Store | MemoryStore, requests: Sequence[Request], dtype: str
         jobs = [j for r in requests for j in jobs if j.request is r and r in missing]
         if not jobs:
             return
-        for utterance, why in dict(
-            s for j in jobs for w in j.writer.done.values() for s in w.skipped
-        ).items():
+        for utterance, why in dict(s for j in jobs for w in j.writer.done.values() for s in w.skipped).items():
             skips.skip(utterance, why)
         with rounded_once(first.upstream):
             too_coarse = _fill(jobs, batches, skips, store.shared)
@@ -234,9 +232,7 @@ def share(batches: Sequence[Bounds], seconds: Sequence[float], rank: int, size: 
     return [b for b, middle in zip(batches, middles, strict=True) if int(middle * size / ends[-1]) == rank]
 
 
-def _fill(
-    jobs: Sequence[_Job], batches: dict[Bounds, list[Utterance]], skips: SkipCounter, shared: bool
-) -> bool:
+def _fill(jobs: Sequence[_Job], batches: dict[Bounds, list[Utterance]], skips: SkipCounter, shared: bool) -> bool:
     """Forward passes over what is missing; meanwhile audio is read and hidden states are written.
 
     Returns:
@@ -253,9 +249,7 @@ def _fill(
     here = world()
     own = share(missing, [seconds[b] for b in missing], here.rank, here.size) if shared else missing
     total = sum(seconds[b] for b in (own if shared and here.size > 1 else batches))
-    read = functools.partial(
-        _read, shortest=shortest_samples(upstream), pinned=upstream.device.startswith("cuda")
-    )
+    read = functools.partial(_read, shortest=shortest_samples(upstream), pinned=upstream.device.startswith("cuda"))
     what = f"{len(views)} views" if len(views) > 2 else " and ".join(v.describe() for v in views)
     bar = tqdm(
         total=round(len(views) * total),
@@ -308,9 +302,7 @@ def _write(
     background.submit(functools.partial(job.writer.write, bounds, utterances, states, skipped))
 
 
-def _read(
-    batch: Sequence[Utterance], shortest: int, pinned: bool
-) -> list[tuple[Utterance, Tensor | AudioError]]:
+def _read(batch: Sequence[Utterance], shortest: int, pinned: bool) -> list[tuple[Utterance, Tensor | AudioError]]:
     """The waveforms of some utterances, or why one cannot be read; `pinned`: ready to be copied to a GPU."""
     import torch
 
@@ -319,9 +311,7 @@ def _read(
         try:
             samples = read_waveform(utterance)
             if len(samples) < shortest:
-                raise AudioError(
-                    f"{utterance.path}: {len(samples)} samples, but the upstream needs {shortest}"
-                )
+                raise AudioError(f"{utterance.path}: {len(samples)} samples, but the upstream needs {shortest}")
             waveform = torch.from_numpy(samples)
             found.append((utterance, waveform.pin_memory() if pinned else waveform))
         except AudioError as error:

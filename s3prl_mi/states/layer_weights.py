@@ -106,9 +106,7 @@ def read_weights(path: Path, n_layers: int, upstream: str) -> LayerWeights:
     if not bool(torch.isfinite(raw).all()):
         raise MIError(f"{key}: the layer weights in {path} are NaN or infinite: that run has diverged.")
     if trained_on not in (None, upstream):
-        logger.warning(
-            "%s learned its weights on upstream %s; they are used on %s.", path, trained_on, upstream
-        )
+        logger.warning("%s learned its weights on upstream %s; they are used on %s.", path, trained_on, upstream)
     normalize = bool(getattr(args, "upstream_feature_normalize", False))
     source = f"{path.name} of {getattr(args, 'downstream', 's3prl')} on {trained_on or 'unknown upstream'}"
     return LayerWeights(torch.softmax(raw.double(), 0).numpy(), normalize, source)
@@ -135,9 +133,7 @@ def learn_weights(
 
     def read(rows: Tensor) -> Tensor:
         picked = rows.numpy()
-        stack = torch.stack([torch.from_numpy(f.select(picked).read(0, len(picked))) for f in layers]).to(
-            device
-        )
+        stack = torch.stack([torch.from_numpy(f.select(picked).read(0, len(picked))) for f in layers]).to(device)
         return functional.layer_norm(stack, (dim,)) if normalize else stack
 
     sample = torch.randperm(count, generator=generator)[: min(count, 8192)].sort().values

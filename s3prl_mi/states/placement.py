@@ -149,9 +149,7 @@ _CGROUPS = (
 """Versions 2 and 1: what marks them in /proc/self/cgroup; their folder; limit, use, and what of it is a mere cache."""
 
 
-def _left_by_control_groups(
-    proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
-) -> list[int]:
+def _left_by_control_groups(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[int]:
     """What each control group that this process is in leaves of its limit; SLURM and containers set them."""
     left: list[int] = []
     with contextlib.suppress(OSError):

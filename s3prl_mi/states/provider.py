@@ -102,9 +102,7 @@ class HiddenStateProvider:
         """Audio that the forward passes of this process will take in."""
         # requests of one split and view share a forward pass
         seconds = {
-            (group, r.split.name, r.view): r.split.seconds
-            for group in self.choice.groups
-            for r in self._look(group)[0]
+            (group, r.split.name, r.view): r.split.seconds for group in self.choice.groups for r in self._look(group)[0]
         }
         return sum(seconds.values()) / (world().size if self._store.shared else 1)
 

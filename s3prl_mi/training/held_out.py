@@ -50,10 +50,7 @@ class Half:
         """By id: each with a number for its speaker."""
         number = {name: str(i) for i, name in enumerate(dict.fromkeys(self.groups))}
         ids = map(str, range(len(self.groups)))
-        return {
-            i: Utterance(i, Path(), "held-out", number[g], None)
-            for i, g in zip(ids, self.groups, strict=True)
-        }
+        return {i: Utterance(i, Path(), "held-out", number[g], None) for i, g in zip(ids, self.groups, strict=True)}
 
 
 def halves(
@@ -95,9 +92,7 @@ def _read(name: str, audio: Sequence[Audio], groups: Sequence[Hashable] | None) 
     if not len(audio):
         raise MIError(f"{name}: no utterances.")
     if groups is not None and len(groups) != len(audio):
-        raise MIError(
-            f"{name} has {len(audio)} utterances, but {len(groups)} groups: give one speaker for each."
-        )
+        raise MIError(f"{name} has {len(audio)} utterances, but {len(groups)} groups: give one speaker for each.")
     named: Sequence[Hashable] = list(range(len(audio))) if groups is None else groups
     waveforms = [_waveform(f"{name}[{i}]", a) for i, a in enumerate(audio)]
     order = sorted(range(len(waveforms)), key=lambda i: -len(waveforms[i]))

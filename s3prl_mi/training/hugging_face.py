@@ -55,10 +55,7 @@ class ViewsCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure the model that training starts from."""
-        if (
-            self.training_log.every is None
-            and str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "no"
-        ):
+        if self.training_log.every is None and str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "no":
             raise MIError(
                 "ViewsCallback(every=None) measures at each evaluation, but TrainingArguments.eval_strategy is 'no': "
                 "give every=STEPS, or an eval_strategy."
@@ -68,16 +65,12 @@ class ViewsCallback(TrainerCallback):
             if state.global_step == 0:
                 self._measure(state, control, kwargs["model"])
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Measure if this step is due."""
         if self.training_log.due(state.global_step):
             self._measure(state, control, kwargs["model"])
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Measure at an evaluation, where no number of steps was given."""
         if self.training_log.every is None:
             self._measure(state, control, kwargs["model"])

@@ -269,10 +269,7 @@ def _check_view(upstream: Upstream, view: View) -> None:
             f"view: {upstream.name} (family {family.name!r}) has no known mask site for {view.describe()}. Use "
             "View('mask', 'waveform', 40, 10) or View('shift', shift_ms=60.0)."
         )
-    if (
-        family.mask_embedding == "model.masked_spec_embed"
-        and resolve(upstream.expert, family.mask_embedding) is None
-    ):
+    if family.mask_embedding == "model.masked_spec_embed" and resolve(upstream.expert, family.mask_embedding) is None:
         raise MIError(
             f"view: {upstream.name} has no mask embedding, as its config has mask_time_prob 0: set it above 0, or "
             "use View('mask', 'waveform', 40, 10)."

@@ -177,9 +177,7 @@ def _patch_torch(torch: ModuleType) -> None:
 
     import numpy as np
 
-    core: Any = importlib.import_module(
-        "numpy._core" if version_tuple(np.__version__) >= (2,) else "numpy.core"
-    )
+    core: Any = importlib.import_module("numpy._core" if version_tuple(np.__version__) >= (2,) else "numpy.core")
     dtypes = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?", "U")}
     allowed: list[Any] = [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath, np.dtype, np.ndarray]
     for package in ("numpy.core", "numpy._core"):

@@ -50,9 +50,7 @@ def wrap_sox_effects(effects: ModuleType) -> None:
         effects.__dict__[stand_in.__name__] = _unless_libsox_is_missing(original, stand_in)
 
 
-def _unless_libsox_is_missing(
-    original: Callable[..., Any], stand_in: Callable[..., Any]
-) -> Callable[..., Any]:
+def _unless_libsox_is_missing(original: Callable[..., Any], stand_in: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def effects(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -90,9 +88,7 @@ def _soundfile_load(original: Callable[..., Any]) -> Callable[..., Any]:
         except soundfile.LibsndfileError:
             exists = isinstance(uri, (str, Path)) and Path(uri).is_file()
             if exists and importlib.util.find_spec("torchcodec"):
-                return original(
-                    uri, frame_offset, num_frames, normalize, channels_first, *options, **named_options
-                )
+                return original(uri, frame_offset, num_frames, normalize, channels_first, *options, **named_options)
             raise
         tensor = torch.from_numpy(samples)
         return (tensor.t().contiguous() if channels_first else tensor), rate
@@ -118,9 +114,7 @@ def _soundfile_save(
     subtype = None if bits_per_sample is None else f"PCM_{bits_per_sample}"
     if encoding == "PCM_F" or (encoding is None and subtype is None and samples.dtype.kind == "f"):
         subtype = "FLOAT" if is_wav else None  # as torchaudio: 32-bit float in WAV, the only such format
-    soundfile.write(
-        str(uri) if isinstance(uri, Path) else uri, samples, sample_rate, subtype=subtype, format=format
-    )
+    soundfile.write(str(uri) if isinstance(uri, Path) else uri, samples, sample_rate, subtype=subtype, format=format)
 
 
 def _soundfile_info(uri: Any, *_options: Any, **_named_options: Any) -> AudioInfo:

@@ -158,9 +158,7 @@ _WAV2VEC = replace(
 
 _FAMILIES = (
     replace(MASKED_CONV, name="wav2vec2", about=f"wav2vec 2.0. {_SIZES}.", takes=_CONVERTED),
-    replace(
-        MASKED_CONV, name="hubert", about=f"HuBERT. {_SIZES}.", takes=f"{_CONVERTED}, dictionaries_symbols"
-    ),
+    replace(MASKED_CONV, name="hubert", about=f"HuBERT. {_SIZES}.", takes=f"{_CONVERTED}, dictionaries_symbols"),
     replace(MASKED_CONV, name="wavlm", about=f"WavLM. {_SIZES}.", takes=_MICROSOFT),
     replace(MASKED_CONV, name="unispeech_sat", about=f"UniSpeech-SAT. {_SIZES}.", takes=_MICROSOFT),
     # Five stacked positional convs, each with a bias and an activation, spread padding into the last frames.
@@ -310,8 +308,7 @@ def register_family(name: str, family: Family) -> None:
     owner = registered().get(name)
     if owner is not None:
         raise MIError(
-            f"register_family({name!r}): this name already belongs to the family {owner.name!r}; "
-            "register another name."
+            f"register_family({name!r}): this name already belongs to the family {owner.name!r}; register another name."
         )
     _BY_NAME[name] = family
 

@@ -134,18 +134,14 @@ def load_upstream(
     )
 
 
-def _checkpoint_name(
-    ckpt: str | None, checkpoint: Path | None, downloads: list[tuple[str, Path]]
-) -> str | None:
+def _checkpoint_name(ckpt: str | None, checkpoint: Path | None, downloads: list[tuple[str, Path]]) -> str | None:
     if downloads and not (ckpt and Path(ckpt).exists()):
         # The name in the URL: that of the cached file starts with a hash.
         return downloads[-1][0].rsplit("/", 1)[-1]
     return checkpoint.name if checkpoint is not None else ckpt
 
 
-def _check_arguments(
-    name: str, entry: Callable[..., Any], ckpt: str | None, model_config: str | None
-) -> None:
+def _check_arguments(name: str, entry: Callable[..., Any], ckpt: str | None, model_config: str | None) -> None:
     """Refuse what would fail later with an obscure message, or be ignored silently."""
     stock = name in stock_names() and getattr(entry, "__module__", "").startswith("s3prl.")
     if not stock or name == "customized_upstream":
@@ -251,9 +247,7 @@ def _explain(name: str, ckpt: str | None, downloads: list[tuple[str, Path]], err
     if ckpt is None:
         return error
     if not Path(ckpt).exists():
-        return MIError(
-            f"upstream {name!r}: {ckpt!r} is no local folder and could not be downloaded ({cause})."
-        )
+        return MIError(f"upstream {name!r}: {ckpt!r} is no local folder and could not be downloaded ({cause}).")
     return MIError(f"upstream {name!r} cannot read the checkpoint {ckpt!r} ({cause}).{advice(Path(ckpt))}")
 
 

@@ -46,13 +46,9 @@ def mask_embedding(upstream: Upstream) -> Tensor:
     name = (path or "").rsplit(".", 1)[-1]
     keys = _hugging_face_keys(resolve(upstream.expert, "model.name_or_path"))
     if embedding is None:
-        problem = (
-            f" has no mask embedding {path!r}: it was saved without masking (Hugging Face: mask_time_prob 0)."
-        )
+        problem = f" has no mask embedding {path!r}: it was saved without masking (Hugging Face: mask_time_prob 0)."
     elif keys is not None and not any(key.endswith(name) for key in keys):
-        problem = (
-            f": its files hold no {name}, so transformers made up a random one, which no training has seen."
-        )
+        problem = f": its files hold no {name}, so transformers made up a random one, which no training has seen."
     else:
         return embedding
     raise MIError(

@@ -40,9 +40,7 @@ def upstream_names() -> list[str]:
     names = set(stock_names()) | set(known())
     hub = sys.modules.get("s3prl.hub")
     if hub is not None:  # it also holds what hubconfs import (Path, FileLock, ...): functions only
-        names |= {
-            n for n, v in vars(hub).items() if callable(v) and not isinstance(v, type) and _is_entry(n, v)
-        }
+        names |= {n for n, v in vars(hub).items() if callable(v) and not isinstance(v, type) and _is_entry(n, v)}
     return sorted(names)
 
 
@@ -141,9 +139,7 @@ def _register(upstreams: Sequence[OwnUpstream]) -> None:
     for own in upstreams:
         owner = _OWN[own.name].origin if own.name in _OWN else "s3prl" if own.name in stock_names() else None
         if owner is not None:
-            raise MIError(
-                f"{own.origin}: {own.name!r} is already an upstream of {owner}; give yours another name."
-            )
+            raise MIError(f"{own.origin}: {own.name!r} is already an upstream of {owner}; give yours another name.")
     for own in upstreams:
         families.register_family(own.name, own.family)
         _OWN[own.name] = own

@@ -118,9 +118,7 @@ def running_in(upstream: Upstream, precision: str) -> Iterator[None]:
     exact = {parameter for module in kept for parameter in module.parameters()}
     # autocast remembers the rounded weights that require gradients; float32 kernels may be others for such weights
     rounded = [
-        p
-        for p in upstream.expert.parameters()
-        if p not in exact and p.is_floating_point() and not p.requires_grad
+        p for p in upstream.expert.parameters() if p not in exact and p.is_floating_point() and not p.requires_grad
     ]
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())

@@ -46,11 +46,7 @@ def load_states(path: Path) -> dict[str, Any]:
         states = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MIError(
-            f"{path}: not a checkpoint of a downstream experiment, or damaged ({first})."
-        ) from error
+        raise MIError(f"{path}: not a checkpoint of a downstream experiment, or damaged ({first}).") from error
     if not isinstance(states, dict) or not {"Args", "Config"} <= set(states):
-        raise MIError(
-            f"{path}: not a checkpoint of a downstream experiment (keys Args and Config are missing)."
-        )
+        raise MIError(f"{path}: not a checkpoint of a downstream experiment (keys Args and Config are missing).")
     return states

@@ -133,9 +133,7 @@ def _import_file(path: Path, what: str) -> ModuleType:
 def _where(error: Exception, path: Path | None) -> str:
     """An import error with the line that raised it: the last one in `path`, else the last one of all."""
     if isinstance(error, SyntaxError):
-        return (
-            f"{type(error).__name__}: {error.msg} (line {error.lineno} of {Path(error.filename or '?').name})"
-        )
+        return f"{type(error).__name__}: {error.msg} (line {error.lineno} of {Path(error.filename or '?').name})"
     frames = traceback.extract_tb(error.__traceback__)
     inside = [f for f in frames if path is not None and f.filename == str(path)]
     last = (inside or frames)[-1]
@@ -190,8 +188,7 @@ def upstreams_in(
     source = Path(module.__file__ or "").resolve()
     digest = _source_hash(source, neighbours)
     return [
-        OwnUpstream(n, family, getattr(module, n), what, source, digest, installed)
-        for n, family in entries.items()
+        OwnUpstream(n, family, getattr(module, n), what, source, digest, installed) for n, family in entries.items()
     ]
 
 

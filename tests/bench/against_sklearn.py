@@ -43,9 +43,7 @@ def frames(args, split, upstream, store):
     (entry,) = extract(store, [Request(upstream, found, PLAIN, (args.layer,), "float32")])
     utterances = {u.id: u for u in found.utterances}
     alignments = open_alignments(config.datarc.alignments)
-    labels = labelled_frames(
-        [entry], utterances, found.checked.n_samples, alignments, upstream.geometry, False
-    )
+    labels = labelled_frames([entry], utterances, found.checked.n_samples, alignments, upstream.geometry, False)
     groups = held_out_groups([entry], utterances)[labels.rows]
     return entry.layer(args.layer)[labels.rows], labels.labels, groups
 
@@ -73,9 +71,7 @@ def sklearn_bits(z, y, groups, eval_z, eval_y):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--libri_root", required=True)
     parser.add_argument("--alignments", required=True)
     parser.add_argument("-u", "--upstream", default="fbank")

@@ -114,9 +114,7 @@ def sklearn(args: argparse.Namespace) -> Iterator[Row]:
         found = [cell.bits(c) for cell in cells]
         seconds = np.mean([cell.kmeans_seconds + f[1] for cell, f in zip(cells, found, strict=True)])
         bases.append(f"scikit-learn, {name}")
-        yield Row(
-            bases[-1], float(seconds) * LAYERS * SEEDS, float(np.mean([f[0] for f in found])), note=measured
-        )
+        yield Row(bases[-1], float(seconds) * LAYERS * SEEDS, float(np.mean([f[0] for f in found])), note=measured)
     for base in bases:
         note = "C chosen on all fit speakers in turn; 1 layer measured"
         yield Row(f"ours, {LAYERS} layers x {SEEDS} seeds", took, bits[0], base, note)
@@ -160,9 +158,7 @@ class TorchMLP:
             for module in (nn.Linear(i, o), nn.ReLU(), nn.Dropout(settings.dropout))
         ]
         net = nn.Sequential(*hidden, nn.Linear(widths[-1], CLUSTERS))
-        optimiser = torch.optim.AdamW(
-            net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        optimiser = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         losses: list[float] = []
         for step in range(1, most + 1):
             batch = rows[torch.randint(len(rows), (settings.batch,))]
@@ -185,9 +181,7 @@ def mlp(args: argparse.Namespace) -> Iterator[Row]:
     d = frames.views(args)
     books = fit_codebooks_of_view(Frames([d["zb_all"]]), CLUSTERS, range(SEEDS))
     y = assign(Frames([d["zb"]]), books).numpy()
-    TorchMLP({k: v[:2000] for k, v in d.items()}, y[:2000, 0]).final(
-        0, 1
-    )  # torch.optim's import takes seconds
+    TorchMLP({k: v[:2000] for k, v in d.items()}, y[:2000, 0]).final(0, 1)  # torch.optim's import takes seconds
     eval_y = assign(Frames([d["ezb"]]), books).numpy()
     chosen, trained, theirs, steps = [], [], [], 0
     for seed in range(args.cells):
@@ -231,6 +225,4 @@ def seeds(args: argparse.Namespace) -> Iterator[Row]:
     yield Row("1 seed, both probes", times[1], bits[1])
     more = times[SEEDS] - times[1]
     yield Row(f"seeds 2 to {SEEDS}, added", more, None, None, f"{more / times[1]:.2f} of the first")
-    yield Row(
-        f"{LAYERS} layers x {SEEDS} seeds x 2 probes", times[SEEDS] * LAYERS, None, None, "1 layer measured"
-    )
+    yield Row(f"{LAYERS} layers x {SEEDS} seeds x 2 probes", times[SEEDS] * LAYERS, None, None, "1 layer measured")

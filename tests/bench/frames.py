@@ -26,9 +26,7 @@ MASK = View("mask", "latent", 40, 10)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Whose frames."""
     corpus = MINI
-    parser.add_argument(
-        "--libri_root", type=Path, default=corpus, help="folder with dev-other and test-other"
-    )
+    parser.add_argument("--libri_root", type=Path, default=corpus, help="folder with dev-other and test-other")
     parser.add_argument("-u", "--upstream", default="hubert_local")
     parser.add_argument("-k", "--ckpt", type=Path, default=SHARED / "checkpoints" / "hubert2-001800.pt")
     parser.add_argument(
@@ -52,9 +50,7 @@ def _views(libri_root: Path, name: str, ckpt: str, layers: tuple[int, ...]) -> D
     config = DataConfig(libri_root=str(libri_root))
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder), 10**11)
-        fit, evaluated = (
-            _side(upstream, config, split, layers, store) for split in ("dev-other", "test-other")
-        )
+        fit, evaluated = (_side(upstream, config, split, layers, store) for split in ("dev-other", "test-other"))
     return {**fit, **{f"e{k}": v for k, v in evaluated.items() if k in ("za", "zb")}}
 
 

@@ -50,9 +50,7 @@ def run(words: Sequence[str], threads: int) -> Job:
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "10000"}
     with tempfile.TemporaryFile("w+") as output:
         began = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, *words], cwd=REPO, env=env, stdout=output, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen([sys.executable, *words], cwd=REPO, env=env, stdout=output, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)  # the peak of this process alone
         took = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -92,9 +90,7 @@ def manifest(folder: Path, libri_root: Path, minutes: float) -> Path:
     return path
 
 
-def words_of(
-    args: argparse.Namespace, folder: Path, name: str, listed: Path, settings: dict[str, object]
-) -> list[str]:
+def words_of(args: argparse.Namespace, folder: Path, name: str, listed: Path, settings: dict[str, object]) -> list[str]:
     """The command line of one job on a manifest; the store is new unless `settings` names one."""
     values = {
         "datarc.manifest": str(listed),

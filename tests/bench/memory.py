@@ -37,9 +37,7 @@ def memory(args: argparse.Namespace) -> Iterator[Row]:
         folder = Path(made)
         ckpt = str(args.ckpt) if args.upstream.endswith("local") else "None"
         bare = jobs.run(["-c", _FORWARD, args.upstream, ckpt, "35"], args.threads)
-        yield Row(
-            "model and framework, one forward pass of 35 s", bare.seconds, note=f"{bare.peak_gb:.2f} GB"
-        )
+        yield Row("model and framework, one forward pass of 35 s", bare.seconds, note=f"{bare.peak_gb:.2f} GB")
         for minutes in args.minutes or MINUTES:
             listed = jobs.manifest(folder, args.libri_root, minutes)
             words = jobs.words_of(args, folder, f"{minutes:g}", listed, {"layers": args.layers})

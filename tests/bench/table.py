@@ -46,6 +46,4 @@ def show(rows: Iterable[Row], title: str = "case") -> None:
         bits = "" if row.bits is None else f"{row.bits:.4f}"
         base = seen.get(row.baseline or "")
         ratio = "" if base is None else f"{base.seconds / row.seconds:.1f} x"
-        print(
-            f"{row.case:52} {row.seconds:9.2f} {peak_gb():8.2f} {bits:>8} {ratio:>8}  {row.note}", flush=True
-        )
+        print(f"{row.case:52} {row.seconds:9.2f} {peak_gb():8.2f} {bits:>8} {ratio:>8}  {row.note}", flush=True)

@@ -28,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Data, model, and what is asked for."""
     corpus = MINI
     parser.add_argument("--libri_root", type=Path, default=corpus, help="with a folder alignments")
-    parser.add_argument(
-        "-k", "--ckpt", type=Path, help="of hubert_local, instead of random weights of base size"
-    )
+    parser.add_argument("-k", "--ckpt", type=Path, help="of hubert_local, instead of random weights of base size")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--probes", nargs="+", default=["logistic", "mlp"])
 
@@ -60,6 +58,4 @@ def whole(args: argparse.Namespace) -> Iterator[Row]:
                 yield Row(f"{task}: {what}", clock.wall, note=f"processor {clock.cpu:.1f} s")
         yield Row("extraction, both tasks", totals[0])
         share = totals[1] / totals[0]
-        yield Row(
-            "estimation, both tasks", totals[1], None, "extraction, both tasks", f"{share:.2f} of extraction"
-        )
+        yield Row("estimation, both tasks", totals[1], None, "extraction, both tasks", f"{share:.2f} of extraction")

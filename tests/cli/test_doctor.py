@@ -48,9 +48,7 @@ def test_this_installation_is_healthy(home, capsys):
 def test_a_need_that_is_not_met_fails_the_command(home, capsys, monkeypatch):
     import torchaudio
 
-    monkeypatch.setattr(
-        torchaudio, "load", lambda path: (_ for _ in ()).throw(ImportError("TorchCodec is required"))
-    )
+    monkeypatch.setattr(torchaudio, "load", lambda path: (_ for _ in ()).throw(ImportError("TorchCodec is required")))
     monkeypatch.setitem(doctor.CHECKS, "libraries", lambda: iter(()))
     assert call("--quick") == 1
     out = capsys.readouterr().out
@@ -147,9 +145,7 @@ def test_stock_s3prl_knows_the_tasks_or_not(monkeypatch):
 def test_every_check_is_made():
     """A check is a function without arguments, or one of the three that options ask for."""
     checks = {
-        name
-        for name, f in vars(doctor).items()
-        if inspect.isgeneratorfunction(f) and f.__module__ == doctor.__name__
+        name for name, f in vars(doctor).items() if inspect.isgeneratorfunction(f) and f.__module__ == doctor.__name__
     }
     asked = {"_upstream", "_checkpoint", "_all_upstreams", "_findings"}
     assert checks - asked == {check.__name__ for check in doctor.CHECKS.values()}

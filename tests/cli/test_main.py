@@ -68,9 +68,7 @@ def test_version(capsys):
     assert __version__ in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "words", [["measure"], ["compare"], ["report"], ["store"], ["store", "list", "--seed", "1"]]
-)
+@pytest.mark.parametrize("words", [["measure"], ["compare"], ["report"], ["store"], ["store", "list", "--seed", "1"]])
 def test_wrong_words_end_with_status_2(words, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(words)

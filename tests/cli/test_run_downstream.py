@@ -49,9 +49,7 @@ def stock(monkeypatch, tmp_path):
     stub = types.ModuleType("s3prl.run_downstream")
     stub.main = lambda: seen.append(sys.argv[1:])
     monkeypatch.setitem(sys.modules, "s3prl.run_downstream", stub)
-    monkeypatch.setattr(
-        sys.modules.get("s3prl") or __import__("s3prl"), "run_downstream", stub, raising=False
-    )
+    monkeypatch.setattr(sys.modules.get("s3prl") or __import__("s3prl"), "run_downstream", stub, raising=False)
     monkeypatch.chdir(tmp_path)
     return seen
 

@@ -114,9 +114,7 @@ def test_frame_shift_without_loading(name, shift):
 
 
 def test_source_of_the_weights():
-    found = {
-        n: weights_of(n) for n in ("hubert", "hubert_local", "fbank", "dinosr", "hf", "hf_hubert_custom")
-    }
+    found = {n: weights_of(n) for n in ("hubert", "hubert_local", "fbank", "dinosr", "hf", "hf_hubert_custom")}
     assert found == {
         "hubert": "s3prl",
         "hubert_local": "-k FILE",

@@ -101,7 +101,5 @@ def test_what_is_not_text_is_one_message(tmp_path):
 
 
 def test_importing_it_imports_nothing_large():
-    code = (
-        "import s3prl_mi.core.files, sys; print([m for m in ('numpy', 'torch', 'yaml') if m in sys.modules])"
-    )
+    code = "import s3prl_mi.core.files, sys; print([m for m in ('numpy', 'torch', 'yaml') if m in sys.modules])"
     assert run_python(code).stdout == "[]\n"

@@ -50,9 +50,7 @@ def textgrid(*tiers: tuple[str, list[tuple[float, float, str]]]) -> str:
 
 
 class TestLabels:
-    @pytest.mark.parametrize(
-        "name", ["", " ", "sil", "SIL", "sp", "SP", "[SIL]", "<eps>", "h#", "pau", "epi"]
-    )
+    @pytest.mark.parametrize("name", ["", " ", "sil", "SIL", "sp", "SP", "[SIL]", "<eps>", "h#", "pau", "epi"])
     def test_silence(self, name):
         assert normalise_label(name, strip_stress=True) == "sil"
 
@@ -229,9 +227,7 @@ class TestOtherFormats:
             folder.mkdir(parents=True)
             for suffix in (".PHN", ".WRD"):
                 text = (ALIGNMENTS / f"{name}{suffix}").read_text()
-                (folder / f"{name}{suffix}").write_text(
-                    text.replace(" ae", " iy") if speaker[0] == "M" else text
-                )
+                (folder / f"{name}{suffix}").write_text(text.replace(" ae", " iy") if speaker[0] == "M" else text)
         expected = ["sil", "kcl", "k", "ae", "q", "sil"]
         # s3prl's ids for TIMIT, and a shorter one
         for id in ("DR1-FAKS0-SA1", "FAKS0-SA1"):
@@ -259,9 +255,7 @@ class TestOtherFormats:
 
     def test_condensed_elsewhere_is_not_taken(self, tmp_path):
         (tmp_path / "1" / "3").mkdir(parents=True)
-        (tmp_path / "1" / "3" / "1-2.alignment.txt").write_text(
-            (ALIGNMENTS / "1-2.alignment.txt").read_text()
-        )
+        (tmp_path / "1" / "3" / "1-2.alignment.txt").write_text((ALIGNMENTS / "1-2.alignment.txt").read_text())
         assert read(tmp_path, tier="words") is None
 
     @pytest.mark.parametrize(
@@ -413,9 +407,7 @@ class TestIntervals:
         assert check_intervals([self.a, Interval(0.25, 0.25, "X"), self.b]) == [self.a, self.b]
 
     def test_overlap(self):
-        with pytest.raises(
-            MIError, match=r"utterance u: .*'B' \[0\.4 s, 1 s\) overlaps with 'A' \[0 s, 0\.5 s\)"
-        ):
+        with pytest.raises(MIError, match=r"utterance u: .*'B' \[0\.4 s, 1 s\) overlaps with 'A' \[0 s, 0\.5 s\)"):
             check_intervals([self.a, Interval(0.4, 1.0, "B")], "u")
         rounded = [self.a, Interval(0.4997, 1.0, "B")]
         assert check_intervals(rounded) == rounded
@@ -438,9 +430,7 @@ class TestIntervals:
         check_duration([self.a, self.b], 0.6, "u")
         check_duration([], 0.6, "u")
         check_duration([self.a], 99.0, "u")
-        with pytest.raises(
-            MIError, match=r"utterance u: its alignment ends at 1 s, but its audio lasts 0\.4 s"
-        ):
+        with pytest.raises(MIError, match=r"utterance u: its alignment ends at 1 s, but its audio lasts 0\.4 s"):
             check_duration([self.a, self.b], 0.4, "u")
 
 
@@ -460,9 +450,7 @@ class TestFrameLabels:
         assert frame_labels([Interval(0, 1, "A")], np.zeros(0)).shape == (0,)
 
     @given(
-        steps=st.lists(
-            st.tuples(st.integers(0, 40), st.integers(0, 60), st.sampled_from("ABC")), max_size=30
-        ),
+        steps=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 60), st.sampled_from("ABC")), max_size=30),
         centres=st.lists(st.integers(0, 3000), max_size=60),
     )
     def test_equals_brute_force(self, steps, centres):

@@ -195,9 +195,7 @@ class TestSpread:
 
     def test_in_proportion_and_even(self):
         taken = spread(self.make([10, 30]), 8)
-        assert [u.id for u in taken] == [f"0-{i:04d}" for i in (2, 7)] + [
-            f"1-{i:04d}" for i in (2, 7, 12, 17, 22, 27)
-        ]
+        assert [u.id for u in taken] == [f"0-{i:04d}" for i in (2, 7)] + [f"1-{i:04d}" for i in (2, 7, 12, 17, 22, 27)]
 
     def test_through_the_config(self, tmp_path):
         libri(tmp_path)
@@ -325,9 +323,7 @@ class TestShares:
         counter = SkipCounter(100, 0.02, "dev", skipped=[("a", "a.wav: empty")])
         counter.skip("b", "b.wav: cut short")
         assert len(counter) == 2
-        with pytest.raises(
-            MIError, match=r"split 'dev': 3 of 100 .*a\.wav: empty; b\.wav: cut short; c\.wav: bad"
-        ):
+        with pytest.raises(MIError, match=r"split 'dev': 3 of 100 .*a\.wav: empty; b\.wav: cut short; c\.wav: bad"):
             counter.skip("c", "c.wav: bad")
 
 

@@ -48,10 +48,7 @@ class TestTranscripts:
         (tmp_path / "1-2.trans.txt").write_text("1-2-0000 HELLO THERE\n")
         (tmp_path / "1-2-0001.lab").write_text("good bye\n")
         texts = Transcripts(None)
-        found = [
-            texts.text(Utterance(u, tmp_path / f"{u}.flac", "s", None, None))
-            for u in ("1-2-0000", "1-2-0001")
-        ]
+        found = [texts.text(Utterance(u, tmp_path / f"{u}.flac", "s", None, None)) for u in ("1-2-0000", "1-2-0001")]
         assert found == ["HELLO THERE", "good bye\n"]
         absent = Utterance("1-2-0002", tmp_path / "1-2-0002.flac", "s", None, None)
         assert texts.text(absent) is None
@@ -177,9 +174,7 @@ def frames(path, step=0.01):
     tier = read_textgrid(path, "phones")
     ends = np.array([i.end for i in tier])
     times = np.arange(step / 2, ends[-1], step)
-    return np.array([i.label for i in tier])[
-        np.searchsorted(ends, times, side="right").clip(max=len(tier) - 1)
-    ]
+    return np.array([i.label for i in tier])[np.searchsorted(ends, times, side="right").clip(max=len(tier) - 1)]
 
 
 def copy(speech, folder):
@@ -213,9 +208,7 @@ class TestRun:
 
     def test_near_the_truth(self, speech, out):
         """eSpeak's accents are not the dictionary's, so phones differ; a tenth would agree by chance."""
-        pairs = [
-            (frames(g), frames(speech / "alignments" / g.relative_to(out))) for g in out.rglob("*.TextGrid")
-        ]
+        pairs = [(frames(g), frames(speech / "alignments" / g.relative_to(out))) for g in out.rglob("*.TextGrid")]
         agree = np.concatenate([a[: len(b)] == b[: len(a)] for a, b in pairs])
         late = np.concatenate([a[: len(b)][10:] == b[: len(a)][:-10] for a, b in pairs])
         assert agree.mean() > 0.55

@@ -120,9 +120,7 @@ def test_training_lowers_the_loss(files, tmp_path):
     mask = torch.from_numpy(hubert.span_mask(4, targets.shape[1], 0.4, 10, np.random.default_rng(5)))
     with torch.no_grad():
         before, after = (
-            hubert.hubert_loss(
-                load_converted_model(str(saved[s]))[0].eval(), source, targets, mask, 0.5
-            ).item()
+            hubert.hubert_loss(load_converted_model(str(saved[s]))[0].eval(), source, targets, mask, 0.5).item()
             for s in (0, 25)
         )
     assert after < 0.9 * before

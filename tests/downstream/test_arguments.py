@@ -53,9 +53,7 @@ def test_every_argument_that_matters_is_in_it(config):
 
 
 def test_options_of_the_store_and_precision_win_over_the_config(config):
-    found = run_spec(
-        arguments("--store_mode", "memory", "--max_store_gb", "2", "--precision", "bf16"), config
-    )
+    found = run_spec(arguments("--store_mode", "memory", "--max_store_gb", "2", "--precision", "bf16"), config)
     assert (found.config.store.mode, found.config.store.max_gb, found.config.store.keep) == (
         "memory",
         2.0,

@@ -120,9 +120,7 @@ def test_start_survives_a_removed_package(site_folder):
     assert (done.stdout, done.stderr, done.returncode) == ("ok\n", "", 0)
 
 
-@pytest.mark.parametrize(
-    "broken", ["syntax error here", "import a_module_that_is_gone", "raise OSError('disk')"]
-)
+@pytest.mark.parametrize("broken", ["syntax error here", "import a_module_that_is_gone", "raise OSError('disk')"])
 def test_start_survives_a_broken_package_and_says_so(with_package, broken):
     (with_package / "s3prl_mi" / "downstream" / "hook.py").write_text(broken)
     done = python(with_package, "-c", "import s3prl; print('ok')")

@@ -63,9 +63,7 @@ def test_take_in_any_order_with_and_without_cache(given_frames, data):
     frames = Frames(parts, rows)
     if not len(frames):
         return
-    positions = torch.tensor(
-        data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=20)), dtype=torch.long
-    )
+    positions = torch.tensor(data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=20)), dtype=torch.long)
     affine = fit_affine(frames)
     kept, streamed = Inputs(frames, affine), Inputs(frames, affine, cache_bytes=0)
     torch.testing.assert_close(kept.take(positions), streamed.take(positions), atol=1e-4, rtol=1e-5)

@@ -24,9 +24,7 @@ def blobs(n, centres, dim, spread, seed=0):
 
 
 def inertia(z, book):
-    return (
-        ((np.asarray(z, np.float64)[:, None] - np.asarray(book, np.float64)[None]) ** 2).sum(2).min(1).sum()
-    )
+    return ((np.asarray(z, np.float64)[:, None] - np.asarray(book, np.float64)[None]) ** 2).sum(2).min(1).sum()
 
 
 @pytest.mark.parametrize("spread", [0.0, 1.0])

@@ -82,9 +82,7 @@ def test_what_has_converged_leaves_the_products(monkeypatch):
     both, _, inputs = fit(z, np.stack([y, y], 1), 6, [1.0, 1e-5])
     assert (widths[0], widths[-1]) == (2, 1)
     alone, _, _ = fit(z, y[:, None], 6, [1e-5])
-    np.testing.assert_allclose(
-        bits(both, inputs.affine, z, y)[1], bits(alone, inputs.affine, z, y)[0], atol=1e-4
-    )
+    np.testing.assert_allclose(bits(both, inputs.affine, z, y)[1], bits(alone, inputs.affine, z, y)[0], atol=1e-4)
 
 
 def test_gradient_is_that_of_the_loss(exact):
@@ -149,9 +147,7 @@ def test_streaming_is_the_same_as_in_memory():
     z, y = data(1500)
     kept, _, inputs = fit(z, y[:, None], 6, [1e-3])
     streamed, _, _ = fit(z, y[:, None], 6, [1e-3], cache_bytes=0)
-    np.testing.assert_allclose(
-        bits(kept, inputs.affine, z, y), bits(streamed, inputs.affine, z, y), atol=1e-4
-    )
+    np.testing.assert_allclose(bits(kept, inputs.affine, z, y), bits(streamed, inputs.affine, z, y), atol=1e-4)
 
 
 def test_a_warm_start_ends_where_a_cold_one_does():

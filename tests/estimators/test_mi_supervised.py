@@ -71,9 +71,7 @@ def test_numerical_integration_itself():
 def test_gaussian_classes_of_equal_spread(classes, probe):
     """Here a linear probe can be exact. Tolerance 0.02 bits: sampling error of 10,000 frames is about 0.007."""
     truth = information(*classes)
-    estimate = estimate_supervised_mi(
-        *mixture(3000, *classes, seed=0), *mixture(10_000, *classes, seed=1), probe
-    )
+    estimate = estimate_supervised_mi(*mixture(3000, *classes, seed=0), *mixture(10_000, *classes, seed=1), probe)
     assert estimate.mi_lower_bound_bits == pytest.approx(truth, abs=0.02)
 
 
@@ -150,9 +148,7 @@ def test_never_above_the_entropy_nor_above_the_truth(trial):
     estimate = estimate_supervised_mi(*mixture(1500, *classes, trial), *mixture(5000, *classes, trial + 50))
     assert estimate.mi_lower_bound_bits <= estimate.entropy_bits
     assert estimate.mi_lower_bound_bits <= information(*classes) + 0.03
-    assert estimate.mi_lower_bound_bits == pytest.approx(
-        estimate.entropy_bits - estimate.cross_entropy_bits, abs=1e-12
-    )
+    assert estimate.mi_lower_bound_bits == pytest.approx(estimate.entropy_bits - estimate.cross_entropy_bits, abs=1e-12)
 
 
 def test_a_bound_may_be_negative():
@@ -353,9 +349,7 @@ def test_same_seed_same_number_and_the_logistic_probe_needs_none():
     split = z[:400], y[:400], z[400:], y[400:]
     logistic = [estimate_supervised_mi(*split, seed=s).mi_lower_bound_bits for s in (0, 0, 5)]
     assert logistic[0] == logistic[1] == logistic[2]
-    paper = [
-        estimate_supervised_mi(*split, "mlp", s, protocol="paper").mi_lower_bound_bits for s in (0, 0, 5)
-    ]
+    paper = [estimate_supervised_mi(*split, "mlp", s, protocol="paper").mi_lower_bound_bits for s in (0, 0, 5)]
     assert paper[0] == paper[1] != paper[2]
 
 

@@ -71,9 +71,7 @@ def test_independent_views_give_at_most_a_hundredth_of_a_bit(probe):
 def test_shuffled_pairs_give_no_information():
     fit, (za, zb) = channel(2000, 0.0, 0), channel(4000, 0.0, 1)
     order = np.random.default_rng(2).permutation(2000)
-    found = estimate(
-        (fit[0][order], fit[1]), (za[np.random.default_rng(3).permutation(4000)], zb), clusters=8
-    )
+    found = estimate((fit[0][order], fit[1]), (za[np.random.default_rng(3).permutation(4000)], zb), clusters=8)
     assert -0.05 < found.mi_lower_bound_bits <= 0.01
 
 
@@ -95,9 +93,7 @@ def test_never_above_the_entropy_of_the_clusters(trial):
     za = zb + rng.uniform(0, 2) * rng.normal(size=zb.shape)
     found = estimate((za[:1500], zb[:1500]), (za[1500:], zb[1500:]), clusters=clusters)
     assert found.mi_lower_bound_bits <= found.entropy_bits <= np.log2(clusters)
-    assert found.mi_lower_bound_bits == pytest.approx(
-        found.entropy_bits - found.cross_entropy_bits, abs=1e-12
-    )
+    assert found.mi_lower_bound_bits == pytest.approx(found.entropy_bits - found.cross_entropy_bits, abs=1e-12)
     assert found.labels == clusters
 
 
@@ -145,9 +141,7 @@ def test_eval_frames_never_reach_codebook_and_probe(monkeypatch):
         "s3prl_mi.estimators.arrays.fit_codebooks_of_view",
         lambda *a: books.append(fit_codebooks_of_view(*a)) or books[-1],
     )
-    monkeypatch.setattr(
-        "s3prl_mi.estimators.arrays.fit_views", lambda *a: probes.append(fit_views(*a)) or probes[-1]
-    )
+    monkeypatch.setattr("s3prl_mi.estimators.arrays.fit_views", lambda *a: probes.append(fit_views(*a)) or probes[-1])
     fit = channel(1000, 0.2, 0)
     for held_out in (channel(500, 0.2, 1), channel(900, 0.9, 2, offset=5.0)):
         estimate(fit, held_out, clusters=8)
@@ -176,9 +170,7 @@ def test_seeds():
     assert [e.seed for e in together] == seeds
     assert together[0].mi_lower_bound_bits == pytest.approx(alone[0], abs=1e-4)
     assert together[2].mi_lower_bound_bits == pytest.approx(alone[2], abs=1e-4)
-    assert (
-        len({s["l2"] for p in probes for s in p.settings}) == 1
-    )  # chosen once, by a codebook of its own seed
+    assert len({s["l2"] for p in probes for s in p.settings}) == 1  # chosen once, by a codebook of its own seed
 
 
 def test_far_from_the_origin():
@@ -209,9 +201,7 @@ def test_views_of_unequal_width_and_the_paper_protocol():
 def test_tensors_and_the_record():
     fit, held_out = channel(300, 0.1, 0), channel(400, 0.1, 1)
     expected = estimate(fit, held_out, clusters=8, seed=4)
-    found = estimate(
-        tuple(map(torch.from_numpy, fit)), tuple(map(torch.from_numpy, held_out)), clusters=8, seed=4
-    )
+    found = estimate(tuple(map(torch.from_numpy, fit)), tuple(map(torch.from_numpy, held_out)), clusters=8, seed=4)
     assert found == expected
     assert (found.fit_frames, found.eval_frames, found.labels, found.seed) == (300, 400, 8, 4)
     assert (found.probe, found.unseen_frames) == ("logistic", 0)

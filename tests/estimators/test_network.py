@@ -94,9 +94,7 @@ def test_dropout_of_a_seed_does_not_depend_on_the_others():
     alone = _dropout(0.5, [7], torch.float32, CPU)
     beside = _dropout(0.5, [3, 7], torch.float32, CPU)
     for _ in range(3):
-        torch.testing.assert_close(
-            alone(torch.ones(1, 50, 10))[0], beside(torch.ones(2, 50, 10))[1], atol=0, rtol=0
-        )
+        torch.testing.assert_close(alone(torch.ones(1, 50, 10))[0], beside(torch.ones(2, 50, 10))[1], atol=0, rtol=0)
 
 
 def test_batches_are_whole_and_an_order_repeats_no_frame():
@@ -190,6 +188,4 @@ def test_weights_are_averaged_where_the_settings_say_so(rings):
     averaging = NetworkSettings(SMALL.hidden, 0.0, 64, 3e-3, "adamw", weight_decay=0.01, ema_decay=0.9)
     mean = train(inputs, y[:, None], torch.arange(1000), 2, [5], averaging, 3)
     for i, weight in enumerate(mean.weights):
-        torch.testing.assert_close(
-            weight, torch.stack([n.weights[i] for n in after]).mean(0), atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(weight, torch.stack([n.weights[i] for n in after]).mean(0), atol=1e-5, rtol=0)

@@ -40,10 +40,7 @@ def fit(z, y, groups, probes=("logistic",), seeds=(0,), protocol="default", clas
 
 
 def bits(probes, z, y):
-    return [
-        [s.cross_entropy_bits for s in row]
-        for row in score(probes, Frames([z]), torch.from_numpy(y)[:, None])
-    ]
+    return [[s.cross_entropy_bits for s in row] for row in score(probes, Frames([z]), torch.from_numpy(y)[:, None])]
 
 
 def scikit_bits(z, y, ze, ye, c):
@@ -62,9 +59,7 @@ def test_l2_chosen_on_held_out_speakers_is_as_good_as_scikit_learns():
         z, y, groups = speech(8, 150, data_seed)
         ze, ye, _ = speech(20, 100, 100 + data_seed)
         held_out = {
-            c: np.mean(
-                [scikit_bits(z[a], y[a], z[b], y[b], c) for a, b in GroupKFold(4).split(z, groups=groups)]
-            )
+            c: np.mean([scikit_bits(z[a], y[a], z[b], y[b], c) for a, b in GroupKFold(4).split(z, groups=groups)])
             for c in 10.0 ** np.arange(-3, 2)
         }
         ours = bits(fit(z, y, groups), ze, ye)[0][0]
@@ -244,9 +239,7 @@ def test_clusters_of_another_seed_start_from_those_of_the_choice(monkeypatch):
     z, y, groups = speech(5, 200, 0)
     starts = []
     real = Fitting._start
-    monkeypatch.setattr(
-        Fitting, "_start", lambda self, problems: starts.append(real(self, problems)) or starts[-1]
-    )
+    monkeypatch.setattr(Fitting, "_start", lambda self, problems: starts.append(real(self, problems)) or starts[-1])
     names = np.array([3, 0, 5, 1, 4, 2])
     choice = torch.from_numpy(y)[:, None]
     targets = torch.cat([choice, torch.from_numpy(names[y])[:, None]], 1)
@@ -272,9 +265,7 @@ def test_one_seed_whose_clusters_are_not_the_choices_starts_from_its_own(monkeyp
     choice = torch.from_numpy(y)[:, None]
     starts = []
     real = Fitting._start
-    monkeypatch.setattr(
-        Fitting, "_start", lambda self, problems: starts.append(real(self, problems)) or starts[-1]
-    )
+    monkeypatch.setattr(Fitting, "_start", lambda self, problems: starts.append(real(self, problems)) or starts[-1])
     for targets in (choice, names[choice]):
         fit_probes(Frames([z]), targets, 6, groups, ProbeSpec(("logistic",), "default", (7,)), choice)
     torch.testing.assert_close(starts[1].weight[:, 0][:, names], starts[0].weight[:, 0])
@@ -292,9 +283,7 @@ def test_probes_saved_by_version_1_are_read():
 
 
 def test_the_registry_names_orders_and_colours_probes_without_torch():
-    code = (
-        "import sys; from s3prl_mi.estimators.probes import PROBES; print([*PROBES], 'torch' in sys.modules)"
-    )
+    code = "import sys; from s3prl_mi.estimators.probes import PROBES; print([*PROBES], 'torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.strip() == "['logistic', 'mlp'] False"
     assert len({p.colour for p in PROBES.values()}) == len(PROBES)

@@ -50,9 +50,7 @@ def normalised(label: str) -> str:
 def test_labels_are_those_of_brute_force(corpus, tmp_path, geometry, drop):
     ids = corpus.of("fit-a")
     samples = {u: round(corpus.spans[u][-1][1] * RATE) for u in ids}
-    entries = [
-        entry(tmp_path, **{u: geometry.n_frames(samples[u]) for u in part}) for part in (ids[:2], ids[2:])
-    ]
+    entries = [entry(tmp_path, **{u: geometry.n_frames(samples[u]) for u in part}) for part in (ids[:2], ids[2:])]
     utterances = {u: Utterance(u, corpus.audio[u], "fit-a", u.split("-")[0], None) for u in ids}
     alignments = open_alignments(AlignmentConfig(path=str(corpus.alignments)))
     found = labelled_frames(entries, utterances, samples, alignments, geometry, drop)
@@ -81,9 +79,7 @@ def test_an_utterance_without_alignment_gives_no_rows(corpus, tmp_path):
     utterances = {u: Utterance(u, spoilt.audio[u], "fit-b", "13", None) for u in (first, second)}
     samples = dict.fromkeys(utterances, 10 * RATE)
     alignments = open_alignments(AlignmentConfig(path=str(spoilt.alignments)))
-    found = labelled_frames(
-        [entry(tmp_path, **{first: 40, second: 20})], utterances, samples, alignments, CONV, False
-    )
+    found = labelled_frames([entry(tmp_path, **{first: 40, second: 20})], utterances, samples, alignments, CONV, False)
     assert found.rows.tolist() == list(range(40, 60))
     assert found.utterances == 1
 
@@ -94,9 +90,7 @@ def test_frames_after_the_last_interval_are_left_out_and_counted(corpus, tmp_pat
     alignments = open_alignments(AlignmentConfig(path=str(corpus.alignments)))
     utterances = {name: Utterance(name, corpus.audio[name], "fit-b", "13", None)}
     inside = sum(c < end for c in CONV.centres_seconds(200))
-    found = labelled_frames(
-        [entry(tmp_path, **{name: 200})], utterances, {name: 5 * RATE}, alignments, CONV, False
-    )
+    found = labelled_frames([entry(tmp_path, **{name: 200})], utterances, {name: 5 * RATE}, alignments, CONV, False)
     assert (len(found.rows), found.unlabelled) == (inside, 200 - inside)
 
 
@@ -126,12 +120,7 @@ def test_shifted_pairs_are_exactly_60_ms_apart_within_an_utterance(two, geometry
 def test_masked_and_unmasked_frames_follow_the_pattern_of_each_utterance_and_make_up_all(two):
     view = View("mask", "latent", 10, 4)
     got = {f: paired_frames(two, view, f, CONV) for f in ("masked", "unmasked", "all")}
-    masked = [
-        start + t
-        for start, count in ((0, 25), (25, 3), (28, 1), (29, 12))
-        for t in range(count)
-        if t % 10 >= 4
-    ]
+    masked = [start + t for start, count in ((0, 25), (25, 3), (28, 1), (29, 12)) for t in range(count) if t % 10 >= 4]
     assert got["masked"].rows_a.tolist() == masked
     assert got["unmasked"].rows_a.tolist() == [r for r in range(41) if r not in masked]
     assert got["all"].rows_a.tolist() == list(range(41))

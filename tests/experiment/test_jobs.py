@@ -203,18 +203,14 @@ def test_local_jobs_and_how_they_fail(root, caplog, monkeypatch):
     assert all(Path(note["folder"]).is_absolute() for note in notes(root).values())
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # processes without their parent
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # processes without their parent
 def test_a_command_that_was_killed_leaves_jobs_that_are_taken_up(root, monkeypatch):
     works = [work(root, "a", how="wait"), work(root, "b")]
     with monkeypatch.context() as patch:
         patch.setattr(StudyJob, "look", _raise_once_running(Killed, root, "a"))
         with pytest.raises(Killed):
             run_jobs(works, HERE, root, ENTRY, resume=False)
-    with pytest.raises(
-        MIError, match=r"jobs of this study still run: a \(local job \d+\).* Continue with -a"
-    ):
+    with pytest.raises(MIError, match=r"jobs of this study still run: a \(local job \d+\).* Continue with -a"):
         run_jobs(works, HERE, root, ENTRY, resume=False)
     with pytest.raises(MIError, match=r"still run: a .* started with other settings"):
         run_jobs([work(root, "a", how="wait", seeds=5)], HERE, root, ENTRY, resume=True)
@@ -426,9 +422,7 @@ def test_what_slurm_refuses_or_loses(root, slurm, monkeypatch):
 
 def test_a_study_in_jobs_from_the_command_line(run: Runner, tmp_path, capsys, monkeypatch):
     concluded = []
-    monkeypatch.setattr(
-        conclusion, "summarise_study", lambda folder, failed: concluded.append((folder, failed))
-    )
+    monkeypatch.setattr(conclusion, "summarise_study", lambda folder, failed: concluded.append((folder, failed)))
     module = tmp_path / "my_upstreams.py"
     module.write_text(MODULE)
     words = run.command("mi_views", "fbank", seeds=1, layers="last")

@@ -29,15 +29,11 @@ def contents(run, name: str, folder: str = "") -> dict:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize(
-    ("task", "mode"), [("mi_supervised", "disk"), ("mi_views", "disk"), ("mi_views", "auto")]
-)
+@pytest.mark.parametrize(("task", "mode"), [("mi_supervised", "disk"), ("mi_views", "disk"), ("mi_views", "auto")])
 def test_an_experiment_on_several_processes_has_the_records_of_one(run, task, mode, count):
     several = {"store__mode": mode, "probes": ["logistic", "mlp"], "views__mask": ["6/10", "3/10"]}
     assert run(task, "hubert-base", name="alone", store__root=str(run.folder / "alone-store"), **several) == 0
-    done = torchrun(
-        count, "s3prl_mi.run_downstream", *run.command(task, "hubert-base", name="shared", **several)
-    )
+    done = torchrun(count, "s3prl_mi.run_downstream", *run.command(task, "hubert-base", name="shared", **several))
     assert done.returncode == 0, done.stderr
     assert contents(run, "shared") == contents(run, "alone")
     assert (run.folder / "shared" / "states-1.ckpt").exists()

@@ -328,9 +328,7 @@ def test_evaluate_gives_the_scores_of_training_without_fitting(finished, no_fitt
         assert value == pytest.approx(expected[key], abs=1e-9)
 
 
-def test_evaluate_on_another_split_says_so_and_leaves_the_results_alone(
-    finished, corpus, no_fitting, tmp_path
-):
+def test_evaluate_on_another_split_says_so_and_leaves_the_results_alone(finished, corpus, no_fitting, tmp_path):
     """Another split of the same corpus: the eval speech under another name, without one utterance."""
     mine = corpus.copy(tmp_path)
     (mine.root / "eval").rename(mine.root / "other")
@@ -489,9 +487,7 @@ def test_a_sweep_gives_what_its_parts_give(run, finished, monkeypatch):
     monkeypatch.setattr(extraction, "_extract", counted)
     books: list[int] = []
     fit = views_task.fit_codebooks_of_view
-    monkeypatch.setattr(
-        views_task, "fit_codebooks_of_view", lambda b, n, *rest: books.append(n) or fit(b, n, *rest)
-    )
+    monkeypatch.setattr(views_task, "fit_codebooks_of_view", lambda b, n, *rest: books.append(n) or fit(b, n, *rest))
     assert run("mi_views", "hubert-base", views__mask=["6/10", "3/10"], clusters=[6, 3], layers=[1]) == 0
     mine, theirs = run.numbers(), finished.numbers("mi_views")
     assert len(mine) == 2 * 2 * 2
@@ -500,10 +496,7 @@ def test_a_sweep_gives_what_its_parts_give(run, finished, monkeypatch):
     for seed in (1337, 1338):
         key = (1, "logistic", *MASKED, seed)
         assert mine[key] == pytest.approx(theirs[key], abs=2e-3)
-    assert (
-        run("mi_views", "hubert-base", "-a", views__mask=["6/10", "3/10"], clusters=[6, 3, 4], layers=[1])
-        == 0
-    )
+    assert run("mi_views", "hubert-base", "-a", views__mask=["6/10", "3/10"], clusters=[6, 3, 4], layers=[1]) == 0
     assert len(run.numbers()) == 2 * 2 * 3
     assert (run.folder / "experiment" / "report" / "mi_report.html").exists()
     assert {k: v for k, v in run.numbers().items() if k in mine} == mine
@@ -583,9 +576,7 @@ def test_a_shift_view_of_a_masked_family_and_waveform_masks_of_fbank(run):
     assert run("mi_views", "hubert-base", views__kind="shift", views__shift_ms=40, layers="last") == 0
     assert {(r.view, r.scored_frames) for r in run.records()} == {("shift(40 ms)", "all")}
     assert run("mi_views", "fbank", views__kind="mask", name="fbank") == 0
-    assert {(r.view, r.scored_frames) for r in run.records("fbank")} == {
-        ("mask(waveform, 6 of 10 frames)", "masked")
-    }
+    assert {(r.view, r.scored_frames) for r in run.records("fbank")} == {("mask(waveform, 6 of 10 frames)", "masked")}
 
 
 @pytest.mark.parametrize(

@@ -151,9 +151,7 @@ def test_several_upstreams_and_tasks_in_one_command(run, checkpoint, capsys):
     assert main(command(run, "-u", f"fbank,{name}={file}")) == 0
     study = run.folder / "experiment"
     folders = sorted(p.parent.relative_to(study).as_posix() for p in study.rglob(RESULTS_FILE))
-    assert folders == [
-        f"{t}/{s}" for t in ("mi_supervised", "mi_views") for s in ("fbank", f"{name}-{file.stem}")
-    ]
+    assert folders == [f"{t}/{s}" for t in ("mi_supervised", "mi_views") for s in ("fbank", f"{name}-{file.stem}")]
     assert run("mi_views", "hubert-base", name="alone", seeds=1, layers="last") == 0
     alone = bounds(run.folder / "alone")
     together = bounds(study / "mi_views" / f"{name}-{file.stem}")

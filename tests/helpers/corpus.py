@@ -58,10 +58,7 @@ def sound(phone: str, n_samples: int, pitch: float, rng: np.random.Generator) ->
 
 def write_textgrid(path: Path, spans: list[tuple[float, float, str]]) -> None:
     """Praat's long text form, with a tier of words (each of two phones) and one of phones."""
-    words = [
-        (*spans[i][:1], spans[min(i + 1, len(spans) - 1)][1], f"w{i // 2 % 4}")
-        for i in range(0, len(spans), 2)
-    ]
+    words = [(*spans[i][:1], spans[min(i + 1, len(spans) - 1)][1], f"w{i // 2 % 4}") for i in range(0, len(spans), 2)]
     end = spans[-1][1]
     head = f'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0\nxmax = {end}\ntiers? <exists>\nsize = 2\n'
     lines = [head, "item []:\n"]

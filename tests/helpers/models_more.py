@@ -178,9 +178,7 @@ def build_multires(
     config |= large_fields(large)
     task = {"normalize": large, "label_rate_ratios": list(ratios)}
     symbols = [["a", "b", "c", "d"]] * (1 + len(ratios) // 2)
-    model = MultiresHubertModel(
-        MultiresHubertConfig(**config), MultiresHubertPretrainingConfig(**task), symbols
-    )
+    model = MultiresHubertModel(MultiresHubertConfig(**config), MultiresHubertPretrainingConfig(**task), symbols)
     content = {
         "task_cfg": task,
         "model_cfg": config,

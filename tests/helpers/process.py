@@ -14,6 +14,4 @@ def run_python(code: str, cwd: Path = REPO, **env: str) -> subprocess.CompletedP
     """Run a piece of Python with this checkout's package; the caller judges exit status and output."""
     environment = {**os.environ, "PYTHONPATH": str(REPO), **env}
     command = [sys.executable, "-c", code]
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)

@@ -72,8 +72,7 @@ class Runner:
         """Identity of each record -> what it measured; fails where one is repeated."""
         records = self.records(name)
         found = {
-            r.identity(): (r.mi_lower_bound_bits, r.entropy_bits, r.cross_entropy_bits, r.accuracy)
-            for r in records
+            r.identity(): (r.mi_lower_bound_bits, r.entropy_bits, r.cross_entropy_bits, r.accuracy) for r in records
         }
         assert len(found) == len(records), "a record is repeated"
         return found

@@ -98,9 +98,7 @@ class TestTable:
         assert figures[Column("mi_views", "mlp", "last")].bits == 9.0
 
     def test_weighted_sum_is_no_layer(self, tmp_path):
-        figures = (
-            build([Result(tmp_path, [*curve([1.0, 2.0]), make(5.0, layer="weighted")], "x")]).rows[0].figures
-        )
+        figures = build([Result(tmp_path, [*curve([1.0, 2.0]), make(5.0, layer="weighted")], "x")]).rows[0].figures
         assert figures[Column("mi_views", "logistic", "weighted")].bits == 5.0
         assert figures[Column("mi_views", "logistic", "best")].bits == 2.0
 
@@ -180,9 +178,7 @@ class TestRefusal:
     def test_labels(self, tmp_path):
         pair = [
             Result(tmp_path, [make(model="a", **SUPERVISED)], "one"),
-            Result(
-                tmp_path, [make(model="b", **SUPERVISED | {"label_set": "words", "n_classes": 900})], "two"
-            ),
+            Result(tmp_path, [make(model="b", **SUPERVISED | {"label_set": "words", "n_classes": 900})], "two"),
         ]
         with pytest.raises(MIError, match=r"labels .*: 40 phones, stress stripped in one; 900 words in two"):
             check(pair)
@@ -239,9 +235,7 @@ class TestKeep:
             assert [r.mi_lower_bound_bits for r in keep(result, Filters(protocol=name))[0].records] == [2.0]
 
     def test_nothing_left(self, tmp_path):
-        with pytest.raises(
-            MIError, match=r"--view 'shift' --clusters 7: nothing is left. There is: mask\(latent"
-        ):
+        with pytest.raises(MIError, match=r"--view 'shift' --clusters 7: nothing is left. There is: mask\(latent"):
             keep([Result(tmp_path, curve([1.0]), "x")], Filters(view="shift", clusters=7))
 
 
@@ -340,9 +334,7 @@ class TestPaper:
 
 
 def test_a_dinosr_file_of_ones_own_has_no_published_score(tmp_path):
-    mine = Result(
-        tmp_path, curve([1.0], upstream="dinosr", checkpoint={"name": "mine.pt", "sha256": "0"}), "mine"
-    )
+    mine = Result(tmp_path, curve([1.0], upstream="dinosr", checkpoint={"name": "mine.pt", "sha256": "0"}), "mine")
     assert not build([mine]).rows[0].scores
     assert build([mine], same_as={"mine": "dinosr"}).rows[0].scores["per"].percent == 3.21
 

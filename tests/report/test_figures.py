@@ -254,9 +254,7 @@ class TestClasses:
         (found,) = class_bits(measured, scale, summarise(r for r, _ in measured))
         assert (found.layer, found.bits) == (1, 0.5)
         assert sum(found.contribution.values()) == pytest.approx(0.5)
-        assert found.per_frame == pytest.approx(
-            {"AA": 0.5 * 20 / 10, "S": 0.25 * 20 / 5, "sil": -0.25 * 20 / 5}
-        )
+        assert found.per_frame == pytest.approx({"AA": 0.5 * 20 / 10, "S": 0.25 * 20 / 5, "sil": -0.25 * 20 / 5})
         assert found.most == pytest.approx({"AA": 1.0, "S": 2.0, "sil": 2.0})
 
     def test_seeds_are_averaged(self):

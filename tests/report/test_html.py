@@ -29,9 +29,7 @@ PHONES = ["AA", "S", "T"]
 def experiment(folder, records, classes=True):
     folder.mkdir(parents=True)
     append_records(folder / "mi_results.jsonl", records)
-    (folder / "mi_settings.json").write_text(
-        json.dumps({"protocol": "default", "note": "<script>x</script>"})
-    )
+    (folder / "mi_settings.json").write_text(json.dumps({"protocol": "default", "note": "<script>x</script>"}))
     (folder / "args_2026-01-01-00-00-00.yaml").write_text("upstream: hubert\nurl: https://example.org/x.pt\n")
     (folder / "config_2026-01-01-00-00-00.yaml").write_text("downstream_expert: {}\n")
     if classes:
@@ -49,9 +47,7 @@ def _classes(record):
 
 def trained(step, **changes):
     sha = f"{step:064d}"
-    return make(
-        step=step, upstream_sha256=sha, checkpoint={"name": f"run-{step}.pt", "sha256": sha}, **changes
-    )
+    return make(step=step, upstream_sha256=sha, checkpoint={"name": f"run-{step}.pt", "sha256": sha}, **changes)
 
 
 def published(name, **changes):
@@ -72,8 +68,7 @@ def whole(tmp_path_factory):
             [trained(step, layer=n, bits=bits + n / 20, layers_in_upstream=4, last_layer=3) for n in layers],
         )
         supervised = [
-            trained(step, layer=n, bits=bits + n / 10, layers_in_upstream=4, last_layer=3, **SUPERVISED)
-            for n in layers
+            trained(step, layer=n, bits=bits + n / 10, layers_in_upstream=4, last_layer=3, **SUPERVISED) for n in layers
         ]
         experiment(root / f"s{step}", supervised)
     for m in (26, 34):
@@ -126,9 +121,7 @@ class TestPage:
         assert not {"link", "iframe", "object", "embed", "base"} & set(read.tags)
         assert "url(" not in whole[2]
         assert "@import" not in whole[2]
-        assert (
-            re.findall(r"https?://[^\s<]*", whole[2]) == ["https://example.org/x.pt"] * 13
-        )  # a user's own args
+        assert re.findall(r"https?://[^\s<]*", whole[2]) == ["https://example.org/x.pt"] * 13  # a user's own args
 
     def test_text_of_users_is_escaped(self, whole, read):
         assert "A &lt;study&gt; &amp; more" in whole[2]
@@ -191,9 +184,7 @@ class TestWhatIsLeftOut:
         assert "shows no information" in text
 
     def test_a_close_race_is_called_one(self, tmp_path):
-        records = [
-            published(n, bits=b + s / 10, seed=s) for n, b in (("a", 1.0), ("b", 1.01)) for s in (0, 1)
-        ]
+        records = [published(n, bits=b + s / 10, seed=s) for n, b in (("a", 1.0), ("b", 1.01)) for s in (0, 1)]
         experiment(tmp_path / "one", records, classes=False)
         text = write_report([tmp_path], tmp_path / "out").read_text()
         assert "closer than their seeds scatter" in text
@@ -226,9 +217,7 @@ class TestComparison:
 class TestNames:
     def test_the_checkpoint_alone_where_it_tells_models_apart(self, tmp_path):
         for i, (upstream, name) in enumerate((("u", "a.pt"), ("u", "b.pt"), ("w", "c.pt"))):
-            record = make(
-                upstream=upstream, checkpoint={"name": name, "sha256": str(i)}, upstream_sha256=str(i) * 64
-            )
+            record = make(upstream=upstream, checkpoint={"name": name, "sha256": str(i)}, upstream_sha256=str(i) * 64)
             experiment(tmp_path / name, [record], classes=False)
         study = read_report_data([tmp_path])
         assert list(study.names.values()) == ["a", "b", "w"]

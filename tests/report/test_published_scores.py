@@ -70,9 +70,7 @@ def test_aliases_are_those_of_s3prl():
         calls = {
             n.value.func.id
             for n in ast.walk(tree)
-            if isinstance(n, ast.Return)
-            and isinstance(n.value, ast.Call)
-            and isinstance(n.value.func, ast.Name)
+            if isinstance(n, ast.Return) and isinstance(n.value, ast.Call) and isinstance(n.value.func, ast.Name)
         }
         known = {c for c in calls if hasattr(s3prl.hub, c) and c != name}
         return known.union(*(returned(c) for c in known))

@@ -174,9 +174,7 @@ class TestSummaryFile:
         write_summary(tmp_path / "s.csv", grid())
         rows = read_csv(tmp_path / "s.csv")
         assert len(rows) == 6
-        assert {tuple(r) for r in rows} == {
-            tuple(f.name for f in dataclasses.fields(Summary) if f.name != "key")
-        }
+        assert {tuple(r) for r in rows} == {tuple(f.name for f in dataclasses.fields(Summary) if f.name != "key")}
 
     def test_a_failed_write_leaves_the_old_file_and_no_other(self, tmp_path, monkeypatch):
         path = tmp_path / "s.csv"
@@ -391,13 +389,9 @@ class TestLayerPicture:
 
     def test_importing_the_module_loads_nothing_heavy(self):
         heavy = "('torch', 'matplotlib', 's3prl', 'tensorboardX')"
-        code = (
-            f"import sys, s3prl_mi.report.experiment_files\nprint([m for m in {heavy} if m in sys.modules])"
-        )
+        code = f"import sys, s3prl_mi.report.experiment_files\nprint([m for m in {heavy} if m in sys.modules])"
         root = REPO
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
-        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
         assert done.stdout.strip() == "[]"
 
     def test_no_record(self, tmp_path):
@@ -415,9 +409,7 @@ class TestLog:
             make(bits=0.5, eval_splits=["test-clean"], layer="weighted"),
         ]
         assert final_line(grid() + other[:1]).endswith("masked bits at step 1: 1.510")
-        assert final_line(grid() + other) == (
-            "mi_views best layer weighted logistic masked bits at step 1: 0.500"
-        )
+        assert final_line(grid() + other) == ("mi_views best layer weighted logistic masked bits at step 1: 0.500")
 
     def test_of_a_sweep_the_first_setting_closes(self):
         sweep = [*grid(), make(bits=3.0, n_clusters=500), make(bits=4.0, frame_shift_ms=40.0)]
@@ -507,9 +499,7 @@ class TestWriteAll:
         contents = []
         for _ in range(2):
             write_all(tmp_path, grid())
-            contents.append(
-                {n: (tmp_path / n).read_bytes() for n in ("log.log", "mi_layers.png", "mi_summary.csv")}
-            )
+            contents.append({n: (tmp_path / n).read_bytes() for n in ("log.log", "mi_layers.png", "mi_summary.csv")})
         assert contents[0] == contents[1]
 
     def test_without_records_nothing_is_written(self, tmp_path):

@@ -29,11 +29,7 @@ def run(
         "mode": mode, "seed": 1337,
     }  # fmt: skip
     (folder / "args_2026-01-01-10-00-00.yaml").write_text(yaml.dump(args))
-    expert = (
-        {"corpus": {"name": corpus}}
-        if task == "ctc"
-        else {"datarc": {"decoder_args": {"decoder_type": decoder}}}
-    )
+    expert = {"corpus": {"name": corpus}} if task == "ctc" else {"datarc": {"decoder_args": {"decoder_type": decoder}}}
     (folder / "config_2026-01-01-10-00-00.yaml").write_text(yaml.dump({"downstream_expert": expert}))
     return folder
 
@@ -80,9 +76,7 @@ class TestPhones:
 
     def test_printed_lines_are_no_score(self, tmp_path):
         (run(tmp_path) / "log.log").write_text("test per: 0.05\n")
-        with pytest.raises(
-            MIError, match=r"neither test-hyp.ark and test-ref.ark nor .* -m evaluate -t test"
-        ):
+        with pytest.raises(MIError, match=r"neither test-hyp.ark and test-ref.ark nor .* -m evaluate -t test"):
             read_run(tmp_path)
 
     def test_an_untrained_best_score_is_none(self, tmp_path):
@@ -164,9 +158,7 @@ class TestWhose:
         (model / "config.json").write_text("{}")
         wrong(run(tmp_path / "run", upstream="hf", ckpt=str(model)), 10)
         found = read_run(tmp_path / "run")
-        assert found.belongs_to(
-            make(model="hf", checkpoint={"name": "checkpoint-1000", "sha256": sha256_of(model)})
-        )
+        assert found.belongs_to(make(model="hf", checkpoint={"name": "checkpoint-1000", "sha256": sha256_of(model)}))
         assert not found.belongs_to(make(model="hf", checkpoint={"name": "checkpoint-1000", "sha256": "00"}))
 
 

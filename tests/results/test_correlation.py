@@ -77,9 +77,7 @@ def test_no_interval_where_the_formula_has_none():
     assert str(correlate([1, 2, 3, 4], [1, 2, 3, 4]).of("pearson")) == "+1.00"
 
 
-@pytest.mark.parametrize(
-    ("n", "words"), [(0, "No model has both"), (1, "Only 1 model has"), (3, "Only 3 models have")]
-)
+@pytest.mark.parametrize(("n", "words"), [(0, "No model has both"), (1, "Only 1 model has"), (3, "Only 3 models have")])
 def test_too_few(n, words):
     relation = correlate(BITS[:n], PER[:n], "bits", "PER")
     assert relation.coefficients == ()
@@ -97,10 +95,7 @@ def test_sentences():
     assert "more bits have lower PER without exception" in perfect
     assert "1 of 120" in perfect
     assert "against" not in perfect
-    assert (
-        "against what was expected (negative)"
-        in correlate(range(5), range(5), "b", "PER", "negative").sentence
-    )
+    assert "against what was expected (negative)" in correlate(range(5), range(5), "b", "PER", "negative").sentence
     unclear = correlate([1, 2, 3, 4, 5], [2, 5, 1, 4, 3], "bits", "PER", "negative").sentence
     assert "do not show whether" in unclear
     many = correlate(range(20), [i + (-1) ** i for i in range(20)], "bits", "score").sentence

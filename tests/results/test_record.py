@@ -158,8 +158,6 @@ def test_what_an_old_file_may_lack_has_a_default(tmp_path):
     assert {"checkpoint", "step", "series", "label_set", "precision", "unlabelled_frames"} <= optional
     path = tmp_path / "mi_results.jsonl"
     append_records(path, [make(seconds=0.0)])
-    line = {
-        k: v for k, v in json.loads(path.read_text()).items() if k not in optional - {"view", "n_clusters"}
-    }
+    line = {k: v for k, v in json.loads(path.read_text()).items() if k not in optional - {"view", "n_clusters"}}
     path.write_text(json.dumps(line) + "\n")
     assert read_records(path) == [make(seconds=0.0)]

@@ -64,9 +64,7 @@ class TestLayers:
         assert last_layer(curve(FREE)) == 4
         codes = make(layer=5, layer_name="vq[0] codes", layers_in_upstream=6, last_layer=4)
         assert last_layer([*curve(FREE, layers_in_upstream=6, last_layer=4), codes]) == 4
-        assert (
-            last_layer([make(layer=4, layers_in_upstream=6, last_layer=4)]) == 4
-        )  # the codes were not measured
+        assert last_layer([make(layer=4, layers_in_upstream=6, last_layer=4)]) == 4  # the codes were not measured
         assert last_layer(curve(FREE, layers_in_upstream=9, last_layer=8)) is None
         assert last_layer([make(layer="weighted", layers_in_upstream=1)]) is None
 
@@ -123,9 +121,7 @@ class TestCheckpoints:
         records = series(FREE[::-1], n_clusters=500, view="mask(latent, 15 of 20 frames)") + series()
         assert checkpoint_pick(records).setting.n_clusters == 50
         assert (
-            checkpoint_pick(
-                series(scored_frames="all") + series(scored_frames="masked")
-            ).setting.scored_frames
+            checkpoint_pick(series(scored_frames="all") + series(scored_frames="masked")).setting.scored_frames
             == "masked"
         )
 

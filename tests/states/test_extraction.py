@@ -191,9 +191,7 @@ def test_views_extracted_together_are_those_extracted_alone(corpus, hubert, stor
             np.testing.assert_array_equal(alone.layer(layer)[:], together[number].layer(layer)[:])
 
 
-def test_a_view_that_lacks_less_is_gone_on_with_beside_another(
-    corpus, hubert, store, tmp_path, monkeypatch, passes
-):
+def test_a_view_that_lacks_less_is_gone_on_with_beside_another(corpus, hubert, store, tmp_path, monkeypatch, passes):
     """A run that measured one view was killed; the next one wants two."""
     split = split_of(corpus.root)
     counted = forward.hidden_states

@@ -14,9 +14,7 @@ def batches(mean: float, seed: int = 0) -> list[list[torch.Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     made = []
     for counts in ((40, 7), (1,), (300, 30, 2)):
-        of_batch = [
-            mean + torch.randn(n, 5, generator=generator) * torch.tensor([1, 2, 4, 8, 0]) for n in counts
-        ]
+        of_batch = [mean + torch.randn(n, 5, generator=generator) * torch.tensor([1, 2, 4, 8, 0]) for n in counts]
         made.append(of_batch)
     return made
 

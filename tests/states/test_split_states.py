@@ -13,9 +13,7 @@ from s3prl_mi.states.split_states import SplitStates
 
 def split(name, *ids):
     utterances = [Utterance(u, None, name, f"speaker of {name}", None) for u in ids]
-    return Split(
-        name, utterances, Checked(utterances, [], 1.0, dict.fromkeys(ids, 16000), Counter(), 0), 0.0, len(ids)
-    )
+    return Split(name, utterances, Checked(utterances, [], 1.0, dict.fromkeys(ids, 16000), Counter(), 0), 0.0, len(ids))
 
 
 def test_ids_of_all_splits():

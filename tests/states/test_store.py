@@ -126,9 +126,7 @@ print(float(entry.layer(0)[:].sum()), flush=True)
 def test_what_another_run_reads_is_not_removed(store):
     a, b, c = three_entries(store)
     command = [sys.executable, "-c", READER, str(store.root), key_of({"name": "c"})]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPO
-    ) as reader:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPO) as reader:
         assert reader.stdout.readline() == "reading\n"
         os.utime(c.path / "manifest.json", (1, 1))  # the first to go, were it not read
         store.max_bytes = a.bytes + b.bytes + c.bytes

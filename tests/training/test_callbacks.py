@@ -196,9 +196,7 @@ def test_only_the_first_process_measures(tmp_path, audio, options):
     assert not (tmp_path / "mi_training.jsonl").exists()
 
 
-def test_a_mistake_stops_at_the_start_but_a_diverged_model_does_not_stop_training(
-    tmp_path, audio, options, caplog
-):
+def test_a_mistake_stops_at_the_start_but_a_diverged_model_does_not_stop_training(tmp_path, audio, options, caplog):
     from s3prl_mi.training.hugging_face import ViewsCallback
 
     run = trainer(tmp_path)
@@ -278,13 +276,8 @@ def test_lightning_logs_bits_at_each_step_and_trains_the_same(tmp_path, audio, o
     assert same(alone.state_dict(), watched.state_dict())
     records = read_records(tmp_path / "watched" / "mi_training.jsonl")
     assert [r.step for r in records] == [0, 4, 8]
-    assert (
-        records[-1].mi_lower_bound_bits == ViewsMeter(audio, **options).measure(watched.task.encoder).bits[2]
-    )
-    assert (
-        records[0].mi_lower_bound_bits
-        == ViewsMeter(audio, **options).measure(MaskedPrediction().encoder).bits[2]
-    )
+    assert records[-1].mi_lower_bound_bits == ViewsMeter(audio, **options).measure(watched.task.encoder).bits[2]
+    assert records[0].mi_lower_bound_bits == ViewsMeter(audio, **options).measure(MaskedPrediction().encoder).bits[2]
     lines = (tmp_path / "watched" / "csv" / "version_0" / "metrics.csv").read_text().splitlines()
     column = lines[0].split(",").index("mi_views/bits")
     logged = [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
@@ -294,9 +287,7 @@ def test_lightning_logs_bits_at_each_step_and_trains_the_same(tmp_path, audio, o
 @pytest.mark.usefixtures("quiet_lightning")
 def test_lightning_at_each_validation_can_choose_the_checkpoint(tmp_path, audio, options):
     pl = pytest.importorskip("pytorch_lightning")
-    keep = pl.callbacks.ModelCheckpoint(
-        tmp_path / "best", monitor="mi_views/bits", mode="max", filename="{step}"
-    )
+    keep = pl.callbacks.ModelCheckpoint(tmp_path / "best", monitor="mi_views/bits", mode="max", filename="{step}")
     callback = views_callback(audio, encoder="task.encoder", **options)
     fit(tmp_path, [callback, keep], steps=9, validate=True, val_check_interval=3, enable_checkpointing=True)
     records = read_records(tmp_path / "mi_training.jsonl")

@@ -278,9 +278,7 @@ def test_flags_gradients_weights_and_random_states_are_as_before(clusters, audio
     for p, g in zip(model.parameters(), gradients, strict=True):
         assert (p.grad is None) if g is None else torch.equal(p.grad, g)
     assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
-    assert not any(
-        m._forward_pre_hooks or "forward" in vars(m) for m in model.encoder.modules() if m is model.encoder
-    )
+    assert not any(m._forward_pre_hooks or "forward" in vars(m) for m in model.encoder.modules() if m is model.encoder)
 
 
 def _train(steps: int, meter: ViewsMeter | None) -> tuple[dict[str, torch.Tensor], dict[int, float]]:

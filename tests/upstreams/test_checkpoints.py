@@ -96,9 +96,7 @@ def test_tensors_stay_on_disk_until_used(tmp_path, monkeypatch):
     torch.save({"weight": torch.arange(1000.0), "step": 3}, tmp_path / "a.pt")
     mapped = []
     original = torch.UntypedStorage.from_file
-    monkeypatch.setattr(
-        torch.UntypedStorage, "from_file", lambda *a, **k: mapped.append(a[0]) or original(*a, **k)
-    )
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", lambda *a, **k: mapped.append(a[0]) or original(*a, **k))
     assert read_checkpoint(tmp_path / "a.pt")["weight"].sum() == 499500
     assert mapped == [str(tmp_path / "a.pt")]
 

@@ -63,9 +63,7 @@ def test_states_do_not_depend_on_the_batch_and_are_causal(tmp_path):
             torch.testing.assert_close(a, b)
     changed = torch.cat([wavs[0][:8000], noise(8000, 3)])
     past = (8000 - 400) // 160 + 1
-    for a, b in zip(
-        hidden_states(upstream, [wavs[0]])[0], hidden_states(upstream, [changed])[0], strict=True
-    ):
+    for a, b in zip(hidden_states(upstream, [wavs[0]])[0], hidden_states(upstream, [changed])[0], strict=True):
         torch.testing.assert_close(a[:past], b[:past])
         assert not torch.allclose(a[past:], b[past:])
 
@@ -94,9 +92,7 @@ def test_statistics_file_replaces_the_built_in_ones(tmp_path):
     changed = load_upstream("cotraining", str(path), model_config=str(other))
     assert changed.expert.mean.tolist() == [10.0] * 40
     assert changed.fingerprint != default.fingerprint
-    assert not torch.allclose(
-        hidden_states(default, [noise(8000)])[0][0], hidden_states(changed, [noise(8000)])[0][0]
-    )
+    assert not torch.allclose(hidden_states(default, [noise(8000)])[0][0], hidden_states(changed, [noise(8000)])[0][0])
 
 
 @pytest.mark.parametrize(
@@ -115,9 +111,7 @@ def test_broken_statistics_files(text, message, tmp_path):
 
 
 def test_statistics_of_another_front_end(tmp_path):
-    with pytest.raises(
-        MIError, match=r"takes 80 Mel bands, but the built-in statistics are of 40.*-g STATS_FILE"
-    ):
+    with pytest.raises(MIError, match=r"takes 80 Mel bands, but the built-in statistics are of 40.*-g STATS_FILE"):
         load_upstream("cotraining", str(build_cotraining(tmp_path, bands=80)))
     with pytest.raises(MIError, match="no such statistics file"):
         load_upstream("cotraining", str(build_cotraining(tmp_path)), model_config="nowhere.txt")

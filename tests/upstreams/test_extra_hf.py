@@ -195,9 +195,7 @@ def test_model_id_with_a_revision(folders, monkeypatch):
         {"force_download": True, "revision": "v1"},
     )
     upstream = load_upstream("hf", "owner/model@v1")
-    assert asked == [
-        (n, "owner/model", "v1", None) for n in ("AutoConfig", "AutoModel", "AutoFeatureExtractor")
-    ]
+    assert asked == [(n, "owner/model", "v1", None) for n in ("AutoConfig", "AutoModel", "AutoFeatureExtractor")]
     assert (upstream.checkpoint_name, upstream.checkpoint_sha256) == ("owner/model@v1", None)
 
 

@@ -86,9 +86,7 @@ def expert_states(upstream: Upstream, waveform: torch.Tensor) -> list[torch.Tens
     last = []
     handle = None
     if type(upstream.expert.model).__module__.startswith("transformers."):
-        handle = upstream.expert.model.register_forward_hook(
-            lambda _m, _i, out: last.append(out.last_hidden_state)
-        )
+        handle = upstream.expert.model.register_forward_hook(lambda _m, _i, out: last.append(out.last_hidden_state))
     with torch.no_grad():
         states = [h[0] for h in upstream.expert([waveform])["hidden_states"]]
     if handle is not None:
@@ -131,9 +129,7 @@ def test_unmasked_states_are_s3prls_own(name, loaded):
     assert len(found[0]) == upstream.geometry.n_frames(16000)
 
 
-@pytest.mark.parametrize(
-    "view", [None, MASK, View("mask", "waveform", 12, 4)], ids=["plain", "latent", "waveform"]
-)
+@pytest.mark.parametrize("view", [None, MASK, View("mask", "waveform", 12, 4)], ids=["plain", "latent", "waveform"])
 @pytest.mark.parametrize("name", [*MODELS, *BASELINES])
 def test_states_do_not_depend_on_the_batch(name, view, loaded):
     upstream = loaded(name)
@@ -243,9 +239,7 @@ def test_silent_tail_keeps_its_frames(name, loaded):
     assert len(states) == 101
 
 
-@pytest.mark.parametrize(
-    ("name", "needs"), [("hubert-base", 400), ("fbank", 560), ("mel", 400), ("apc", 560)]
-)
+@pytest.mark.parametrize(("name", "needs"), [("hubert-base", 400), ("fbank", 560), ("mel", 400), ("apc", 560)])
 def test_too_short_audio(name, needs, loaded):
     upstream = loaded(name)
     with pytest.raises(MIError, match=rf"utterance 1 .* {needs - 1} samples .*needs at least {needs}"):

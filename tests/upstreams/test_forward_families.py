@@ -49,10 +49,7 @@ def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor], toleran
 
 def changed(masked: list[torch.Tensor], plain: list[torch.Tensor]) -> list[list[int]]:
     """For each entry the frames that a mask changed."""
-    return [
-        ((a - b).abs().amax(dim=1) > 1e-6).nonzero().flatten().tolist()
-        for a, b in zip(masked, plain, strict=True)
-    ]
+    return [((a - b).abs().amax(dim=1) > 1e-6).nonzero().flatten().tolist() for a, b in zip(masked, plain, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +93,7 @@ def test_states_do_not_depend_on_the_batch_or_on_calls_before(name, loaded):
     utterances = [noise(n, seed) for seed, n in enumerate(LENGTHS)]
     alone = [hidden_states(upstream, [u], view)[0] for u in utterances]
     for order in ([0, 1, 2, 3], [3, 1]):
-        for i, states in zip(
-            order, hidden_states(upstream, [utterances[i] for i in order], view), strict=True
-        ):
+        for i, states in zip(order, hidden_states(upstream, [utterances[i] for i in order], view), strict=True):
             assert_same(states, alone[i])
 
 
@@ -130,9 +125,7 @@ def test_view_that_auto_takes(name, view, level, loaded):
 
 def test_views_that_a_family_refuses(loaded):
     with pytest.raises(MIError, match=r"mask_level: latent.*distilhubert.*no known mask site"):
-        resolve_views(
-            ViewConfig(kind="mask", mask_level="latent"), "distilhubert", loaded("distilhubert").family
-        )
+        resolve_views(ViewConfig(kind="mask", mask_level="latent"), "distilhubert", loaded("distilhubert").family)
     with pytest.raises(MIError, match=r"kind: upstream 'mae_ast_frame'.*Set .*kind to mask .* or shift"):
         resolve_views(ViewConfig(), "mae_ast_frame", loaded("mae_ast-frame").family)
     [asked] = resolve_views(ViewConfig(kind="mask"), "mae_ast_frame", loaded("mae_ast-frame").family)
@@ -182,9 +175,7 @@ def test_chunks_continue_the_mask_pattern(loaded):
     assert first == second == MASK.pattern(151).nonzero()[0].tolist()
 
 
-@pytest.mark.parametrize(
-    ("name", "first_centre", "n_frames"), [("tera", 0.0, 101), ("mockingjay", 199.5, 98)]
-)
+@pytest.mark.parametrize(("name", "first_centre", "n_frames"), [("tera", 0.0, 101), ("mockingjay", 199.5, 98)])
 def test_spectral_geometry_follows_the_config(name, first_centre, n_frames, loaded):
     geometry = loaded(name).geometry
     assert (geometry.stride, geometry.first_centre, geometry.n_frames(16000)) == (160, first_centre, n_frames)
@@ -448,9 +439,7 @@ def test_cpc_frames_are_where_gradients_say(loaded):
     centre = (seen.min() + seen.max()).item() / 2
     assert abs(upstream.geometry.centres_seconds(10)[9] * 16000 - centre) <= 1
     for n in (400, 479, 480, 4000, 4159):
-        assert (
-            len(hidden_states(upstream, [noise(n)])[0][0]) == upstream.geometry.n_frames(n) == (n + 1) // 160
-        )
+        assert len(hidden_states(upstream, [noise(n)])[0][0]) == upstream.geometry.n_frames(n) == (n + 1) // 160
 
 
 @pytest.mark.parametrize(("name", "windows"), [("mae_ast-frame", 2), ("mae_ast-patch", 16)])
@@ -530,9 +519,7 @@ def test_espnet_masks_as_torchaudio_does(monkeypatch):
     monkeypatch.setattr(components, "_compute_mask_indices", lambda *a, **k: pattern[None])
     encoder = upstream.expert.model.wav2vec2.encoder
     with torch.no_grad():
-        latents, _ = upstream.expert.model.wav2vec2.feature_extractor(
-            noise(16000)[None], torch.tensor([16000])
-        )
+        latents, _ = upstream.expert.model.wav2vec2.feature_extractor(noise(16000)[None], torch.tensor([16000]))
         latents, _ = encoder._preprocess(latents, None)
         latents, _ = upstream.expert.model.mask_generator(latents, None)
         native = encoder.transformer.get_intermediate_outputs(latents)

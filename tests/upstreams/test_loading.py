@@ -93,13 +93,8 @@ def test_step_is_read_from_the_users_checkpoint(tmp_path):
 
 def test_fingerprint_changes_with_what_determines_the_states(tmp_path):
     first = load_upstream("hubert_local", str(build_hubert(tmp_path)))
-    assert (
-        load_upstream("hubert_local", str(build_hubert(tmp_path / "again"))).fingerprint == first.fingerprint
-    )
-    assert (
-        load_upstream("hubert_local", str(build_hubert(tmp_path / "b", seed=1))).fingerprint
-        != first.fingerprint
-    )
+    assert load_upstream("hubert_local", str(build_hubert(tmp_path / "again"))).fingerprint == first.fingerprint
+    assert load_upstream("hubert_local", str(build_hubert(tmp_path / "b", seed=1))).fingerprint != first.fingerprint
     last = load_upstream("hubert_local", str(build_hubert(tmp_path)), feature_selection="last_hidden_state")
     assert last.fingerprint != first.fingerprint
     content = torch.load(build_hubert(tmp_path / "c"), weights_only=True)
@@ -245,9 +240,7 @@ def test_downloaded_checkpoint_is_named_and_hashed(monkeypatch, tmp_path):
 
     path = build_hubert(tmp_path)
     monkeypatch.setattr(download, "_download_dir", tmp_path / "cache")
-    monkeypatch.setattr(
-        download, "_download_url_to_file", lambda url, dst: Path(dst).write_bytes(path.read_bytes())
-    )
+    monkeypatch.setattr(download, "_download_url_to_file", lambda url, dst: Path(dst).write_bytes(path.read_bytes()))
     loaded = load_upstream("hubert")
     assert (loaded.checkpoint_name, loaded.checkpoint_sha256) == ("hubert_base_ls960.pt", sha256_of(path))
     assert loaded.family.name == "hubert"

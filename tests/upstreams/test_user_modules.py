@@ -242,8 +242,6 @@ def test_s3prls_own_tasks_see_them_too(tmp_path):
 def test_a_module_in_the_folder_where_the_command_runs(tmp_path):
     """In a new process: torch, which the module imports first, has modules that call a file their own which is none."""
     (tmp_path / "mine.py").write_text(MODULE)
-    code = (
-        "from s3prl_mi.upstreams import names as m; m.load_module('mine.py'); print('my_model' in m.known())"
-    )
+    code = "from s3prl_mi.upstreams import names as m; m.load_module('mine.py'); print('my_model' in m.known())"
     done = run_python(code, tmp_path)
     assert done.stdout.strip() == "True", done.stderr

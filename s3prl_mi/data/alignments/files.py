@@ -155,9 +155,7 @@ class Alignments:
 def _files_below(root: Path) -> list[Path]:
     """Every file below a folder, sorted; links to folders are followed."""
     return [
-        Path(parent, name)
-        for parent, _, names in sorted(os.walk(root, followlinks=True))
-        for name in sorted(names)
+        Path(parent, name) for parent, _, names in sorted(os.walk(root, followlinks=True)) for name in sorted(names)
     ]
 
 
@@ -225,8 +223,7 @@ def open_alignments(config: AlignmentConfig) -> Alignments:
     per_corpus = FORMATS[form].per == "corpus"
     if root.is_file() and not per_corpus:
         raise MIError(
-            f"config key {KEY}.path: {root} is one file of format {form}; "
-            "name the folder that holds such files."
+            f"config key {KEY}.path: {root} is one file of format {form}; name the folder that holds such files."
         )
     if root.is_file() or form != "phn":
         _check_tier(form, config.tier, root)
@@ -264,9 +261,7 @@ def match_utterances(
     hint = f"Set config key {KEY}.path to where they are, or fill the manifest's column alignment"
     split = utterances[0].split
     if not kept:
-        raise MIError(
-            f"split {split!r}: none of its {len(utterances)} utterances has an alignment. {place}. {hint}."
-        )
+        raise MIError(f"split {split!r}: none of its {len(utterances)} utterances has an alignment. {place}. {hint}.")
     ids = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
     raise MIError(
         f"split {split!r}: {len(missing)} of {len(utterances)} utterances have no alignment, more than the "

@@ -170,9 +170,7 @@ FORMATS: Mapping[Format, AlignmentFormat] = {
         read_lines=_read_cpc,
         only="phones",
     ),
-    "ctm": AlignmentFormat(
-        "Kaldi's CTM", "corpus", ("*.ctm", "ctm"), _every(_looks_like_ctm), read_lines=_read_ctm
-    ),
+    "ctm": AlignmentFormat("Kaldi's CTM", "corpus", ("*.ctm", "ctm"), _every(_looks_like_ctm), read_lines=_read_ctm),
     "condensed": AlignmentFormat(
         "the condensed LibriSpeech alignments",
         "chapter",

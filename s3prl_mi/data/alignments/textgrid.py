@@ -52,9 +52,7 @@ def read_textgrid(path: Path, tier: str) -> list[Interval]:
         )
     name, intervals = found[0]
     if intervals is None:
-        raise MIError(
-            f"TextGrid {path}: tier {name!r} is a point tier; {KEY}.tier must name an interval tier."
-        )
+        raise MIError(f"TextGrid {path}: tier {name!r} is a point tier; {KEY}.tier must name an interval tier.")
     return intervals
 
 
@@ -113,9 +111,7 @@ def _read_tier(tokens: _Tokens) -> tuple[str, list[Interval] | None]:
     kind, name = tokens.text(), tokens.text()
     tokens.number(), tokens.number()
     if kind == "IntervalTier":
-        return name, [
-            Interval(tokens.number(), tokens.number(), tokens.text()) for _ in range(tokens.count())
-        ]
+        return name, [Interval(tokens.number(), tokens.number(), tokens.text()) for _ in range(tokens.count())]
     if kind == "TextTier":
         for _ in range(tokens.count()):
             tokens.number(), tokens.text()

@@ -47,9 +47,7 @@ def model_folder() -> Path:
         MIError: PocketSphinx is not installed, or without its model.
     """
     if importlib.util.find_spec("pocketsphinx") is None:
-        raise MIError(
-            "s3prl-mi align needs PocketSphinx: pip install 's3prl_mi[align]' (or pip install pocketsphinx)"
-        )
+        raise MIError("s3prl-mi align needs PocketSphinx: pip install 's3prl_mi[align]' (or pip install pocketsphinx)")
     import pocketsphinx
 
     folder = Path(pocketsphinx.get_model_path("en-us"))

@@ -130,9 +130,7 @@ def align_corpus(
         tally.add(UtteranceReport(item.utterance, "failed", reason=why))
     todo = [t for t in todo if not mute.intersection(t.words)]
     reports = _align_all(todo, spoken, jobs)
-    for report in tqdm(
-        reports, total=len(todo), desc="align", unit="utt", disable=not progress, dynamic_ncols=True
-    ):
+    for report in tqdm(reports, total=len(todo), desc="align", unit="utt", disable=not progress, dynamic_ncols=True):
         tally.add(report)
     tally.wall_seconds = time.monotonic() - began
     tally.words = total.total()
@@ -184,9 +182,7 @@ def place(utterance: Utterance, out: Path, root: Path | None) -> Path:
 # Processes --------------------------------------------------------------------------------------------------
 
 
-def _align_all(
-    todo: Sequence[Transcribed], spoken: Mapping[str, Pronounced], jobs: int
-) -> Iterator[UtteranceReport]:
+def _align_all(todo: Sequence[Transcribed], spoken: Mapping[str, Pronounced], jobs: int) -> Iterator[UtteranceReport]:
     """Reports of all utterances, in their order."""
     with tempfile.TemporaryDirectory(prefix="s3prl_mi_align_") as folder:
         words = Path(folder) / "words.dict"
@@ -249,9 +245,7 @@ def _seconds_aligned(item: Transcribed) -> Seconds:
 # Files ------------------------------------------------------------------------------------------------------
 
 
-def _settle(
-    out: Path, split: str, todo: Sequence[Transcribed], lexicon: Path | None, overwrite: bool
-) -> None:
+def _settle(out: Path, split: str, todo: Sequence[Transcribed], lexicon: Path | None, overwrite: bool) -> None:
     """Note what determines the labels of a split, and refuse to mix two kinds.
 
     What is to be made again is removed first, so that an interrupted run leaves labels of one kind.
@@ -270,9 +264,7 @@ def _settle(
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             before = {}
-        other = [
-            f"{key} {before.get(key)} (now {value})" for key, value in now.items() if before.get(key) != value
-        ]
+        other = [f"{key} {before.get(key)} (now {value})" for key, value in now.items() if before.get(key) != value]
         if other:
             raise MIError(
                 f"{path}: the alignments of {split} were made with {', '.join(other)}; labels of two kinds do not mix. "

@@ -136,9 +136,7 @@ def arpabet(mnemonics: Sequence[str]) -> Phones:
         if one is None:
             return ()
         for phone in _SEVERAL.get(one, ARPABET.get(one, "")).split():
-            doubled = (
-                phones and phone not in VOWELS and (phone == phones[-1] or (phones[-1], phone) == ("ER", "R"))
-            )
+            doubled = phones and phone not in VOWELS and (phone == phones[-1] or (phones[-1], phone) == ("ER", "R"))
             if not doubled:
                 phones.append(phone)
     following = [*phones[1:], ""]

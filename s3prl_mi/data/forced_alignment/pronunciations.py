@@ -116,9 +116,7 @@ def read_lexicon(path: Path) -> dict[str, list[Phones]]:
         if tuple(phones) not in variants:
             variants.append(tuple(phones))
     if not found:
-        raise MIError(
-            f"lexicon {path}: no word in it. Expected lines such as 'ABANDON  AH0 B AE1 N D AH0 N'."
-        )
+        raise MIError(f"lexicon {path}: no word in it. Expected lines such as 'ABANDON  AH0 B AE1 N D AH0 N'.")
     return found
 
 

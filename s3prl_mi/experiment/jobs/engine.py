@@ -39,9 +39,7 @@ def engine_of(jobs: int | None, slurm: str | None) -> Engine | None:
     if jobs is None and slurm is None:
         return None
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise MIError(
-            "--jobs and --slurm do not work inside torchrun, which runs one experiment in several processes."
-        )
+        raise MIError("--jobs and --slurm do not work inside torchrun, which runs one experiment in several processes.")
     if jobs is not None and jobs < 1:
         raise MIError(f"--jobs {jobs}: expected the number of jobs at once, 1 or more.")
     parameters = None if slurm is None else slurm_parameters(slurm)
@@ -52,9 +50,7 @@ def engine_of(jobs: int | None, slurm: str | None) -> Engine | None:
             "--jobs and --slurm need submitit: pip install 's3prl_mi[cluster]' (or pip install submitit)"
         ) from None
     if parameters is not None and submitit.SlurmExecutor.affinity() <= 0:
-        raise MIError(
-            "--slurm: no SLURM on this machine (srun is not in PATH). --jobs N runs N jobs at once here."
-        )
+        raise MIError("--slurm: no SLURM on this machine (srun is not in PATH). --jobs N runs N jobs at once here.")
     return Engine(jobs, parameters)
 
 
@@ -78,9 +74,7 @@ def slurm_parameters(text: str) -> dict[str, Any]:
         elif pairs:  # a comma within a value
             pairs[-1][1] += f",{piece}"
         else:
-            raise MIError(
-                f"--slurm {text}: expected key=value,key=value such as partition=gpu,gpus_per_node=1."
-            )
+            raise MIError(f"--slurm {text}: expected key=value,key=value such as partition=gpu,gpus_per_node=1.")
     found: dict[str, Any] = {}
     for key, value in pairs:
         name = key if key in _GENERIC or key.startswith("slurm_") else f"slurm_{key}"
@@ -107,8 +101,6 @@ def _minutes(text: str) -> int:
     if len(parts) == (2 if dash else 1):  # days-hours:minutes, or minutes: no seconds
         parts.append("0")
     if not all(p.isdecimal() for p in (days or "0", *parts)) or len(parts) not in ((3,) if dash else (2, 3)):
-        raise MIError(
-            f"--slurm: a time limit of {text!r}; expected minutes, or hours:minutes:seconds as in 4:00:00."
-        )
+        raise MIError(f"--slurm: a time limit of {text!r}; expected minutes, or hours:minutes:seconds as in 4:00:00.")
     seconds = reduce(lambda total, part: 60 * total + int(part), parts, 0)
     return max(1, -(-seconds // 60) + 24 * 60 * int(days or 0))

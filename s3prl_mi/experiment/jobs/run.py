@@ -91,9 +91,7 @@ def run_jobs(
     """
     command = Lock(root / JOBS_FOLDER / "command.lock", create=True)
     if not command.take():
-        raise MIError(
-            f"{root}: another command runs the jobs of this study now. Wait for it, or end it first."
-        )
+        raise MIError(f"{root}: another command runs the jobs of this study now. Wait for it, or end it first.")
     jobs, notes = [StudyJob(work) for work in works], _read_notes(root / JOBS_FILE)
     _take_up(jobs, notes, root, resume=resume)
     limit = min(engine.jobs or len(jobs), len(jobs))
@@ -107,9 +105,7 @@ def run_jobs(
     return done, [line for job in jobs for line in job.failures()]
 
 
-def _run(
-    jobs: Sequence[StudyJob], submitter: Submitter, notes: dict[str, Any], root: Path, poll: Seconds
-) -> None:
+def _run(jobs: Sequence[StudyJob], submitter: Submitter, notes: dict[str, Any], root: Path, poll: Seconds) -> None:
     """Submit and watch until all jobs have ended."""
     from tqdm import tqdm
 
@@ -210,6 +206,4 @@ def _read_notes(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8"))["jobs"]) if path.exists() else {}
     except (OSError, ValueError, LookupError) as error:
-        raise MIError(
-            f"{path}: cannot be read ({error}). Remove it if no job of this study runs any more."
-        ) from None
+        raise MIError(f"{path}: cannot be read ({error}). Remove it if no job of this study runs any more.") from None

@@ -58,10 +58,7 @@ def keep(results: Iterable[Result], filters: Filters) -> list[Result]:
         if views or not any(r.records for r in found):
             names = ("protocol", "view", "clusters", "frames")
             given = " ".join(f"--{n} {v!r}" for n in names if (v := getattr(filters, n)) is not None)
-            there = [
-                k.describe("task", "fit_split", "eval_split")
-                for k in group_by_key(views or results[0].records)
-            ]
+            there = [k.describe("task", "fit_split", "eval_split") for k in group_by_key(views or results[0].records)]
             raise MIError(f"{given}: nothing is left. There is: {'; '.join(dict.fromkeys(there))}.")
     if filters.frames is None:
         found = [replace(r, records=_headline(r.records)) for r in found]
@@ -107,9 +104,7 @@ def check(results: Sequence[Result], allowed: Sequence[str] = ()) -> list[str]:
             else:
                 refused.setdefault(name, []).append(text)
     if refused:
-        lines = [
-            f"They differ in {name} ({PARTS[name].fix}): {'. '.join(t)}. " for name, t in refused.items()
-        ]
+        lines = [f"They differ in {name} ({PARTS[name].fix}): {'. '.join(t)}. " for name, t in refused.items()]
         raise MIError(
             f"these figures are not comparable. {''.join(lines)}Compare them one kind at a time, or put them side by "
             f"side all the same with --allow {','.join([*allowed, *refused])}."
@@ -120,9 +115,7 @@ def check(results: Sequence[Result], allowed: Sequence[str] = ()) -> list[str]:
 def _check_one_per_model(task: str, keys: Sequence[tuple[str, ComparisonKey]]) -> None:
     """Frame rates apart: one model may have layers of several (MR-HuBERT); `build` takes the finest."""
     for label in dict.fromkeys(label for label, _ in keys):
-        for name, values in differences(
-            k.without("frame_rate") for other, k in keys if other == label
-        ).items():
+        for name, values in differences(k.without("frame_rate") for other, k in keys if other == label).items():
             raise MIError(
                 f"{label}: {task} was measured in several ways ({name}: {'; '.join(values)}), and the table has room "
                 f"for one: {PARTS[name].fix}, or name only the folder that counts."

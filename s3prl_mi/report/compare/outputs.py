@@ -150,9 +150,7 @@ def _relations_grid(table: Table) -> _Grid:
             f"intervals: {INTERVAL}; more bits and fewer errors are better, so a negative sign is the expected one"
         )
     if shown and table.mixed:
-        below.append(
-            "Some of these models' bits are not comparable (see the notes): this correlation means little."
-        )
+        below.append("Some of these models' bits are not comparable (see the notes): this correlation means little.")
     for metric in METRICS:
         mine = {c: r for (c, m), r in table.relations.items() if m == metric}
         headlines = [c for c in mine if c.choice == "last" and mine[c].coefficients] or list(mine)[:1]
@@ -161,10 +159,7 @@ def _relations_grid(table: Table) -> _Grid:
         name="correlations",
         title="Correlation of bits with error rates over models",
         head=["bound", "probe", "score", "n", *NAMES.values()],
-        rows=[
-            [c.title, c.probe, SCORE_NAMES[m], str(r.n), *(str(r.of(kind)) for kind in KINDS)]
-            for c, m, r in shown
-        ],
+        rows=[[c.title, c.probe, SCORE_NAMES[m], str(r.n), *(str(r.of(kind)) for kind in KINDS)] for c, m, r in shown],
         left=3,
         below=below,
     )
@@ -194,9 +189,7 @@ def _agreements_grid(table: Table) -> _Grid:
 
 def _paper_grid(table: Table, paper: Sequence[PaperRow]) -> _Grid:
     below = list(dict.fromkeys(f"{p.label}: {p.remark}" for p in paper if p.remark))
-    below += [
-        f"{label}: the paper has {what}; that was not measured." for label, what in unmeasured(table).items()
-    ]
+    below += [f"{label}: the paper has {what}; that was not measured." for label, what in unmeasured(table).items()]
     missing = without_paper(table)
     if missing:
         below.append(
@@ -229,9 +222,7 @@ def _foot(table: Table) -> list[str]:
             if value.kind == "SUPERB":
                 published[f"SUPERB: {value.source}"] = None
             else:
-                own.setdefault(f"{SCORE_NAMES[metric]} from {value.kind}, {value.source}", []).append(
-                    row.label
-                )
+                own.setdefault(f"{SCORE_NAMES[metric]} from {value.kind}, {value.source}", []).append(row.label)
     marks = "".join(_percent(row, m) for row in table.rows for m in row.scores)
     legend = {
         "?": "?: from a secondary source that could not be checked; left out of correlations.",
@@ -296,9 +287,7 @@ def latex_text(text: str) -> str:
         hubert\_base 1.2 $\pm$ 0.1 (5 \%) $I(Z_a;Z_b)$ last $-0.12$
     """
     escaped = "".join(_TEX.get(c, c) for c in text)
-    escaped = (
-        escaped.replace("I(Za;Zb)", "$I(Z_a;Z_b)$").replace("I(Z;Y)", "$I(Z;Y)$").replace("+-", r"$\pm$")
-    )
+    escaped = escaped.replace("I(Za;Zb)", "$I(Z_a;Z_b)$").replace("I(Z;Y)", "$I(Z;Y)$").replace("+-", r"$\pm$")
     return re.sub(r"(?<![\w.$-])([-+]\d+\.\d+)", r"$\1$", escaped)
 
 

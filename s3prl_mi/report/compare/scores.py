@@ -45,14 +45,9 @@ def read_score_table(path: Path) -> dict[str, dict[str, ScoreValue]]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise MIError(
-            f"--scores {path}: cannot be read ({getattr(error, 'strerror', None) or error})."
-        ) from error
+        raise MIError(f"--scores {path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
     columns = {
-        name: c
-        for c in (rows[0] if rows else ())
-        for name in METRICS
-        if c in (name, f"pr_{name}", f"asr_{name}")
+        name: c for c in (rows[0] if rows else ()) for name in METRICS if c in (name, f"pr_{name}", f"asr_{name}")
     }
     if not rows or "upstream" not in rows[0] or not columns:
         have = ", ".join(str(c) for c in rows[0]) if rows else "no rows"
@@ -146,6 +141,4 @@ def check_same_as(same_as: Mapping[str, str], labels: Sequence[str]) -> None:
                 f"There are: {', '.join(labels)}."
             )
         if canonical(name) not in known:
-            raise MIError(
-                f"--same-as {label}={name}: nothing is published about {name!r}.{nearest(name, known)}"
-            )
+            raise MIError(f"--same-as {label}={name}: nothing is published about {name!r}.{nearest(name, known)}")

@@ -134,9 +134,7 @@ def build(
     check_same_as(same_as, labels)
     for label in runs_of:
         if label not in labels:
-            raise MIError(
-                f"--stock {label}=...: no model is called {label!r}. There are: {', '.join(labels)}."
-            )
+            raise MIError(f"--stock {label}=...: no model is called {label!r}. There are: {', '.join(labels)}.")
     results, notes = _finest(results)
     mixed = check(results, allowed)
     rows: list[ModelRow] = []

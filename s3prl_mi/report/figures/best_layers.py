@@ -42,9 +42,9 @@ def best_by_label(
     found: dict[Comparison, dict[str, list[Summary]]] = {}
     for label, records in labelled_records:
         for summary in best_layers(summarise(records)):
-            group = found.setdefault(
-                Comparison(summary.task, summary.key.kind, summary.scored_frames), {}
-            ).setdefault(label, [])
+            group = found.setdefault(Comparison(summary.task, summary.key.kind, summary.scored_frames), {}).setdefault(
+                label, []
+            )
             if any(s.probe == summary.probe for s in group):
                 differ = " and ".join(distinguish([group[0].panel, summary.panel]).values())
                 raise MIError(
@@ -54,9 +54,7 @@ def best_by_label(
             group.append(summary)
     if not found:
         raise MIError(f"nothing to compare: none of the {RESULTS_FILE} holds a finished estimate.")
-    order = sorted(
-        found, key=lambda k: (rank_in(k.task, TASKS), k.kind, rank_in(k.scored_frames, FRAMES_ORDER))
-    )
+    order = sorted(found, key=lambda k: (rank_in(k.task, TASKS), k.kind, rank_in(k.scored_frames, FRAMES_ORDER)))
     return {key: found[key] for key in order}
 
 
@@ -93,9 +91,7 @@ def _draw_bars(axes: Axes, key: Comparison, by_label: dict[str, list[Summary]]) 
             yerr=[s.mi_lower_bound_bits_sd if s.n_seeds > 1 else float("nan") for s in own.values()],
             error_kw={"elinewidth": 1.0}, label=f"{probe} probe",
         )  # fmt: skip
-        for x, s in zip(
-            places, own.values(), strict=True
-        ):  # above the bar, and above zero where it is negative
+        for x, s in zip(places, own.values(), strict=True):  # above the bar, and above zero where it is negative
             axes.annotate(
                 f"{s.mi_lower_bound_bits:.2f}\n{layer_word(s.layer)}",
                 (x, max(s.mi_lower_bound_bits + s.mi_lower_bound_bits_sd, 0.0)), xytext=(0, 3),

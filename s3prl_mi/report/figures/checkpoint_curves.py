@@ -36,9 +36,7 @@ def series_name(item: Summary | Record) -> str:
 
 def series_in(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
     """Checkpoints of one training run by its name; only where there are at least two steps, one model for each."""
-    kept = {
-        n: g for n, g in _by_series(summaries).items() if len({s.step for s in g}) > 1 and not _is_mixed(g)
-    }
+    kept = {n: g for n, g in _by_series(summaries).items() if len({s.step for s in g}) > 1 and not _is_mixed(g)}
     return dict(sorted(kept.items(), key=lambda item: natural(item[0])))
 
 

@@ -74,9 +74,7 @@ def last_layers(found: Sequence[Usage]) -> dict[Model, Usage]:
     return last
 
 
-def cluster_usage(
-    pairs: Sequence[Pair], scales: Sequence[Scale], names: Mapping[Model, str]
-) -> list[Picture]:
+def cluster_usage(pairs: Sequence[Pair], scales: Sequence[Scale], names: Mapping[Model, str]) -> list[Picture]:
     """A picture for each scale: sorted use of the clusters at the last layer; perplexity by layer."""
     everything = usages(pairs)
     pictures: list[Picture] = []

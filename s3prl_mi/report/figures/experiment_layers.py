@@ -73,19 +73,14 @@ def _legend(part: Any, axes: Axes) -> None:
     entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
     entries.sort(key=lambda entry: entry[1].startswith("ceiling"))
     columns = min(3, len(entries)) if len(entries) < 4 else 2 if max(len(e[1]) for e in entries) < 60 else 1
-    part.legend(
-        *zip(*entries, strict=True), fontsize=8, loc="outside lower center", ncols=columns, columnspacing=1.5
-    )
+    part.legend(*zip(*entries, strict=True), fontsize=8, loc="outside lower center", ncols=columns, columnspacing=1.5)
 
 
 def plot_layers(axes: Axes, summaries: Sequence[Summary]) -> None:
     """One plot: the estimates of one task, view, number of clusters and frame rate."""
     panels, places, colours = by_panel(summaries), layer_places(summaries), probe_colours(summaries)
     names, several = distinguish(panels), len(places) > 1
-    lines = [
-        [s for s in summaries if (s.panel, s.probe) == key]
-        for key in {(s.panel, s.probe): 0 for s in summaries}
-    ]
+    lines = [[s for s in summaries if (s.panel, s.probe) == key] for key in {(s.panel, s.probe): 0 for s in summaries}]
     for n, line in enumerate(lines):
         first = line[0]
         i, colour = list(panels).index(first.panel), colours[first.probe]
@@ -162,9 +157,7 @@ def _ceilings(
 def _titles(axes: Axes, summaries: Sequence[Summary]) -> None:
     """What is measured; below it on which frames and splits, by which protocol, over how many seeds."""
     first = summaries[0]
-    upstreams = dict.fromkeys(
-        f"{s.upstream} ({s.checkpoint_name})".removesuffix(" (None)") for s in summaries
-    )
+    upstreams = dict.fromkeys(f"{s.upstream} ({s.checkpoint_name})".removesuffix(" (None)") for s in summaries)
     title = textwrap.shorten(f"{first.task} by layer: {' / '.join(upstreams)}", 72, placeholder=" …")
     axes.set_title(plain(title), loc="left", fontweight="bold", pad=28)
     frames = "/".join(dict.fromkeys(s.scored_frames for s in summaries))

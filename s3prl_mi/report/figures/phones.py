@@ -115,9 +115,7 @@ def _mean(best: Summary, records: Sequence[ClassRecord]) -> ClassBits:
         rows = [dict(zip(c.class_names, values(c), strict=True)) for c in records]
         return {k: statistics.fmean(row.get(k, 0.0) for row in rows) for k in labels}
 
-    tables = [
-        np.asarray(c.confusion, dtype=np.float64) for c in records if c.confusion and c.class_names == labels
-    ]
+    tables = [np.asarray(c.confusion, dtype=np.float64) for c in records if c.confusion and c.class_names == labels]
     return ClassBits(
         model=model_of(best),
         layer=best.layer,
@@ -130,9 +128,7 @@ def _mean(best: Summary, records: Sequence[ClassRecord]) -> ClassBits:
     )
 
 
-def phone_bits(
-    found: Sequence[ClassBits], scale: Scale, names: Mapping[Model, str], number: int
-) -> list[Picture]:
+def phone_bits(found: Sequence[ClassBits], scale: Scale, names: Mapping[Model, str], number: int) -> list[Picture]:
     """Dots for each class and model: bits per frame, and the contribution to the bound; six models in a picture."""
     ordered = [c for m in names for c in found if c.model == m]
     parts = chunks(ordered, MOST_MODELS)

@@ -178,9 +178,7 @@ def layer_places(summaries: Iterable[Summary]) -> dict[int | str, float]:
     numbers = sorted(n for n in layers if isinstance(n, int))
     places: dict[int | str, float] = {n: float(n) for n in numbers}
     behind = numbers[-1] + max(1.0, 0.08 * (numbers[-1] - numbers[0])) + 0.5 if numbers else 0.0
-    places.update(
-        (name, behind + i) for i, name in enumerate(sorted(n for n in layers if isinstance(n, str)))
-    )
+    places.update((name, behind + i) for i, name in enumerate(sorted(n for n in layers if isinstance(n, str))))
     return places
 
 
@@ -280,9 +278,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     steps = min(gap, (high - low) / max(1, len(wanted) - 1)) * np.arange(len(wanted))
     order = np.argsort(wanted, kind="stable")
     placed = np.empty(len(wanted))
-    placed[order] = steps + isotonic_regression(
-        np.asarray(wanted)[order] - steps, y_min=low, y_max=high - steps[-1]
-    )
+    placed[order] = steps + isotonic_regression(np.asarray(wanted)[order] - steps, y_min=low, y_max=high - steps[-1])
     return [float(y) for y in placed]
 
 

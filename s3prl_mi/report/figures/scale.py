@@ -42,9 +42,7 @@ def model_of(item: Summary | Record) -> Model:
 def by_scale(summaries: Iterable[Summary]) -> dict[Scale, list[Summary]]:
     """Summaries by what may share an axis; tasks in our order, headline frames first."""
     found = group_by_key(summaries, *NOTED)
-    order = sorted(
-        found, key=lambda k: (rank_in(k.task, TASKS), k.kind, rank_in(k.scored_frames, FRAMES_ORDER))
-    )
+    order = sorted(found, key=lambda k: (rank_in(k.task, TASKS), k.kind, rank_in(k.scored_frames, FRAMES_ORDER)))
     return {k: found[k] for k in order}
 
 
@@ -69,9 +67,7 @@ def headline_scales(scales: dict[Scale, list[Summary]]) -> list[Scale]:
     Of a sweep, the setting with most models and layers stays; the rest is drawn as a sweep.
     """
     kept: list[Scale] = []
-    richest = sorted(
-        scales, key=lambda k: (-len(_content(scales[k])), k.n_clusters != 50, -(k.n_clusters or 0))
-    )
+    richest = sorted(scales, key=lambda k: (-len(_content(scales[k])), k.n_clusters != 50, -(k.n_clusters or 0)))
     for scale in richest:
         own = {model for model, _ in _content(scales[scale])}
         alike = [k for k in kept if _without_setting(k) == _without_setting(scale)]

@@ -91,9 +91,7 @@ KINDS = (
 )  # fmt: skip
 
 
-def sweeps(
-    summaries: Sequence[Summary], names: Mapping[Model, str], last: Mapping[Model, int | None]
-) -> list[Picture]:
+def sweeps(summaries: Sequence[Summary], names: Mapping[Model, str], last: Mapping[Model, int | None]) -> list[Picture]:
     """A picture for each kind of sweep that the estimates hold (for each other setting, at most three).
 
     Args:
@@ -108,9 +106,7 @@ def sweeps(
             if s.task == "mi_views" and kind.setting(s) is not None and isinstance(s.layer, int):
                 groups.setdefault(kind.rest(scale_of(s)), []).append(s)
         swept = {fixed: _swept(group, kind) for fixed, group in groups.items()}
-        richest = sorted((fixed for fixed in swept if swept[fixed]), key=lambda k: -len(swept[k]))[
-            :MOST_PICTURES
-        ]
+        richest = sorted((fixed for fixed in swept if swept[fixed]), key=lambda k: -len(swept[k]))[:MOST_PICTURES]
         pictures += [_draw(kind, k, swept[k], names, last, n) for n, k in enumerate(richest, start=1)]
     return pictures
 

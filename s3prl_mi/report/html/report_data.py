@@ -64,9 +64,7 @@ def read_report_data(folders: Sequence[Path | str], stock: Sequence[Path | str] 
         results=results,
         records=records,
         classes=[
-            pair
-            for r in results
-            for pair in with_classes(r.records, read_classes(r.folder / CLASSES_FILE, r.records))
+            pair for r in results for pair in with_classes(r.records, read_classes(r.folder / CLASSES_FILE, r.records))
         ],
         summaries=summaries,
         names=names,
@@ -74,8 +72,7 @@ def read_report_data(folders: Sequence[Path | str], stock: Sequence[Path | str] 
         headline=headline_scales(scales),
         last={m: last_layer(r for r in records if model_of(r) == m) for m in names},
         rates={
-            r.first.upstream_sha256: scores_of(r, r.label, published_name(r), runs, {}, published=True)
-            for r in results
+            r.first.upstream_sha256: scores_of(r, r.label, published_name(r), runs, {}, published=True) for r in results
         },
     )
 

@@ -216,9 +216,7 @@ def _comparison_table(data: ReportData, scale: Scale, group: Sequence[Summary]) 
         for metric in metrics:
             rate = data.rates.get(model, {}).get(metric)
             mark = " *" if rate and rate.doubtful else ""
-            row.append(
-                SortableCell(f"{rate.percent:.2f}{mark}", rate.percent, _source(rate)) if rate else "-"
-            )
+            row.append(SortableCell(f"{rate.percent:.2f}{mark}", rate.percent, _source(rate)) if rate else "-")
         rows.append(row)
     layers = [f"{probe}, {which} layer" for probe in probes for which in ("best", "last")]
     return {
@@ -270,9 +268,7 @@ def _run(data: ReportData, result: Result) -> dict[str, Any]:
     files = [sorted(folder.glob(pattern))[-1:] for pattern in _PATTERNS]
     return {
         "title": f"{data.names[result.first.upstream_sha256]}: {tasks} — {result.folder} ({size})",
-        "rows": [
-            [f.name, _values(result.records, f.name)] for f in fields(Record) if f.name not in _OUTCOMES
-        ],
+        "rows": [[f.name, _values(result.records, f.name)] for f in fields(Record) if f.name not in _OUTCOMES],
         "files": {path.name: _content(path) for found in files for path in found},
     }
 

@@ -51,9 +51,7 @@ def findings(data: ReportData) -> list[str]:
     found += _layers(data)
     found += _tasks_agree(data)
     for name in series_in(data.summaries):
-        found += [
-            f"Checkpoints of {name}: {stability_words(p)}" for p in picks_of(name, data.records).values()
-        ]
+        found += [f"Checkpoints of {name}: {stability_words(p)}" for p in picks_of(name, data.records).values()]
     return found + _warnings(data)
 
 
@@ -64,20 +62,11 @@ def _best(data: ReportData, scale: Scale) -> str:
     models = [data.names[model_of(s)] for s in ranking]
     best, settings = ranking[0], scale.describe()
     about = "about its labels" if scale.task == "mi_supervised" else "about the other view"
-    text = (
-        f"{models[0]} tells most {about} ({settings}): "
-        if len(ranking) > 1
-        else f"{models[0]} ({settings}): "
-    )
+    text = f"{models[0]} tells most {about} ({settings}): " if len(ranking) > 1 else f"{models[0]} ({settings}): "
     text += f"{BOUND[scale.task]} is at least {values[0]} of at most {best.entropy_bits:.2f} bits"
-    text += (
-        f" (layer {best.layer}, {best.probe} probe)" if isinstance(best.layer, int) else f" ({best.layer})"
-    )
+    text += f" (layer {best.layer}, {best.probe} probe)" if isinstance(best.layer, int) else f" ({best.layer})"
     if best.mi_lower_bound_bits <= 0:
-        return (
-            text
-            + ". A bound that is not above zero shows no information: there may be too little speech to fit on."
-        )
+        return text + ". A bound that is not above zero shows no information: there may be too little speech to fit on."
     if len(ranking) > 1:
         rest = ", ".join(f"{m} {v}" for m, v in list(zip(models, values, strict=True))[1:5])
         text += f"; then {rest}" + (f" and {len(ranking) - 5} more" if len(ranking) > 5 else "")
@@ -125,10 +114,7 @@ def _tasks_agree(data: ReportData) -> list[str]:
     sentences = []
     for unlabelled in (k for k in data.headline if k.task == "mi_views"):
         for labelled in (k for k in data.headline if k.task == "mi_supervised"):
-            if (
-                unlabelled.frame_shift_ms != labelled.frame_shift_ms
-                or unlabelled.eval_splits != labelled.eval_splits
-            ):
+            if unlabelled.frame_shift_ms != labelled.frame_shift_ms or unlabelled.eval_splits != labelled.eval_splits:
                 continue
             a, b = best_of_models(data.scales[unlabelled]), best_of_models(data.scales[labelled])
             models = [m for m in a if m in b]

@@ -46,9 +46,7 @@ def write_report(
     for section in found.values():
         for picture in section.get("pictures", ()):
             picture.save(out / FIGURES_FOLDER)
-    stamp = (
-        f"Made {time.strftime('%Y-%m-%d %H:%M')} from {', '.join(map(str, folders))}; s3prl_mi {__version__}"
-    )
+    stamp = f"Made {time.strftime('%Y-%m-%d %H:%M')} from {', '.join(map(str, folders))}; s3prl_mi {__version__}"
     page = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,

@@ -64,9 +64,7 @@ class UpstreamExpert(nn.Module):
         super().__init__()
         count = 1 + max(int(key.split(".")[0]) for key in weights)
         shapes = [weights[f"{i}.weight_ih_l0"].shape for i in range(count)]
-        self.layers = nn.ModuleList(
-            nn.LSTM(int(width), int(gates) // 4, batch_first=True) for gates, width in shapes
-        )
+        self.layers = nn.ModuleList(nn.LSTM(int(width), int(gates) // 4, batch_first=True) for gates, width in shapes)
         self.layers.load_state_dict({k: v.float() for k, v in weights.items()})
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
@@ -112,9 +110,7 @@ def load(ckpt: str | None, statistics: str | None = None, refresh: bool = False)
     content = read_checkpoint(path)
     weights = {}
     if isinstance(content, Mapping):
-        weights = {
-            k[2:]: v for k, v in content.items() if re.fullmatch(r"0\.\d+\.(weight|bias)_[ih]h_l0", str(k))
-        }
+        weights = {k[2:]: v for k, v in content.items() if re.fullmatch(r"0\.\d+\.(weight|bias)_[ih]h_l0", str(k))}
     if "0.weight_ih_l0" not in weights:
         raise MIError(f"upstream 'cotraining': {str(path)!r} is not in Co-training's layout.{advice(path)}")
     if statistics is None:

@@ -106,9 +106,7 @@ def _source(ckpt: str | None, refresh: bool) -> tuple[str, dict[str, Any]]:
     path = Path(ckpt)
     if path.exists():
         if not path.is_dir():
-            raise MIError(
-                f"upstream 'hf': -k {ckpt!r} is a file, but a folder or a model id is needed.{advice(path)}"
-            )
+            raise MIError(f"upstream 'hf': -k {ckpt!r} is a file, but a folder or a model id is needed.{advice(path)}")
         if not (path / "config.json").is_file():
             raise MIError(f"upstream 'hf': folder {ckpt!r} has no config.json; save the model there again.")
         return ckpt, {}
@@ -205,7 +203,5 @@ def _extracter(source: str, config: Any, options: dict[str, Any], notes: list[st
         )
     rate = getattr(extracter, "sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
-        raise MIError(
-            f"upstream 'hf': {source!r} takes audio of {rate} Hz; only {SAMPLE_RATE} Hz is supported."
-        )
+        raise MIError(f"upstream 'hf': {source!r} takes audio of {rate} Hz; only {SAMPLE_RATE} Hz is supported.")
     return extracter

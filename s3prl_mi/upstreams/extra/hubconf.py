@@ -17,9 +17,7 @@ def dinosr(ckpt: str | None = None, refresh: bool = False, **_options: Any) -> A
     return load(ckpt, refresh)
 
 
-def cotraining(
-    ckpt: str | None = None, model_config: str | None = None, refresh: bool = False, **_options: Any
-) -> Any:
+def cotraining(ckpt: str | None = None, model_config: str | None = None, refresh: bool = False, **_options: Any) -> Any:
     """Autoregressive Co-training, from a file (or URL) that its authors' trainer writes.
 
     Args:
