@@ -1,5 +1,24 @@
 """How much information a self-supervised speech model holds, and where: lower bounds of MI, in bits.
 
+One package per stage; a stage knows only what lies above it in this table (import-linter holds the rule in CI).
+
+=====  ==========  ===============================================================================================
+stage  package     in -> out
+=====  ==========  ===============================================================================================
+0      core        nothing of ours -> errors, types, config, files, locks, threads, processes
+1      data        folders, manifests -> utterances, waveforms, frame labels
+2      upstreams   a name and a waveform -> hidden states under a view
+3      estimators  frames -> bits
+4      states      splits x upstream x views -> hidden states of every layer, on disk or in memory
+       demo        nothing -> a small corpus with known phone times, and two models trained on it
+5      results     estimates -> records, and what may be compared
+6      report      records -> pictures, tables, pages
+7      experiment  the specification of a run -> records in an experiment's folder
+8      training    a model in training -> bits
+       downstream  s3prl's runner -> ours
+9      cli         a command line -> the specification of a run
+=====  ==========  ===============================================================================================
+
 Importing this package is cheap; the estimators load torch when they are first asked for.
 """
 

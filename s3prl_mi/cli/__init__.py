@@ -1,1 +1,17 @@
-"""Stage 9: a command line -> the specification of a run."""
+"""Stage 9: a command line -> the specification of a run.
+
+==============  ================================================================================================
+run_downstream  the command `run_downstream.py`: our tasks, studies of them, and s3prl's own tasks
+options         its options, which are s3prl's and ours
+run_settings    arguments, config and overrides put together; what -a and -e take from an earlier run
+study_summary   what stands on the screen after a study
+main            the command `s3prl-mi`, whose commands are the modules below
+upstreams       names for -u, listed and explained
+compare         upstreams side by side with PER and WER
+report          one HTML file and figures
+align           alignments from transcripts
+explain         record fields, config keys, measures, the store: printed from their definitions
+doctor          checks of the installation
+demo            the main job without any download
+==============  ================================================================================================
+"""

@@ -1,4 +1,4 @@
-"""Stage 2: nothing -> a speech corpus with exact alignments, and two tiny models trained on it.
+"""Stage 4, on the side: nothing -> a speech corpus with exact alignments, and two tiny models trained on it.
 
 ========  ====================================================================================================
 corpus    the corpus in LibriSpeech's layout, by text-to-speech (eSpeak NG): audio, transcripts, TextGrids
