@@ -18,7 +18,7 @@ from s3prl_mi.cli.options import build_parser
 from s3prl_mi.cli.run_downstream import main
 from s3prl_mi.core.config import MIConfig
 from s3prl_mi.downstream.hook import packaged_configs
-from s3prl_mi.results.record import Record, read_records
+from s3prl_mi.results.record import read_records
 from tests.helpers.paths import REPO
 from tests.helpers.runner import Runner
 
@@ -74,12 +74,6 @@ def test_every_key_of_an_override_exists():
     found = set(re.findall(r"config\.downstream_expert\.(\w+)", README))
     assert found
     assert found <= names
-
-
-def test_every_field_of_a_record_is_explained():
-    table = README[README.index("### Every field of a record") :]
-    told = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE))))
-    assert set(Record.__dataclass_fields__) <= told
 
 
 def test_python_blocks_are_python():
