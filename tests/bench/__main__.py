@@ -15,7 +15,7 @@ from types import ModuleType
 
 import torch
 
-from . import estimation, extraction, growth, jobs, memory, same_bits, whole
+from . import estimation, extraction, growth, jobs, memory, processes, same_bits, whole
 from .table import Row, show
 
 Case = Callable[[argparse.Namespace], Iterator[Row]]
@@ -27,6 +27,7 @@ CASES: dict[str, tuple[ModuleType, Case]] = {
     "whole": (whole, whole.whole),
     "growth": (jobs, growth.growth),
     "memory": (jobs, memory.memory),
+    "processes": (jobs, processes.processes),
     "same_bits": (same_bits, same_bits.same_bits),
 }
 
