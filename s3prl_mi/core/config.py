@@ -32,7 +32,7 @@ class AlignmentConfig:
     path: str | None = None
     """Folder (TextGrid, PHN, condensed) or file (CPC's converted_aligned_phones.txt, CTM)."""
     format: Literal["auto", "textgrid", "cpc", "ctm", "phn", "condensed"] = "auto"
-    """`auto`: told from the files."""
+    """`auto`: detected from the files."""
     tier: str = "phones"
     """`phones` or `words`; for TextGrids any tier's name."""
     strip_stress: bool = True

@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend, and suggestions for misspelt names."""
+"""The one exception for what a user can fix, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 
 class MIError(Exception):
-    """A mistake that the user can mend.
+    """A mistake that the user can fix.
 
-    The message names the file or key, the value that was found and the way out. The command line prints it
+    The message names the file or key, the value that was found and the fix. The command line prints it
     as one line after ``error:``, without a traceback, and exits with status 1.
     """
 
