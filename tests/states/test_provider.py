@@ -204,7 +204,7 @@ def test_states_too_coarse_for_float16_are_worked_in_smaller_groups(run, monkeyp
 @pytest.mark.parametrize("value", ["0", "-1"])
 def test_a_limit_that_is_none_is_refused(run, capsys, value):
     assert run("mi_views", "fbank", "--max_store_gb", value) == 1
-    assert "downstream_expert.store.max_gb: expected a positive size in GB" in capsys.readouterr().err
+    assert "downstream_expert.store.max_gb: expected a positive number of GB" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
