@@ -38,23 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--libri_root",
-        type=Path,
-        metavar="DIR",
-        help="LibriSpeech's folder: <split>/<speaker>/<chapter>/*.flac",
+        "--libri_root", type=Path, metavar="DIR", help="LibriSpeech's folder: <split>/<speaker>/<chapter>/*.flac"
     )
     source.add_argument(
-        "--manifest",
-        type=Path,
-        metavar="TSV",
-        help="columns audio and optionally split, id, speaker (as in datarc)",
+        "--manifest", type=Path, metavar="TSV", help="columns audio and optionally split, id, speaker (as in datarc)"
     )
     parser.add_argument(
-        "--split",
-        action="append",
-        required=True,
-        metavar="NAME",
-        help="e.g. dev-other; may be given several times",
+        "--split", action="append", required=True, metavar="NAME", help="e.g. dev-other; may be given several times"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the TextGrids")
     parser.add_argument(
@@ -67,11 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pronunciations that win over PocketSphinx's: lines 'WORD  PH PH', as librispeech-lexicon.txt",
     )
     parser.add_argument(
-        "--jobs",
-        type=int,
-        default=available_cores(),
-        metavar="N",
-        help="processes (default: all cores, %(default)s)",
+        "--jobs", type=int, default=available_cores(), metavar="N", help="processes (default: all cores, %(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="also align what has a TextGrid already")
     parser.add_argument("--max_utterances", type=int, metavar="N", help="at most N of each split, for a quick look")
@@ -148,11 +134,7 @@ def summary(tally: Tally, out: Path, jobs: int) -> str:
     unknown = f"words in no dictionary: {len(tally.unknown)} ({spoken} of {tally.words} spoken, {percent:.1f} %)"
     if tally.unknown:
         sources = Counter(str(p.source) for _, p in tally.unknown.values())
-        ways = {
-            "rule": "formed from a word that is",
-            "espeak": "as eSpeak says them",
-            "none": "without pronunciation",
-        }
+        ways = {"rule": "formed from a word that is", "espeak": "as eSpeak says them", "none": "without pronunciation"}
         unknown += ": " + ", ".join(f"{sources[s]} {way}" for s, way in ways.items() if sources[s])
         unknown += f"; listed in {out}/unknown_words_<split>.tsv"
     lines.append(unknown)

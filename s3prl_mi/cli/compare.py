@@ -53,11 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folders", nargs="+", type=Path, metavar="RESULT_DIR", help="experiments, or folders that hold some"
     )
     parser.add_argument(
-        "--label",
-        action="append",
-        default=[],
-        metavar="NAME=NEW",
-        help="call a model (its label, or a folder) NEW",
+        "--label", action="append", default=[], metavar="NAME=NEW", help="call a model (its label, or a folder) NEW"
     )
     scores = parser.add_argument_group("PER and WER")
     scores.add_argument(
@@ -65,10 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="your own runs of s3prl's ctc (phone recognition) and asr, at any depth; LABEL=RUN_DIR says whose it is",
     )  # fmt: skip
     scores.add_argument(
-        "--scores",
-        type=Path,
-        metavar="CSV",
-        help="your own table: upstream, per and/or wer in percent, source",
+        "--scores", type=Path, metavar="CSV", help="your own table: upstream, per and/or wer in percent, source"
     )
     scores.add_argument(
         "--superb", choices=["published", "none"], default="published", help="none: no published scores"

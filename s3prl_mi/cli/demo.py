@@ -42,14 +42,10 @@ def run(out: Path, extra: Sequence[str]) -> int:
         The exit status.
     """
     began = time.time()
-    print(
-        f"1/3  a small speech corpus with exact phone alignments, by text-to-speech -> {out / 'corpus'}",
-        flush=True,
-    )
+    print(f"1/3  a small speech corpus with exact phone alignments, by text-to-speech -> {out / 'corpus'}", flush=True)
     corpus = make_corpus(out / "corpus")
     print(
-        f"2/3  a tiny HuBERT and a tiny APC, trained from scratch on it (about 2 min) -> {out / 'models'}",
-        flush=True,
+        f"2/3  a tiny HuBERT and a tiny APC, trained from scratch on it (about 2 min) -> {out / 'models'}", flush=True
     )
     checkpoints = _pretrain(corpus / "train", out / "models")
     print("3/3  mi_supervised and mi_views on fbank, on the untrained and on the trained models", flush=True)
@@ -79,13 +75,7 @@ def run(out: Path, extra: Sequence[str]) -> int:
 
 
 def _command(
-    task: str,
-    upstream: str,
-    checkpoint: Path | None,
-    corpus: Path,
-    expdir: Path,
-    out: Path,
-    extra: Sequence[str],
+    task: str, upstream: str, checkpoint: Path | None, corpus: Path, expdir: Path, out: Path, extra: Sequence[str]
 ) -> list[str]:
     """The command line of one experiment; -a, so that a second demo repeats nothing."""
     key = "config.downstream_expert"

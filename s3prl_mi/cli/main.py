@@ -149,11 +149,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[a
     "demo": (_add_demo, _demo, "make a corpus, train two tiny models, measure both with both tasks"),
     "doctor": (doctor.add_arguments, doctor.run, "check the installation and say how to fix it"),
     "upstreams": (upstreams.add_arguments, upstreams.run, "list upstreams by name, or explain one"),
-    "compare": (
-        compare.add_arguments,
-        compare.run,
-        "set upstreams side by side, with PER, WER and correlations",
-    ),
+    "compare": (compare.add_arguments, compare.run, "set upstreams side by side, with PER, WER and correlations"),
     "report": (report.add_arguments, report.run, "write one HTML file and figures from results"),
     "align": (align.add_arguments, align.run, "make phone and word alignments from transcripts, on the CPU"),
     "config": (_add_config, _config, "list the configs of this package, or print the path of one"),

@@ -28,11 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="experiments (-n, -p), or folders that hold some at any depth",
     )
     parser.add_argument(
-        "-o",
-        "--out",
-        type=Path,
-        default=None,
-        help="folder of the report (default: RESULT_DIR/report, of the first)",
+        "-o", "--out", type=Path, default=None, help="folder of the report (default: RESULT_DIR/report, of the first)"
     )
     parser.add_argument("--title", default=None, help="title of the page")
     parser.add_argument(

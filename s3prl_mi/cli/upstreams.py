@@ -58,11 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name", nargs="?", default="", help="only names that contain this; exactly one name explains it"
     )
     parser.add_argument(
-        "--upstream_module",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="also the upstreams of this module",
+        "--upstream_module", action="append", default=[], metavar="FILE", help="also the upstreams of this module"
     )
 
 

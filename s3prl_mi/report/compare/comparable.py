@@ -28,10 +28,7 @@ class Filters:
 
     def keeps(self, record: Record) -> bool:
         """Whether a record stays."""
-        if self.protocol is not None and self.protocol not in (
-            record.protocol,
-            record.protocol.split("-")[0],
-        ):
+        if self.protocol is not None and self.protocol not in (record.protocol, record.protocol.split("-")[0]):
             return False
         if record.task != "mi_views":
             return True

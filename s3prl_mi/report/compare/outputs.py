@@ -303,12 +303,7 @@ def _wide(row: ModelRow, bounds: Sequence[Column]) -> dict[str, object]:
             values[f"{'_'.join(column)}_{ending}"] = getattr(figure, field, None)
     for metric in METRICS:
         score = row.scores.get(metric)
-        for ending, field in (
-            ("", "percent"),
-            ("_from", "kind"),
-            ("_source", "source"),
-            ("_remark", "remark"),
-        ):
+        for ending, field in (("", "percent"), ("_from", "kind"), ("_source", "source"), ("_remark", "remark")):
             values[metric + ending] = getattr(score, field, None)
     return values
 

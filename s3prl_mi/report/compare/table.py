@@ -238,11 +238,7 @@ def _by_layer(records: Sequence[Record]) -> dict[tuple[str, str, int | str], lis
 
 
 def _column_order(column: Column) -> tuple[object, ...]:
-    return (
-        rank_in(column.probe, PROBE_ORDER),
-        rank_in(column.task, TASKS),
-        rank_in(column.choice, tuple(CHOICES)),
-    )
+    return (rank_in(column.probe, PROBE_ORDER), rank_in(column.task, TASKS), rank_in(column.choice, tuple(CHOICES)))
 
 
 def _distinct(columns: Sequence[Column], rows: Sequence[ModelRow]) -> list[Column]:
@@ -288,10 +284,7 @@ def _score_notes(rows: Sequence[ModelRow], runs: Sequence[S3prlRun], results: Se
     strangers = [run for run in runs if not any(run.belongs_to(r.first) for r in results)]
     for text, group in (
         ("Runs that fine-tuned the upstream (-f) are not of what was measured, and left out: {}.", tuned),
-        (
-            "Runs of upstreams that are not in this table: {}. --stock LABEL=FOLDER says whose a run is.",
-            strangers,
-        ),
+        ("Runs of upstreams that are not in this table: {}. --stock LABEL=FOLDER says whose a run is.", strangers),
     ):
         if group:
             notes.append(text.format(", ".join(f"{run.folder} ({run.upstream})" for run in group)))

@@ -103,11 +103,7 @@ def checkpoint_curves(summaries: Sequence[Summary], records: Sequence[Record]) -
 
 
 def _draw(
-    name: str,
-    scales: Mapping[Scale, list[Summary]],
-    picks: Mapping[str, CheckpointPick],
-    last: int | None,
-    number: int,
+    name: str, scales: Mapping[Scale, list[Summary]], picks: Mapping[str, CheckpointPick], last: int | None, number: int
 ) -> Picture:
     everything = [s for group in scales.values() for s in group]
     probes = probes_in(everything)

@@ -254,11 +254,7 @@ def legend_below(figure: Figure, columns: int | None = None) -> None:
     """One legend for all plots of a figure, each entry once."""
     handles = {t: h for a in figure.axes for h, t in zip(*a.get_legend_handles_labels(), strict=True)}
     figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside lower center",
-        ncols=columns or len(handles),
-        fontsize=8.5,
+        handles.values(), handles.keys(), loc="outside lower center", ncols=columns or len(handles), fontsize=8.5
     )
 
 

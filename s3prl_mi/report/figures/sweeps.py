@@ -9,19 +9,7 @@ from typing import Any, NamedTuple
 
 from ...results.summary import Summary, layer_key
 from ..wording import BOUND_TEX, seeds_text
-from .picture import (
-    Picture,
-    bits_axis,
-    chunks,
-    dress,
-    finish,
-    label_ends,
-    layer_word,
-    looks,
-    points,
-    probes_in,
-    sheet,
-)
+from .picture import Picture, bits_axis, chunks, dress, finish, label_ends, layer_word, looks, points, probes_in, sheet
 from .scale import Model, Scale, model_of, scale_of
 
 MOST_PICTURES = 3

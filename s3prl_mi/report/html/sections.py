@@ -153,13 +153,7 @@ def _checkpoints(data: ReportData) -> Section | None:
 
 def _pick_row(name: str, pick: CheckpointPick) -> Row:
     stable = {s.factor: s for s in pick.stability}
-    row: Row = [
-        name,
-        pick.probe,
-        _number(pick.layer),
-        _number(pick.step),
-        _number(pick.labelled_step),
-    ]
+    row: Row = [name, pick.probe, _number(pick.layer), _number(pick.step), _number(pick.labelled_step)]
     row.append(_number(pick.regret_bits, ".3f"))
     for s in (stable.get(factor) for factor in ("seed", "view", "clusters")):
         if s is None:
@@ -220,14 +214,7 @@ def _comparison_table(data: ReportData, scale: Scale, group: Sequence[Summary]) 
         rows.append(row)
     layers = [f"{probe}, {which} layer" for probe in probes for which in ("best", "last")]
     return {
-        "head": [
-            "model",
-            *layers,
-            CEILING[scale.task],
-            "frames scored",
-            "seeds",
-            *(SCORES[m] for m in metrics),
-        ],
+        "head": ["model", *layers, CEILING[scale.task], "frames scored", "seeds", *(SCORES[m] for m in metrics)],
         "rows": rows,
         "caption": f"{BOUND[scale.task]} in bits: {scale.describe()}; protocol {scale.protocol}",
     }
@@ -242,14 +229,7 @@ def _bits(s: Summary | None, places: int) -> SortableCell | str:
 
 # --- Settings of every run --------------------------------------------------------------------------------
 
-_OUTCOMES = (
-    "mi_lower_bound_bits",
-    "entropy_bits",
-    "cross_entropy_bits",
-    "accuracy",
-    "seconds",
-    "probe_settings",
-)
+_OUTCOMES = ("mi_lower_bound_bits", "entropy_bits", "cross_entropy_bits", "accuracy", "seconds", "probe_settings")
 """What the rows of settings leave out; everything else that a record holds is a setting."""
 _PATTERNS = ("mi_settings.json", "args_*.yaml", "config_*.yaml")
 

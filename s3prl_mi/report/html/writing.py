@@ -19,10 +19,7 @@ TITLE = "Mutual information in speech representations"
 
 
 def write_report(
-    folders: Sequence[Path | str],
-    out: Path,
-    title: str = TITLE,
-    stock: Sequence[Path | str] = (),
+    folders: Sequence[Path | str], out: Path, title: str = TITLE, stock: Sequence[Path | str] = ()
 ) -> Path:
     """Write `<out>/mi_report.html` and `<out>/figures/*.png, *.pdf`.
 
