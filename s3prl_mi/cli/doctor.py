@@ -1,14 +1,13 @@
 """`s3prl-mi doctor`: what of the installation works, and how to fix what does not.
 
-Every check yields findings; one that fails unexpectedly becomes a FAIL of its own, so that the others are
-still made. s3prl's needs are tested by doing what s3prl does, not by reading version numbers.
+A check looks at one thing and returns what it found; whatever it raises is a finding too, so that the checks after it
+are still made. s3prl's needs are tested by doing what s3prl does, not by reading version numbers.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
-import hashlib
+import ctypes
 import importlib
 import importlib.metadata
 import os
@@ -18,22 +17,29 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..core.errors import MIError, nearest
 from ..core.types import SAMPLE_RATE
 from ..upstreams import compat
 from ..upstreams.checkpoints import describe_checkpoint
-from ..upstreams.names import FILE_SUFFIXES, checkpoint_urls, upstream_names
+from ..upstreams.names import FILE_SUFFIXES, cache_folder, cached_file, checkpoint_urls, upstream_names
 
 State = Literal["ok", "warn", "FAIL"]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Problem(Exception):
+    """What a check found wrong, how bad it is, and what to do."""
+
+    def __init__(self, state: State, found: str, fix: str = "") -> None:
+        super().__init__(found)
+        self.state, self.found, self.fix = state, found, fix
+
+
+class Finding(NamedTuple):
     """One line of the report; `fix` says what to do, or is empty."""
 
     state: State
@@ -46,7 +52,25 @@ class Finding:
         return f"{self.state:<6} {self.what}: {self.found}{fix}"
 
 
-Check = Callable[[], Iterator[Finding]]
+class Check(NamedTuple):
+    """One thing to look at."""
+
+    what: str
+    look: Callable[[], str]
+    """Returns what it found; raises `Problem`, or anything else, where that is not good."""
+    fix: str = ""
+    """What to do where it raises anything but a Problem."""
+
+    def finding(self) -> Finding:
+        """Make the check."""
+        try:
+            return Finding("ok", self.what, self.look())
+        except Problem as problem:
+            return Finding(problem.state, self.what, problem.found, problem.fix)
+        except MIError as error:  # its message says what to do
+            return Finding("FAIL", self.what, str(error))
+        except Exception as error:  # a check must not hide the ones after it
+            return Finding("FAIL", self.what, f"{type(error).__name__}: {error}", self.fix)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,98 +86,75 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit status: 1 if anything is FAIL, else 0.
     """
-    checks = dict(CHECKS)
-    if args.upstream is not None:
-        checks["upstream"] = functools.partial(_upstream, args.upstream, args.upstream_ckpt)
-    if args.upstream_ckpt is not None:
-        checks["checkpoint"] = functools.partial(_checkpoint, args.upstream_ckpt)
-    if not args.quick:
-        checks["all upstreams"] = _all_upstreams
     states = []
-    for finding in _findings(checks.items()):
+    for check in checks(args.upstream, args.upstream_ckpt, args.quick):
+        finding = check.finding()
         states.append(finding.state)
         print(finding, flush=True)
     print(f"\n{states.count('ok')} ok, {states.count('warn')} warnings, {states.count('FAIL')} failures")
     return 1 if "FAIL" in states else 0
 
 
-def _findings(checks: Iterable[tuple[str, Check]]) -> Iterator[Finding]:
-    for what, check in checks:
-        try:
-            yield from check()
-        except MIError as error:
-            yield Finding("FAIL", what, str(error))
-        except Exception as error:  # a check must not hide the ones after it
-            yield Finding("FAIL", what, f"{type(error).__name__}: {error}")
+def checks(upstream: str | None = None, ckpt: str | None = None, quick: bool = False) -> Iterator[Check]:
+    """Every check, in the order of the report."""
+    yield Check("Python", lambda: f"{platform.python_version()} ({sys.executable})")
+    for name, (first, last) in compat.SUPPORTED.items():
+        yield Check(name, partial(version_in_range, name, first, last))
+    for module, package in _LIBRARIES.items():
+        yield Check(f"import {module}", partial(_import, module), f"install it again: pip install {package}")
+    for need in _NEEDS:
+        fix = f"install a supported {need.package}" if need.package in compat.SUPPORTED else ""
+        yield Check(f"s3prl needs {need.name}", partial(_need, need), fix)
+    yield Check("-d mi_views in stock s3prl", _plugin)
+    yield Check("GPU", _gpu)
+    for kind in ("wav", "flac"):
+        yield Check(f"audio {kind}", partial(_audio, kind), "pip install --force-reinstall soundfile")
+    yield Check("eSpeak NG", _espeak)
+    yield Check("s3prl's downloads", _downloads)
+    yield Check("store of hidden states", _store)
+    if upstream is not None:
+        looks = [partial(_downloaded, url) for url in checkpoint_urls(upstream)] or [partial(_known, upstream, ckpt)]
+        yield from (Check(f"upstream {upstream}", look) for look in looks)
+    if ckpt is not None:
+        yield Check(f"checkpoint {ckpt}", partial(_checkpoint, Path(ckpt)))
+    if not quick:
+        yield Check("import s3prl.run_downstream", _all_upstreams)
 
 
 # --- versions -------------------------------------------------------------------------------------------
 
 
-def _python() -> Iterator[Finding]:
-    version, good = platform.python_version(), sys.version_info >= (3, 10)
-    fix = "" if good else "use Python 3.10 or newer"
-    yield Finding("ok" if good else "FAIL", "Python", f"{version} ({sys.executable})", fix)
-
-
-def _versions() -> Iterator[Finding]:
-    for name, (first, last) in compat.SUPPORTED.items():
-        yield version_finding(name, first, last)
-
-
-def version_finding(name: str, first: str, last: str) -> Finding:
+def version_in_range(name: str, first: str, last: str) -> str:
     """Whether an installed package's version lies in first <= version < last."""
     version, install = _version(name), f'pip install "{name}>={first},<{last}"'
     if version == "0":
-        return Finding("FAIL", name, "not installed", install)
-    if compat.version_tuple(first) <= compat.version_tuple(version) < compat.version_tuple(last):
-        return Finding("ok", name, version)
-    return Finding("warn", name, version, f"tested with {first} <= version < {last}: {install}")
+        raise Problem("FAIL", "not installed", install)
+    if not compat.version_tuple(first) <= compat.version_tuple(version) < compat.version_tuple(last):
+        raise Problem("warn", version, f"tested with {first} <= version < {last}: {install}")
+    return version
 
 
 def _version(package: str) -> str:
     """Of an installed package, or of Python; 0 where it is missing."""
-    if package == "Python":
-        return platform.python_version()
     try:
-        return importlib.metadata.version(package)
+        return platform.python_version() if package == "Python" else importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "0"
 
 
-def _libraries() -> Iterator[Finding]:
-    """Import what s3prl and the plugin need; a library that is there may still not load."""
+_LIBRARIES = {name: name for name in ("torch", "torchaudio", "soundfile", "soxr", "matplotlib", "tensorboardX")}
+_LIBRARIES |= {"sklearn": "scikit-learn", "yaml": "pyyaml", "jinja2": "jinja2"}
+"""Modules that s3prl and the plugin need -> the package that holds them."""
+
+
+def _import(module: str) -> str:
+    """A library that is there may still not load."""
     compat.apply()
-    for name in ("torch", "torchaudio", "soundfile", "soxr", "sklearn", "matplotlib", "tensorboardX", "yaml"):
-        try:
-            importlib.import_module(name)
-        except compat.BrokenInstallation as error:
-            yield Finding("FAIL", f"import {name}", str(error))
-        except (ImportError, OSError) as error:
-            yield Finding("FAIL", f"import {name}", str(error), f"install it again: pip install {name}")
-        else:
-            yield Finding("ok", f"import {name}", "works")
+    importlib.import_module(module)
+    return "works"
 
 
 # --- s3prl on these libraries ---------------------------------------------------------------------------
-
-
-def _s3prl_needs() -> Iterator[Finding]:
-    """Which of s3prl's imports would break without `compat`, and whether they work with it."""
-    compat.apply()
-    for name, package, gone_since, use in _NEEDS:
-        version = _version(package)
-        gone = compat.version_tuple(version) >= compat.version_tuple(gone_since)
-        without = f"missing in {package} {version}, s3prl alone breaks" if gone else "there"
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # libraries announce the end of what is still there
-                use()
-        except Exception as error:  # whatever it is, s3prl would meet it too
-            fix = f"install a supported {package}" if package in compat.SUPPORTED else ""
-            yield Finding("FAIL", f"s3prl needs {name}", f"{type(error).__name__}: {error}", fix)
-        else:
-            yield Finding("ok", f"s3prl needs {name}", f"{without}; stand-in works" if gone else without)
 
 
 def _use_backend() -> None:
@@ -199,172 +200,150 @@ def _use_distutils() -> None:
     importlib.import_module("distutils.util").strtobool("true")
 
 
-_NEEDS: tuple[tuple[str, str, str, Callable[[], object]], ...] = (
-    ("torchaudio.set_audio_backend", "torchaudio", "2.9", _use_backend),
-    ("torchaudio.sox_effects", "torchaudio", "2.9", _use_effects),
-    ("torchaudio.load without TorchCodec", "torchaudio", "2.9", _use_load),
-    ("huggingface_hub.HfFolder, Repository", "huggingface_hub", "1.0", _use_hub),
-    ("torch.load of its checkpoints", "torch", "2.6", _use_checkpoint),
-    ("distutils", "Python", "3.12", _use_distutils),
+class Need(NamedTuple):
+    """What s3prl 0.4.18 asks of another library."""
+
+    name: str
+    package: str
+    gone_since: str
+    """The first version of the library without it."""
+    use: Callable[[], None]
+    """Does what s3prl does."""
+
+
+_NEEDS = (
+    Need("torchaudio.set_audio_backend", "torchaudio", "2.9", _use_backend),
+    Need("torchaudio.sox_effects", "torchaudio", "2.9", _use_effects),
+    Need("torchaudio.load without TorchCodec", "torchaudio", "2.9", _use_load),
+    Need("huggingface_hub.HfFolder, Repository", "huggingface_hub", "1.0", _use_hub),
+    Need("torch.load of its checkpoints", "torch", "2.6", _use_checkpoint),
+    Need("distutils", "Python", "3.12", _use_distutils),
 )
-"""What s3prl 0.4.18 asks of another library: its name, the library, the first version without it, and a function that
-does what s3prl does."""
 
 
-def _plugin() -> Iterator[Finding]:
+def _need(need: Need) -> str:
+    """Whether s3prl alone would break, and whether it works with `compat`."""
+    compat.apply()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # libraries announce the end of what is still there
+        need.use()
+    version = _version(need.package)
+    if compat.version_tuple(version) < compat.version_tuple(need.gone_since):
+        return "there"
+    return f"missing in {need.package} {version}, s3prl alone breaks; stand-in works"
+
+
+def _plugin() -> str:
     """Whether stock s3prl, too, knows our tasks: the line of s3prl_mi.pth ran when this Python started."""
-    what = "-d mi_views in stock s3prl"
     if any(getattr(finder, "__name__", "") == "S3prlMIStart" for finder in sys.meta_path):
-        yield Finding("ok", what, "known, by s3prl_mi.pth")
-    else:
-        fix = "run_downstream.py works all the same; for `python -m s3prl.run_downstream`: pip install s3prl_mi"
-        yield Finding("warn", what, "unknown: s3prl_mi.pth is not in this Python's site-packages", fix)
+        return "known, by s3prl_mi.pth"
+    fix = "run_downstream.py works all the same; for `python -m s3prl.run_downstream`: pip install s3prl_mi"
+    raise Problem("warn", "unknown: s3prl_mi.pth is not in this Python's site-packages", fix)
 
 
-def _all_upstreams() -> Iterator[Finding]:
+def _all_upstreams() -> str:
     """Import s3prl's own script, which imports every upstream."""
     begin = time.perf_counter()
     importlib.import_module("s3prl.run_downstream")
-    yield Finding("ok", "import s3prl.run_downstream", f"works ({time.perf_counter() - begin:.0f} s)")
+    return f"works ({time.perf_counter() - begin:.0f} s)"
 
 
 # --- machine --------------------------------------------------------------------------------------------
 
 
-def _gpu() -> Iterator[Finding]:
+def _gpu() -> str:
     import torch
 
     if torch.cuda.is_available():
-        found = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    else:
-        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
-        found = f"none usable (torch built for {built}); --device cuda falls back to the CPU, {os.cpu_count()} cores"
-    yield Finding("ok", "GPU", found)
+        return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
+    return f"none usable (torch built for {built}); --device cuda falls back to the CPU, {os.cpu_count()} cores"
 
 
-def _audio() -> Iterator[Finding]:
+def _audio(kind: str) -> str:
     import numpy as np
     import soundfile
 
     wave = np.sin(np.arange(1600) / 20).astype(np.float32) / 2
     with tempfile.TemporaryDirectory() as folder:
-        for kind in ("wav", "flac"):
-            path = Path(folder) / f"a.{kind}"
-            soundfile.write(path, wave, SAMPLE_RATE)
-            again, rate = soundfile.read(path, dtype="float32")
-            error = float(np.abs(again - wave).max())
-            good = rate == SAMPLE_RATE and error < 1e-4
-            fix = "" if good else "pip install --force-reinstall soundfile"
-            yield Finding("ok" if good else "FAIL", f"audio {kind}", f"write and read, error {error:.1e}", fix)
+        path = Path(folder) / f"a.{kind}"
+        soundfile.write(path, wave, SAMPLE_RATE)
+        again, rate = soundfile.read(path, dtype="float32")
+    error = float(np.abs(again - wave).max())
+    if rate != SAMPLE_RATE or error >= 1e-4:
+        raise RuntimeError(f"wrote and read at {rate} Hz, error {error:.1e}")
+    return f"write and read, error {error:.1e}"
 
 
-def _espeak() -> Iterator[Finding]:
+def _espeak() -> str:
     """The demo corpus needs eSpeak NG's library and voices; measuring real speech does not."""
     fix = "only `s3prl-mi demo` needs it: pip install --force-reinstall espeakng-loader"
     try:
-        import ctypes
-
         import espeakng_loader
 
         library, data = espeakng_loader.get_library_path(), Path(espeakng_loader.get_data_path())
         ctypes.CDLL(library)
     except (ImportError, OSError, RuntimeError) as error:
-        yield Finding("warn", "eSpeak NG", str(error), fix)
-        return
-    voices = sum(1 for p in (data / "voices").rglob("*") if p.is_file()) if data.is_dir() else 0
+        raise Problem("warn", str(error), fix) from error
+    voices = sum(1 for p in (data / "voices").rglob("*") if p.is_file())
     if voices == 0:
-        yield Finding("warn", "eSpeak NG", f"{library}: no voices in {data}", fix)
-    else:
-        yield Finding("ok", "eSpeak NG", f"{library}, {voices} voices")
+        raise Problem("warn", f"{library}: no voices in {data}", fix)
+    return f"{library}, {voices} voices"
 
 
 # --- folders --------------------------------------------------------------------------------------------
 
 
-def cache_folder() -> Path:
-    """Where s3prl keeps downloaded checkpoints, as <sha256 of the URL>.<file name>."""
-    module = sys.modules.get("s3prl.util.download")
-    return Path(module._download_dir) if module is not None else Path.home() / ".cache" / "s3prl" / "download"
-
-
-def _cache() -> Iterator[Finding]:
+def _downloads() -> str:
     folder = cache_folder()
-    files = [p for p in folder.glob("*") if p.is_file() and p.suffix != ".lock"] if folder.is_dir() else []
-    size = sum(p.stat().st_size for p in files) / 1e9
-    yield _folder_finding("s3prl's downloads", folder, f"{len(files)} files, {size:.2f} GB", 2)
+    files = [p for p in folder.glob("*") if p.is_file() and p.suffix != ".lock"]
+    found = f"{len(files)} files, {sum(p.stat().st_size for p in files) / 1e9:.2f} GB"
+    return room_in(folder, found, 2, "fix its permissions, or free some space")
 
 
-def _store() -> Iterator[Finding]:
+def _store() -> str:
     from ..states.store import default_root  # it needs numpy, which `s3prl-mi -h` does not
 
-    root = default_root()
-    yield _folder_finding("store of hidden states", root, "there" if root.is_dir() else "not yet made", 10)
+    root, fix = default_root(), "set S3PRL_MI_STORE or config key downstream_expert.store.root to another folder"
+    return room_in(root, "there" if root.is_dir() else "not yet made", 10, fix)
 
 
-def _folder_finding(what: str, folder: Path, found: str, wanted_gb: float) -> Finding:
+def room_in(folder: Path, found: str, wanted_gb: float, fix: str) -> str:
     """A folder's state: writable (or its nearest parent is), and with free space."""
-    parent = folder
-    while not parent.exists() and parent != parent.parent:
-        parent = parent.parent
+    parent = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(parent).free / 1e9
     text = f"{folder} ({found}; {free:.0f} GB free)"
-    other = "set S3PRL_MI_STORE or config key downstream_expert.store.root to another folder"
-    fix = other if "store" in what else "fix its permissions, or free some space"
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        return Finding("FAIL", what, f"{text}: {parent} cannot be written to", fix)
+        raise Problem("FAIL", f"{text}: {parent} cannot be written to", fix)
     if free < wanted_gb:
-        return Finding("warn", what, f"{text}: less than {wanted_gb:g} GB", fix)
-    return Finding("ok", what, text)
+        raise Problem("warn", f"{text}: less than {wanted_gb:g} GB", fix)
+    return text
 
 
 # --- upstream and checkpoint ----------------------------------------------------------------------------
 
 
-def _upstream(name: str, ckpt: str | None) -> Iterator[Finding]:
-    what, names = f"upstream {name}", upstream_names()
+def _known(name: str, ckpt: str | None) -> str:
+    names = upstream_names()
     if name not in names:
-        yield Finding("FAIL", what, f"unknown.{nearest(name, names)}", "s3prl-mi upstreams lists all")
-        return
-    urls = checkpoint_urls(name)
-    if not urls and name.endswith(FILE_SUFFIXES) and ckpt is None:
-        yield Finding("warn", what, "takes a checkpoint of yours", "name it with -k")
-    elif not urls:
-        yield Finding("ok", what, "known; s3prl names no file that it downloads")
-    for url in urls:
-        path = cached_file(url)
-        if path.is_file() and path.stat().st_size > 0:
-            yield Finding("ok", what, f"{path} ({path.stat().st_size / 1e6:.0f} MB)")
-        else:
-            fix = f"it is downloaded at first use; offline: download {url} and save it as {path}"
-            yield Finding("warn", what, "checkpoint not downloaded yet", fix)
+        raise Problem("FAIL", f"unknown.{nearest(name, names)}", "s3prl-mi upstreams lists all")
+    if name.endswith(FILE_SUFFIXES) and ckpt is None:
+        raise Problem("warn", "takes a checkpoint of yours", "name it with -k")
+    return "known; s3prl names no file that it downloads"
 
 
-def cached_file(url: str) -> Path:
-    """Where s3prl keeps the download of a URL."""
-    return cache_folder() / f"{hashlib.sha256(url.encode()).hexdigest()}.{Path(url).name}"
+def _downloaded(url: str) -> str:
+    path = cached_file(url)
+    if not path.is_file() or path.stat().st_size == 0:
+        fix = f"it is downloaded at first use; offline: download {url} and save it as {path}"
+        raise Problem("warn", "checkpoint not downloaded yet", fix)
+    return f"{path} ({path.stat().st_size / 1e6:.0f} MB)"
 
 
-def _checkpoint(ckpt: str) -> Iterator[Finding]:
-    path = Path(ckpt)
+def _checkpoint(path: Path) -> str:
     if not path.exists():
-        yield Finding("FAIL", f"checkpoint {ckpt}", "no such file or folder", "check the path given by -k")
-        return
+        raise Problem("FAIL", "no such file or folder", "check the path given by -k")
     description, reader = describe_checkpoint(path)
-    state: State = "ok" if reader else "warn"
-    fix = f"read it with -u {reader}" if reader else "name the upstream that wrote it with -u"
-    yield Finding(state, f"checkpoint {ckpt}", description, fix)
-
-
-CHECKS: dict[str, Check] = {
-    "Python": _python,
-    "versions": _versions,
-    "libraries": _libraries,
-    "s3prl's needs": _s3prl_needs,
-    "plugin": _plugin,
-    "GPU": _gpu,
-    "audio": _audio,
-    "eSpeak NG": _espeak,
-    "s3prl's downloads": _cache,
-    "store of hidden states": _store,
-}
-"""What is always checked, under the name of a check that breaks."""
+    if reader is None:
+        raise Problem("warn", description, "name the upstream that wrote it with -u")
+    return f"{description}; read it with -u {reader}"

@@ -10,8 +10,7 @@ import ast
 import functools
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.errors import MIError, nearest
@@ -20,10 +19,10 @@ from ..report.published_scores import Score, score_of
 from ..upstreams.families import NONE, Family, upstream_folder
 from ..upstreams.names import (
     FILE_SUFFIXES,
+    cached_file,
     checkpoint_urls,
     family_of_name,
     find_own,
-    functions_of,
     load_module,
     source_of,
     stock_names,
@@ -31,25 +30,9 @@ from ..upstreams.names import (
 )
 from ..upstreams.receptive_field import published_frames
 from ..upstreams.user_modules import OwnUpstream
-from .doctor import cached_file
 
 WIDTH = 100
 """Columns of the table and of an explanation."""
-
-
-@dataclass
-class Row:
-    """Names of one upstream.
-
-    Attributes:
-        name: the name to use.
-        family: what is known of it.
-        aliases: other names of the same weights, or of the same loader.
-    """
-
-    name: str
-    family: Family
-    aliases: list[str] = field(default_factory=list)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,37 +72,28 @@ def listing(names: Sequence[str], part: str = "") -> list[str]:
     Raises:
         MIError: no name contains it.
     """
-    rows = [r for r in grouped(names) if any(part in n for n in (r.name, *r.aliases))]
-    if not rows:
+    groups = [group for group in grouped(names) if any(part in name for name in group)]
+    if not groups:
         raise MIError(f"no upstream's name contains {part!r}.{nearest(part, names)} `s3prl-mi upstreams` lists all.")
     # the user's own first, then known views, then what has none
-    shown = sorted(rows, key=lambda r: (_users_own(r.name) is None, r.family.view is None, r.family.name, r.name))
+    families = {group[0]: family_of_name(group[0]) for group in groups}
+    groups.sort(key=lambda g: (_users_own(g[0]) is None, (f := families[g[0]]).view is None, f.name, g[0]))
     lines = [f"{'-u':<34} {'family':<16} {'view':<6} {'ms':>4}  {'weights':<16} {'PER %':>7} {'WER %':>7}"]
     lines.append("-" * len(lines[0]))
-    for row in shown:
-        lines += _row_lines(row)
-    return [*lines, "", *_legend(shown)]
+    for name, *aliases in groups:
+        family, score = families[name], score_of(name)
+        mark = "?" if score and score.low_confidence else ""
+        per, wer = ("" if v is None else f"{v:.2f}{mark}" for v in (score and score.pr_per, score and score.asr_wer))
+        lines += [name] if len(name) > 34 else []
+        lines.append(
+            f"{name if len(name) <= 34 else '':<34} {family.name[:16]:<16} {family.view or '?':<6} "
+            f"{frame_shift_ms(name):>4}  {weights_of(name):<16} {per:>7} {wer:>7}".rstrip()
+        )
+        lines += _paragraph("    also: ", ", ".join(aliases))
+    return [*lines, "", *_legend([score for name in families if (score := score_of(name))])]
 
 
-def _row_lines(row: Row) -> list[str]:
-    score = score_of(row.name)
-    per, wer = (_percent(score, value) for value in ((score.pr_per, score.asr_wer) if score else (None, None)))
-    lines = [row.name] if len(row.name) > 34 else []
-    lines.append(
-        f"{'' if lines else row.name:<34} {row.family.name[:16]:<16} {row.family.view or '?':<6} "
-        f"{frame_shift_ms(row.name):>4}  {weights_of(row.name):<16} {per:>7} {wer:>7}".rstrip()
-    )
-    return lines + (_paragraph("    also: ", ", ".join(row.aliases)) if row.aliases else [])
-
-
-def _percent(score: Score | None, value: float | None) -> str:
-    if score is None or value is None:
-        return ""
-    return f"{value:.2f}{'?' if score.low_confidence else ''}"
-
-
-def _legend(rows: Iterable[Row]) -> list[str]:
-    scores = [score for row in rows if (score := score_of(row.name)) is not None]
+def _legend(scores: Sequence[Score]) -> list[str]:
     lines = [
         "view: mask = masked against unmasked, shift = past against future; ? = choose views.kind",
         "ms: time from frame to frame; weights: -k takes your own file, `s3prl` downloads them at first use",
@@ -134,60 +108,25 @@ def _legend(rows: Iterable[Row]) -> list[str]:
 # --- names that are one upstream -------------------------------------------------------------------
 
 
-def grouped(names: Sequence[str]) -> list[Row]:
-    """One row for all names of the same weights (hubert, hubert_base) or of the same loader (_local, _url)."""
-    groups: dict[tuple[str, str], list[str]] = {}
+def grouped(names: Sequence[str]) -> list[list[str]]:
+    """The names of each upstream: of the same weights (hubert, hubert_base) or of the same loader (_local, _url).
+
+    The first of them is the shortest, the one in papers and examples; of loaders, `_local`, which says what it takes.
+    """
+    groups: dict[object, list[str]] = {}
     for name in names:
         groups.setdefault(_identity(name), []).append(name)
-    # the shortest name is the one in papers and examples; of loaders, _local says what it takes
-    ordered = [sorted(group, key=lambda n: (not n.endswith("_local"), len(n), n)) for group in groups.values()]
-    return [Row(first, family_of_name(first), others) for first, *others in ordered]
-
-
-def aliases_of(name: str) -> list[str]:
-    """Other names of the same upstream, sorted."""
-    wanted = _identity(name)
-    return sorted(n for n in upstream_names() if n != name and _identity(n) == wanted)
+    return [sorted(group, key=lambda n: (not n.endswith("_local"), len(n), n)) for group in groups.values()]
 
 
 @functools.cache
-def _identity(name: str) -> tuple[str, str]:
-    """What names of one upstream share: its loader and stem, or the function in which its aliases end."""
-    module, attribute = stock_names().get(name, ("", name))
-    stem = next((name.removesuffix(s) for s in FILE_SUFFIXES if name.endswith(s)), None)
-    if stem is not None:
-        return module, f"{stem} (file)"
-    functions = functions_of(module) if module else {}
-    seen = set()
-    while attribute in functions and attribute not in seen:
-        seen.add(attribute)
-        target = _passes_to(functions[attribute])
-        if target not in functions or target is None:
-            break
-        attribute = target
-    return module, _own_url(functions.get(attribute)) or attribute
-
-
-def _passes_to(function: ast.FunctionDef) -> str | None:
-    """The function to which one only hands its arguments on: `return hubert_base(refresh=refresh, ...)`."""
-    body = [s for s in function.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
-    if len(body) != 1 or not isinstance(body[0], ast.Return) or not isinstance(body[0].value, ast.Call):
-        return None
-    call = body[0].value
-    plain = [*call.args, *(k.value for k in call.keywords)]
-    names = [a.value if isinstance(a, ast.Starred) else a for a in plain]
-    if not isinstance(call.func, ast.Name) or not all(isinstance(a, ast.Name) for a in names):
-        return None
-    return call.func.id
-
-
-def _own_url(function: ast.FunctionDef | None) -> str:
-    """The URL that stands in a function itself; empty if there is none, or more than one."""
-    if function is None:
-        return ""
-    texts = [n.value for n in ast.walk(function) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-    found = {text for text in texts if text.startswith("http")}
-    return found.pop() if len(found) == 1 else ""
+def _identity(name: str) -> tuple[object, ...]:
+    """What names of one upstream share: module, and stem, or the files that s3prl downloads for them."""
+    module = stock_names().get(name, ("",))[0]
+    for suffix in FILE_SUFFIXES:
+        if name.endswith(suffix):
+            return module, name.removesuffix(suffix)
+    return module, tuple(checkpoint_urls(name)) or ("fbank" if name == "baseline" else name, "")
 
 
 # --- facts about a name ----------------------------------------------------------------------------
@@ -248,52 +187,44 @@ def _declared_stride(package: str) -> int | None:
 
 # --- one upstream explained ------------------------------------------------------------------------
 
+_VIEWS = {
+    "mask": "mask: masked against unmasked speech",
+    "shift": "shift: past against future (60 ms apart by default)",
+    None: "none by itself: set views.kind to shift, or to mask (silence in the waveform)",
+}
+
 
 def explain(name: str) -> list[str]:
     """What there is to know about one upstream, as lines of at most `WIDTH` columns where words allow."""
     family = family_of_name(name)
-    facts = [
-        ("family", family.name),
-        ("what", family.about or "the run says what its layers are when it is loaded"),
-        ("view", _view_text(family)),
-        ("masks go", _mask_text(family)),
-        ("frames", _frame_text(name, family)),
-        ("weights", _weights_text(name, family)),
-        ("takes", takes_of(name)),
-        ("also named", ", ".join(aliases_of(name))),
-        ("SUPERB", _score_text(name)),
-    ]
-    lines = [line for key, text in facts if text for line in _paragraph(f"  {key:<11} ", text)]
+    aliases = next(group for group in grouped(upstream_names()) if name in group)
+    facts = {
+        "family": family.name,
+        "what": family.about or "the run says what its layers are when it is loaded",
+        "view": _VIEWS[family.view],
+        "masks go": _mask_text(family),
+        "frames": _frame_text(name, family),
+        "weights": _weights_text(name, family),
+        "takes": takes_of(name),
+        "also named": ", ".join(sorted(n for n in aliases if n != name)),
+        "SUPERB": _score_text(score_of(name)),
+    }
+    lines = [line for key, text in facts.items() for line in _paragraph(f"  {key:<11} ", text)]
     return [f"-u {name}", *lines, "", *_commands(name, family)]
 
 
 def _paragraph(lead: str, text: str) -> list[str]:
-    """Text behind a lead, in lines of at most WIDTH columns that start below its first word."""
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=lead,
-        subsequent_indent=" " * len(lead),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def _view_text(family: Family) -> str:
-    texts = {
-        "mask": "mask: masked against unmasked speech",
-        "shift": "shift: past against future (60 ms apart by default)",
-        None: "none by itself: set views.kind to shift, or to mask (silence in the waveform)",
-    }
-    return texts[family.view]
+    """Text behind a lead, in lines of at most WIDTH columns that start below its first word; nothing for no text."""
+    wrapper = textwrap.TextWrapper(WIDTH, lead, " " * len(lead), break_long_words=False, break_on_hyphens=False)
+    return wrapper.wrap(text)
 
 
 def _mask_text(family: Family) -> str:
     if not family.can_mask_latents:
         return "into the waveform, as silence (views.kind: mask)" if family.view != "shift" else ""
-    embedding = f"its own mask embedding ({family.mask_embedding})"
-    what = "zeros" if family.mask_embedding == "zeros" else embedding
+    zeros = family.mask_embedding == "zeros"
     where = "what leaves" if family.mask_write == "output" else "what enters"
+    what = "zeros" if zeros else f"its own mask embedding ({family.mask_embedding})"
     return f"{what}, in {where} {family.mask_site}"
 
 
@@ -323,13 +254,11 @@ def _weights_text(name: str, family: Family) -> str:
     return f"{'in the cache' if there else 'downloaded at first use'}: {' '.join(urls)}"
 
 
-def _score_text(name: str) -> str:
-    score = score_of(name)
-    if score is None:
-        return ""
-    found = [f"{label} {v:.2f} %" for label, v in (("PER", score.pr_per), ("WER", score.asr_wer)) if v]
-    doubt = " Secondary source." if score.low_confidence else ""
-    return f"{', '.join(found)} ({score.source}).{doubt}" if found else ""
+def _score_text(score: Score | None) -> str:
+    rates = {"PER": score.pr_per, "WER": score.asr_wer} if score else {}
+    found = ", ".join(f"{label} {value:.2f} %" for label, value in rates.items() if value)
+    doubt = " Secondary source." if score and score.low_confidence else ""
+    return f"{found} ({score.source}).{doubt}" if score and found else ""
 
 
 def _commands(name: str, family: Family) -> list[str]:
@@ -337,21 +266,21 @@ def _commands(name: str, family: Family) -> list[str]:
     own, option = _users_own(name), takes_of(name).partition(":")[0]
     file = "URL" if name.endswith("_url") else "my.ckpt" if name.startswith(("apc", "npc")) else "my.pt"
     examples = {
-        "": "",
-        "-k FILE": f" -k {file}",
-        "-k FOLDER or ID": " -k facebook/hubert-base-ls960" if "wav2vec2" not in name else " -k FOLDER",
-        "-g CONFIG": " -g CONFIG.yaml",
+        "-k FILE": f"-k {file}",
+        "-k FOLDER or ID": "-k FOLDER" if "wav2vec2" in name else "-k facebook/hubert-base-ls960",
+        "-g CONFIG": "-g CONFIG.yaml",
     }
-    options = f"-u {name}{examples.get(option, f' {option}')}"
+    options = f"-u {name} {examples.get(option, option)}".rstrip()
     if own is not None and not own.installed:
         options += f" --upstream_module {Path(own.source).name}"
-    root = "config.downstream_expert.datarc.libri_root='/data/LibriSpeech'"
-    views = "" if family.view else ",,config.downstream_expert.views.kind='shift'"
-    labels = ",,config.downstream_expert.datarc.alignments.path='/data/alignments'"
-    short = name.split("_local")[0].split("_custom")[0]
+    key, short = "config.downstream_expert", name.split("_local")[0].split("_custom")[0]
+    more = {"views": "" if family.view else f",,{key}.views.kind='shift'"}
+    more["supervised"] = f",,{key}.datarc.alignments.path='/data/alignments'"
     return [
-        f"run_downstream.py -m train -d mi_views {options} -n {short}_views \\",
-        f'  -o "{root}{views}"',
-        f"run_downstream.py -m train -d mi_supervised {options} -n {short}_phones \\",
-        f'  -o "{root}{labels}"',
+        line
+        for task, suffix in (("views", "views"), ("supervised", "phones"))
+        for line in (
+            f"run_downstream.py -m train -d mi_{task} {options} -n {short}_{suffix} \\",
+            f"  -o \"{key}.datarc.libri_root='/data/LibriSpeech'{more[task]}\"",
+        )
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import hashlib
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -213,6 +214,17 @@ def _urls_in(functions: dict[str, ast.FunctionDef], name: str, seen: set[str]) -
         elif isinstance(node, ast.Name):
             urls += _urls_in(functions, node.id, seen)
     return list(dict.fromkeys(urls))
+
+
+def cache_folder() -> Path:
+    """Where s3prl keeps downloaded checkpoints."""
+    module = sys.modules.get("s3prl.util.download")
+    return Path(module._download_dir) if module is not None else Path.home() / ".cache" / "s3prl" / "download"
+
+
+def cached_file(url: str) -> Path:
+    """Where s3prl keeps the download of a URL: <sha256 of the URL>.<file name>."""
+    return cache_folder() / f"{hashlib.sha256(url.encode()).hexdigest()}.{Path(url).name}"
 
 
 _register(upstreams_in(hubconf, "s3prl_mi", installed=True))

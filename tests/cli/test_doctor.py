@@ -1,8 +1,8 @@
 """doctor: each check finds what is wrong and says how to fix it."""
 
 import argparse
+import functools
 import hashlib
-import inspect
 import sys
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from s3prl_mi.cli import doctor
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.states.store import default_root
-from s3prl_mi.upstreams import compat
+from s3prl_mi.upstreams import compat, names
 from tests.helpers.paths import REPO
 
 
@@ -20,14 +20,19 @@ def call(*words):
     return doctor.run(parser.parse_args(words))
 
 
-def one(findings):
-    (finding,) = findings
-    return finding
+def look(what, *args):
+    """The finding of the check of that name."""
+    (found,) = [c.finding() for c in doctor.checks(*args) if c.what == what]
+    return found
+
+
+def state_of(function, *args):
+    return doctor.Check("it", functools.partial(function, *args)).finding()
 
 
 @pytest.fixture
 def home(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "cache_folder", lambda: tmp_path / "download")
+    monkeypatch.setattr(names, "cache_folder", lambda: tmp_path / "download")
     monkeypatch.setenv("S3PRL_MI_STORE", str(tmp_path / "store"))
     return tmp_path
 
@@ -49,7 +54,6 @@ def test_a_need_that_is_not_met_fails_the_command(home, capsys, monkeypatch):
     import torchaudio
 
     monkeypatch.setattr(torchaudio, "load", lambda path: (_ for _ in ()).throw(ImportError("TorchCodec is required")))
-    monkeypatch.setitem(doctor.CHECKS, "libraries", lambda: iter(()))
     assert call("--quick") == 1
     out = capsys.readouterr().out
     assert "FAIL   s3prl needs torchaudio.load without TorchCodec: ImportError: TorchCodec is required" in out
@@ -59,24 +63,23 @@ def test_a_need_that_is_not_met_fails_the_command(home, capsys, monkeypatch):
 
 @pytest.mark.parametrize("error", [MIError("no library"), ValueError("odd")])
 def test_a_check_that_breaks_is_a_failure_of_its_own(error):
-    def _gpu():
+    def look():
         raise error
-        yield
 
-    found = list(doctor._findings([("GPU", _gpu), ("Python", doctor._python)]))
-    assert [(f.state, f.what) for f in found] == [("FAIL", "GPU"), ("ok", "Python")]
-    assert str(error) in found[0].found
+    found = doctor.Check("GPU", look).finding()
+    assert (found.state, found.what) == ("FAIL", "GPU")
+    assert str(error) in found.found
 
 
 @pytest.mark.parametrize(
     ("first", "last", "state"), [("1.0", "99", "ok"), ("0.1", "0.2", "warn"), ("98", "99", "warn")]
 )
 def test_version_ranges(first, last, state):
-    assert doctor.version_finding("pytest", first, last).state == state
+    assert state_of(doctor.version_in_range, "pytest", first, last).state == state
 
 
 def test_missing_package_names_the_command():
-    found = doctor.version_finding("no-such-package-here", "1.0", "2")
+    found = state_of(doctor.version_in_range, "no-such-package-here", "1.0", "2")
     assert (found.state, found.fix) == ("FAIL", 'pip install "no-such-package-here>=1.0,<2"')
 
 
@@ -90,35 +93,36 @@ def test_supported_range_is_that_of_pyproject():
 
 def test_checkpoint_of_a_named_upstream(home):
     url = "https://huggingface.co/s3prl/converted_ckpts/resolve/main/hubert_base_ls960.pt"
-    assert doctor.checkpoint_urls("hubert") == [url]
-    before = one(doctor._upstream("hubert", None))
+    assert names.checkpoint_urls("hubert") == [url]
+    before = look("upstream hubert", "hubert")
     path = home / "download" / f"{hashlib.sha256(url.encode()).hexdigest()}.hubert_base_ls960.pt"
     assert before.state == "warn"
     assert url in before.fix
     assert str(path) in before.fix
     path.parent.mkdir()
     path.write_bytes(b"x")
-    assert one(doctor._upstream("hubert", None)).state == "ok"
+    assert look("upstream hubert", "hubert").state == "ok"
 
 
 def test_upstreams_without_a_download(home):
-    assert one(doctor._upstream("fbank", None)).state == "ok"
-    assert one(doctor._upstream("hubert_local", None)).fix == "name it with -k"
-    assert one(doctor._upstream("hubert_local", "x.pt")).state == "ok"
-    unknown = one(doctor._upstream("hubrt", None))
+    assert look("upstream fbank", "fbank").state == "ok"
+    assert look("upstream hubert_local", "hubert_local").fix == "name it with -k"
+    assert look("upstream hubert_local", "hubert_local", "x.pt").state == "ok"
+    unknown = look("upstream hubrt", "hubrt")
     assert unknown.state == "FAIL"
     assert "'hubert'" in unknown.found
 
 
 def test_missing_checkpoint_file():
-    assert one(doctor._checkpoint("nowhere.pt")).state == "FAIL"
+    assert look("checkpoint nowhere.pt", None, "nowhere.pt").state == "FAIL"
 
 
 def test_folders(tmp_path, monkeypatch):
-    assert doctor._folder_finding("store", tmp_path / "a" / "b", "not yet made", 0).state == "ok"
-    assert doctor._folder_finding("store", tmp_path, "there", 1e9).state == "warn"
+    assert state_of(doctor.room_in, tmp_path / "a" / "b", "not yet made", 0, "").state == "ok"
+    assert state_of(doctor.room_in, tmp_path, "there", 1e9, "").state == "warn"
     (tmp_path / "file").touch()
-    blocked = doctor._folder_finding("store", tmp_path / "file" / "b", "not yet made", 0)
+    monkeypatch.setenv("S3PRL_MI_STORE", str(tmp_path / "file" / "b"))
+    blocked = look("store of hidden states")
     assert blocked.state == "FAIL"
     assert "S3PRL_MI_STORE" in blocked.fix
 
@@ -130,30 +134,21 @@ def test_the_store_named_is_the_one_used(variables, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name, folder in variables.items():
         monkeypatch.setenv(name, str(tmp_path / folder))
-    assert one(doctor._store()).found.startswith(f"{default_root()} (not yet made;")
+    assert look("store of hidden states").found.startswith(f"{default_root()} (not yet made;")
 
 
 def test_stock_s3prl_knows_the_tasks_or_not(monkeypatch):
     finder = type("S3prlMIStart", (), {})
     monkeypatch.setattr(sys, "meta_path", [])
-    found = one(doctor._plugin())
+    found = look("-d mi_views in stock s3prl")
     assert (found.state, "pip install s3prl_mi" in found.fix) == ("warn", True)
     monkeypatch.setattr(sys, "meta_path", [finder])
-    assert one(doctor._plugin()).state == "ok"
-
-
-def test_every_check_is_made():
-    """A check is a function without arguments, or one of the three that options ask for."""
-    checks = {
-        name for name, f in vars(doctor).items() if inspect.isgeneratorfunction(f) and f.__module__ == doctor.__name__
-    }
-    asked = {"_upstream", "_checkpoint", "_all_upstreams", "_findings"}
-    assert checks - asked == {check.__name__ for check in doctor.CHECKS.values()}
+    assert look("-d mi_views in stock s3prl").state == "ok"
 
 
 def test_missing_espeak_is_a_warning_only(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    found = one(doctor._espeak())
+    found = look("eSpeak NG")
     assert found.state == "warn"
     assert "espeakng-loader" in found.fix
 
