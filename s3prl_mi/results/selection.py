@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from ..core.errors import MIError
 from ..core.types import Bits
-from .comparability import NOTED, ComparisonKey
+from .comparability import ComparisonKey
 from .correlation import Relation, correlate
 from .record import Record
-from .summary import FRAMES_ORDER, PROBE_ORDER, rank_in
+from .summary import FRAMES_ORDER, PROBE_ORDER, rank_in, summarise
 
 Curve = dict[int, Bits]
 """Layer or training step -> mean bound over seeds, in bits; ascending."""
@@ -88,43 +87,33 @@ def layer_agreements(records: Sequence[Record]) -> list[LayerAgreement]:
     last = last_layer(records)
     found = []
     for probe in sorted({r.probe for r in records}, key=lambda p: rank_in(p, PROBE_ORDER)):
-        curves = _curves((r for r in records if r.probe == probe), _layer)
-        for free, labelled in itertools.product(curves, repeat=2):
-            if (free.task, labelled.task) != ("mi_views", "mi_supervised"):
+        curves = _curves((r for r in records if r.probe == probe), "layer")
+        for setting, other in itertools.product(curves, repeat=2):
+            if (setting.task, other.task) != ("mi_views", "mi_supervised") or _data(setting) != _data(other):
                 continue
-            if (_data(free), free.frame_shift_ms) != (_data(labelled), labelled.frame_shift_ms):
+            free, labelled = curves[setting], curves[other]
+            layers = sorted(free.keys() & labelled.keys())
+            if setting.frame_shift_ms != other.frame_shift_ms or len(layers) < 2:
                 continue
-            layers = sorted(curves[free].keys() & curves[labelled].keys())
-            if len(layers) > 1:
-                found.append(_agreement(probe, free, curves[free], curves[labelled], layers, last))
+            picked, best = (best_of(_at(c, layers)) for c in (free, labelled))
+            values = [free[layer] for layer in layers], [labelled[layer] for layer in layers]
+            found.append(
+                LayerAgreement(
+                    probe=probe,
+                    setting=setting,
+                    unsupervised_layer=picked,
+                    labelled_layer=best,
+                    regret_bits=labelled[best] - labelled[picked],
+                    last_lost_bits=labelled[best] - labelled[last] if last in layers and last is not None else None,
+                    relation=correlate(*values, "I(Za;Zb)", "I(Z;Y)", things="layers"),
+                )
+            )
     return found
 
 
 def _data(key: ComparisonKey) -> tuple[Any, ...]:
     """What both tasks must share, so that one can stand alongside the other."""
     return key.protocol, key.fit_splits, key.eval_splits
-
-
-def _agreement(
-    probe: str, setting: ComparisonKey, free: Curve, labelled: Curve, layers: list[int], last: int | None
-) -> LayerAgreement:
-    picked = best_of({layer: free[layer] for layer in layers})
-    best = best_of({layer: labelled[layer] for layer in layers})
-    return LayerAgreement(
-        probe=probe,
-        setting=setting,
-        unsupervised_layer=picked,
-        labelled_layer=best,
-        regret_bits=labelled[best] - labelled[picked],
-        last_lost_bits=labelled[best] - labelled[last] if last in layers and last is not None else None,
-        relation=correlate(
-            [free[layer] for layer in layers],
-            [labelled[layer] for layer in layers],
-            "I(Za;Zb)",
-            "I(Z;Y)",
-            things="layers",
-        ),
-    )
 
 
 # --- Checkpoints --------------------------------------------------------------------------------------------
@@ -151,91 +140,53 @@ class CheckpointPick:
     """The main setting: that of the paper where it was measured, else the first."""
     layer: int
     step: int
-    bits: Bits
-    """I(Za;Zb) there."""
     curve: Curve
     """I(Za;Zb) by step, in the main setting."""
     stability: tuple[Stability, ...]
     """Over seeds, views and cluster counts; only those that were varied."""
-    labelled_curve: Curve | None
-    """I(Z;Y) by step at the same layer; None without labels."""
     labelled_step: int | None
-    """Where I(Z;Y) is largest."""
+    """Where I(Z;Y) at the same layer is largest; None without labels."""
     regret_bits: Bits | None
     """I(Z;Y) at its best step minus I(Z;Y) at the picked step."""
-    relation: Relation | None
-    """Step by step: I(Za;Zb) against I(Z;Y)."""
 
 
-def checkpoint_pick(
-    records: Sequence[Record], probe: str | None = None, layer: int | None = None
-) -> CheckpointPick | None:
-    """The step with the largest I(Za;Zb), how stable that is, and how it agrees with I(Z;Y).
+def checkpoint_pick(records: Sequence[Record], probe: str) -> CheckpointPick | None:
+    """The step with the largest I(Za;Zb) at the last layer, how stable that is, and what I(Z;Y) would pick.
 
     Args:
         records: of one series of checkpoints, of one or both tasks, at any number of settings.
-        probe: `logistic` or `mlp`; by default the first of these that was measured.
-        layer: by default the last one.
+        probe: `logistic` or `mlp`.
 
     Returns:
-        None if fewer than two checkpoints have I(Za;Zb) at that layer and probe.
-
-    Raises:
-        MIError: a checkpoint without a step, or two models of the same step.
+        None if fewer than two checkpoints have I(Za;Zb) there, or where two models are of one step.
     """
-    _check_steps(records)
-    layer = last_layer(records) if layer is None else layer
-    own = [r for r in records if r.layer == layer]
-    measured = {r.probe for r in own if r.task == "mi_views"}
-    probe = min(measured, key=lambda p: rank_in(p, PROBE_ORDER), default=None) if probe is None else probe
-    own = [r for r in own if r.probe == probe]
+    layer = last_layer(records)
+    own = [r for r in records if r.layer == layer and r.probe == probe and r.step is not None]
     chosen = [r for r in own if r.task == "mi_views"]
-    curves = _curves(chosen, _step)
-    if probe is None or layer is None or not curves:
+    curves = _curves(chosen, "step")
+    main = min(curves, key=paper_setting_first, default=None)
+    several_runs = len({(r.step, r.upstream_sha256) for r in records}) > len({r.step for r in records})
+    if layer is None or main is None or len(curves[main]) < 2 or several_runs:
         return None
-    main = min(curves, key=paper_setting_first)
     curve = curves[main]
-    if len(curve) < 2:
-        return None
-    step = best_of(curve)
-    of_labels = _curves((r for r in own if r.task == "mi_supervised"), _step)
-    labelled_curve = next((c for key, c in of_labels.items() if _data(key) == _data(main)), None)
-    labelled_step = regret = relation = None
-    shared = sorted(curve.keys() & labelled_curve.keys()) if labelled_curve else []
-    if labelled_curve and len(shared) > 1:
-        labelled_step = best_of({s: labelled_curve[s] for s in shared})
-        regret = labelled_curve[labelled_step] - labelled_curve[best_of({s: curve[s] for s in shared})]
-        bits, labelled_bits = [curve[s] for s in shared], [labelled_curve[s] for s in shared]
-        relation = correlate(bits, labelled_bits, "I(Za;Zb)", "I(Z;Y)", things="checkpoints")
+    of_labels = _curves((r for r in own if r.task == "mi_supervised"), "step")
+    labelled = next((c for key, c in of_labels.items() if _data(key) == _data(main)), {})
+    shared = {step: labelled[step] for step in sorted(curve.keys() & labelled.keys())}
+    labelled_step = best_of(shared) if len(shared) > 1 else None
     return CheckpointPick(
         probe=probe,
         setting=main,
         layer=layer,
-        step=step,
-        bits=curve[step],
+        step=best_of(curve),
         curve=curve,
         stability=tuple(_stabilities(chosen, main, curve)),
-        labelled_curve=labelled_curve,
         labelled_step=labelled_step,
-        regret_bits=regret,
-        relation=relation,
+        regret_bits=None if labelled_step is None else shared[labelled_step] - shared[best_of(_at(curve, shared))],
     )
 
 
-def _check_steps(records: Iterable[Record]) -> None:
-    models: dict[int, str] = {}
-    for record in records:
-        name = (record.checkpoint or {}).get("name", record.upstream)
-        if record.step is None:
-            raise MIError(
-                f"checkpoint {name}: neither the file nor its name holds the training step, so it has no place "
-                "in a series. Put the step into the name, such as model-001000.pt."
-            )
-        if models.setdefault(record.step, record.upstream_sha256) != record.upstream_sha256:
-            raise MIError(
-                f"two models of step {record.step} ({name} is one): these are several series. Name the folders "
-                "of one series."
-            )
+def _at(curve: Curve, places: Iterable[int]) -> Curve:
+    return {place: curve[place] for place in places if place in curve}
 
 
 def paper_setting_first(setting: ComparisonKey) -> tuple[Any, ...]:
@@ -245,38 +196,28 @@ def paper_setting_first(setting: ComparisonKey) -> tuple[Any, ...]:
 
 
 def _stabilities(records: Sequence[Record], main: ComparisonKey, curve: Curve) -> Iterable[Stability]:
-    by_seed: dict[str, Curve] = {}
-    for seed in sorted({r.seed for r in records}):
-        curves = _curves((r for r in records if r.seed == seed), _step)
-        by_seed |= {str(seed): curves[main]} if main in curves else {}
-    curves = _curves(records, _step)
-    views = {str(k.view): c for k, c in curves.items() if k._replace(view=main.view) == main}
-    clusters = {str(k.n_clusters): c for k, c in curves.items() if k._replace(n_clusters=main.n_clusters) == main}
-    for factor, found in (("seed", by_seed), ("view", views), ("clusters", clusters)):
-        shared = {name: sorted(other.keys() & curve.keys()) for name, other in found.items()}
-        picks = {name: best_of({s: found[name][s] for s in steps}) for name, steps in shared.items() if steps}
-        same = [pick == best_of({s: curve[s] for s in shared[name]}) for name, pick in picks.items()]
-        if len(found) > 1:
-            yield Stability(factor, picks, statistics.fmean(same))
-
-
-def _step(record: Record) -> int | None:
-    return record.step
-
-
-def _layer(record: Record) -> int | None:
-    """`weighted` is no layer."""
-    return record.layer if isinstance(record.layer, int) else None
-
-
-def _curves(records: Iterable[Record], place: Callable[[Record], int | None]) -> dict[ComparisonKey, Curve]:
-    """Of one probe: means over seeds by place, for each setting; if a seed occurs twice, the later record counts."""
-    values: dict[ComparisonKey, dict[int, dict[int, Bits]]] = {}
-    for record in records:
-        at = place(record)
-        if at is not None:
-            by_place = values.setdefault(ComparisonKey.of(record).without(*NOTED), {})
-            by_place.setdefault(at, {})[record.seed] = record.mi_lower_bound_bits
-    return {
-        setting: {at: statistics.fmean(found[at].values()) for at in sorted(found)} for setting, found in values.items()
+    seeds = {
+        seed: _curves((r for r in records if r.seed == seed), "step") for seed in sorted({r.seed for r in records})
     }
+    curves = _curves(records, "step")
+    varied = {
+        "seed": {str(seed): found[main] for seed, found in seeds.items() if main in found},
+        "view": {str(k.view): c for k, c in curves.items() if k._replace(view=main.view) == main},
+        "clusters": {str(k.n_clusters): c for k, c in curves.items() if k._replace(n_clusters=main.n_clusters) == main},
+    }
+    for factor, found in varied.items():
+        shared = {name: _at(other, sorted(curve)) for name, other in found.items()}
+        picks = {name: best_of(own) for name, own in shared.items() if own}
+        if len(found) > 1:
+            same = statistics.fmean(pick == best_of(_at(curve, shared[name])) for name, pick in picks.items())
+            yield Stability(factor, picks, same)
+
+
+def _curves(records: Iterable[Record], place: Literal["layer", "step"]) -> dict[ComparisonKey, Curve]:
+    """Of one probe: means over seeds by place, for each setting; `weighted` is no layer."""
+    curves: dict[ComparisonKey, Curve] = {}
+    for s in summarise(records):
+        at = getattr(s, place)
+        if isinstance(at, int):
+            curves.setdefault(s.key, {})[at] = s.mi_lower_bound_bits
+    return {setting: dict(sorted(curve.items())) for setting, curve in curves.items()}

@@ -80,7 +80,7 @@ class TestTable:
         table = build(results)
         assert [row.label for row in table.rows] == list(FREE)
         hubert = table.rows[1]
-        found = {(c.task, c.choice): (f.bits, f.layer) for c, f in hubert.figures.items()}
+        found = {(c.task, c.choice): (f.mi_lower_bound_bits, f.layer) for c, f in hubert.figures.items()}
         assert found == {
             ("mi_views", "last"): (1.2, 2),
             ("mi_views", "best"): (1.4, 1),
@@ -94,13 +94,13 @@ class TestTable:
         records = [make(b, seed=s) for s, b in enumerate((1.0, 2.0, 3.0))] + [make(9.0, probe="mlp")]
         figures = build([Result(tmp_path, records, "x")]).rows[0].figures
         figure = figures[Column("mi_views", "logistic", "last")]
-        assert (figure.bits, figure.sd, figure.n_seeds) == (2.0, 1.0, 3)
-        assert figures[Column("mi_views", "mlp", "last")].bits == 9.0
+        assert (figure.mi_lower_bound_bits, figure.mi_lower_bound_bits_sd, figure.n_seeds) == (2.0, 1.0, 3)
+        assert figures[Column("mi_views", "mlp", "last")].mi_lower_bound_bits == 9.0
 
     def test_weighted_sum_is_no_layer(self, tmp_path):
         figures = build([Result(tmp_path, [*curve([1.0, 2.0]), make(5.0, layer="weighted")], "x")]).rows[0].figures
-        assert figures[Column("mi_views", "logistic", "weighted")].bits == 5.0
-        assert figures[Column("mi_views", "logistic", "best")].bits == 2.0
+        assert figures[Column("mi_views", "logistic", "weighted")].mi_lower_bound_bits == 5.0
+        assert figures[Column("mi_views", "logistic", "best")].mi_lower_bound_bits == 2.0
 
     def test_weighted_sums_of_two_kinds(self, tmp_path):
         def weighted(model, source, bits=2.0):
@@ -117,7 +117,7 @@ class TestTable:
     def test_layers_of_a_coarser_rate_are_left_out_by_name(self, tmp_path):
         records = [*curve([1.0, 1.5]), make(9.0, layer=2, frame_shift_ms=40.0)]
         table = build([Result(tmp_path, records, "mr")])
-        assert table.rows[0].figures[Column("mi_views", "logistic", "best")].bits == 1.5
+        assert table.rows[0].figures[Column("mi_views", "logistic", "best")].mi_lower_bound_bits == 1.5
         assert table.notes == ["mr: only layers every 20 ms; left out as of another rate: 2."]
 
     def test_correlation_with_published_scores(self, results):

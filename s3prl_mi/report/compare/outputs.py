@@ -70,7 +70,7 @@ def to_csv(table: Table, paper: Sequence[PaperRow] | None = None) -> dict[str, s
         "_paper": [
             {
                 "label": p.label, "paper_model": p.paper.model, "task": p.paper.task, "probe": p.paper.probe,
-                "layer": p.yours.layer, "yours_bits": p.yours.bits, "paper_bits": p.paper.bits,
+                "layer": p.yours.layer, "yours_bits": p.yours.mi_lower_bound_bits, "paper_bits": p.paper.bits,
                 "difference_bits": p.difference, "source": p.paper.source, "remark": p.remark,
             }
             for p in paper or ()
@@ -122,8 +122,8 @@ def _bits(row: ModelRow, column: Column, table: Table) -> str:
     figure = row.figures.get(column)
     if figure is None:
         return "-"
-    places = decimals(r.figures[column].sd for r in table.rows if column in r.figures)
-    text = format_bits(figure.bits, figure.sd, figure.n_seeds, places)
+    places = decimals(r.figures[column].mi_lower_bound_bits_sd for r in table.rows if column in r.figures)
+    text = format_bits(figure.mi_lower_bound_bits, figure.mi_lower_bound_bits_sd, figure.n_seeds, places)
     return f"{text} ({figure.layer})" if column.choice in ("free", "best") else text
 
 
@@ -204,7 +204,7 @@ def _paper_grid(table: Table, paper: Sequence[PaperRow]) -> _Grid:
         rows=[
             [
                 p.label, p.paper.model, BOUND[p.paper.task], p.paper.probe, str(p.yours.layer),
-                *(f"{bits:.{p.paper.decimals}f}" for bits in (p.yours.bits, p.paper.bits)),
+                *(f"{bits:.{p.paper.decimals}f}" for bits in (p.yours.mi_lower_bound_bits, p.paper.bits)),
                 f"{p.difference:+.{p.paper.decimals}f}", p.paper.source.partition(" ")[2],
             ]
             for p in paper
@@ -294,17 +294,20 @@ def latex_text(text: str) -> str:
 # --- CSV ----------------------------------------------------------------------------------------------------
 
 
+_FIELDS = {"bits": "mi_lower_bound_bits", "sd": "mi_lower_bound_bits_sd", "seeds": "n_seeds", "layer": "layer"}
+_SCORE_FIELDS = {"": "percent", "_from": "kind", "_source": "source", "_remark": "remark"}
+"""Endings of columns -> fields of a summary, of a score."""
+
+
 def _wide(row: ModelRow, bounds: Sequence[Column]) -> dict[str, object]:
     names = ("label", "upstream", "published_as", "checkpoint", "upstream_sha256", "step")
     values: dict[str, object] = {name: getattr(row, name) for name in names}
     for column in bounds:
         figure = row.figures.get(column)
-        for ending, field in (("bits", "bits"), ("sd", "sd"), ("seeds", "n_seeds"), ("layer", "layer")):
-            values[f"{'_'.join(column)}_{ending}"] = getattr(figure, field, None)
+        values |= {f"{'_'.join(column)}_{e}": getattr(figure, field, None) for e, field in _FIELDS.items()}
     for metric in METRICS:
         score = row.scores.get(metric)
-        for ending, field in (("", "percent"), ("_from", "kind"), ("_source", "source"), ("_remark", "remark")):
-            values[metric + ending] = getattr(score, field, None)
+        values |= {metric + e: getattr(score, field, None) for e, field in _SCORE_FIELDS.items()}
     return values
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...core.types import Bits
-from ...results.record import Record
 from ...results.selection import USUAL_CLUSTERS
+from ...results.summary import Summary
 from ..published_scores import PaperFigure, canonical, paper_figures
-from .table import Column, Figure, ModelRow, Table
+from .table import Column, ModelRow, Table
 
 CAVEAT = (
     "The paper does not say which frames it scored, how its phones treat silence, nor the optimiser, batch size and "
@@ -22,7 +22,7 @@ class PaperRow:
 
     label: str
     paper: PaperFigure
-    yours: Figure
+    yours: Summary
     """Of the same layer: the paper's layer n of the APC family is entry n - 1 of the hidden states."""
     remark: str
     """What was not the same, such as the eval split."""
@@ -30,13 +30,13 @@ class PaperRow:
     @property
     def difference(self) -> Bits:
         """Yours minus the paper's."""
-        return self.yours.bits - self.paper.bits
+        return self.yours.mi_lower_bound_bits - self.paper.bits
 
 
 def paper_rows(table: Table) -> list[PaperRow]:
     """The paper's figures for every row whose upstream it has; empty if it has none of them."""
     return [
-        PaperRow(row.label, paper, yours, "; ".join(_differences(row.measured[paper.task], paper)))
+        PaperRow(row.label, paper, yours, "; ".join(_differences(yours, paper)))
         for row in table.rows
         for paper in paper_figures()
         if (yours := _counterpart(row, paper)) is not None
@@ -61,7 +61,7 @@ def unmeasured(table: Table) -> dict[str, str]:
     return found
 
 
-def _counterpart(row: ModelRow, published: PaperFigure) -> Figure | None:
+def _counterpart(row: ModelRow, published: PaperFigure) -> Summary | None:
     if canonical(row.published_as) != published.upstream:
         return None
     if published.layer is None:
@@ -69,7 +69,7 @@ def _counterpart(row: ModelRow, published: PaperFigure) -> Figure | None:
     return row.layers.get((published.task, published.probe), {}).get(published.layer - 1)
 
 
-def _differences(measured: Record, published: PaperFigure) -> list[str]:
+def _differences(measured: Summary, published: PaperFigure) -> list[str]:
     """What was measured otherwise than in the paper, as far as the paper says."""
     found = []
     if tuple(measured.eval_splits) != (published.eval_split,):

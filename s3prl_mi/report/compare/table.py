@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ...core.config import TASKS
 from ...core.errors import MIError
-from ...core.types import Bits
 from ...results.collect import Result, checkpoint_stem
 from ...results.comparability import NOTED, group_by_key
 from ...results.correlation import Relation, correlate
-from ...results.record import Record
 from ...results.selection import LayerAgreement, best_of, last_layer, layer_agreements
-from ...results.summary import PROBE_ORDER, layer_key, mean_sd, rank_in
+from ...results.summary import PROBE_ORDER, Summary, layer_key, rank_in, summarise
 from ..s3prl_runs import METRICS, S3prlRun
 from ..wording import BOUND
 from .comparable import check
@@ -44,18 +43,6 @@ class Column(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """One bound of one model."""
-
-    bits: Bits
-    """Mean over seeds."""
-    sd: Bits
-    """Sample standard deviation over seeds; 0 for one seed."""
-    n_seeds: int
-    layer: int | str
-
-
-@dataclass(frozen=True, slots=True)
 class ModelRow:
     """One model."""
 
@@ -68,15 +55,13 @@ class ModelRow:
     """File name of the checkpoint without its ending, or empty."""
     upstream_sha256: str
     step: int | None
-    figures: Mapping[Column, Figure]
-    layers: Mapping[tuple[str, str], Mapping[int, Figure]]
-    """(task, probe) -> layer -> figure."""
+    figures: Mapping[Column, Summary]
+    layers: Mapping[tuple[str, str], Mapping[int, Summary]]
+    """(task, probe) -> layer -> estimate."""
     scores: Mapping[str, ScoreValue]
     """`per`, `wer`."""
     agreements: Sequence[LayerAgreement]
     """Of the label-free with the labelled choice of the layer, by probe."""
-    measured: Mapping[str, Record]
-    """By task, one record: all of a task agree in view, clusters, splits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,29 +151,23 @@ def published_name(result: Result) -> str:
 
 
 def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue]) -> ModelRow:
-    label, first = results[0].label, results[0].first
+    first = results[0].first
     records = [r for result in results for r in result.records]
-    layers: dict[tuple[str, str], dict[int, Figure]] = {}
-    figures: dict[Column, Figure] = {}
-    for (task, probe, layer), values in _by_layer(records).items():
-        figure = Figure(*mean_sd(values), len(values), layer)
-        if isinstance(layer, int):
-            layers.setdefault((task, probe), {})[layer] = figure
+    layers: dict[tuple[str, str], dict[int, Summary]] = {}
+    figures: dict[Column, Summary] = {}
+    for s in summarise(records):
+        if isinstance(s.layer, int):
+            layers.setdefault((s.task, s.probe), {})[s.layer] = s
         else:
-            figures[Column(task, probe, layer)] = figure
+            figures[Column(s.task, s.probe, s.layer)] = s
     last = last_layer(records)
     for (task, probe), curve in layers.items():
-        best = best_of({layer: f.bits for layer, f in curve.items()})
-        chosen = {"last": last, "best": best}
+        chosen = {"last": last, "best": _best(curve)}
         if task == "mi_supervised" and (free := layers.get(("mi_views", probe))):
-            chosen["free"] = best_of({layer: f.bits for layer, f in free.items()})
-        figures |= {
-            Column(task, probe, choice): curve[layer]
-            for choice, layer in chosen.items()
-            if layer is not None and layer in curve
-        }
+            chosen["free"] = _best(free)
+        figures |= {Column(task, probe, choice): curve[n] for choice, n in chosen.items() if n in curve}
     return ModelRow(
-        label=label,
+        label=results[0].label,
         upstream=first.upstream,
         published_as=name,
         checkpoint=checkpoint_stem(first),
@@ -198,8 +177,11 @@ def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue]) ->
         layers=layers,
         scores=scores,
         agreements=layer_agreements(records),
-        measured={r.task: r for r in records},
     )
+
+
+def _best(curve: Mapping[int, Summary]) -> int:
+    return best_of({layer: s.mi_lower_bound_bits for layer, s in curve.items()})
 
 
 def _finest(results: Sequence[Result]) -> tuple[list[Result], list[str]]:
@@ -229,16 +211,8 @@ def _finest(results: Sequence[Result]) -> tuple[list[Result], list[str]]:
     return kept, notes
 
 
-def _by_layer(records: Sequence[Record]) -> dict[tuple[str, str, int | str], list[Bits]]:
-    """Bounds by task, probe and layer, one per seed; if a seed occurs twice, the later record counts."""
-    by_seed: dict[tuple[str, str, int | str], dict[int, Bits]] = {}
-    for r in records:
-        by_seed.setdefault((r.task, r.probe, r.layer), {})[r.seed] = r.mi_lower_bound_bits
-    return {key: list(values.values()) for key, values in by_seed.items()}
-
-
 def _column_order(column: Column) -> tuple[object, ...]:
-    return (rank_in(column.probe, PROBE_ORDER), rank_in(column.task, TASKS), rank_in(column.choice, tuple(CHOICES)))
+    return rank_in(column.probe, PROBE_ORDER), rank_in(column.task, TASKS), rank_in(column.choice, tuple(CHOICES))
 
 
 def _distinct(columns: Sequence[Column], rows: Sequence[ModelRow]) -> list[Column]:
@@ -252,18 +226,13 @@ def _distinct(columns: Sequence[Column], rows: Sequence[ModelRow]) -> list[Colum
 
 def _relations(rows: Sequence[ModelRow], columns: Sequence[Column]) -> dict[tuple[Column, str], Relation]:
     found: dict[tuple[Column, str], Relation] = {}
-    for metric in METRICS:
-        if not any(metric in row.scores for row in rows):
-            continue
-        for column in columns:
-            pairs = [
-                (row.figures[column].bits, row.scores[metric].percent)
-                for row in rows
-                if column in row.figures and metric in row.scores and not row.scores[metric].doubtful
-            ]
-            bits, errors = [p[0] for p in pairs], [p[1] for p in pairs]
-            name = f"{BOUND[column.task]} ({CHOICE_NAMES[column.choice]}, {column.probe})"
-            found[column, metric] = correlate(bits, errors, name, SCORE_NAMES[metric], "negative")
+    metrics = [metric for metric in METRICS if any(metric in row.scores for row in rows)]
+    for metric, column in itertools.product(metrics, columns):
+        trusted = [r for r in rows if column in r.figures and metric in r.scores and not r.scores[metric].doubtful]
+        bits = [r.figures[column].mi_lower_bound_bits for r in trusted]
+        errors = [r.scores[metric].percent for r in trusted]
+        name = f"{BOUND[column.task]} ({CHOICE_NAMES[column.choice]}, {column.probe})"
+        found[column, metric] = correlate(bits, errors, name, SCORE_NAMES[metric], "negative")
     return found
 
 
@@ -280,12 +249,14 @@ def _score_notes(rows: Sequence[ModelRow], runs: Sequence[S3prlRun], results: Se
         for metric, value in row.scores.items()
         if value.remark
     ]
-    tuned = [run for run in runs if run.fine_tuned]
-    strangers = [run for run in runs if not any(run.belongs_to(r.first) for r in results)]
-    for text, group in (
-        ("Runs that fine-tuned the upstream (-f) are not of what was measured, and left out: {}.", tuned),
-        ("Runs of upstreams that are not in this table: {}. --stock LABEL=FOLDER says whose a run is.", strangers),
-    ):
+    for text, group in {
+        "Runs that fine-tuned the upstream (-f) are not of what was measured, and left out: {}.": [
+            run for run in runs if run.fine_tuned
+        ],
+        "Runs of upstreams that are not in this table: {}. --stock LABEL=FOLDER says whose a run is.": [
+            run for run in runs if not any(run.belongs_to(r.first) for r in results)
+        ],
+    }.items():
         if group:
             notes.append(text.format(", ".join(f"{run.folder} ({run.upstream})" for run in group)))
     for metric in METRICS:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from ...core.errors import MIError
 from ...results.record import Record
 from ...results.selection import CheckpointPick, checkpoint_pick, last_layer
 from ...results.summary import Summary
@@ -64,15 +63,8 @@ def picks_of(name: str, records: Sequence[Record]) -> dict[str, CheckpointPick]:
     for r in own:
         steps.setdefault((r.probe, scale_of(r)), set()).add(r.step)
     own = [r for r in own if len(steps[r.probe, scale_of(r)]) > 1]  # one checkpoint is no choice
-    found = {}
-    for probe in dict.fromkeys(r.probe for r in own):
-        try:
-            pick = checkpoint_pick(own, probe)
-        except MIError:  # two runs under one name
-            pick = None
-        if pick is not None:
-            found[probe] = pick
-    return found
+    picks = {probe: checkpoint_pick(own, probe) for probe in dict.fromkeys(r.probe for r in own)}
+    return {probe: pick for probe, pick in picks.items() if pick is not None}
 
 
 def stability_words(pick: CheckpointPick) -> str:
