@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import functools
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
@@ -98,26 +97,15 @@ def canonical(upstream_name: str) -> str:
 @functools.cache
 def paper_figures() -> tuple[PaperFigure, ...]:
     """Every bound of the paper's Table 2 (last layer, test-other) and Table 4 (by layer, MLP, test-clean)."""
-    symbols = {"mi_supervised": "I_ZY", "mi_views": "I_ZaZb"}
-    last = [
-        _paper_figure(row, f"{row['model']} {row['size']}", task, probe, None, row[f"{symbol}_{probe}"], "test-other")
-        for row in _rows("paper_table2.csv")
-        for task, symbol in symbols.items()
-        for probe in ("logistic", "mlp")
-    ]
-    by_layer = [
-        _paper_figure(row, row["model"], task, "mlp", int(row["layer"]), row[symbol], "test-clean")
-        for row in _rows("paper_table4.csv")
-        for task, symbol in symbols.items()
-    ]
-    return (*last, *by_layer)
-
-
-def _paper_figure(
-    row: Mapping[str, str], model: str, task: str, probe: str, layer: int | None, bits: str, split: str
-) -> PaperFigure:
-    places = len(bits.partition(".")[2])
-    return PaperFigure(row["upstream"], model, task, probe, layer, float(bits), places, split, row["source"])
+    return tuple(
+        PaperFigure(
+            **{name: row[name] for name in ("upstream", "model", "task", "probe", "eval_split", "source")},
+            layer=int(row["layer"]) if row["layer"] else None,
+            bits=float(row["bits"]),
+            decimals=len(row["bits"].partition(".")[2]),
+        )
+        for row in _rows("paper_figures.csv")
+    )
 
 
 @functools.cache

@@ -72,7 +72,8 @@ class ComparisonKey(NamedTuple):
     def describe(self, *leave: str) -> str:
         """In words, for titles and captions, without the parts in `leave`."""
         leave = leave or ("task", "protocol", "fit_split", "utterances", "weights")
-        return ", ".join(text for name, text in self.in_words().items() if name not in leave)
+        words = {name: text for name, text in self.in_words().items() if name not in leave}
+        return ", ".join(f"one frame {text}" if name == "frame_rate" else text for name, text in words.items())
 
     @property
     def kind(self) -> str:

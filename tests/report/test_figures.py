@@ -16,9 +16,9 @@ from s3prl_mi.report.figures.checkpoint_curves import (
     stability_words,
 )
 from s3prl_mi.report.figures.cluster_usage import cluster_usage, last_layers, usages
+from s3prl_mi.report.figures.groups import by_key, headline_keys, key_of, natural, with_classes
 from s3prl_mi.report.figures.layer_curves import layer_curves
 from s3prl_mi.report.figures.phones import class_bits, confusion_pictures, group_of, phone_bits
-from s3prl_mi.report.figures.scale import by_scale, headline_scales, in_order, scale_of, with_classes
 from s3prl_mi.report.figures.score_scatter import Point, place_names
 from s3prl_mi.report.figures.sweeps import Mask, _axis, mask_of, shift_of, sweeps
 from s3prl_mi.results.class_contributions import ClassRecord
@@ -58,24 +58,24 @@ class TestScale:
         ],
     )
     def test_what_differs_never_shares_an_axis(self, change):
-        found = by_scale(summarise([model(A), model(B, **change)]))
+        found = by_key(summarise([model(A), model(B, **change)]))
         assert [len(group) for group in found.values()] == [1, 1]
 
     def test_models_and_layers_share_one(self):
-        assert len(by_scale(summarise([model(A), model(B, layer=3, probe="mlp")]))) == 1
+        assert len(by_key(summarise([model(A), model(B, layer=3, probe="mlp")]))) == 1
 
     def test_of_a_sweep_only_the_richest_setting_is_a_headline(self):
         full = [model(m, layer=n) for m in (A, B) for n in range(3)]
         swept = [model(A, layer=2, n_clusters=c) for c in (10, 100)]
-        (kept,) = headline_scales(by_scale(summarise(full + swept)))
+        (kept,) = headline_keys(by_key(summarise(full + swept)))
         assert kept.n_clusters == 50
 
     def test_a_model_measured_in_another_setting_only_stays_a_headline(self):
-        found = by_scale(summarise([model(A), model(B, view="mask(waveform, 30 of 40 frames)")]))
-        assert len(headline_scales(found)) == 2
+        found = by_key(summarise([model(A), model(B, view="mask(waveform, 30 of 40 frames)")]))
+        assert len(headline_keys(found)) == 2
 
-    def test_names_in_natural_order(self):
-        assert list(in_order({"x": "m-1600", "y": "m-200"}).values()) == ["m-200", "m-1600"]
+    def test_numbers_in_names_count(self):
+        assert sorted(["m-1600", "m-200"], key=natural) == ["m-200", "m-1600"]
 
 
 class TestLayerCurves:
@@ -232,10 +232,10 @@ class TestClusters:
 
     def test_picture_only_where_classes_were_kept(self):
         records = [model(A, layer=n) for n in range(2)]
-        scales = [scale_of(records[0])]
-        assert cluster_usage(with_classes(records, []), scales, NAMES) == []
+        groups = [key_of(records[0])]
+        assert cluster_usage(with_classes(records, []), groups, NAMES) == []
         classes = [classes_of(r, [5, 3, 2], [0.0] * 3) for r in records]
-        (p,) = cluster_usage(with_classes(records, classes), scales, NAMES)
+        (p,) = cluster_usage(with_classes(records, classes), groups, NAMES)
         assert "perplexity" in p.caption
 
 
@@ -250,8 +250,8 @@ class TestClasses:
 
     def test_at_the_best_layer_with_bits_per_frame(self):
         measured = self.measured()
-        scale = scale_of(measured[0][0])
-        (found,) = class_bits(measured, scale, summarise(r for r, _ in measured))
+        key = key_of(measured[0][0])
+        (found,) = class_bits(measured, key, summarise(r for r, _ in measured))
         assert (found.layer, found.bits) == (1, 0.5)
         assert sum(found.contribution.values()) == pytest.approx(0.5)
         assert found.per_frame == pytest.approx({"AA": 0.5 * 20 / 10, "S": 0.25 * 20 / 5, "sil": -0.25 * 20 / 5})
@@ -261,24 +261,24 @@ class TestClasses:
         one, two = self.measured(), self.measured(bits=(0.7, 0.25, -0.45))
         again = [(dataclasses.replace(r, seed=1), dataclasses.replace(c, seed=1)) for r, c in two]
         both = [*one, *again]
-        (found,) = class_bits(both, scale_of(one[0][0]), summarise(r for r, _ in both))
+        (found,) = class_bits(both, key_of(one[0][0]), summarise(r for r, _ in both))
         assert found.contribution == pytest.approx({"AA": 0.6, "S": 0.25, "sil": -0.35})
 
     def test_pictures(self):
         measured = self.measured()
-        scale = scale_of(measured[0][0])
-        found = class_bits(measured, scale, summarise(r for r, _ in measured))
-        (bits,) = phone_bits(found, scale, NAMES, 1)
-        (confusion,) = confusion_pictures(found, scale, NAMES, 1)
+        key = key_of(measured[0][0])
+        found = class_bits(measured, key, summarise(r for r, _ in measured))
+        (bits,) = phone_bits(found, key, NAMES, 1)
+        (confusion,) = confusion_pictures(found, key, NAMES, 1)
         assert bits.title == "Which phones are told apart"
         assert "100 %" in confusion.caption
 
     def test_no_confusion_without_counts(self):
         measured = self.measured()
         bare = [(r, dataclasses.replace(c, confusion=None)) for r, c in measured]
-        scale = scale_of(measured[0][0])
-        found = class_bits(bare, scale, summarise(r for r, _ in bare))
-        assert confusion_pictures(found, scale, NAMES, 1) == []
+        key = key_of(measured[0][0])
+        found = class_bits(bare, key, summarise(r for r, _ in bare))
+        assert confusion_pictures(found, key, NAMES, 1) == []
 
     @pytest.mark.parametrize(
         ("label", "group"), [("er1", "vowels"), ("NG", "nasals"), ("spn", "silence, noise"), ("CAT", "other")]

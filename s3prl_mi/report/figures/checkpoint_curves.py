@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from ...results.comparability import ComparisonKey
 from ...results.record import Record
 from ...results.selection import CheckpointPick, checkpoint_pick, last_layer
 from ...results.summary import Summary
 from ..wording import BOUND, BOUND_TEX, seeds_text
+from .groups import by_key, headline_keys, key_of, natural
 from .picture import COLOURS, Picture, bits_axis, dress, finish, legend_below, points, probes_in, sheet
-from .scale import Scale, by_scale, headline_scales, model_of, natural, scale_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_ROWS = 6
-"""Scales in one picture."""
+"""Settings in one picture."""
 
 
 def series_name(item: Summary | Record) -> str:
@@ -53,16 +55,16 @@ def _by_series(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
 
 
 def _is_mixed(group: Sequence[Summary]) -> bool:
-    return len({(s.step, model_of(s)) for s in group}) > len({s.step for s in group})
+    return len({(s.step, s.upstream_sha256) for s in group}) > len({s.step for s in group})
 
 
 def picks_of(name: str, records: Sequence[Record]) -> dict[str, CheckpointPick]:
     """What I(Za;Zb) at the last layer picks from a series, by probe; none where steps do not tell models apart."""
     own = [r for r in records if r.step is not None and series_name(r) == name]
-    steps: dict[tuple[str, Scale], set[int | None]] = {}
+    steps: dict[tuple[str, ComparisonKey], set[int | None]] = {}
     for r in own:
-        steps.setdefault((r.probe, scale_of(r)), set()).add(r.step)
-    own = [r for r in own if len(steps[r.probe, scale_of(r)]) > 1]  # one checkpoint is no choice
+        steps.setdefault((r.probe, key_of(r)), set()).add(r.step)
+    own = [r for r in own if len(steps[r.probe, key_of(r)]) > 1]  # one checkpoint is no choice
     picks = {probe: checkpoint_pick(own, probe) for probe in dict.fromkeys(r.probe for r in own)}
     return {probe: pick for probe, pick in picks.items() if pick is not None}
 
@@ -81,32 +83,33 @@ def stability_words(pick: CheckpointPick) -> str:
 
 
 def checkpoint_curves(summaries: Sequence[Summary], records: Sequence[Record]) -> list[Picture]:
-    """A picture for each series: a row for each scale, a column for each probe."""
+    """A picture for each series: a row for each setting, a column for each probe."""
     pictures = []
     for number, (name, group) in enumerate(series_in(summaries).items(), start=1):
-        scales = by_scale(s for s in group if isinstance(s.layer, int))
-        scales = {k: v for k, v in scales.items() if len({s.step for s in v}) > 1}
-        shown = sorted(headline_scales(scales), key=lambda k: k.task, reverse=True)  # without labels first
+        groups = by_key(s for s in group if isinstance(s.layer, int))
+        groups = {k: v for k, v in groups.items() if len({s.step for s in v}) > 1}
+        shown = sorted(headline_keys(groups), key=lambda k: k.task, reverse=True)  # without labels first
         if shown:
             last = last_layer([r for r in records if series_name(r) == name])
-            own = {k: scales[k] for k in shown[:MOST_ROWS]}
+            own = {k: groups[k] for k in shown[:MOST_ROWS]}
             pictures.append(_draw(name, own, picks_of(name, records), last, number))
     return pictures
 
 
 def _draw(
-    name: str, scales: Mapping[Scale, list[Summary]], picks: Mapping[str, CheckpointPick], last: int | None, number: int
+    name: str,
+    groups: Mapping[ComparisonKey, list[Summary]],
+    picks: Mapping[str, CheckpointPick],
+    last: int | None,
+    number: int,
 ) -> Picture:
-    everything = [s for group in scales.values() for s in group]
+    everything = [s for group in groups.values() for s in group]
     probes = probes_in(everything)
-    with sheet(4.0 * len(probes) + 0.4, 2.6 * len(scales) + 0.5) as figure:
-        grid = figure.subplots(len(scales), len(probes), squeeze=False, sharex=True, sharey="row")
-        for row, (scale, group) in zip(grid, scales.items(), strict=True):
-            what = (
-                f"{scale.kind} view, {scale.scored_frames} frames"
-                if scale.kind
-                else f"one frame every {scale.frame_shift_ms:g} ms"
-            )
+    with sheet(4.0 * len(probes) + 0.4, 2.6 * len(groups) + 0.5) as figure:
+        grid = figure.subplots(len(groups), len(probes), squeeze=False, sharex=True, sharey="row")
+        for row, (key, group) in zip(grid, groups.items(), strict=True):
+            rate = f"one frame every {key.frame_shift_ms:g} ms"
+            what = f"{key.kind} view, {key.scored_frames} frames" if key.kind else rate
             drawn: list[Summary] = []
             for axes, probe in zip(row, probes, strict=True):
                 drawn += _curves(axes, [s for s in group if s.probe == probe], last)
@@ -115,12 +118,12 @@ def _draw(
                         picks[probe].step, color="0.35", linestyle=":", linewidth=1.3, zorder=0,
                         label="picked without labels",
                     )  # fmt: skip
-                y = f"{BOUND_TEX[scale.task]}, bits" if probe == probes[0] else ""
-                dress(axes, "training step" if scale == list(scales)[-1] else "", y, f"{probe} probe, {what}")
+                y = f"{BOUND_TEX[key.task]}, bits" if probe == probes[0] else ""
+                dress(axes, "training step" if key == list(groups)[-1] else "", y, f"{probe} probe, {what}")
             bits_axis(row, drawn)
         legend_below(figure)
-        quantities = " and ".join(dict.fromkeys(BOUND[k.task] for k in scales))
-        settings = "; ".join(k.describe() for k in scales)
+        quantities = " and ".join(dict.fromkeys(BOUND[k.task] for k in groups))
+        settings = "; ".join(k.describe() for k in groups)
         return finish(
             figure,
             f"checkpoints_{number}",
@@ -135,10 +138,8 @@ def _draw(
 
 def _curves(axes: Axes, group: Sequence[Summary], last: int | None) -> list[Summary]:
     """Bits over steps at the last and at the best layer; returns the points."""
-    by_step: dict[int, list[Summary]] = {}
-    for s in sorted(group, key=lambda s: s.step or 0):
-        if s.step is not None:
-            by_step.setdefault(s.step, []).append(s)
+    group = sorted((s for s in group if s.step is not None), key=lambda s: s.step or 0)
+    by_step = {step or 0: list(own) for step, own in itertools.groupby(group, key=lambda s: s.step)}
     at_last = [s for own in by_step.values() for s in own if s.layer == last]
     at_best = [max(own, key=lambda s: s.mi_lower_bound_bits) for own in by_step.values()]
     curves = (

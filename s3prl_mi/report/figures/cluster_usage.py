@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from matplotlib.ticker import MaxNLocator
 
 from ...estimators.bounds import entropy_bits
+from ...results.comparability import ComparisonKey
 from ...results.record import is_encoder_layer
+from .groups import Model, Pair, key_of
 from .picture import Picture, chunks, dress, finish, label_ends, looks, sheet
-from .scale import Model, Pair, Scale, model_of, scale_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Usage:
     """Use of one codebook, mean over seeds."""
 
     model: Model
-    scale: Scale
+    key: ComparisonKey
     layer: int | str
     used: float
     """Clusters with at least one eval frame."""
@@ -38,27 +39,24 @@ class Usage:
 
 
 def usages(pairs: Sequence[Pair]) -> list[Usage]:
-    """Use of the codebook of every model, scale and layer (it does not depend on the probe)."""
-    groups: dict[tuple[Model, Scale, int | str], dict[int, Sequence[int]]] = {}
-    names: dict[tuple[Model, int | str], str] = {}
-    for record, classes in pairs:
-        if record.task != "mi_views":
-            continue
-        key = (model_of(record), scale_of(record), record.layer)
-        names[model_of(record), record.layer] = record.layer_name
-        groups.setdefault(key, {}).setdefault(record.seed, classes.eval_frames)
+    """Use of the codebook of every model, setting and layer (it does not depend on the probe)."""
+    groups: dict[tuple[Model, ComparisonKey, int | str, bool], dict[int, Sequence[int]]] = {}
+    for r, classes in pairs:
+        if r.task == "mi_views":
+            place = (r.upstream_sha256, key_of(r), r.layer, is_encoder_layer(r.layer_name))
+            groups.setdefault(place, {}).setdefault(r.seed, classes.eval_frames)
     found = []
-    for (model, scale, layer), by_seed in groups.items():
+    for (model, key, layer, encoder), by_seed in groups.items():
         counts = [sorted(c, reverse=True) for c in by_seed.values()]
         percents = [[100 * n / max(1, sum(c)) for n in c] for c in counts]
         found.append(
             Usage(
                 model=model,
-                scale=scale,
+                key=key,
                 layer=layer,
                 used=statistics.fmean(sum(n > 0 for n in c) for c in counts),
                 perplexity=statistics.fmean(2 ** entropy_bits(c) if any(c) else 0.0 for c in counts),
-                encoder=is_encoder_layer(names[model, layer]),
+                encoder=encoder,
                 curve=tuple(statistics.fmean(column) for column in zip(*percents, strict=True)),
             )
         )
@@ -74,23 +72,19 @@ def last_layers(found: Sequence[Usage]) -> dict[Model, Usage]:
     return last
 
 
-def cluster_usage(pairs: Sequence[Pair], scales: Sequence[Scale], names: Mapping[Model, str]) -> list[Picture]:
-    """A picture for each scale: sorted use of the clusters at the last layer; perplexity by layer."""
-    everything = usages(pairs)
-    pictures: list[Picture] = []
-    for scale in scales:
-        own = [u for u in everything if u.scale == scale]
-        if own:
-            pictures.append(_draw(scale, own, names, len(pictures) + 1))
-    return pictures
+def cluster_usage(pairs: Sequence[Pair], keys: Sequence[ComparisonKey], names: Mapping[Model, str]) -> list[Picture]:
+    """A picture for each setting: sorted use of the clusters at the last layer; perplexity by layer."""
+    by_setting = {key: [u for u in usages(pairs) if u.key == key] for key in keys}
+    drawn = [(key, own) for key, own in by_setting.items() if own]
+    return [_draw(key, own, names, number) for number, (key, own) in enumerate(drawn, start=1)]
 
 
-def _draw(scale: Scale, found: list[Usage], names: Mapping[Model, str], number: int) -> Picture:
+def _draw(key: ComparisonKey, found: list[Usage], names: Mapping[Model, str], number: int) -> Picture:
     style, last = looks(names), last_layers(found)
     parts = chunks([m for m in names if m in last])
     numbered = {m: [u for u in found if u.model == m and isinstance(u.layer, int)] for m in last}
     several = any(len(own) > 1 for own in numbered.values())
-    clusters = scale.n_clusters or len(found[0].curve)
+    clusters = key.n_clusters or len(found[0].curve)
     level = {"color": "0.5", "linestyle": "--", "linewidth": 0.9}
     with sheet(8.6 if several else 4.7, 2.9 * len(parts) + 0.4) as figure:
         grid = figure.subplots(len(parts), 1 + several, squeeze=False, sharey="col")
@@ -116,16 +110,14 @@ def _draw(scale: Scale, found: list[Usage], names: Mapping[Model, str], number: 
                 axes.set_ylim(0, 1.08 * clusters)
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if several:
-            figure.draw_without_rendering()
-            for row, part in zip(grid, parts, strict=True):
-                shown = {m: max([*numbered[m], last[m]], key=lambda u: u.rank[1]) for m in part}
-                ends = [(u.rank[1], u.perplexity, names[m], style[m]["color"]) for m, u in shown.items()]
-                label_ends(row[1], ends)
+            shown = {m: max([*numbered[m], last[m]], key=lambda u: u.rank[1]) for m in last}
+            ends = {m: (u.rank[1], u.perplexity, names[m], style[m]["color"]) for m, u in shown.items()}
+            label_ends(figure, {row[1]: [ends[m] for m in part] for row, part in zip(grid, parts, strict=True)})
         return finish(
             figure,
             f"clusters_used_{number}",
-            f"Use of the {clusters} clusters: {scale.view}",
-            f"How evenly the frames fall into the clusters that stand for the other view ({scale.describe()}). The "
+            f"Use of the {clusters} clusters: {key.view}",
+            f"How evenly the frames fall into the clusters that stand for the other view ({key.describe()}). The "
             "perplexity says how many equally used clusters would be as uncertain: if it is far below the number of "
             "clusters, few clusters hold most frames and I(Za;Zb) cannot be high.",
             f"Frames of each cluster in percent and perplexity by layer, of {', '.join(names[m] for m in last)}.",

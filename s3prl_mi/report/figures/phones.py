@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...results.class_contributions import ClassRecord
+from ...results.comparability import ComparisonKey
 from ...results.summary import PROBE_ORDER, Summary, rank_in
+from .groups import Model, Pair, key_of
 from .picture import Picture, chunks, dress, finish, layer_word, looks, plain, sheet
-from .scale import Model, Pair, Scale, model_of, scale_of
 
 GROUPS: dict[str, str] = {
     "vowels": "IY IX IH EH AE AA AH AX AO UH UW UX ER AXR EY AY OY AW OW",
@@ -90,20 +91,17 @@ def _bounds(labels: Sequence[str]) -> list[int]:
     return [i for i in range(1, len(labels)) if group_of(labels[i]) != group_of(labels[i - 1])]
 
 
-def class_bits(pairs: Sequence[Pair], scale: Scale, summaries: Sequence[Summary]) -> list[ClassBits]:
-    """Each model of a scale at its best layer, with the probe that all have (`logistic` where it was used)."""
-    pairs = [(r, c) for r, c in pairs if scale_of(r) == scale]
+def class_bits(pairs: Sequence[Pair], key: ComparisonKey, summaries: Sequence[Summary]) -> list[ClassBits]:
+    """Each model of one setting at its best layer, with the probe that all have (`logistic` where it was used)."""
     found = []
-    for model in dict.fromkeys(model_of(r) for r, _ in pairs):
-        own = [(r, c) for r, c in pairs if model_of(r) == model]
-        probe = min({r.probe for r, _ in own}, key=lambda p: rank_in(p, PROBE_ORDER))
-        layers = {r.layer for r, _ in own if r.probe == probe}
-        candidates = [
-            s for s in summaries
-            if model_of(s) == model and s.probe == probe and s.layer in layers and scale_of(s) == scale
-        ]  # fmt: skip
+    own = [(r, c) for r, c in pairs if key_of(r) == key]
+    for model in dict.fromkeys(r.upstream_sha256 for r, _ in own):
+        mine = [(r, c) for r, c in own if r.upstream_sha256 == model]
+        probe = min((r.probe for r, _ in mine), key=lambda p: rank_in(p, PROBE_ORDER))
+        at = {(key, model, probe, r.layer) for r, _ in mine if r.probe == probe}
+        candidates = [s for s in summaries if (s.key, s.upstream_sha256, s.probe, s.layer) in at]
         best = max(candidates, key=lambda s: s.mi_lower_bound_bits)
-        at_best = {r.seed: c for r, c in own if (r.probe, r.layer) == (probe, best.layer)}  # each seed once
+        at_best = {r.seed: c for r, c in mine if (r.probe, r.layer) == (probe, best.layer)}  # each seed once
         found.append(_mean(best, list(at_best.values())))
     return found
 
@@ -117,7 +115,7 @@ def _mean(best: Summary, records: Sequence[ClassRecord]) -> ClassBits:
 
     tables = [np.asarray(c.confusion, dtype=np.float64) for c in records if c.confusion and c.class_names == labels]
     return ClassBits(
-        model=model_of(best),
+        model=best.upstream_sha256,
         layer=best.layer,
         probe=best.probe,
         bits=best.mi_lower_bound_bits,
@@ -128,17 +126,16 @@ def _mean(best: Summary, records: Sequence[ClassRecord]) -> ClassBits:
     )
 
 
-def phone_bits(found: Sequence[ClassBits], scale: Scale, names: Mapping[Model, str], number: int) -> list[Picture]:
+def phone_bits(
+    found: Sequence[ClassBits], key: ComparisonKey, names: Mapping[Model, str], number: int
+) -> list[Picture]:
     """Dots for each class and model: bits per frame, and the contribution to the bound; six models in a picture."""
-    ordered = [c for m in names for c in found if c.model == m]
-    parts = chunks(ordered, MOST_MODELS)
-    return [
-        _draw_bits(part, scale, names, f"{number}" + (chr(ord("a") + i) if len(parts) > 1 else ""))
-        for i, part in enumerate(parts)
-    ]
+    parts = chunks([c for m in names for c in found if c.model == m], MOST_MODELS)
+    letters = "abcdefghijklmnopqrstuvwxyz" if len(parts) > 1 else [""]
+    return [_draw_bits(part, key, names, f"{number}{letter}") for part, letter in zip(parts, letters, strict=False)]
 
 
-def _draw_bits(found: list[ClassBits], scale: Scale, names: Mapping[Model, str], number: str) -> Picture:
+def _draw_bits(found: list[ClassBits], key: ComparisonKey, names: Mapping[Model, str], number: str) -> Picture:
     style = looks(names)
     best = max(found, key=lambda c: c.bits)
     labels = sorted((k for k, n in best.frames.items() if n), key=lambda k: -best.frames[k])[:MOST_CLASSES]
@@ -174,7 +171,7 @@ def _draw_bits(found: list[ClassBits], scale: Scale, names: Mapping[Model, str],
             figure,
             f"classes_{number}",
             "Which phones are told apart" if phones else "Which classes are told apart",
-            f"Bits of each class at the best layer of each model, {best.probe} probe ({scale.describe()}); classes are "
+            f"Bits of each class at the best layer of each model, {best.probe} probe ({key.describe()}); classes are "
             "grouped by manner of articulation, the grey tick is the most that a class of its frequency can yield. "
             "Left: a dot near its tick means that the class is recognised; right: how much all its frames add to "
             "I(Z;Y), below zero where the probe does worse than knowing the frequency alone.",
@@ -183,14 +180,14 @@ def _draw_bits(found: list[ClassBits], scale: Scale, names: Mapping[Model, str],
 
 
 def confusion_pictures(
-    found: Sequence[ClassBits], scale: Scale, names: Mapping[Model, str], number: int
+    found: Sequence[ClassBits], key: ComparisonKey, names: Mapping[Model, str], number: int
 ) -> list[Picture]:
     """A confusion picture for each of the best few models that have counts."""
     having = sorted((c for c in found if c.confusion is not None), key=lambda c: -c.bits)[:MOST_CONFUSIONS]
-    return [_draw_confusion(c, scale, names, f"{number}{chr(ord('a') + i)}") for i, c in enumerate(having)]
+    return [_draw_confusion(c, key, names, f"{number}{chr(ord('a') + i)}") for i, c in enumerate(having)]
 
 
-def _draw_confusion(c: ClassBits, scale: Scale, names: Mapping[Model, str], number: str) -> Picture:
+def _draw_confusion(c: ClassBits, key: ComparisonKey, names: Mapping[Model, str], number: str) -> Picture:
     assert c.confusion is not None
     labels = list(c.contribution)
     across = in_order_of_articulation(labels)
@@ -217,7 +214,7 @@ def _draw_confusion(c: ClassBits, scale: Scale, names: Mapping[Model, str], numb
             f"confusion_{number}",
             f"Confusions of {names[c.model]}, {layer_word(c.layer)}",
             f"Each row is a true class and sums to 100 %: where its frames go by the {c.probe} probe, at the best "
-            f"layer of {names[c.model]} ({scale.describe()}). A dark diagonal means that classes are recognised; dark "
+            f"layer of {names[c.model]} ({key.describe()}). A dark diagonal means that classes are recognised; dark "
             "cells inside a box are confusions within one manner of articulation, as between vowels.",
             f"Row-normalised confusion matrix of {names[c.model]}.",
         )

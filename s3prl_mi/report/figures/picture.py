@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -278,25 +278,28 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return [float(y) for y in placed]
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], size: float = 7.5) -> None:
+End: TypeAlias = tuple[float, float, str, str]
+"""Where a curve ends (x, y), its name and its colour."""
+
+
+def label_ends(figure: Figure, ends: Mapping[Axes, Sequence[End]], size: float = 7.5) -> None:
     """Write the name of each curve next to its last point, moved apart where they would overlap.
 
-    Call after a layout and when the limits of the axes are final; the names stand outside of the plot, on the right.
+    Call when the limits of the axes are final; the names stand outside of the plots, on the right.
 
     Args:
-        axes: of the curves.
-        ends: (x, y, name, colour) of each.
+        figure: of the axes; it is laid out here.
+        ends: of the curves in each plot.
         size: of the text in points.
     """
-    if not ends:
-        return
-    low, high = axes.get_ylim()
-    height = axes.get_window_extent().height / axes.figure.dpi * 72 or 200.0  # points
-    places = spread([y for _, y, _, _ in ends], 1.25 * size / height * (high - low), low, high)
-    right = axes.get_xlim()[1]
-    for (x, y, name, colour), place in zip(ends, places, strict=True):
-        axes.annotate(
-            plain(name), (x, y), xytext=(right, place), textcoords=axes.transData, color=colour,
-            fontsize=size, va="center", ha="left", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2},
-        )  # fmt: skip
+    figure.draw_without_rendering()  # so that the height of the plots is known
+    for axes, own in ends.items():
+        low, high = axes.get_ylim()
+        height = axes.get_window_extent().height / axes.figure.dpi * 72 or 200.0  # points
+        places = spread([y for _, y, _, _ in own], 1.25 * size / height * (high - low), low, high) if own else []
+        for (x, y, name, colour), place in zip(own, places, strict=True):
+            line = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2}
+            axes.annotate(
+                plain(name), (x, y), xytext=(axes.get_xlim()[1], place), textcoords=axes.transData, color=colour,
+                fontsize=size, va="center", ha="left", annotation_clip=False, arrowprops=line,
+            )  # fmt: skip

@@ -30,16 +30,16 @@ def score_scatter(
     task: str,
     plots: Mapping[tuple[str, str], Sequence[Point]],
     notes: Mapping[tuple[str, str], str],
-    scale: str,
+    setting: str,
     number: int,
 ) -> Picture:
-    """Scatter plots of one scale: a row for each probe, a column for each score.
+    """Scatter plots of comparable bits: a row for each probe, a column for each score.
 
     Args:
         task: `mi_supervised` or `mi_views`.
         plots: points by (probe, score in words: `PER (%)`).
         notes: by the same key, what the correlation is; written above the plot.
-        scale: in words.
+        setting: what all points share, in words.
         number: for the file's name.
     """
     probes = list(dict.fromkeys(p for p, _ in plots))
@@ -67,7 +67,7 @@ def score_scatter(
             figure,
             f"scatter_{task}_{number}",
             f"{BOUND[task]} against {what}",
-            f"Each point is one model: its bits at its best layer ({scale}) against its {what} in the SUPERB task, "
+            f"Each point is one model: its bits at its best layer ({setting}) against its {what} in the SUPERB task, "
             "where lower is better. If points fall from upper left to lower right, more bits go with fewer errors.",
             f"Scatter plot of {BOUND[task]} against {what} with the name of each model.",
         )

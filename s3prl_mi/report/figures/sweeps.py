@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ...results.comparability import ComparisonKey
 from ...results.summary import Summary, layer_key
 from ..wording import BOUND_TEX, seeds_text
-from .picture import Picture, bits_axis, chunks, dress, finish, label_ends, layer_word, looks, points, probes_in, sheet
-from .scale import Model, Scale, model_of, scale_of
+from . import picture
+from .groups import Model
+from .picture import Picture
 
 MOST_PICTURES = 3
 """Of one kind of sweep; where several settings vary at once, those with most estimates are drawn."""
@@ -57,8 +59,8 @@ class Kind:
     name: str
     title: str
     setting: Callable[[Summary], Any]
-    rest: Callable[[Scale], Scale]
-    """All of the scale that the sweep holds fixed."""
+    rest: Callable[[ComparisonKey], ComparisonKey]
+    """All of the key that the sweep holds fixed."""
     words: str
 
 
@@ -89,10 +91,10 @@ def sweeps(summaries: Sequence[Summary], names: Mapping[Model, str], last: Mappi
     """
     pictures: list[Picture] = []
     for kind in KINDS:
-        groups: dict[Scale, list[Summary]] = {}
+        groups: dict[ComparisonKey, list[Summary]] = {}
         for s in summaries:
             if s.task == "mi_views" and kind.setting(s) is not None and isinstance(s.layer, int):
-                groups.setdefault(kind.rest(scale_of(s)), []).append(s)
+                groups.setdefault(kind.rest(s.key), []).append(s)
         swept = {fixed: _swept(group, kind) for fixed, group in groups.items()}
         richest = sorted((fixed for fixed in swept if swept[fixed]), key=lambda k: -len(swept[k]))[:MOST_PICTURES]
         pictures += [_draw(kind, k, swept[k], names, last, n) for n, k in enumerate(richest, start=1)]
@@ -102,8 +104,8 @@ def sweeps(summaries: Sequence[Summary], names: Mapping[Model, str], last: Mappi
 def _swept(group: list[Summary], kind: Kind) -> list[Summary]:
     """The models and probes that were measured with at least two settings, at the layers that all settings have."""
     kept = []
-    for key in dict.fromkeys((model_of(s), s.probe) for s in group):
-        own = [s for s in group if (model_of(s), s.probe) == key]
+    for key in dict.fromkeys((s.upstream_sha256, s.probe) for s in group):
+        own = [s for s in group if (s.upstream_sha256, s.probe) == key]
         settings = {kind.setting(s) for s in own}
         if len(settings) > 1:
             layers = set.intersection(*({s.layer for s in own if kind.setting(s) == v} for v in settings))
@@ -113,45 +115,42 @@ def _swept(group: list[Summary], kind: Kind) -> list[Summary]:
 
 def _draw(
     kind: Kind,
-    fixed: Scale,
+    fixed: ComparisonKey,
     group: list[Summary],
     names: Mapping[Model, str],
     last: Mapping[Model, int | None],
     number: int,
 ) -> Picture:
-    models, style = [m for m in names if any(model_of(s) == m for s in group)], looks(names)
+    models, style = [m for m in names if any(s.upstream_sha256 == m for s in group)], picture.looks(names)
     choices = ("last layer", "best layer") if len({s.layer for s in group}) > 1 else ("last layer",)
     x_of, ticks, x_label = _axis(sorted({kind.setting(s) for s in group}))
-    rows = [(part, probe) for part in chunks(models) for probe in probes_in(group)]
-    with sheet(4.3 * len(choices) + 0.4, 2.9 * len(rows) + 0.4) as figure:
+    rows = [(part, probe) for part in picture.chunks(models) for probe in picture.probes_in(group)]
+    with picture.sheet(4.3 * len(choices) + 0.4, 2.9 * len(rows) + 0.4) as figure:
         grid = figure.subplots(len(rows), len(choices), squeeze=False, sharey=True)
         plots = [(part, probe, choice) for part, probe in rows for choice in choices]
         drawn: list[Summary] = []
-        ends: list[list[tuple[float, float, str, str]]] = []
+        ends: dict[Any, list[picture.End]] = {axes: [] for axes in grid.flat}
         for axes, (part, probe, choice) in zip(grid.flat, plots, strict=True):
-            ends.append([])
             for model in part:
-                own = [s for s in group if model_of(s) == model and s.probe == probe]
+                own = [s for s in group if s.upstream_sha256 == model and s.probe == probe]
                 if own:
                     line = sorted(_at(own, choice, last.get(model)), key=lambda s: x_of(kind.setting(s)))
                     x = [x_of(kind.setting(s)) for s in line]
-                    points(axes, x, line, **style[model])
-                    name = f"{names[model]}, {layer_word(line[-1].layer)}"
-                    ends[-1].append((x[-1], line[-1].mi_lower_bound_bits, name, style[model]["color"]))
+                    picture.points(axes, x, line, **style[model])
+                    name = f"{names[model]}, {picture.layer_word(line[-1].layer)}"
+                    ends[axes].append((x[-1], line[-1].mi_lower_bound_bits, name, style[model]["color"]))
                     drawn += line
             axes.set_xticks(list(ticks), list(ticks.values()), fontsize=8)
             y = f"{BOUND_TEX['mi_views']}, bits" if choice == choices[0] else ""
-            dress(axes, x_label if (part, probe) == rows[-1] else "", y, f"{probe} probe, {choice}")
-        bits_axis(grid.flat, drawn)
-        figure.draw_without_rendering()
-        for axes, names_of_plot in zip(grid.flat, ends, strict=True):
-            label_ends(axes, names_of_plot)
-        return finish(
+            picture.dress(axes, x_label if (part, probe) == rows[-1] else "", y, f"{probe} probe, {choice}")
+        picture.bits_axis(grid.flat, drawn)
+        picture.label_ends(figure, ends)
+        return picture.finish(
             figure,
             f"sweep_{kind.name}_{number}",
             f"{kind.title}: I(Za;Zb)",
             f"How I(Za;Zb) moves with {kind.words} ({fixed.describe()}; {seeds_text(group, '±')}). The "
-            "bits of two settings are not on one scale, so compare models at one setting: a choice of model is stable "
+            "bits of two settings are not comparable, so compare models at one setting: a choice of model is stable "
             "if the curves do not cross.",
             f"Curves of I(Za;Zb) over {kind.title.lower()} for {', '.join(names[m] for m in models)}.",
         )

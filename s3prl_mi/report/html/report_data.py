@@ -8,12 +8,13 @@ from pathlib import Path
 
 from ...results.class_contributions import CLASSES_FILE, read_classes
 from ...results.collect import Result, collect
+from ...results.comparability import ComparisonKey
 from ...results.record import Record
 from ...results.selection import last_layer
 from ...results.summary import Summary, summarise
 from ..compare.scores import ScoreValue, scores_of
 from ..compare.table import published_name
-from ..figures.scale import Model, Pair, Scale, by_scale, headline_scales, in_order, model_of, with_classes
+from ..figures.groups import Model, Pair, by_key, headline_keys, natural, with_classes
 from ..s3prl_runs import read_runs
 
 
@@ -24,11 +25,11 @@ class ReportData:
     Attributes:
         results: one for each experiment and model.
         records: all of theirs.
-        classes: what those say class by class.
+        classes: of the records that have them.
         summaries: over seeds.
         names: of every model, in the order of showing.
-        scales: summaries by what may share an axis.
-        headline: scales without those that only vary a setting.
+        groups: summaries by what may share an axis.
+        headline: groups without those that only vary a setting.
         last: the last layer of each model's encoder.
         rates: PER and WER by model: of the user's own runs where there are any, else as published.
     """
@@ -38,8 +39,8 @@ class ReportData:
     classes: list[Pair]
     summaries: list[Summary]
     names: dict[Model, str]
-    scales: dict[Scale, list[Summary]]
-    headline: list[Scale]
+    groups: dict[ComparisonKey, list[Summary]]
+    headline: list[ComparisonKey]
     last: dict[Model, int | None]
     rates: dict[Model, dict[str, ScoreValue]]
 
@@ -58,8 +59,7 @@ def read_report_data(folders: Sequence[Path | str], stock: Sequence[Path | str] 
     runs = read_runs(stock) if stock else []
     records = [r for result in results for r in result.records]
     summaries = summarise(records)
-    scales = by_scale(summaries)
-    names = in_order(short_names(results))
+    groups, names = by_key(summaries), short_names(results)
     return ReportData(
         results=results,
         records=records,
@@ -68,9 +68,9 @@ def read_report_data(folders: Sequence[Path | str], stock: Sequence[Path | str] 
         ],
         summaries=summaries,
         names=names,
-        scales=scales,
-        headline=headline_scales(scales),
-        last={m: last_layer(r for r in records if model_of(r) == m) for m in names},
+        groups=groups,
+        headline=headline_keys(groups),
+        last={m: last_layer(r for r in records if r.upstream_sha256 == m) for m in names},
         rates={
             r.first.upstream_sha256: scores_of(r, r.label, published_name(r), runs, {}, published=True) for r in results
         },
@@ -78,18 +78,17 @@ def read_report_data(folders: Sequence[Path | str], stock: Sequence[Path | str] 
 
 
 def short_names(results: Sequence[Result]) -> dict[Model, str]:
-    """Labels without the upstream in front where the checkpoint alone tells models apart."""
-    labels = {r.first.upstream_sha256: r.label for r in results}
-    upstreams = {r.first.upstream_sha256: r.first.upstream for r in results}
-    short = {m: label.removeprefix(f"{upstreams[m]} ") for m, label in labels.items()}
-    taken = list(short.values())
-    return {m: short[m] if taken.count(short[m]) == 1 else label for m, label in labels.items()}
+    """Labels without the upstream in front where the checkpoint alone tells models apart; `step 200` before `1600`."""
+    labels = {r.first.upstream_sha256: (r.label, r.label.removeprefix(f"{r.first.upstream} ")) for r in results}
+    taken = [short for _, short in labels.values()]
+    names = {model: short if taken.count(short) == 1 else label for model, (label, short) in labels.items()}
+    return dict(sorted(names.items(), key=lambda item: natural(item[1])))
 
 
 def best_of_models(group: Sequence[Summary], probe: str | None = None) -> dict[Model, Summary]:
-    """The highest estimate of each model of a scale over layers (and probes, unless one is named), best first."""
+    """The highest estimate of each model of a group over layers (and probes, unless one is named), best first."""
     best: dict[Model, Summary] = {}
     for s in sorted(group, key=lambda s: -s.mi_lower_bound_bits):
         if probe is None or s.probe == probe:
-            best.setdefault(model_of(s), s)
+            best.setdefault(s.upstream_sha256, s)
     return best

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from ...core.words import count, duration
 from ...results.collect import Result
+from ...results.comparability import ComparisonKey
 from ...results.correlation import Relation, correlate
 from ...results.record import Record
 from ...results.selection import CheckpointPick
@@ -20,7 +21,6 @@ from ..figures.cluster_usage import cluster_usage, last_layers, usages
 from ..figures.layer_curves import layer_curves
 from ..figures.phones import class_bits, confusion_pictures, phone_bits
 from ..figures.picture import Picture, layer_word, probes_in
-from ..figures.scale import Scale, model_of
 from ..figures.score_scatter import Point, score_scatter
 from ..figures.sweeps import sweeps
 from ..wording import BOUND, CEILING, decimals, format_bits
@@ -60,8 +60,8 @@ def sections(data: ReportData) -> dict[str, Section]:
         "sweeps": lambda d: _only(sweeps(d.summaries, d.names, d.last)),
         "clusters": _clusters,
         "classes": _classes,
-        "comparison": _comparison,
-        "settings": _settings,
+        "comparison": lambda d: {"tables": [_comparison(d, key, group) for key, group in d.groups.items()]},
+        "settings": lambda d: {"runs": [_run(d, result) for result in d.results]},
     }
     return {anchor: found for anchor, maker in makers.items() if (found := maker(data))}
 
@@ -71,20 +71,15 @@ def _only(pictures: list[Picture]) -> Section | None:
 
 
 def _selection(data: ReportData) -> Section | None:
-    rows: list[Row] = []
-    for model, own in agreements(data).items():
-        for a in own:
-            spearman = a.relation.of("spearman")
-            rows.append([
-                data.names[model],
-                a.probe,
-                f"{a.setting.describe()}; protocol {a.setting.protocol}",
-                _number(a.unsupervised_layer),
-                _number(a.labelled_layer),
-                _number(a.regret_bits, ".3f"),
-                _number(a.last_lost_bits, ".3f"),
-                SortableCell(str(spearman), spearman.value) if spearman else "too few layers",
-            ])  # fmt: skip
+    rows: list[Row] = [
+        [
+            data.names[model], a.probe, f"{a.setting.describe()}; protocol {a.setting.protocol}",
+            _number(a.unsupervised_layer), _number(a.labelled_layer), _number(a.regret_bits, ".3f"),
+            _number(a.last_lost_bits, ".3f"),
+            SortableCell(str(rho), rho.value) if (rho := a.relation.of("spearman")) else "too few layers",
+        ]
+        for model, own in agreements(data).items() for a in own
+    ]  # fmt: skip
     return {"rows": rows} if rows else None
 
 
@@ -96,18 +91,18 @@ def _scores(data: ReportData) -> Section | None:
         return None
     pictures: list[Picture] = []
     sentences: list[str] = []
-    for scale in data.headline:
+    for key in data.headline:
         plots, notes = {}, {}
-        for probe in probes_in(data.scales[scale]):
+        for probe in probes_in(data.groups[key]):
             for metric, score in SCORES.items():
-                points, relation = _points(data, scale, probe, metric)
+                points, relation = _points(data, key, probe, metric)
                 if len(points) > 1:
                     plots[probe, score] = points
                     notes[probe, score] = _note(relation, len(points))
-                    words = f"{BOUND[scale.task]} ({scale.kind or 'labels'}, {probe} probe)"
+                    words = f"{BOUND[key.task]} ({key.kind or 'labels'}, {probe} probe)"
                     sentences.append(f"{words} and {score}: {relation.sentence}")
         if plots:
-            pictures.append(score_scatter(scale.task, plots, notes, scale.describe(), len(pictures) + 1))
+            pictures.append(score_scatter(key.task, plots, notes, key.describe(), len(pictures) + 1))
     sources: list[Row] = [
         [data.names[m], SCORES[k], _number(r.percent, ".2f"), _source(r)]
         for m, own in data.rates.items() for k, r in own.items()
@@ -115,10 +110,10 @@ def _scores(data: ReportData) -> Section | None:
     return {"pictures": pictures, "sentences": list(dict.fromkeys(sentences)), "sources": sources}
 
 
-def _points(data: ReportData, scale: Scale, probe: str, metric: str) -> tuple[list[Point], Relation]:
+def _points(data: ReportData, key: ComparisonKey, probe: str, metric: str) -> tuple[list[Point], Relation]:
     numbers = {m: i for i, m in enumerate(data.names)}
     points, trusted = [], []
-    for model, best in best_of_models(data.scales[scale], probe).items():
+    for model, best in best_of_models(data.groups[key], probe).items():
         rate = data.rates.get(model, {}).get(metric)
         if rate is not None:
             name = data.names[model] + (" *" if rate.doubtful else "")
@@ -126,7 +121,7 @@ def _points(data: ReportData, scale: Scale, probe: str, metric: str) -> tuple[li
             points.append(Point(name, bits, sd, rate.percent, numbers[model]))
             trusted += [] if rate.doubtful else points[-1:]
     bits_of, scores_of = [p.bits for p in trusted], [p.score for p in trusted]
-    return points, correlate(bits_of, scores_of, BOUND[scale.task], SCORES[metric], expected="negative")
+    return points, correlate(bits_of, scores_of, BOUND[key.task], SCORES[metric], expected="negative")
 
 
 def _source(value: ScoreValue) -> str:
@@ -155,12 +150,12 @@ def _pick_row(name: str, pick: CheckpointPick) -> Row:
     stable = {s.factor: s for s in pick.stability}
     row: Row = [name, pick.probe, _number(pick.layer), _number(pick.step), _number(pick.labelled_step)]
     row.append(_number(pick.regret_bits, ".3f"))
-    for s in (stable.get(factor) for factor in ("seed", "view", "clusters")):
-        if s is None:
-            row.append("-")
-        else:
+    for factor in ("seed", "view", "clusters"):
+        if s := stable.get(factor):
             picks = "; ".join(f"{k}: {v}" for k, v in s.picks.items())
             row.append(SortableCell(f"{s.fraction_same:.0%} of {len(s.picks)}", s.fraction_same, picks))
+        else:
+            row.append("-")
     return row
 
 
@@ -168,11 +163,11 @@ def _clusters(data: ReportData) -> Section | None:
     everything = usages(data.classes)
     rows: list[Row] = [
         [
-            data.names[model], f"{scale.view}, {scale.scored_frames} frames", str(u.layer),
-            _number(scale.n_clusters or len(u.curve)), _number(u.used, ".1f"), _number(u.perplexity, ".1f"),
+            data.names[model], f"{key.view}, {key.scored_frames} frames", str(u.layer),
+            _number(key.n_clusters or len(u.curve)), _number(u.used, ".1f"), _number(u.perplexity, ".1f"),
             _number(u.curve[0], ".1f"),
         ]
-        for scale in data.scales for model, u in last_layers([u for u in everything if u.scale == scale]).items()
+        for key in data.groups for model, u in last_layers([u for u in everything if u.key == key]).items()
     ]  # fmt: skip
     pictures = cluster_usage(data.classes, data.headline, data.names)
     return {"pictures": pictures, "rows": rows} if pictures else None
@@ -180,21 +175,17 @@ def _clusters(data: ReportData) -> Section | None:
 
 def _classes(data: ReportData) -> Section | None:
     pictures: list[Picture] = []
-    for number, scale in enumerate((k for k in data.headline if k.task == "mi_supervised"), start=1):
-        found = class_bits(data.classes, scale, data.summaries)
-        pictures += phone_bits(found, scale, data.names, number)
-        pictures += confusion_pictures(found, scale, data.names, number)
+    for number, key in enumerate((k for k in data.headline if k.task == "mi_supervised"), start=1):
+        found = class_bits(data.classes, key, data.summaries)
+        pictures += phone_bits(found, key, data.names, number)
+        pictures += confusion_pictures(found, key, data.names, number)
     return _only(pictures)
 
 
 # --- Models side by side ----------------------------------------------------------------------------------
 
 
-def _comparison(data: ReportData) -> Section:
-    return {"tables": [_comparison_table(data, scale, group) for scale, group in data.scales.items()]}
-
-
-def _comparison_table(data: ReportData, scale: Scale, group: Sequence[Summary]) -> dict[str, Any]:
+def _comparison(data: ReportData, key: ComparisonKey, group: Sequence[Summary]) -> dict[str, Any]:
     probes = probes_in(group)
     metrics = [m for m in SCORES if any(m in own for own in data.rates.values())]
     places = decimals(s.mi_lower_bound_bits_sd for s in group)
@@ -202,7 +193,7 @@ def _comparison_table(data: ReportData, scale: Scale, group: Sequence[Summary]) 
     for model, best in best_of_models(group).items():
         row: Row = [data.names[model]]
         for probe in probes:
-            own = [s for s in group if model_of(s) == model and s.probe == probe]
+            own = [s for s in group if s.upstream_sha256 == model and s.probe == probe]
             row.append(_bits(max(own, key=lambda s: s.mi_lower_bound_bits, default=None), places))
             row.append(_bits(next((s for s in own if s.layer == data.last.get(model)), None), places))
         # H(c) is of each layer's own codebook: this is that of the best layer
@@ -213,10 +204,11 @@ def _comparison_table(data: ReportData, scale: Scale, group: Sequence[Summary]) 
             row.append(SortableCell(f"{rate.percent:.2f}{mark}", rate.percent, _source(rate)) if rate else "-")
         rows.append(row)
     layers = [f"{probe}, {which} layer" for probe in probes for which in ("best", "last")]
+    scores = [SCORES[m] for m in metrics]
     return {
-        "head": ["model", *layers, CEILING[scale.task], "frames scored", "seeds", *(SCORES[m] for m in metrics)],
+        "head": ["model", *layers, CEILING[key.task], "frames scored", "seeds", *scores],
         "rows": rows,
-        "caption": f"{BOUND[scale.task]} in bits: {scale.describe()}; protocol {scale.protocol}",
+        "caption": f"{BOUND[key.task]} in bits: {key.describe()}; protocol {key.protocol}",
     }
 
 
@@ -229,13 +221,9 @@ def _bits(s: Summary | None, places: int) -> SortableCell | str:
 
 # --- Settings of every run --------------------------------------------------------------------------------
 
-_OUTCOMES = ("mi_lower_bound_bits", "entropy_bits", "cross_entropy_bits", "accuracy", "seconds", "probe_settings")
+_OUTCOMES = {"mi_lower_bound_bits", "entropy_bits", "cross_entropy_bits", "accuracy", "seconds", "probe_settings"}
 """What the rows of settings leave out; everything else that a record holds is a setting."""
 _PATTERNS = ("mi_settings.json", "args_*.yaml", "config_*.yaml")
-
-
-def _settings(data: ReportData) -> Section:
-    return {"runs": [_run(data, result) for result in data.results]}
 
 
 def _run(data: ReportData, result: Result) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...core.words import count, span
+from ...results.comparability import ComparisonKey
 from ...results.correlation import correlate
 from ...results.record import Record
 from ...results.selection import LayerAgreement, layer_agreements
 from ..figures.checkpoint_curves import mixed_series, picks_of, series_in, stability_words
-from ..figures.scale import Scale, model_of
 from ..wording import BOUND, decimals, frames_note
 from .report_data import ReportData, best_of_models
 
@@ -46,8 +46,8 @@ def _data(records: Sequence[Record]) -> str:
 
 
 def findings(data: ReportData) -> list[str]:
-    """Sentences on the best model of each scale, on layers, checkpoints and error rates."""
-    found = [s for s in (_best(data, scale) for scale in data.headline) if s]
+    """Sentences on the best model of each setting, on layers, checkpoints and error rates."""
+    found = [s for s in (_best(data, key) for key in data.headline) if s]
     found += _layers(data)
     found += _tasks_agree(data)
     for name in series_in(data.summaries):
@@ -55,15 +55,15 @@ def findings(data: ReportData) -> list[str]:
     return found + _warnings(data)
 
 
-def _best(data: ReportData, scale: Scale) -> str:
-    ranking = list(best_of_models(data.scales[scale]).values())
+def _best(data: ReportData, key: ComparisonKey) -> str:
+    ranking = list(best_of_models(data.groups[key]).values())
     places = decimals(s.mi_lower_bound_bits_sd for s in ranking)
     values = [f"{s.mi_lower_bound_bits:.{places}f}" for s in ranking]
-    models = [data.names[model_of(s)] for s in ranking]
-    best, settings = ranking[0], scale.describe()
-    about = "about its labels" if scale.task == "mi_supervised" else "about the other view"
+    models = [data.names[s.upstream_sha256] for s in ranking]
+    best, settings = ranking[0], key.describe()
+    about = "about its labels" if key.task == "mi_supervised" else "about the other view"
     text = f"{models[0]} tells most {about} ({settings}): " if len(ranking) > 1 else f"{models[0]} ({settings}): "
-    text += f"{BOUND[scale.task]} is at least {values[0]} of at most {best.entropy_bits:.2f} bits"
+    text += f"{BOUND[key.task]} is at least {values[0]} of at most {best.entropy_bits:.2f} bits"
     text += f" (layer {best.layer}, {best.probe} probe)" if isinstance(best.layer, int) else f" ({best.layer})"
     if best.mi_lower_bound_bits <= 0:
         return text + ". A bound that is not above zero shows no information: there may be too little speech to fit on."
@@ -116,7 +116,7 @@ def _tasks_agree(data: ReportData) -> list[str]:
         for labelled in (k for k in data.headline if k.task == "mi_supervised"):
             if unlabelled.frame_shift_ms != labelled.frame_shift_ms or unlabelled.eval_splits != labelled.eval_splits:
                 continue
-            a, b = best_of_models(data.scales[unlabelled]), best_of_models(data.scales[labelled])
+            a, b = best_of_models(data.groups[unlabelled]), best_of_models(data.groups[labelled])
             models = [m for m in a if m in b]
             if len(models) > 2:
                 relation = correlate(
@@ -131,11 +131,11 @@ def _tasks_agree(data: ReportData) -> list[str]:
 
 def _warnings(data: ReportData) -> list[str]:
     found = []
-    for scale, group in data.scales.items():
+    for key, group in data.groups.items():
         frames = [s.eval_frames for s in group]
         if frames_note(group):
             found.append(
-                f"Beware: in {BOUND[scale.task]} ({scale.describe()}) models were scored on different amounts of "
+                f"Beware: in {BOUND[key.task]} ({key.describe()}) models were scored on different amounts of "
                 f"speech ({span(min(frames), max(frames))} frames); measure them on the same to rank them."
             )
     found += [
