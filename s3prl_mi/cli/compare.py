@@ -130,28 +130,30 @@ def run(args: argparse.Namespace) -> int:
 
 def _runs(words: Sequence[str]) -> tuple[list[S3prlRun], dict[str, list[S3prlRun]]]:
     """Runs to be matched by upstream, and those of which the user says whose they are."""
-    if not words:
-        return [], {}
     from ..report.s3prl_runs import read_runs
 
     plain = [word for word in words if Path(word).exists() or "=" not in word]
-    named = _pairs([word for word in words if word not in plain], "--stock", several=True)
-    runs_of: dict[str, list[S3prlRun]] = {}
-    for label, folder in named.items():
-        runs_of[label] = read_runs(folder.split("\n"))
-    return read_runs(plain), runs_of
+    named: dict[str, list[str]] = {}
+    for label, folder in (_pair(word, "--stock") for word in words if word not in plain):
+        named.setdefault(label, []).append(folder)
+    return read_runs(plain), {label: read_runs(folders) for label, folders in named.items()}
 
 
-def _pairs(words: Sequence[str], option: str, several: bool = False) -> dict[str, str]:
-    """`A=B` words as a mapping; with `several`, values of the same A are joined by newlines."""
+def _pair(word: str, option: str) -> tuple[str, str]:
+    """The two sides of `A=B`."""
+    key, equals, value = word.rpartition("=") if option == "--same-as" else word.partition("=")
+    if not (key and equals and value):
+        raise MIError(f"{option} {word!r}: expected two names with = between them.")
+    return key, value
+
+
+def _pairs(words: Sequence[str], option: str) -> dict[str, str]:
+    """`A=B` words as a mapping."""
     found: dict[str, str] = {}
-    for word in words:
-        key, equals, value = word.rpartition("=") if option == "--same-as" else word.partition("=")
-        if not (key and equals and value):
-            raise MIError(f"{option} {word!r}: expected two names with = between them.")
-        if key in found and not several:
-            raise MIError(f"{option} {word!r}: {key!r} was given before as {found[key]!r}. Give it once.")
-        found[key] = f"{found[key]}\n{value}" if key in found else value
+    for key, value in (_pair(word, option) for word in words):
+        if key in found:
+            raise MIError(f"{option} {key}={value}: {key!r} was given before as {found[key]!r}. Give it once.")
+        found[key] = value
     return found
 
 

@@ -97,21 +97,8 @@ def _command(
             overrides += words[at + 1 : at + 2]
             del words[at : at + 2]
     source = ["-k", str(checkpoint)] if checkpoint else []
-    return [
-        "-m",
-        "train",
-        "-d",
-        task,
-        "-u",
-        upstream,
-        *source,
-        "-p",
-        str(expdir),
-        "-a",
-        "-o",
-        ",,".join(overrides),
-        *words,
-    ]
+    what = ["-m", "train", "-d", task, "-u", upstream, *source]
+    return [*what, "-p", str(expdir), "-a", "-o", ",,".join(overrides), *words]
 
 
 def _pretrain(audio: Path, out: Path) -> dict[str, tuple[Path, Path]]:
@@ -124,22 +111,11 @@ def _pretrain(audio: Path, out: Path) -> dict[str, tuple[Path, Path]]:
     running: dict[str, subprocess.Popen[bytes]] = {}
     for model in MODELS:
         if not (out / f"{model}.done").exists():
-            command = [
-                sys.executable,
-                "-m",
-                "s3prl_mi.demo.pretrain",
-                "--audio",
-                str(audio),
-                "--out",
-                str(out),
-                "--model",
-                model,
-            ]
+            command = [sys.executable, "-m", "s3prl_mi.demo.pretrain", "--model", model]
+            command += ["--audio", str(audio), "--out", str(out)]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # more threads are slower on models so small
             with open(out / f"{model}.log", "wb") as log:
-                # more threads are slower on models as small as these
-                running[model] = subprocess.Popen(
-                    command, stderr=log, stdout=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
-                )
+                running[model] = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
     try:
         _wait(running, out)
     finally:

@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -31,25 +32,13 @@ from ..upstreams.names import FILE_SUFFIXES, cache_folder, cached_file, checkpoi
 State = Literal["ok", "warn", "FAIL"]
 
 
-class Problem(Exception):
-    """What a check found wrong, how bad it is, and what to do."""
-
-    def __init__(self, state: State, found: str, fix: str = "") -> None:
-        super().__init__(found)
-        self.state, self.found, self.fix = state, found, fix
-
-
-class Finding(NamedTuple):
-    """One line of the report; `fix` says what to do, or is empty."""
+@dataclass(eq=False)
+class Finding(Exception):
+    """What a check found, and what to do about it (or nothing)."""
 
     state: State
-    what: str
     found: str
     fix: str = ""
-
-    def __str__(self) -> str:
-        fix = f"\n{'':7}-> {self.fix}" if self.fix else ""
-        return f"{self.state:<6} {self.what}: {self.found}{fix}"
 
 
 class Check(NamedTuple):
@@ -57,20 +46,20 @@ class Check(NamedTuple):
 
     what: str
     look: Callable[[], str]
-    """Returns what it found; raises `Problem`, or anything else, where that is not good."""
+    """Returns what it found; raises a `Finding`, or anything else, where that is not good."""
     fix: str = ""
-    """What to do where it raises anything but a Problem."""
+    """What to do where it raises anything but a Finding."""
 
     def finding(self) -> Finding:
         """Make the check."""
         try:
-            return Finding("ok", self.what, self.look())
-        except Problem as problem:
-            return Finding(problem.state, self.what, problem.found, problem.fix)
+            return Finding("ok", self.look())
+        except Finding as finding:
+            return finding
         except MIError as error:  # its message says what to do
-            return Finding("FAIL", self.what, str(error))
+            return Finding("FAIL", str(error))
         except Exception as error:  # a check must not hide the ones after it
-            return Finding("FAIL", self.what, f"{type(error).__name__}: {error}", self.fix)
+            return Finding("FAIL", f"{type(error).__name__}: {error}", self.fix)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +79,9 @@ def run(args: argparse.Namespace) -> int:
     for check in checks(args.upstream, args.upstream_ckpt, args.quick):
         finding = check.finding()
         states.append(finding.state)
-        print(finding, flush=True)
+        print(f"{finding.state:<6} {check.what}: {finding.found}", flush=True)
+        if finding.fix:
+            print(f"{'':7}-> {finding.fix}", flush=True)
     print(f"\n{states.count('ok')} ok, {states.count('warn')} warnings, {states.count('FAIL')} failures")
     return 1 if "FAIL" in states else 0
 
@@ -128,9 +119,9 @@ def version_in_range(name: str, first: str, last: str) -> str:
     """Whether an installed package's version lies in first <= version < last."""
     version, install = _version(name), f'pip install "{name}>={first},<{last}"'
     if version == "0":
-        raise Problem("FAIL", "not installed", install)
+        raise Finding("FAIL", "not installed", install)
     if not compat.version_tuple(first) <= compat.version_tuple(version) < compat.version_tuple(last):
-        raise Problem("warn", version, f"tested with {first} <= version < {last}: {install}")
+        raise Finding("warn", version, f"tested with {first} <= version < {last}: {install}")
     return version
 
 
@@ -238,7 +229,7 @@ def _plugin() -> str:
     if any(getattr(finder, "__name__", "") == "S3prlMIStart" for finder in sys.meta_path):
         return "known, by s3prl_mi.pth"
     fix = "run_downstream.py works all the same; for `python -m s3prl.run_downstream`: pip install s3prl_mi"
-    raise Problem("warn", "unknown: s3prl_mi.pth is not in this Python's site-packages", fix)
+    raise Finding("warn", "unknown: s3prl_mi.pth is not in this Python's site-packages", fix)
 
 
 def _all_upstreams() -> str:
@@ -284,10 +275,10 @@ def _espeak() -> str:
         library, data = espeakng_loader.get_library_path(), Path(espeakng_loader.get_data_path())
         ctypes.CDLL(library)
     except (ImportError, OSError, RuntimeError) as error:
-        raise Problem("warn", str(error), fix) from error
+        raise Finding("warn", str(error), fix) from error
     voices = sum(1 for p in (data / "voices").rglob("*") if p.is_file())
     if voices == 0:
-        raise Problem("warn", f"{library}: no voices in {data}", fix)
+        raise Finding("warn", f"{library}: no voices in {data}", fix)
     return f"{library}, {voices} voices"
 
 
@@ -314,9 +305,9 @@ def room_in(folder: Path, found: str, wanted_gb: float, fix: str) -> str:
     free = shutil.disk_usage(parent).free / 1e9
     text = f"{folder} ({found}; {free:.0f} GB free)"
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise Problem("FAIL", f"{text}: {parent} cannot be written to", fix)
+        raise Finding("FAIL", f"{text}: {parent} cannot be written to", fix)
     if free < wanted_gb:
-        raise Problem("warn", f"{text}: less than {wanted_gb:g} GB", fix)
+        raise Finding("warn", f"{text}: less than {wanted_gb:g} GB", fix)
     return text
 
 
@@ -326,9 +317,9 @@ def room_in(folder: Path, found: str, wanted_gb: float, fix: str) -> str:
 def _known(name: str, ckpt: str | None) -> str:
     names = upstream_names()
     if name not in names:
-        raise Problem("FAIL", f"unknown.{nearest(name, names)}", "s3prl-mi upstreams lists all")
+        raise Finding("FAIL", f"unknown.{nearest(name, names)}", "s3prl-mi upstreams lists all")
     if name.endswith(FILE_SUFFIXES) and ckpt is None:
-        raise Problem("warn", "takes a checkpoint of yours", "name it with -k")
+        raise Finding("warn", "takes a checkpoint of yours", "name it with -k")
     return "known; s3prl names no file that it downloads"
 
 
@@ -336,14 +327,14 @@ def _downloaded(url: str) -> str:
     path = cached_file(url)
     if not path.is_file() or path.stat().st_size == 0:
         fix = f"it is downloaded at first use; offline: download {url} and save it as {path}"
-        raise Problem("warn", "checkpoint not downloaded yet", fix)
+        raise Finding("warn", "checkpoint not downloaded yet", fix)
     return f"{path} ({path.stat().st_size / 1e6:.0f} MB)"
 
 
 def _checkpoint(path: Path) -> str:
     if not path.exists():
-        raise Problem("FAIL", "no such file or folder", "check the path given by -k")
+        raise Finding("FAIL", "no such file or folder", "check the path given by -k")
     description, reader = describe_checkpoint(path)
     if reader is None:
-        raise Problem("warn", description, "name the upstream that wrote it with -u")
+        raise Finding("warn", description, "name the upstream that wrote it with -u")
     return f"{description}; read it with -u {reader}"

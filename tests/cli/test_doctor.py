@@ -67,7 +67,7 @@ def test_a_check_that_breaks_is_a_failure_of_its_own(error):
         raise error
 
     found = doctor.Check("GPU", look).finding()
-    assert (found.state, found.what) == ("FAIL", "GPU")
+    assert found.state == "FAIL"
     assert str(error) in found.found
 
 

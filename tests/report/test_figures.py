@@ -9,10 +9,8 @@ import pytest
 from s3prl_mi.report.figures import picture
 from s3prl_mi.report.figures.checkpoint_curves import (
     checkpoint_curves,
-    mixed_series,
-    picks_of,
-    series_in,
     series_name,
+    series_of,
     stability_words,
 )
 from s3prl_mi.report.figures.cluster_usage import cluster_usage, last_layers, usages
@@ -144,15 +142,19 @@ class TestCheckpoints:
             for n, b in zip(self.steps, bits, strict=True) for layer in range(3)
         ]  # fmt: skip
 
+    def found(self, records):
+        return series_of(summarise(records), records)
+
     def test_a_series_is_named_without_the_step(self):
         records = self.series((0.1, 0.5, 0.4))
         assert {series_name(r) for r in records} == {"hubert_local hubert"}
-        assert list(series_in(summarise(records))) == ["hubert_local hubert"]
-        assert series_in(summarise([make(step=100)])) == {}
+        assert [s.name for s in self.found(records)[0]] == ["hubert_local hubert"]
+        assert self.found([make(step=100)]) == ([], [])
 
     def test_the_pick_without_labels_and_what_it_costs(self):
         records = self.series((0.1, 0.5, 0.4)) + self.series((1.0, 1.5, 1.75), **SUPERVISED)
-        (pick,) = picks_of("hubert_local hubert", records).values()
+        ((series,), _) = self.found(records)
+        (pick,) = series.picks.values()
         assert (pick.step, pick.labelled_step) == (200, 1600)
         assert "step 200 is picked without labels" in stability_words(pick)
         assert "labels pick step 1,600 (0.250 bits" in stability_words(pick)
@@ -160,18 +162,18 @@ class TestCheckpoints:
     def test_two_runs_of_one_name_are_no_series(self):
         one = self.series((0.1, 0.5, 0.4))
         records = one + [dataclasses.replace(r, upstream_sha256=f"other {r.step}") for r in one[:3]]
-        assert mixed_series(summarise(one)) == []
-        assert mixed_series(summarise(records)) == ["hubert_local hubert"]
-        assert checkpoint_curves(summarise(records), records) == []
+        assert self.found(one)[1] == []
+        assert self.found(records) == ([], ["hubert_local hubert"])
 
     def test_a_setting_with_one_checkpoint_says_nothing_of_stability(self):
         records = self.series((0.1, 0.5, 0.4)) + self.series((0.1, 0.5, 0.4), n_clusters=100)[:3]
-        (pick,) = picks_of("hubert_local hubert", records).values()
+        ((series,), _) = self.found(records)
+        (pick,) = series.picks.values()
         assert [s.factor for s in pick.stability] == []
 
     def test_picture(self):
         records = self.series((0.1, 0.5, 0.4)) + self.series((1.0, 1.5, 1.75), **SUPERVISED)
-        (p,) = checkpoint_curves(summarise(records), records)
+        (p,) = checkpoint_curves(self.found(records)[0])
         assert "I(Za;Zb) and I(Z;Y)" in p.caption
         assert "step 200 is picked without labels" in p.caption
 

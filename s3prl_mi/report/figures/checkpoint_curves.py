@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...results.comparability import ComparisonKey
 from ...results.record import Record
@@ -35,37 +35,44 @@ def series_name(item: Summary | Record) -> str:
     return f"{item.upstream} {stem}" if stem else item.upstream
 
 
-def series_in(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
-    """Checkpoints of one training run by its name; only where there are at least two steps, one model for each."""
-    kept = {n: g for n, g in _by_series(summaries).items() if len({s.step for s in g}) > 1 and not _is_mixed(g)}
-    return dict(sorted(kept.items(), key=lambda item: natural(item[0])))
+class Series(NamedTuple):
+    """The checkpoints of one training run, at least two."""
+
+    name: str
+    summaries: list[Summary]
+    last: int | None
+    """The encoder's last layer."""
+    picks: dict[str, CheckpointPick]
+    """What I(Za;Zb) at the last layer picks, by probe."""
 
 
-def mixed_series(summaries: Sequence[Summary]) -> list[str]:
-    """Names that several training runs share, so that a step stands for two models: no curve can be drawn."""
-    return sorted((n for n, g in _by_series(summaries).items() if _is_mixed(g)), key=natural)
+def series_of(summaries: Iterable[Summary], records: Iterable[Record]) -> tuple[list[Series], list[str]]:
+    """The series in some estimates.
 
-
-def _by_series(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
-    found: dict[str, list[Summary]] = {}
+    Returns:
+        The series, and names that several training runs share: there a step stands for two models, so that no curve can
+        be drawn.
+    """
+    groups: dict[str, list[Summary]] = {}
     for s in summaries:
         if s.step is not None:
-            found.setdefault(series_name(s), []).append(s)
-    return found
+            groups.setdefault(series_name(s), []).append(s)
+    own: dict[str, list[Record]] = {name: [] for name in groups}
+    for r in records:
+        if r.step is not None:
+            own[series_name(r)].append(r)
+    steps = {name: {s.step for s in group} for name, group in groups.items()}
+    mixed = {n for n, group in groups.items() if len({(s.step, s.upstream_sha256) for s in group}) > len(steps[n])}
+    names = sorted((n for n in groups if len(steps[n]) > 1 and n not in mixed), key=natural)
+    return [Series(n, groups[n], last_layer(own[n]), _picks(own[n])) for n in names], sorted(mixed, key=natural)
 
 
-def _is_mixed(group: Sequence[Summary]) -> bool:
-    return len({(s.step, s.upstream_sha256) for s in group}) > len({s.step for s in group})
-
-
-def picks_of(name: str, records: Sequence[Record]) -> dict[str, CheckpointPick]:
-    """What I(Za;Zb) at the last layer picks from a series, by probe; none where steps do not tell models apart."""
-    own = [r for r in records if r.step is not None and series_name(r) == name]
+def _picks(records: Sequence[Record]) -> dict[str, CheckpointPick]:
     steps: dict[tuple[str, ComparisonKey], set[int | None]] = {}
-    for r in own:
+    for r in records:
         steps.setdefault((r.probe, key_of(r)), set()).add(r.step)
-    own = [r for r in own if len(steps[r.probe, key_of(r)]) > 1]  # one checkpoint is no choice
-    picks = {probe: checkpoint_pick(own, probe) for probe in dict.fromkeys(r.probe for r in own)}
+    several = [r for r in records if len(steps[r.probe, key_of(r)]) > 1]  # one checkpoint is no choice
+    picks = {probe: checkpoint_pick(several, probe) for probe in dict.fromkeys(r.probe for r in several)}
     return {probe: pick for probe, pick in picks.items() if pick is not None}
 
 
@@ -82,27 +89,20 @@ def stability_words(pick: CheckpointPick) -> str:
     return text + "."
 
 
-def checkpoint_curves(summaries: Sequence[Summary], records: Sequence[Record]) -> list[Picture]:
+def checkpoint_curves(all_series: Sequence[Series]) -> list[Picture]:
     """A picture for each series: a row for each setting, a column for each probe."""
     pictures = []
-    for number, (name, group) in enumerate(series_in(summaries).items(), start=1):
-        groups = by_key(s for s in group if isinstance(s.layer, int))
+    for number, series in enumerate(all_series, start=1):
+        groups = by_key(s for s in series.summaries if isinstance(s.layer, int))
         groups = {k: v for k, v in groups.items() if len({s.step for s in v}) > 1}
         shown = sorted(headline_keys(groups), key=lambda k: k.task, reverse=True)  # without labels first
         if shown:
-            last = last_layer([r for r in records if series_name(r) == name])
-            own = {k: groups[k] for k in shown[:MOST_ROWS]}
-            pictures.append(_draw(name, own, picks_of(name, records), last, number))
+            pictures.append(_draw(series, {k: groups[k] for k in shown[:MOST_ROWS]}, number))
     return pictures
 
 
-def _draw(
-    name: str,
-    groups: Mapping[ComparisonKey, list[Summary]],
-    picks: Mapping[str, CheckpointPick],
-    last: int | None,
-    number: int,
-) -> Picture:
+def _draw(series: Series, groups: Mapping[ComparisonKey, list[Summary]], number: int) -> Picture:
+    name, _, last, picks = series
     everything = [s for group in groups.values() for s in group]
     probes = probes_in(everything)
     with sheet(4.0 * len(probes) + 0.4, 2.6 * len(groups) + 0.5) as figure:

@@ -14,6 +14,7 @@ from ...results.selection import last_layer
 from ...results.summary import Summary, summarise
 from ..compare.scores import ScoreValue, scores_of
 from ..compare.table import published_name
+from ..figures.checkpoint_curves import Series, series_of
 from ..figures.groups import Model, Pair, by_key, headline_keys, natural, with_classes
 from ..s3prl_runs import read_runs
 
@@ -31,6 +32,8 @@ class ReportData:
         groups: summaries by what may share an axis.
         headline: groups without those that only vary a setting.
         last: the last layer of each model's encoder.
+        series: of checkpoints.
+        mixed: names of series that several training runs share.
         rates: PER and WER by model: of the user's own runs where there are any, else as published.
     """
 
@@ -42,6 +45,8 @@ class ReportData:
     groups: dict[ComparisonKey, list[Summary]]
     headline: list[ComparisonKey]
     last: dict[Model, int | None]
+    series: list[Series]
+    mixed: list[str]
     rates: dict[Model, dict[str, ScoreValue]]
 
 
@@ -60,6 +65,7 @@ def read_report_data(folders: Sequence[Path | str], stock: Sequence[Path | str] 
     records = [r for result in results for r in result.records]
     summaries = summarise(records)
     groups, names = by_key(summaries), short_names(results)
+    series, mixed = series_of(summaries, records)
     return ReportData(
         results=results,
         records=records,
@@ -71,6 +77,8 @@ def read_report_data(folders: Sequence[Path | str], stock: Sequence[Path | str] 
         groups=groups,
         headline=headline_keys(groups),
         last={m: last_layer(r for r in records if r.upstream_sha256 == m) for m in names},
+        series=series,
+        mixed=mixed,
         rates={
             r.first.upstream_sha256: scores_of(r, r.label, published_name(r), runs, {}, published=True) for r in results
         },

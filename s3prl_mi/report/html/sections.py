@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +16,7 @@ from ...results.record import Record
 from ...results.selection import CheckpointPick
 from ...results.summary import Summary
 from ..compare.scores import ScoreValue
-from ..figures.checkpoint_curves import checkpoint_curves, picks_of, series_in
+from ..figures.checkpoint_curves import checkpoint_curves
 from ..figures.cluster_usage import cluster_usage, last_layers, usages
 from ..figures.layer_curves import layer_curves
 from ..figures.phones import class_bits, confusion_pictures, phone_bits
@@ -33,20 +33,12 @@ Section: TypeAlias = dict[str, Any]
 """What `page.html.jinja` fills in; figures under `pictures`."""
 
 
-@dataclass(frozen=True, slots=True)
-class SortableCell:
-    """A table cell: text, the number to sort by, and a tooltip."""
-
-    text: str
-    value: float | None = None
-    tooltip: str = ""
+Cell: TypeAlias = "str | tuple[str, str]"
+"""Text, or text and tooltip; the page sorts a column by the numbers that its texts begin with."""
 
 
-Row: TypeAlias = list["SortableCell | str"]
-
-
-def _number(value: float | None, form: str = ",", tooltip: str = "") -> SortableCell:
-    return SortableCell("-") if value is None else SortableCell(format(value, form), value, tooltip)
+def _number(value: float | None, form: str = ",") -> str:
+    return "-" if value is None else format(value, form)
 
 
 def sections(data: ReportData) -> dict[str, Section]:
@@ -71,12 +63,12 @@ def _only(pictures: list[Picture]) -> Section | None:
 
 
 def _selection(data: ReportData) -> Section | None:
-    rows: list[Row] = [
+    rows: list[list[Cell]] = [
         [
             data.names[model], a.probe, f"{a.setting.describe()}; protocol {a.setting.protocol}",
             _number(a.unsupervised_layer), _number(a.labelled_layer), _number(a.regret_bits, ".3f"),
             _number(a.last_lost_bits, ".3f"),
-            SortableCell(str(rho), rho.value) if (rho := a.relation.of("spearman")) else "too few layers",
+            str(a.relation.of("spearman") or "too few layers"),
         ]
         for model, own in agreements(data).items() for a in own
     ]  # fmt: skip
@@ -103,7 +95,7 @@ def _scores(data: ReportData) -> Section | None:
                     sentences.append(f"{words} and {score}: {relation.sentence}")
         if plots:
             pictures.append(score_scatter(key.task, plots, notes, key.describe(), len(pictures) + 1))
-    sources: list[Row] = [
+    sources: list[list[Cell]] = [
         [data.names[m], SCORES[k], _number(r.percent, ".2f"), _source(r)]
         for m, own in data.rates.items() for k, r in own.items()
     ]  # fmt: skip
@@ -141,27 +133,25 @@ def _note(relation: Relation, n_points: int) -> str:
 
 
 def _checkpoints(data: ReportData) -> Section | None:
-    pictures = checkpoint_curves(data.summaries, data.records)
-    picks = [(name, p) for name in series_in(data.summaries) for p in picks_of(name, data.records).values()]
-    return {"pictures": pictures, "rows": [_pick_row(*pick) for pick in picks]} if pictures else None
+    pictures = checkpoint_curves(data.series)
+    rows = [_pick_row(series.name, pick) for series in data.series for pick in series.picks.values()]
+    return {"pictures": pictures, "rows": rows} if pictures else None
 
 
-def _pick_row(name: str, pick: CheckpointPick) -> Row:
+def _pick_row(name: str, pick: CheckpointPick) -> list[Cell]:
     stable = {s.factor: s for s in pick.stability}
-    row: Row = [name, pick.probe, _number(pick.layer), _number(pick.step), _number(pick.labelled_step)]
+    row: list[Cell] = [name, pick.probe, _number(pick.layer), _number(pick.step), _number(pick.labelled_step)]
     row.append(_number(pick.regret_bits, ".3f"))
     for factor in ("seed", "view", "clusters"):
-        if s := stable.get(factor):
-            picks = "; ".join(f"{k}: {v}" for k, v in s.picks.items())
-            row.append(SortableCell(f"{s.fraction_same:.0%} of {len(s.picks)}", s.fraction_same, picks))
-        else:
-            row.append("-")
+        s = stable.get(factor)
+        picks = "; ".join(f"{k}: {v}" for k, v in s.picks.items()) if s else ""
+        row.append((f"{s.fraction_same:.0%} of {len(s.picks)}", picks) if s else "-")
     return row
 
 
 def _clusters(data: ReportData) -> Section | None:
     everything = usages(data.classes)
-    rows: list[Row] = [
+    rows: list[list[Cell]] = [
         [
             data.names[model], f"{key.view}, {key.scored_frames} frames", str(u.layer),
             _number(key.n_clusters or len(u.curve)), _number(u.used, ".1f"), _number(u.perplexity, ".1f"),
@@ -191,7 +181,7 @@ def _comparison(data: ReportData, key: ComparisonKey, group: Sequence[Summary]) 
     places = decimals(s.mi_lower_bound_bits_sd for s in group)
     rows = []
     for model, best in best_of_models(group).items():
-        row: Row = [data.names[model]]
+        row: list[Cell] = [data.names[model]]
         for probe in probes:
             own = [s for s in group if s.upstream_sha256 == model and s.probe == probe]
             row.append(_bits(max(own, key=lambda s: s.mi_lower_bound_bits, default=None), places))
@@ -201,7 +191,7 @@ def _comparison(data: ReportData, key: ComparisonKey, group: Sequence[Summary]) 
         for metric in metrics:
             rate = data.rates.get(model, {}).get(metric)
             mark = " *" if rate and rate.doubtful else ""
-            row.append(SortableCell(f"{rate.percent:.2f}{mark}", rate.percent, _source(rate)) if rate else "-")
+            row.append((f"{rate.percent:.2f}{mark}", _source(rate)) if rate else "-")
         rows.append(row)
     layers = [f"{probe}, {which} layer" for probe in probes for which in ("best", "last")]
     scores = [SCORES[m] for m in metrics]
@@ -212,11 +202,11 @@ def _comparison(data: ReportData, key: ComparisonKey, group: Sequence[Summary]) 
     }
 
 
-def _bits(s: Summary | None, places: int) -> SortableCell | str:
+def _bits(s: Summary | None, places: int) -> Cell:
     if s is None:
         return "-"
     words = format_bits(s.mi_lower_bound_bits, s.mi_lower_bound_bits_sd, s.n_seeds, places).replace("+-", "±")
-    return SortableCell(f"{words} ({s.layer})", s.mi_lower_bound_bits, layer_word(s.layer))
+    return f"{words} ({s.layer})", layer_word(s.layer)
 
 
 # --- Settings of every run --------------------------------------------------------------------------------

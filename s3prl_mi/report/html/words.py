@@ -9,7 +9,7 @@ from ...results.comparability import ComparisonKey
 from ...results.correlation import correlate
 from ...results.record import Record
 from ...results.selection import LayerAgreement, layer_agreements
-from ..figures.checkpoint_curves import mixed_series, picks_of, series_in, stability_words
+from ..figures.checkpoint_curves import stability_words
 from ..wording import BOUND, decimals, frames_note
 from .report_data import ReportData, best_of_models
 
@@ -50,8 +50,7 @@ def findings(data: ReportData) -> list[str]:
     found = [s for s in (_best(data, key) for key in data.headline) if s]
     found += _layers(data)
     found += _tasks_agree(data)
-    for name in series_in(data.summaries):
-        found += [f"Checkpoints of {name}: {stability_words(p)}" for p in picks_of(name, data.records).values()]
+    found += [f"Checkpoints of {s.name}: {stability_words(p)}" for s in data.series for p in s.picks.values()]
     return found + _warnings(data)
 
 
@@ -141,7 +140,7 @@ def _warnings(data: ReportData) -> list[str]:
     found += [
         f"Beware: {name} stands for several training runs (two models of one step), so no curve over training is "
         "drawn; make a report of each run's folders."
-        for name in mixed_series(data.summaries)
+        for name in data.mixed
     ]
     if all(s.n_seeds == 1 for s in data.summaries):
         found.append("Beware: one seed only, so nothing is known about the scatter over seeds.")
