@@ -28,14 +28,12 @@ class Filters:
 
     def keeps(self, record: Record) -> bool:
         """Whether a record stays."""
-        if self.protocol is not None and self.protocol not in (record.protocol, record.protocol.split("-")[0]):
+        if self.protocol not in (None, record.protocol, record.protocol.split("-")[0]):
             return False
-        if record.task != "mi_views":
-            return True
-        return (
-            (self.view is None or self.view in (record.view or ""))
-            and (self.clusters is None or self.clusters == record.n_clusters)
-            and (self.frames is None or self.frames == record.scored_frames)
+        return record.task != "mi_views" or (
+            (self.view or "") in (record.view or "")
+            and self.clusters in (None, record.n_clusters)
+            and self.frames in (None, record.scored_frames)
         )
 
 

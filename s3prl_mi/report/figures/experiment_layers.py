@@ -44,7 +44,7 @@ def draw_layers(path_png: Path, records: Iterable[Record]) -> None:
     """Draw `mi_layers.png`: bits by layer, a line per probe and kind of frames, error bars of one sd.
 
     The best layer of each line is ringed. The ceiling H(Y) or H(c) is drawn dashed where it is near, else
-    stated in the legend. A single layer, or `weighted`, is drawn as points. Estimates that are not on one scale
+    stated in the legend. A single layer, or `weighted`, is drawn as points. Estimates that are not comparable
     (mask patterns, shifts, numbers of clusters, frame rates) have plots of their own.
 
     Args:

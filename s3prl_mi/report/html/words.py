@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from ...core.words import count, span
@@ -111,20 +112,16 @@ def _layers(data: ReportData) -> list[str]:
 def _tasks_agree(data: ReportData) -> list[str]:
     """Whether models that tell more about labels also tell more about the other view."""
     sentences = []
-    for unlabelled in (k for k in data.headline if k.task == "mi_views"):
-        for labelled in (k for k in data.headline if k.task == "mi_supervised"):
-            if unlabelled.frame_shift_ms != labelled.frame_shift_ms or unlabelled.eval_splits != labelled.eval_splits:
-                continue
-            a, b = best_of_models(data.groups[unlabelled]), best_of_models(data.groups[labelled])
-            models = [m for m in a if m in b]
-            if len(models) > 2:
-                relation = correlate(
-                    [a[m].mi_lower_bound_bits for m in models],
-                    [b[m].mi_lower_bound_bits for m in models],
-                    f"I(Za;Zb) ({unlabelled.view})",
-                    "I(Z;Y)",
-                )
-                sentences.append(relation.sentence)
+    for free, labelled in itertools.product(data.headline, repeat=2):
+        if (free.task, labelled.task) != ("mi_views", "mi_supervised"):
+            continue
+        if (free.frame_shift_ms, free.eval_splits) != (labelled.frame_shift_ms, labelled.eval_splits):
+            continue
+        a, b = best_of_models(data.groups[free]), best_of_models(data.groups[labelled])
+        models = [m for m in a if m in b]
+        if len(models) > 2:
+            x, y = ([best[m].mi_lower_bound_bits for m in models] for best in (a, b))
+            sentences.append(correlate(x, y, f"I(Za;Zb) ({free.view})", "I(Z;Y)").sentence)
     return sentences
 
 
