@@ -37,6 +37,11 @@ class Column(NamedTuple):
     """A key of `CHOICES`."""
 
     @property
+    def place(self) -> tuple[object, ...]:
+        """Sort key: by probe, task, choice."""
+        return rank_in(self.probe, PROBE_ORDER), rank_in(self.task, TASKS), rank_in(self.choice, tuple(CHOICES))
+
+    @property
     def title(self) -> str:
         """As it stands over the table, such as `I(Za;Zb) last`."""
         return f"{BOUND[self.task]} {CHOICE_NAMES[self.choice]}"
@@ -129,9 +134,11 @@ def build(
         forced = runs_of.get(label)
         scores = scores_of(own[0], label, name, forced or runs, table or {}, published, forced is not None)
         rows.append(_row(own, name, scores))
-    columns = _distinct(sorted({c for row in rows for c in row.figures}, key=_column_order), rows)
+    columns = _distinct(sorted({c for row in rows for c in row.figures}, key=lambda c: c.place), rows)
     notes += _score_notes(rows, runs, results)
-    return Table(rows, columns, _relations(rows, columns), _settings(results), mixed, notes)
+    keys = group_by_key((r for result in results for r in result.records), *NOTED)
+    settings = [(BOUND[task], key.describe("task")) for task in TASKS for key in keys if key.task == task]
+    return Table(rows, columns, _relations(rows, columns), settings, mixed, notes)
 
 
 TAKES_ANY_FILE = ("dinosr", "cotraining")
@@ -211,10 +218,6 @@ def _finest(results: Sequence[Result]) -> tuple[list[Result], list[str]]:
     return kept, notes
 
 
-def _column_order(column: Column) -> tuple[object, ...]:
-    return rank_in(column.probe, PROBE_ORDER), rank_in(column.task, TASKS), rank_in(column.choice, tuple(CHOICES))
-
-
 def _distinct(columns: Sequence[Column], rows: Sequence[ModelRow]) -> list[Column]:
     """Without choices that are the same layer as one before in every row: where only one layer was measured."""
     kept: dict[tuple[object, ...], Column] = {}
@@ -234,12 +237,6 @@ def _relations(rows: Sequence[ModelRow], columns: Sequence[Column]) -> dict[tupl
         name = f"{BOUND[column.task]} ({CHOICE_NAMES[column.choice]}, {column.probe})"
         found[column, metric] = correlate(bits, errors, name, SCORE_NAMES[metric], "negative")
     return found
-
-
-def _settings(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """What was measured, each setting once."""
-    keys = group_by_key((r for result in results for r in result.records), *NOTED)
-    return [(BOUND[task], key.describe("task")) for task in TASKS for key in keys if key.task == task]
 
 
 def _score_notes(rows: Sequence[ModelRow], runs: Sequence[S3prlRun], results: Sequence[Result]) -> list[str]:
