@@ -294,9 +294,5 @@ def _manifest_line(manifest: Path, line: int, header: Sequence[str], fields: Seq
     )
     assert audio is not None
     return Utterance(
-        values.get("id") or audio.stem,
-        audio,
-        values.get("split", ""),
-        values.get("speaker") or None,
-        alignment,
+        values.get("id") or audio.stem, audio, values.get("split", ""), values.get("speaker") or None, alignment
     )

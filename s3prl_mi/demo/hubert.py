@@ -253,15 +253,7 @@ def pretrain_hubert(
         }
 
     return train(
-        build,
-        loss,
-        content,
-        out_dir / "hubert-{:06d}.pt",
-        recipe.learning_rate,
-        recipe.warmup,
-        steps,
-        seed,
-        progress,
+        build, loss, content, out_dir / "hubert-{:06d}.pt", recipe.learning_rate, recipe.warmup, steps, seed, progress
     )
 
 

@@ -38,10 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help=f"updates (default: hubert {HUBERT_STEPS}, apc {APC_STEPS})")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
-        "--threads",
-        type=int,
-        default=1,
-        help="of torch (default: %(default)s; better start one process per model)",
+        "--threads", type=int, default=1, help="of torch (default: %(default)s; better start one process per model)"
     )
     args = parser.parse_args(argv)
     compat.apply()

@@ -163,11 +163,7 @@ _FAMILIES = (
     replace(MASKED_CONV, name="unispeech_sat", about=f"UniSpeech-SAT. {_SIZES}.", takes=_MICROSOFT),
     # Five stacked positional convs, each with a bias and an activation, spread padding into the last frames.
     replace(
-        MASKED_CONV,
-        name="data2vec",
-        padding="alone",
-        about=f"data2vec. {_SIZES}.",
-        takes=f"{_CONVERTED} (with _ema)",
+        MASKED_CONV, name="data2vec", padding="alone", about=f"data2vec. {_SIZES}.", takes=f"{_CONVERTED} (with _ema)"
     ),
     replace(_HUGGING_FACE_CONV, name="hf_hubert"),
     replace(_HUGGING_FACE_CONV, name="hf_wav2vec2"),
@@ -259,11 +255,7 @@ _FAMILIES = (
         about="Modified CPC. 2 entries: encoder, LSTM.",
         takes="-k FILE: config, weights",
     ),
-    replace(
-        _WAV2VEC,
-        name="wav2vec",
-        about="wav2vec. 13 entries: encoder, then the output of each aggregator layer.",
-    ),
+    replace(_WAV2VEC, name="wav2vec", about="wav2vec. 13 entries: encoder, then the output of each aggregator layer."),
     replace(
         _WAV2VEC,
         name="vq_wav2vec",
@@ -281,13 +273,7 @@ _FAMILIES = (
     replace(_BASELINE, name="baseline", takes="-g CONFIG: a yaml file as those in s3prl/upstream/baseline"),
     # mel and linear: CMVN over the padded batch, and digital silence at the end is taken for padding.
     # Their centred windows of 25 ms every 10 ms: frame 0 is centred on sample 0.
-    replace(
-        _BASELINE,
-        name="baseline_stft",
-        geometry=Geometry(160, 0.0, 0),
-        padding="alone",
-        cuts_silent_tail=True,
-    ),
+    replace(_BASELINE, name="baseline_stft", geometry=Geometry(160, 0.0, 0), padding="alone", cuts_silent_tail=True),
     Family("log_stft", weights=NONE),
     Family("example", weights=NONE),
 )

@@ -126,11 +126,7 @@ class Alignments:
         names = [f"{utterance.id}{suffix}" for suffix in self._suffixes()]
         if self._per == "chapter":
             names = [f"{utterance.id.rpartition('-')[0]}.alignment.txt"]
-        for folder in (
-            self.root / utterance.split / speaker / chapter,
-            self.root / speaker / chapter,
-            self.root,
-        ):
+        for folder in (self.root / utterance.split / speaker / chapter, self.root / speaker / chapter, self.root):
             yield from (folder / name for name in names)
 
     def _walk(self, utterance: Utterance) -> Path | None:

@@ -153,11 +153,7 @@ def _malformed(path: Path, number: int, expected: str, line: str) -> MIError:
 
 FORMATS: Mapping[Format, AlignmentFormat] = {
     "textgrid": AlignmentFormat(
-        "TextGrids",
-        "utterance",
-        ("*.textgrid",),
-        lambda lines: "ooTextFile" in lines[0],
-        read_file=read_textgrid,
+        "TextGrids", "utterance", ("*.textgrid",), lambda lines: "ooTextFile" in lines[0], read_file=read_textgrid
     ),
     "phn": AlignmentFormat(
         "TIMIT's files", "utterance", ("*.phn", "*.wrd"), _every(_looks_like_phn), read_file=read_phn

@@ -22,10 +22,7 @@ _SILENCE_PHONES = frozenset({"", "sil", "sp", "[sil]", "<sil>", "<eps>", "h#", "
 _SILENCE_WORDS = frozenset({"", "sil", "sp", "[sil]", "<sil>", "<eps>"})
 """Without TIMIT's names: these could be words."""
 _NOISE = frozenset({"spn", "<unk>"})
-_STRESSED = re.compile(
-    r"(AA|AE|AH|AO|AW|AX|AXR|AY|EH|ER|EY|IH|IX|IY|OW|OY|UH|UW|UX)[0-2]",
-    re.IGNORECASE,
-)
+_STRESSED = re.compile(r"(AA|AE|AH|AO|AW|AX|AXR|AY|EH|ER|EY|IH|IX|IY|OW|OY|UH|UW|UX)[0-2]", re.IGNORECASE)
 
 LONGER_TOLERANCE: Seconds = 0.5
 """An alignment that continues for longer than this after its audio has ended is that of another recording."""

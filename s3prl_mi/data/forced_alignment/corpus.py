@@ -143,11 +143,7 @@ def align_corpus(
 
 
 def _transcribe(
-    splits: Mapping[str, Sequence[Utterance]],
-    out: Path,
-    root: Path | None,
-    texts: Transcripts,
-    tally: Tally,
+    splits: Mapping[str, Sequence[Utterance]], out: Path, root: Path | None, texts: Transcripts, tally: Tally
 ) -> tuple[list[Transcribed], dict[str, Counter[str]]]:
     """The utterances that have words, and how often each word occurs in each split; the others are failures."""
     todo: list[Transcribed] = []
