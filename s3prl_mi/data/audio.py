@@ -150,8 +150,7 @@ def read_waveform(utterance: Utterance) -> Waveform:
         Shape (n_samples,), float32; integer formats lie in [-1, 1].
 
     Raises:
-        AudioError: missing, corrupt, cut short, empty or shorter than 25 ms, or holding NaN or infinite
-            samples.
+        AudioError: missing, corrupt, cut short, empty or shorter than 25 ms, or holding NaN or infinite samples.
     """
     path = utterance.path
     try:

@@ -74,9 +74,8 @@ def hidden_states(
 def layer_names(upstream: Upstream) -> list[str]:
     """A name for each entry that `hidden_states` returns, for tables.
 
-    The module path where s3prl's hooks give it (`self.model.encoder.layers[0]` stands for what enters that
-    module, as s3prl hooks inputs), else the family's own names, else the key and number, such as
-    `hidden_states[0]`.
+    The module path where s3prl's hooks give it (`self.model.encoder.layers[0]` stands for what enters that module, as
+    s3prl hooks inputs), else the family's own names, else the key and number, such as `hidden_states[0]`.
     """
     waveform = torch.randn(SAMPLE_RATE, generator=torch.Generator().manual_seed(0)).to(upstream.device)
     with torch.no_grad():
@@ -119,10 +118,9 @@ def _check_length(upstream: Upstream, index: int, waveform: Tensor) -> None:
     needs = shortest_samples(upstream)
     if len(waveform) < needs:
         raise MIError(
-            f"utterance {index} of the batch has {len(waveform)} samples "
-            f"({1000 * len(waveform) / SAMPLE_RATE:.1f} ms), "
-            f"but upstream {upstream.name!r} needs at least {needs} ({1000 * needs / SAMPLE_RATE:.1f} ms). "
-            "Leave it out."
+            f"utterance {index} of the batch has {len(waveform)} samples ({1000 * len(waveform) / SAMPLE_RATE:.1f} "
+            f"ms), but upstream {upstream.name!r} needs at least {needs} ({1000 * needs / SAMPLE_RATE:.1f} ms). Leave "
+            "it out."
         )
 
 

@@ -37,18 +37,7 @@ _INSTEAD = {
 
 def upstream_names() -> list[str]:
     """Every name that `-u` takes, sorted: s3prl's, ours, and the user's."""
-    names = set(stock_names()) | set(known())
-    hub = sys.modules.get("s3prl.hub")
-    if hub is not None:  # it also holds what hubconfs import (Path, FileLock, ...): functions only
-        names |= {n for n, v in vars(hub).items() if callable(v) and not isinstance(v, type) and _is_entry(n, v)}
-    return sorted(names)
-
-
-def _is_entry(name: str, value: Any) -> bool:
-    """Whether an attribute of s3prl.hub is an upstream and not a helper that a hubconf imported."""
-    module = getattr(value, "__module__", "") or ""
-    helper = module.startswith("s3prl.") and not module.endswith("hubconf")
-    return not name.startswith("_") and name != "options" and not helper
+    return sorted({*stock_names(), *known()})
 
 
 def family_of_name(name: str) -> Family:

@@ -101,9 +101,8 @@ def check_duration(intervals: Sequence[Interval], audio_seconds: Seconds, uttera
     end = max((i.end for i in intervals), default=0.0)
     if end > audio_seconds + LONGER_TOLERANCE:
         raise MIError(
-            f"utterance {utterance}: its alignment ends at {end:g} s, but its audio lasts "
-            f"{audio_seconds:g} s. Does the alignment ({KEY}.path) belong to this audio, with times in "
-            "seconds?"
+            f"utterance {utterance}: its alignment ends at {end:g} s, but its audio lasts {audio_seconds:g} s. Does "
+            f"the alignment ({KEY}.path) belong to this audio, with times in seconds?"
         )
 
 

@@ -2,8 +2,7 @@
 
 ==============  ==============================================================================================
 transcripts     what is spoken in an utterance: `.trans.txt`, Kaldi's `text`, `.lab` or `.txt` files
-pronunciations  how each word may be pronounced: the user's lexicon, PocketSphinx's dictionary, then g2p
-g2p             pronunciations for words that no dictionary has: rules of inflection, eSpeak NG
+pronunciations  how each word may be pronounced: the user's lexicon, PocketSphinx's dictionary, then rules or eSpeak
 aligner         one utterance: its audio and words -> its tiers
 corpus          whole splits in parallel, resumed after an interruption; failures and unknown words in lists
 ==============  ==============================================================================================

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import importlib.metadata
-import io
 import json
+import re
 import signal
 import tempfile
 import time
@@ -15,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
@@ -30,7 +29,7 @@ from ..audio import AudioError, read_header, read_waveform
 from ..utterances import Utterance
 from .aligner import Aligner, AlignmentError, dictionary_file, model_folder
 from .pronunciations import Pronounced, pronounce, read_dictionary, read_lexicon, write_dictionary
-from .transcripts import Transcripts, split_words
+from .transcripts import absence, read_transcripts, split_words
 
 SETTINGS_FILE = "mi_align_{split}.json"
 RECIPE = 1
@@ -53,38 +52,24 @@ class UtteranceReport:
     utterance: Utterance
     status: Literal["aligned", "there", "failed"]
     seconds: Seconds = 0.0
-    """Of audio; 0 where it failed before the audio was read."""
+    """Of audio that has a TextGrid now."""
     reason: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Tally:
     """What became of a run."""
 
-    aligned: int = 0
-    there: int = 0
-    failed: list[UtteranceReport] = field(default_factory=list)
-    aligned_seconds: Seconds = 0.0
-    """Audio aligned by this run."""
-    total_seconds: Seconds = 0.0
-    """Audio that has a TextGrid now."""
-    wall_seconds: Seconds = 0.0
-    words: int = 0
+    reports: list[UtteranceReport]
+    wall_seconds: Seconds
+    words: int
     """In the transcripts, all together."""
-    unknown: dict[str, tuple[int, Pronounced]] = field(default_factory=dict)
+    unknown: dict[str, tuple[int, Pronounced]]
     """Word that is in no dictionary -> how often it occurs, its pronunciations."""
 
-    def add(self, report: UtteranceReport) -> None:
-        """Count one utterance."""
-        if report.status == "failed":
-            self.failed.append(report)
-            return
-        self.total_seconds += report.seconds
-        if report.status == "there":
-            self.there += 1
-        else:
-            self.aligned += 1
-            self.aligned_seconds += report.seconds
+    def of(self, status: str) -> list[UtteranceReport]:
+        """The utterances of which this became."""
+        return [r for r in self.reports if r.status == status]
 
 
 def align_corpus(
@@ -105,7 +90,7 @@ def align_corpus(
         out: folder for `<split>/<speaker>/<chapter>/<utterance>.TextGrid`, for `failed_<split>.tsv` and
             `unknown_words_<split>.tsv`.
         root: of the audio, whose folders are repeated below `out`; None (a manifest): `<split>/<utterance>.TextGrid`.
-        transcripts: as in `Transcripts`.
+        transcripts: as in `read_transcripts`.
         lexicon: as in `read_lexicon`.
         jobs: processes.
         overwrite: align again what is there.
@@ -117,55 +102,53 @@ def align_corpus(
     """
     dictionary = read_dictionary(dictionary_file(model_folder()))
     own = {} if lexicon is None else read_lexicon(lexicon)
-    tally, began = Tally(), time.monotonic()
-    todo, counts = _transcribe(splits, out, root, Transcripts(transcripts), tally)
+    began = time.monotonic()
+    todo, reports = _transcribe([u for utterances in splits.values() for u in utterances], out, root, transcripts)
     for split in splits:
         _settle(out, split, [t for t in todo if t.utterance.split == split], lexicon, overwrite)
-    total = sum(counts.values(), Counter())
+    counts = {s: Counter(w for t in todo if t.utterance.split == s for w in t.words) for s in splits}
+    total = Counter(word for t in todo for word in t.words)
     spoken = pronounce(total, dictionary, own)
     mute = {word for word, p in spoken.items() if not p.variants}
     for item in [t for t in todo if mute.intersection(t.words)]:
         missing = ", ".join(sorted(mute.intersection(item.words)))
         why = f"no pronunciation for: {missing} (give one by --lexicon)"
-        tally.add(UtteranceReport(item.utterance, "failed", reason=why))
-    todo = [t for t in todo if not mute.intersection(t.words)]
-    reports = _align_all(todo, spoken, jobs)
-    for report in tqdm(reports, total=len(todo), desc="align", unit="utt", disable=not progress, dynamic_ncols=True):
-        tally.add(report)
-    tally.wall_seconds = time.monotonic() - began
-    tally.words = total.total()
-    tally.unknown = {w: (total[w], p) for w, p in spoken.items() if p.out_of_vocabulary}
+        reports.append(UtteranceReport(item.utterance, "failed", reason=why))
+        todo.remove(item)
+    work = _align_all(todo, spoken, jobs)
+    reports += tqdm(work, total=len(todo), desc="align", unit="utt", disable=not progress, dynamic_ncols=True)
+    unknown = {w: (total[w], p) for w, p in spoken.items() if p.out_of_vocabulary}
+    tally = Tally(reports, time.monotonic() - began, total.total(), unknown)
     for split in splits:
-        _list_failures(out / f"failed_{split}.tsv", [r for r in tally.failed if r.utterance.split == split])
-        unknown = {w: (counts[split][w], p) for w, (_, p) in tally.unknown.items() if counts[split][w]}
-        _list_words(out / f"unknown_words_{split}.tsv", unknown)
+        failed = [r for r in tally.of("failed") if r.utterance.split == split]
+        rows = [(r.utterance.id, str(r.utterance.path), r.reason) for r in failed]
+        _write_tsv(out / f"failed_{split}.tsv", ("id", "audio", "reason"), rows)
+        # most frequent first, as a start for a user's own lexicon
+        words = sorted((w for w in unknown if counts[split][w]), key=lambda w: (-counts[split][w], w))
+        variants = {w: " | ".join(map(" ".join, spoken[w].variants)) for w in words}
+        rows = [(w, str(counts[split][w]), spoken[w].source, variants[w]) for w in words]
+        _write_tsv(out / f"unknown_words_{split}.tsv", ("word", "count", "source", "pronunciation"), rows)
     return tally
 
 
 def _transcribe(
-    splits: Mapping[str, Sequence[Utterance]], out: Path, root: Path | None, texts: Transcripts, tally: Tally
-) -> tuple[list[Transcribed], dict[str, Counter[str]]]:
-    """The utterances that have words, and how often each word occurs in each split; the others are failures."""
-    todo: list[Transcribed] = []
-    counts: dict[str, Counter[str]] = {}
-    for split, utterances in splits.items():
-        counts[split] = Counter()
-        for utterance in utterances:
-            text = texts.text(utterance)
-            words = split_words(text or "")
-            counts[split].update(words)
-            if words:
-                todo.append(Transcribed(utterance, words, place(utterance, out, root)))
-                continue
-            why = "its transcript has no word" if text is not None else texts.absence(utterance)
-            tally.add(UtteranceReport(utterance, "failed", reason=why))
-    if not todo:
-        first = f"; {tally.failed[0].utterance.id}: {tally.failed[0].reason}" if tally.failed else ""
+    utterances: Sequence[Utterance], out: Path, root: Path | None, listed: Path | None
+) -> tuple[list[Transcribed], list[UtteranceReport]]:
+    """The utterances that have words, and as failures the others."""
+    texts = read_transcripts(utterances, listed)
+    words = {utterance: split_words(text) for utterance, text in texts.items()}
+    failed = [
+        UtteranceReport(u, "failed", reason="its transcript has no word" if u in texts else absence(u, listed))
+        for u in utterances
+        if not words.get(u)
+    ]
+    if len(failed) == len(utterances):
+        first = f"; {failed[0].utterance.id}: {failed[0].reason}" if failed else ""
         raise MIError(
-            f"none of {len(tally.failed)} utterances has a transcript{first}. Give their texts by --transcripts FILE "
+            f"none of {len(failed)} utterances has a transcript{first}. Give their texts by --transcripts FILE "
             "(lines '<utterance id> <text>')."
         )
-    return todo, counts
+    return [Transcribed(u, words[u], place(u, out, root)) for u in utterances if words.get(u)], failed
 
 
 def place(utterance: Utterance, out: Path, root: Path | None) -> Path:
@@ -269,29 +252,10 @@ def _settle(out: Path, split: str, todo: Sequence[Transcribed], lexicon: Path | 
     write_whole(path, json.dumps(now, indent=1) + "\n")
 
 
-def _list_failures(path: Path, failed: Sequence[UtteranceReport]) -> None:
-    """One line per utterance that has no TextGrid: id, audio, reason."""
-    rows = [(r.utterance.id, str(r.utterance.path), r.reason) for r in failed]
-    _write_tsv(path, ("id", "audio", "reason"), rows)
-
-
-def _list_words(path: Path, unknown: Mapping[str, tuple[int, Pronounced]]) -> None:
-    """The words in no dictionary, most frequent first, as a start for a user's own lexicon."""
-    rows = []
-    for word, (count, pronounced) in sorted(unknown.items(), key=lambda item: (-item[1][0], item[0])):
-        variants = " | ".join(" ".join(p) for p in pronounced.variants)
-        rows.append((word, str(count), pronounced.source, variants))
-    _write_tsv(path, ("word", "count", "source", "pronunciation"), rows)
-
-
 def _write_tsv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table with a header; no row, no file."""
-    if not rows:
+    if rows:
+        lines = ["\t".join(re.sub(r"[\t\n]", " ", value) for value in row) for row in (header, *rows)]
+        write_whole(path, "\n".join(lines) + "\n")
+    else:
         path.unlink(missing_ok=True)
-        return
-    text = io.StringIO()
-    # words keep their apostrophes and quotes as they are: no field has a tab or a line break
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar="\\")
-    writer.writerow(header)
-    writer.writerows([[v.replace("\t", " ").replace("\n", " ") for v in row] for row in rows])
-    write_whole(path, text.getvalue())

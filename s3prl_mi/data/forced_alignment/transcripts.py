@@ -30,42 +30,38 @@ def split_words(text: str) -> list[str]:
     return [token for token in tokens if any(c.isalnum() for c in token)]
 
 
-class Transcripts:
-    """The words of a corpus's utterances; each file is read once.
+def read_transcripts(utterances: Iterable[Utterance], listed: Path | None) -> dict[Utterance, str]:
+    """What is spoken in each utterance, as written; those without a transcript are left out.
 
     Args:
+        utterances: whose audio the transcripts lie next to.
         listed: a file with lines `<utterance id> <text>` for all utterances (Kaldi's `text`); None looks next to each
             audio file, for `*.trans.txt` with such lines and then for `<name>.lab` or `<name>.txt`.
 
     Raises:
-        MIError: the file cannot be read.
+        MIError: a file cannot be read, or has two texts for one id.
     """
 
-    def __init__(self, listed: Path | None) -> None:
-        self._listed = listed
-        self._lines = None if listed is None else _read_lines([listed])
-        self._of_folder = functools.cache(lambda folder: _read_lines(sorted(folder.glob("*.trans.txt"))))
+    @functools.cache
+    def lines(folder: Path) -> dict[str, str]:
+        return _read_lines([listed] if listed is not None else sorted(folder.glob("*.trans.txt")))
 
-    def text(self, utterance: Utterance) -> str | None:
-        """The transcript of one utterance as written; None if there is none.
+    found: dict[Utterance, str] = {}
+    for utterance in utterances:
+        text = lines(Path() if listed is not None else utterance.path.parent).get(utterance.id)
+        sides = () if listed is not None else (utterance.path.with_suffix(suffix) for suffix in SIDE_SUFFIXES)
+        text = text if text is not None else next((read_text(side) for side in sides if side.is_file()), None)
+        if text is not None:
+            found[utterance] = text
+    return found
 
-        Raises:
-            MIError: a transcript file cannot be read.
-        """
-        if self._lines is not None:
-            return self._lines.get(utterance.id)
-        lines: dict[str, str] = self._of_folder(utterance.path.parent)
-        if utterance.id in lines:
-            return lines[utterance.id]
-        files = (utterance.path.with_suffix(suffix) for suffix in SIDE_SUFFIXES)
-        return next((read_text(file) for file in files if file.is_file()), None)
 
-    def absence(self, utterance: Utterance) -> str:
-        """That an utterance has no transcript, and where it was looked for."""
-        if self._listed is not None:
-            return f"no transcript in {self._listed}"
-        names = " or ".join(utterance.path.with_suffix(s).name for s in SIDE_SUFFIXES)
-        return f"no transcript in {utterance.path.parent}: no *.trans.txt has its id, and there is no {names}"
+def absence(utterance: Utterance, listed: Path | None) -> str:
+    """That an utterance has no transcript, and where it was looked for."""
+    if listed is not None:
+        return f"no transcript in {listed}"
+    names = " or ".join(utterance.path.with_suffix(s).name for s in SIDE_SUFFIXES)
+    return f"no transcript in {utterance.path.parent}: no *.trans.txt has its id, and there is no {names}"
 
 
 def _read_lines(paths: Iterable[Path]) -> dict[str, str]:
