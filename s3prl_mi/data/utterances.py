@@ -232,7 +232,8 @@ def _read_manifest(manifest: Path) -> dict[int, Utterance]:
     for name in header:
         if name not in MANIFEST_COLUMNS:
             raise MIError(
-                f"manifest {manifest}: unknown column {name!r} in its first line.{nearest(name, MANIFEST_COLUMNS)} {valid}"
+                f"manifest {manifest}: unknown column {name!r} in its first line."
+                f"{nearest(name, MANIFEST_COLUMNS)} {valid}"
             )
         if header.count(name) > 1:
             raise MIError(f"manifest {manifest}: column {name!r} occurs twice in its first line.")

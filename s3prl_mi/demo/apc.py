@@ -72,14 +72,5 @@ def pretrain_apc(
     def content(model: torch.nn.Module, step: int) -> dict[str, Any]:
         return {"config": config, "model": model.state_dict(), "Step": step}
 
-    return train(
-        lambda: APC(dim, **paras),
-        loss,
-        content,
-        out_dir / "apc-{:06d}.ckpt",
-        recipe.learning_rate,
-        recipe.warmup,
-        steps,
-        seed,
-        progress,
-    )
+    path, rate = out_dir / "apc-{:06d}.ckpt", (recipe.learning_rate, recipe.warmup)
+    return train(lambda: APC(dim, **paras), loss, content, path, rate, steps, seed, progress)

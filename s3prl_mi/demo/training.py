@@ -66,8 +66,7 @@ def train(
     loss: Callable[[torch.nn.Module], torch.Tensor],
     content: Callable[[torch.nn.Module, int], dict[str, Any]],
     path: Path,
-    learning_rate: float,
-    warmup: float,
+    rate: tuple[float, float],
     steps: int,
     seed: int,
     progress: bool,
@@ -81,8 +80,7 @@ def train(
         loss: of the model on a batch that it draws.
         content: of a checkpoint, from the model and its step.
         path: of a checkpoint, with the step left open.
-        learning_rate: the highest.
-        warmup: fraction of the steps in which it rises.
+        rate: the highest learning rate, and the fraction of the steps in which it rises.
         steps: updates.
         seed: of torch.
         progress: show a bar.
@@ -93,7 +91,7 @@ def train(
     if steps < 1:
         raise MIError(f"pre-training: steps must be at least 1, found {steps}.")
     saved = {step: path.with_name(path.name.format(step)) for step in (0, steps)}
-    rise = max(1, round(warmup * steps))
+    learning_rate, rise = rate[0], max(1, round(rate[1] * steps))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build()

@@ -125,4 +125,5 @@ def apply_effects_file(path: Any, effects: Sequence[Sequence[str]]) -> tuple[Any
     """As `apply_effects_tensor`, on an audio file."""
     import torchaudio
 
-    return apply_effects_tensor(*torchaudio.load(path), effects)
+    waveform, sample_rate = torchaudio.load(path)
+    return apply_effects_tensor(waveform, sample_rate, effects)

@@ -46,7 +46,7 @@ def mask_embedding(upstream: Upstream) -> Tensor:
     model = resolve(upstream.expert, "model")
     if embedding is None:
         problem = f" has no mask embedding {path!r}: it was saved without masking (Hugging Face: mask_time_prob 0)."
-    elif type(model).__module__.startswith("transformers.") and _is_made_up(name, type(model), model.name_or_path):
+    elif type(model).__module__.startswith("transformers.") and _is_made_up(name, model.__class__, model.name_or_path):
         problem = f": its files hold no {name}, so transformers made up a random one, which no training has seen."
     else:
         return embedding
