@@ -226,7 +226,7 @@ def pretrain_hubert(
         places = crops(lengths, recipe.batch, recipe.crop_frames, rng)
         source = np.stack([waves[i][320 * a : 320 * (b - 1) + 400] for i, a, b in places])
         targets = torch.from_numpy(np.stack([units[i][a:b] for i, a, b in places]))
-        mask = span_mask(*targets.shape, recipe.mask_prob, recipe.mask_length, rng)
+        mask = span_mask(len(places), targets.shape[1], recipe.mask_prob, recipe.mask_length, rng)
         return hubert_loss(model, torch.from_numpy(source), targets, torch.from_numpy(mask), recipe.unmasked_weight)
 
     def content(model: torch.nn.Module, step: int) -> dict[str, Any]:

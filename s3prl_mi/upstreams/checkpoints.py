@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -324,3 +324,22 @@ def file_or_download(name: str, ckpt: str | None, refresh: bool) -> Path:
 
         return Path(_urls_to_filepaths(ckpt, refresh=refresh))
     return existing_file(name, ckpt)
+
+
+def hugging_face_folder(name: str, ckpt: str, needed: Sequence[str]) -> Path | None:
+    """The folder of a Hugging Face model that `-k` names for the upstream `-u name`; None: a model id (or a URL).
+
+    Raises:
+        MIError: no such folder, a file, or a folder without one of the `needed` files.
+    """
+    path = Path(ckpt)
+    if not path.exists():
+        if (path.is_absolute() or ckpt.startswith(".") or ckpt.count("/") > 1) and "://" not in ckpt:
+            raise MIError(f"upstream {name!r}: folder -k {ckpt!r} does not exist.")
+        return None
+    if not path.is_dir():
+        raise MIError(f"upstream {name!r}: -k {ckpt!r} is a file, but a folder or a model id is needed.{advice(path)}")
+    for file in needed:
+        if not (path / file).is_file():
+            raise MIError(f"upstream {name!r}: folder {ckpt!r} has no {file}; save the model there again.")
+    return path

@@ -1,8 +1,9 @@
 """What the plugin must know of each kind of upstream: its views, its mask site, its frames, its padding.
 
 One `Family` is one declarative entry. It is found by the folder of s3prl that defines the upstream
-(`s3prl/upstream/hubert` serves `hubert`, `hubert_large_ll60k`, `hubert_local`, ...), or by a `-u` name that a user's
-module declares in its `FAMILIES` (`user_modules`). Models are only looked at by attribute; torch is not imported.
+(`s3prl/upstream/hubert` serves `hubert`, `hubert_large_ll60k`, `hubert_local`, ...); upstreams that are not s3prl's
+declare theirs in `FAMILIES` of their module (`user_modules`). Models are only looked at by attribute; torch is not
+imported.
 
 Source: s3prl 0.4.18; tests/upstreams/test_forward_families.py compares each mask site with the model's own masking.
 """
@@ -13,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ..core.errors import MIError
 from .geometry import Geometry, resolve
 
 ZEROS = "zeros"
@@ -277,49 +277,21 @@ _FAMILIES = (
     Family("log_stft", weights=NONE),
     Family("example", weights=NONE),
 )
-_TABLE = {family.name: family for family in _FAMILIES}
-_BY_NAME: dict[str, Family] = {}
-
-
-def register_family(name: str, family: Family) -> None:
-    """Say to which family the upstream `-u name` belongs; this wins over the folder that it comes from.
-
-    Args:
-        name: the upstream's name as given to `-u`, or the name of a folder of s3prl/upstream.
-        family: its family.
-
-    Raises:
-        MIError: the name has a family already.
-    """
-    owner = registered().get(name)
-    if owner is not None:
-        raise MIError(
-            f"register_family({name!r}): this name already belongs to the family {owner.name!r}; register another name."
-        )
-    _BY_NAME[name] = family
-
-
-def registered() -> dict[str, Family]:
-    """Every entry: the built-in table by folder of s3prl/upstream, and what users registered by name."""
-    return {**_TABLE, **_BY_NAME}
-
-
-def family_named(name: str, folder: str) -> Family:
-    """The family of an upstream that is not loaded, by its `-u` name and its folder of s3prl/upstream."""
-    return _BY_NAME.get(name) or _TABLE.get(folder) or _BY_NAME.get(folder) or Family(folder or name)
+KINDS = {family.name: family for family in _FAMILIES}
+"""Every kind of upstream of s3prl, by its folder of s3prl/upstream."""
 
 
 def family_of(expert: Any, name: str) -> Family:
-    """The family of a loaded upstream: that registered for its `-u` name, else that of its expert's folder.
+    """The family of a loaded upstream of s3prl, by its expert's folder.
 
     Returns:
-        Where both are unknown, one with `view=None` that knows nothing (every utterance alone, waveform-level masks).
+        Of an unknown folder, one with `view=None` that knows nothing (every utterance alone, waveform-level masks).
     """
     folder = upstream_folder(type(expert).__module__)
     if folder == "baseline" and "kaldi" not in getattr(expert, "config", {"kaldi": None}):
         folder = "baseline_stft"
-    family = family_named(name, folder)
-    if name not in _BY_NAME and family.padding == "conv_norm" and _mixes_padding(expert):
+    family = KINDS.get(folder) or Family(folder or name)
+    if family.padding == "conv_norm" and _mixes_padding(expert):
         return replace(family, padding="alone")
     return family
 

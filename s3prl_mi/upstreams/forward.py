@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -174,7 +174,9 @@ def _call(upstream: Upstream, batch: list[Tensor]) -> dict[str, Any]:
     module = type(resolve(upstream.expert, "model")).__module__ or ""
     outputs: list[Tensor] = []
     codes: list[Tensor] = []
-    _forget(upstream.expert)
+    context = resolve(upstream.expert, "model.gAR")
+    if getattr(context, "keepHidden", False):  # modified CPC: start every call from zero
+        context.keepHidden, context.hidden = False, None
     with contextlib.ExitStack() as hooks:
         if module.startswith("transformers."):
             handle = encoder.register_forward_hook(lambda _module, _inputs, output: outputs.append(output[0]))
@@ -183,7 +185,9 @@ def _call(upstream: Upstream, batch: list[Tensor]) -> dict[str, Any]:
             handle = layer.register_forward_hook(lambda _m, _i, output: codes.append(_code_vectors(output)))
             hooks.callback(handle.remove)
         if upstream.family.multires:
-            hooks.enter_context(_own_resolutions(upstream.expert))
+            # MR-HuBERT's expert repeats low-rate frames up to one length, unless it is kept from it
+            hooks.callback(setattr, upstream.expert, "hook_postprocess", upstream.expert.hook_postprocess)
+            upstream.expert.hook_postprocess = None
         hooks.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", UserWarning)  # WavLM: mismatched types of masks, at every call
         result = dict(upstream.expert(batch))
@@ -193,13 +197,6 @@ def _call(upstream: Upstream, batch: list[Tensor]) -> dict[str, Any]:
     if codes:
         result[_CODES] = torch.cat(codes, dim=-1)
     return result
-
-
-def _forget(expert: Any) -> None:
-    """Modified CPC may keep its recurrent state from call to call: start every call from zero."""
-    context = resolve(expert, "model.gAR")
-    if getattr(context, "keepHidden", False):
-        context.keepHidden, context.hidden = False, None
 
 
 def _vq_layers(upstream: Upstream) -> list[Any]:
@@ -216,17 +213,6 @@ def _code_vectors(output: Any) -> Tensor:
     VQ-APC and NPC return (logits, codes), vq-wav2vec a dict with `x` of shape (batch, dim, n_frames).
     """
     return output["x"].transpose(1, 2) if isinstance(output, dict) else output[1]
-
-
-@contextlib.contextmanager
-def _own_resolutions(expert: Any) -> Iterator[None]:
-    """While in this context, MR-HuBERT's expert does not repeat low-rate frames up to one length."""
-    repeating = expert.hook_postprocess
-    expert.hook_postprocess = None
-    try:
-        yield
-    finally:
-        expert.hook_postprocess = repeating
 
 
 def _entries(upstream: Upstream, result: dict[str, Any]) -> list[Tensor]:

@@ -1,15 +1,8 @@
 """Upstreams of a user's own: a module with functions as in an s3prl hubconf, and `FAMILIES`.
 
-    # my_upstreams.py
-    from s3prl_mi.upstreams import Family
-
-    def my_model(ckpt=None, model_config=None, refresh=False):
-        return MyExpert(ckpt)  # forward(list of waveforms) -> {"hidden_states": [...]}
-
-    FAMILIES = {"my_model": Family("my_model", view="mask", mask_site="model.encoder", ...)}
-
-It is named by `--upstream_module my_upstreams.py` (or `package.module`), or by an entry point of the group
-`s3prl_mi.upstreams` of an installed package. Here such modules are imported and checked; `names` makes them known.
+The README has an example. It is named by `--upstream_module my_upstreams.py` (or `package.module`), or by an entry
+point of the group `s3prl_mi.upstreams` of an installed package. Here such modules are imported and checked; `names`
+makes them known.
 """
 
 from __future__ import annotations
@@ -31,8 +24,9 @@ from typing import Any
 
 from ..core.errors import MIError, nearest
 from ..core.files import PACKAGE
-from . import compat, families
-from .families import Family
+from . import compat
+from .extra.hubconf import FAMILIES as OURS
+from .families import KINDS, Family
 
 ENTRY_POINTS = "s3prl_mi.upstreams"
 """Group of entry points; each names a module."""
@@ -156,10 +150,10 @@ def upstreams_in(
     """The functions that a module's `FAMILIES` names.
 
     Args:
-        module: the module.
+        module: made of its own file and of `neighbours`.
         what: where it was named, for messages.
         installed: whether it is part of an installed package.
-        neighbours: other files that it is made of.
+        neighbours: other files.
 
     Raises:
         MIError: no `FAMILIES`, or it and the module's public functions do not agree.
@@ -176,7 +170,7 @@ def upstreams_in(
         )
     source = Path(module.__file__ or "").resolve()
     digest = _source_hash(source, neighbours)
-    known = families.registered()
+    known = {**KINDS, **OURS}
     found = []
     for name, declaration in declared.items():
         family = known.get(declaration) if isinstance(declaration, str) else declaration

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from s3prl_mi.core.config import AlignmentConfig, DataConfig
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.data.alignments.files import Alignments, match_utterances, open_alignments
+from s3prl_mi.data.alignments.files import Alignments, LineFile, match_utterances, open_alignments
 from s3prl_mi.data.alignments.formats import FORMATS, detect_format, read_file
 from s3prl_mi.data.alignments.labels import (
     Interval,
@@ -20,9 +20,8 @@ from s3prl_mi.data.alignments.labels import (
     frame_labels,
     normalise_label,
 )
-from s3prl_mi.data.alignments.line_file import LineFile
 from s3prl_mi.data.alignments.textgrid import read_textgrid
-from s3prl_mi.data.audio import check_audio
+from s3prl_mi.data.splits import check_audio
 from s3prl_mi.data.utterances import Utterance, list_utterances
 from tests.helpers.paths import FIXTURES, MINI
 
@@ -472,8 +471,8 @@ class TestRealTextGrids:
         found = open_alignments(AlignmentConfig(path=str(MINI / "alignments")))
         labels = set()
         for split in ("dev-other", "test-other"):
-            checked = check_audio(list_utterances(data, split), 0.0)
-            kept, missing = match_utterances(found, checked.kept, 0.0)
+            checked = check_audio(list_utterances(data, split), 0.0, split)
+            kept, missing = match_utterances(found, checked.utterances, 0.0)
             assert (len(kept), missing) == (50, [])
             frames = labelled = 0
             for utt in kept:

@@ -64,11 +64,7 @@ def normalise_label(label: str, *, strip_stress: bool, words: bool = False) -> s
 
 
 def check_intervals(intervals: Sequence[Interval], utterance: str = "") -> list[Interval]:
-    """Drop intervals of zero length and refuse any that overlap or are out of order.
-
-    Args:
-        intervals: in the order of the file.
-        utterance: its id, for the message.
+    """Drop intervals of zero length and refuse any that overlap or are out of the order of time.
 
     Raises:
         MIError: naming the utterance and both intervals.

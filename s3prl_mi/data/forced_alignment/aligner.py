@@ -123,9 +123,10 @@ class Aligner:
             except RuntimeError:
                 del self._decoders[beam]  # a pass that failed leaves it amid an utterance
                 continue
-            tiers = _tiers(entries, wave.size)
-            if [i.label for i in tiers["words"] if i.label not in _FILLER_WORDS.values()] == words:
-                return tiers
+            found = [(entry.start, _FILLER_WORDS.get(entry.name, VARIANT.sub("", entry.name))) for entry in entries]
+            if [name for _, name in found if name not in _FILLER_WORDS.values()] == words:
+                phones = [(p.start, _FILLER_PHONES.get(p.name, p.name)) for entry in entries for p in entry]
+                return {"words": contiguous(found, wave.size), "phones": contiguous(phones, wave.size)}
         raise AlignmentError(
             f"no path through {wave.size / SAMPLE_RATE:.2f} s of audio has all {len(words)} words of the transcript "
             "(another text, or too much of it?)"
@@ -145,13 +146,6 @@ def _two_passes(decoder: Any, samples: bytes, text: str) -> Any:
         decoder.process_raw(samples, full_utt=True)
         decoder.end_utt()
     return decoder.get_alignment() or ()
-
-
-def _tiers(found: Any, n_samples: int) -> dict[str, list[Interval]]:
-    """PocketSphinx's entries as tiers."""
-    words = [(entry.start, _FILLER_WORDS.get(entry.name, VARIANT.sub("", entry.name))) for entry in found]
-    phones = [(phone.start, _FILLER_PHONES.get(phone.name, phone.name)) for entry in found for phone in entry]
-    return {"words": contiguous(words, n_samples), "phones": contiguous(phones, n_samples)}
 
 
 def contiguous(starts: list[tuple[int, str]], n_samples: int) -> list[Interval]:

@@ -126,8 +126,8 @@ def align_corpus(
         # most frequent first, as a start for a user's own lexicon
         words = sorted((w for w in unknown if counts[split][w]), key=lambda w: (-counts[split][w], w))
         variants = {w: " | ".join(map(" ".join, spoken[w].variants)) for w in words}
-        rows = [(w, str(counts[split][w]), str(spoken[w].source), variants[w]) for w in words]
-        _write_tsv(out / f"unknown_words_{split}.tsv", ("word", "count", "source", "pronunciation"), rows)
+        listed = [(w, str(counts[split][w]), spoken[w].source, variants[w]) for w in words]
+        _write_tsv(out / f"unknown_words_{split}.tsv", ("word", "count", "source", "pronunciation"), listed)
     return tally
 
 

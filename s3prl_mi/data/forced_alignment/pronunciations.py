@@ -80,13 +80,7 @@ class Pronounced:
 def pronounce(
     words: Iterable[str], dictionary: Mapping[str, list[Phones]], lexicon: Mapping[str, list[Phones]]
 ) -> dict[str, Pronounced]:
-    """Pronunciations for every word.
-
-    Args:
-        words: lower case.
-        dictionary: of PocketSphinx.
-        lexicon: of the user; for a word that both have, the user's counts.
-    """
+    """Pronunciations for every word (lower case); for one that both have, the user's lexicon counts."""
     both = {**dictionary, **lexicon}
     found: dict[str, Pronounced] = {}
     for word in sorted(set(words)):
