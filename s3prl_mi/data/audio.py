@@ -58,9 +58,6 @@ class SkipCounter:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """(utterance id, cause)."""
 
-    def __len__(self) -> int:
-        return len(self.skipped)
-
     def skip(self, utterance_id: str, why: str) -> None:
         """Count one file, then `check`."""
         self.skipped.append((utterance_id, why))

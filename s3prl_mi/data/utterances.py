@@ -67,11 +67,7 @@ def list_utterances(data: DataConfig, split: str) -> list[Utterance]:
 
 
 def _deal_out(utterances: list[Utterance], part: int, parts: int, split: str) -> list[Utterance]:
-    """One of several parts of a split: its speakers dealt out in turn; utterances where speakers are unknown.
-
-    Raises:
-        MIError: fewer speakers (or utterances) than parts.
-    """
+    """One of several parts of a split: its speakers dealt out in turn; utterances where speakers are unknown."""
     speakers = sorted({u.speaker for u in utterances if u.speaker is not None})
     known = len(speakers) > 1 and all(u.speaker is not None for u in utterances)
     names = [u.speaker or "" for u in utterances] if known else [u.id for u in utterances]

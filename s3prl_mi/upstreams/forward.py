@@ -182,7 +182,11 @@ def _call(upstream: Upstream, batch: list[Tensor]) -> dict[str, Any]:
             handle = encoder.register_forward_hook(lambda _module, _inputs, output: outputs.append(output[0]))
             hooks.callback(handle.remove)
         for layer in _vq_layers(upstream):
-            handle = layer.register_forward_hook(lambda _m, _i, output: codes.append(_code_vectors(output)))
+            # VQ-APC and NPC return (logits, codes), vq-wav2vec a dict with `x` of shape (batch, dim, n_frames); in eval
+            # mode codes are the nearest ones, not a sample
+            handle = layer.register_forward_hook(
+                lambda _m, _i, out: codes.append(out["x"].transpose(1, 2) if isinstance(out, dict) else out[1])
+            )
             hooks.callback(handle.remove)
         if upstream.family.multires:
             # MR-HuBERT's expert repeats low-rate frames up to one length, unless it is kept from it
@@ -205,14 +209,6 @@ def _vq_layers(upstream: Upstream) -> list[Any]:
     if found is None:
         return []
     return list(found) if hasattr(found, "__iter__") else [found]
-
-
-def _code_vectors(output: Any) -> Tensor:
-    """Codes of shape (batch, n_frames, dim) in what a VQ layer returns; in eval mode the nearest, not a sample.
-
-    VQ-APC and NPC return (logits, codes), vq-wav2vec a dict with `x` of shape (batch, dim, n_frames).
-    """
-    return output["x"].transpose(1, 2) if isinstance(output, dict) else output[1]
 
 
 def _entries(upstream: Upstream, result: dict[str, Any]) -> list[Tensor]:

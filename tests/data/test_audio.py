@@ -322,7 +322,7 @@ class TestShares:
     def test_skip_counter_goes_on_from_the_headers(self):
         counter = SkipCounter(100, 0.02, "dev", skipped=[("a", "a.wav: empty")])
         counter.skip("b", "b.wav: cut short")
-        assert len(counter) == 2
+        assert len(counter.skipped) == 2
         with pytest.raises(MIError, match=r"split 'dev': 3 of 100 .*a\.wav: empty; b\.wav: cut short; c\.wav: bad"):
             counter.skip("c", "c.wav: bad")
 

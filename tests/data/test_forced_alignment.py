@@ -14,7 +14,7 @@ from s3prl_mi.core.errors import MIError
 from s3prl_mi.data.alignments.labels import Interval
 from s3prl_mi.data.alignments.textgrid import read_textgrid
 from s3prl_mi.data.forced_alignment import corpus
-from s3prl_mi.data.forced_alignment.aligner import FRAME_OFFSET, contiguous, dictionary_file, model_folder
+from s3prl_mi.data.forced_alignment.aligner import DICTIONARY, FRAME_OFFSET, contiguous, model_folder
 from s3prl_mi.data.forced_alignment.pronunciations import (
     PHONE_SET,
     Pronounced,
@@ -331,6 +331,6 @@ def shifted(path):
 
 def test_the_model_has_our_phones():
     pytest.importorskip("pocketsphinx")
-    dictionary = read_dictionary(dictionary_file(model_folder()))
+    dictionary = read_dictionary(model_folder() / DICTIONARY)
     assert {p for variants in dictionary.values() for v in variants for p in v} == PHONE_SET
     assert len(PHONE_SET) == 39

@@ -17,6 +17,9 @@ from ...core.types import SAMPLE_RATE, Seconds, Waveform
 from ..alignments.labels import NOISE, SILENCE, Interval
 from .pronunciations import VARIANT
 
+DICTIONARY = "cmudict-en-us.dict"
+"""In `model_folder()`."""
+
 FRAME: Seconds = 0.01
 """From one of PocketSphinx's frames to the next."""
 
@@ -51,17 +54,12 @@ def model_folder() -> Path:
     import pocketsphinx
 
     folder = Path(pocketsphinx.get_model_path("en-us"))
-    if not dictionary_file(folder).is_file():
+    if not (folder / DICTIONARY).is_file():
         raise MIError(
             f"PocketSphinx's US-English dictionary is not in {folder}: pip install --force-reinstall pocketsphinx "
             "(and unset POCKETSPHINX_PATH, if it is set)"
         )
     return folder
-
-
-def dictionary_file(folder: Path) -> Path:
-    """The dictionary in `model_folder()`."""
-    return folder / "cmudict-en-us.dict"
 
 
 class Aligner:
@@ -134,11 +132,7 @@ class Aligner:
 
 
 def _two_passes(decoder: Any, samples: bytes, text: str) -> Any:
-    """PocketSphinx's entries for the words, each of which holds its phones.
-
-    Raises:
-        RuntimeError: no path.
-    """
+    """PocketSphinx's entries for the words, each of which holds its phones; a RuntimeError if there is no path."""
     for prepare in (lambda: decoder.set_align_text(text), decoder.set_alignment):
         prepare()
         decoder.start_stream()  # forget the noise level of the last utterance

@@ -27,7 +27,7 @@ from ...core.types import SAMPLE_RATE, Seconds
 from ..alignments.textgrid import format_textgrid, read_textgrid
 from ..audio import AudioError, read_header, read_waveform
 from ..utterances import Utterance
-from .aligner import Aligner, AlignmentError, dictionary_file, model_folder
+from .aligner import DICTIONARY, Aligner, AlignmentError, model_folder
 from .pronunciations import Pronounced, pronounce, read_dictionary, read_lexicon, write_dictionary
 from .transcripts import absence, read_transcripts, split_words
 
@@ -100,7 +100,7 @@ def align_corpus(
         MIError: PocketSphinx is missing, a lexicon or transcript file is faulty, no utterance has a transcript, or
             `out` was made with another lexicon or version.
     """
-    dictionary = read_dictionary(dictionary_file(model_folder()))
+    dictionary = read_dictionary(model_folder() / DICTIONARY)
     own = {} if lexicon is None else read_lexicon(lexicon)
     began = time.monotonic()
     todo, reports = _transcribe([u for utterances in splits.values() for u in utterances], out, root, transcripts)
@@ -206,11 +206,7 @@ def _align_one(words: Path, item: Transcribed) -> UtteranceReport:
 
 
 def _seconds_aligned(item: Transcribed) -> Seconds:
-    """Seconds of the audio if a TextGrid that fits it is there, 0 if not.
-
-    Raises:
-        AudioError: the audio is missing or not readable.
-    """
+    """Seconds of the audio if a TextGrid that fits it is there, 0 if not."""
     if not item.path.is_file():
         return 0.0
     seconds = read_header(item.utterance).n_samples / SAMPLE_RATE

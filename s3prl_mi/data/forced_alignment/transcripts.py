@@ -65,11 +65,7 @@ def absence(utterance: Utterance, listed: Path | None) -> str:
 
 
 def _read_lines(paths: Iterable[Path]) -> dict[str, str]:
-    """Utterance id -> text, from lines `<id> <text>`.
-
-    Raises:
-        MIError: not readable as text, or an id with two different texts.
-    """
+    """Utterance id -> text, from lines `<id> <text>`; an id has one text."""
     found: dict[str, str] = {}
     for path in paths:
         for number, line in enumerate(read_text(path).splitlines(), start=1):
