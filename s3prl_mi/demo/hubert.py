@@ -16,7 +16,7 @@ import numpy as np
 from ..core.errors import MIError
 from ..core.types import SAMPLE_RATE, FloatMatrix, IntVector, Waveform
 from ..upstreams import compat
-from .training import Checkpoints, crops, read_audio, train
+from .training import Checkpoints, crops, train
 
 if TYPE_CHECKING:
     import torch
@@ -187,7 +187,7 @@ def hubert_loss(
 
 
 def pretrain_hubert(
-    audio_files: Sequence[Path],
+    waves: Sequence[Waveform],
     out_dir: Path,
     *,
     steps: int = HUBERT_STEPS,
@@ -198,7 +198,7 @@ def pretrain_hubert(
     """Train a tiny HuBERT from scratch by masked prediction of MFCC units.
 
     Args:
-        audio_files: what it learns from; no labels are read.
+        waves: what it learns from, each of shape (n_samples,).
         out_dir: where `hubert-STEP.pt` go, in the layout of `hubert_local`.
         steps: updates.
         seed: of units, weights, crops and masks.
@@ -206,13 +206,13 @@ def pretrain_hubert(
         progress: show a bar.
 
     Raises:
-        MIError: no audio, or too little.
+        MIError: too little audio.
     """
     compat.apply()
     import torch
     from s3prl.upstream.hubert.hubert_model import HubertConfig, HubertModel, HubertPretrainingConfig
 
-    waves = [_normalised(wave) for wave in read_audio(audio_files)]
+    waves = [_normalised(wave) for wave in waves]
     units = cluster_units([mfcc_frames(w, recipe.context) for w in waves], recipe.units, seed)
     lengths = np.array([len(u) for u in units])
     rng = np.random.default_rng(seed)

@@ -18,7 +18,7 @@ from ..core.errors import MIError
 from ..upstreams import compat
 from .apc import APC_STEPS, pretrain_apc
 from .hubert import HUBERT_STEPS, pretrain_hubert
-from .training import Checkpoints, find_audio
+from .training import Checkpoints, read_audio
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,11 +42,11 @@ def main(argv: list[str] | None = None) -> int:
         "apc": (pretrain_apc, APC_STEPS),
     }
     try:
-        files = find_audio(args.audio)
+        waves = read_audio(args.audio)
         for name in dict.fromkeys(args.model or trainers):
             train, default = trainers[name]
             steps = default if args.steps is None else args.steps
-            for path in train(files, args.out, steps=steps).values():
+            for path in train(waves, args.out, steps=steps).values():
                 sys.stdout.write(f"{path}\n")
     except MIError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -15,6 +15,7 @@ from s3prl_mi.data.alignments.labels import Interval
 from s3prl_mi.data.alignments.textgrid import read_textgrid
 from s3prl_mi.data.forced_alignment import corpus
 from s3prl_mi.data.forced_alignment.aligner import DICTIONARY, FRAME_OFFSET, contiguous, model_folder
+from s3prl_mi.data.forced_alignment.corpus import absence, read_transcripts, split_words
 from s3prl_mi.data.forced_alignment.pronunciations import (
     PHONE_SET,
     Pronounced,
@@ -26,7 +27,6 @@ from s3prl_mi.data.forced_alignment.pronunciations import (
     spell,
     write_dictionary,
 )
-from s3prl_mi.data.forced_alignment.transcripts import absence, read_transcripts, split_words
 from s3prl_mi.data.utterances import Utterance, list_utterances
 from tests.helpers.paths import MINI
 

@@ -11,7 +11,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -22,18 +22,23 @@ from typing import Literal
 from tqdm import tqdm
 
 from ...core.errors import MIError
-from ...core.files import write_whole
+from ...core.files import read_text, write_whole
 from ...core.types import SAMPLE_RATE, Seconds
 from ..alignments.textgrid import format_textgrid, read_textgrid
 from ..audio import AudioError, read_header, read_waveform
 from ..utterances import Utterance
 from .aligner import DICTIONARY, Aligner, AlignmentError, model_folder
 from .pronunciations import Pronounced, pronounce, read_dictionary, read_lexicon, write_dictionary
-from .transcripts import absence, read_transcripts, split_words
 
 SETTINGS_FILE = "mi_align_{split}.json"
 RECIPE = 1
 """Counts changes of ours after which the same audio and text would get other labels."""
+
+
+SIDE_SUFFIXES = (".lab", ".txt")
+"""Transcript of one utterance next to its audio, as the Montreal Forced Aligner reads it."""
+
+_NOT_A_WORD = re.compile(r"[^\w']|_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +115,11 @@ def align_corpus(
     total = Counter(word for t in todo for word in t.words)
     spoken = pronounce(total, dictionary, own)
     mute = {word for word, p in spoken.items() if not p.variants}
-    for item in [t for t in todo if mute.intersection(t.words)]:
-        missing = ", ".join(sorted(mute.intersection(item.words)))
-        why = f"no pronunciation for: {missing} (give one by --lexicon)"
-        reports.append(UtteranceReport(item.utterance, "failed", reason=why))
-        todo.remove(item)
+    for item in todo:
+        if missing := ", ".join(sorted(mute.intersection(item.words))):
+            why = f"no pronunciation for: {missing} (give one by --lexicon)"
+            reports.append(UtteranceReport(item.utterance, "failed", reason=why))
+    todo = [t for t in todo if not mute.intersection(t.words)]
     work = _align_all(todo, spoken, jobs)
     reports += tqdm(work, total=len(todo), desc="align", unit="utt", disable=not progress, dynamic_ncols=True)
     unknown = {w: (total[w], p) for w, p in spoken.items() if p.out_of_vocabulary}
@@ -156,6 +161,69 @@ def place(utterance: Utterance, out: Path, root: Path | None) -> Path:
     if root is None:
         return out / utterance.split / f"{utterance.id}.TextGrid"
     return out / utterance.path.relative_to(root).with_suffix(".TextGrid")
+
+
+# Transcripts ----------------------------------------------------------------------------------------------
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a transcript as a dictionary has them: lower case, without punctuation.
+
+    Apostrophes stay, since they make words ("'tis", "don't"); a hyphen parts two words.
+
+    Example:
+        >>> split_words("MISTER QUILTER'S well-known 'gospel' -- he said, “’TIS SO!”")
+        ['mister', "quilter's", 'well', 'known', "'gospel'", 'he', 'said', "'tis", 'so']
+    """
+    tokens = _NOT_A_WORD.sub(" ", text.replace("’", "'").lower()).split()
+    return [token for token in tokens if any(c.isalnum() for c in token)]
+
+
+def read_transcripts(utterances: Iterable[Utterance], listed: Path | None) -> dict[Utterance, str]:
+    """What is spoken in each utterance, as written; those without a transcript are left out.
+
+    Args:
+        utterances: whose audio the transcripts lie next to.
+        listed: a file with lines `<utterance id> <text>` for all utterances (Kaldi's `text`); None looks next to each
+            audio file, for `*.trans.txt` with such lines and then for `<name>.lab` or `<name>.txt`.
+
+    Raises:
+        MIError: a file cannot be read, or has two texts for one id.
+    """
+
+    @functools.cache
+    def lines(folder: Path) -> dict[str, str]:
+        return _read_lines([listed] if listed is not None else sorted(folder.glob("*.trans.txt")))
+
+    found: dict[Utterance, str] = {}
+    for utterance in utterances:
+        text = lines(Path() if listed is not None else utterance.path.parent).get(utterance.id)
+        sides = () if listed is not None else (utterance.path.with_suffix(suffix) for suffix in SIDE_SUFFIXES)
+        text = text if text is not None else next((read_text(side) for side in sides if side.is_file()), None)
+        if text is not None:
+            found[utterance] = text
+    return found
+
+
+def absence(utterance: Utterance, listed: Path | None) -> str:
+    """That an utterance has no transcript, and where it was looked for."""
+    if listed is not None:
+        return f"no transcript in {listed}"
+    names = " or ".join(utterance.path.with_suffix(s).name for s in SIDE_SUFFIXES)
+    return f"no transcript in {utterance.path.parent}: no *.trans.txt has its id, and there is no {names}"
+
+
+def _read_lines(paths: Iterable[Path]) -> dict[str, str]:
+    """Utterance id -> text, from lines `<id> <text>`; an id has one text."""
+    found: dict[str, str] = {}
+    for path in paths:
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
+            name, text = [*re.split(r"[ \t]", line.strip(), maxsplit=1), ""][:2]
+            if name and found.setdefault(name, text) != text:
+                raise MIError(
+                    f"transcripts {path}, line {number}: utterance {name!r} had another text before. Remove one."
+                )
+    return found
 
 
 # Processes --------------------------------------------------------------------------------------------------
