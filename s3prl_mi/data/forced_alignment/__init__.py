@@ -3,7 +3,7 @@
 ==============  ==============================================================================================
 pronunciations  how each word may be pronounced: the user's lexicon, PocketSphinx's dictionary, then rules or eSpeak
 aligner         one utterance: its audio and words -> its tiers
-corpus          transcripts; whole splits in parallel, resumed after an interruption; lists of failures and unknown words
+corpus          transcripts; whole splits in parallel, resumed when interrupted; lists of failures and unknown words
 ==============  ==============================================================================================
 
 Where the time of a frame lies: PocketSphinx hears a window of 25.6 ms every 10 ms. A frame is written as the 10 ms
