@@ -111,9 +111,8 @@ class Alignments:
             return [str(path) for path in self._chapter_files(utterance)]
         if self.root is None:
             return []
-        folders = utterance.path.parent.parts[-2:]
-        suffix = {".textgrid": ".TextGrid"}.get(self._suffix, self._suffix.upper())
-        return [str(Path(self.root, utterance.split, *folders, utterance.id + suffix)), f"any folder below {self.root}"]
+        name = utterance.id + {".textgrid": ".TextGrid"}.get(self._suffix, self._suffix.upper())
+        return [*(str(folder / name) for folder in self._folders(utterance)), f"any folder below {self.root}"]
 
     # Where an utterance's alignment lies
 
@@ -162,10 +161,13 @@ class Alignments:
 
         Stray copies are about (filed under another chapter): exact places only.
         """
+        return [folder / f"{utterance.id.rpartition('-')[0]}.alignment.txt" for folder in self._folders(utterance)]
+
+    def _folders(self, utterance: Utterance) -> list[Path]:
+        """LibriSpeech's folder of an utterance below the root, with and without the split, and the root."""
         assert self.root is not None
-        speaker, chapter = utterance.path.parent.parts[-2:]
-        folders = (self.root / utterance.split / speaker / chapter, self.root / speaker / chapter, self.root)
-        return [folder / f"{utterance.id.rpartition('-')[0]}.alignment.txt" for folder in folders]
+        speaker, chapter = utterance.path.parent.parent.name, utterance.path.parent.name
+        return [self.root / utterance.split / speaker / chapter, self.root / speaker / chapter, self.root]
 
     @property
     def _suffix(self) -> str:
