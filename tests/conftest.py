@@ -64,7 +64,6 @@ def run(corpus, checkpoint, tmp_path) -> Runner:
 @pytest.fixture(autouse=True)
 def upstreams_of_this_test_only(monkeypatch):
     """What a test registers is forgotten after it."""
-    from s3prl_mi.upstreams import families, names
+    from s3prl_mi.upstreams import names
 
     monkeypatch.setattr(names, "_OWN", dict(names._OWN))
-    monkeypatch.setattr(families, "_BY_NAME", dict(families._BY_NAME))

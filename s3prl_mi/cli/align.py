@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
     )
     sys.stdout.write(summary(tally, args.out, args.jobs) + "\n")
-    return 0 if tally.aligned + tally.there else 1
+    return 0 if tally.of("aligned") or tally.of("there") else 1
 
 
 def _utterances(args: argparse.Namespace) -> dict[str, list[Utterance]]:
@@ -123,11 +123,12 @@ def _utterances(args: argparse.Namespace) -> dict[str, list[Utterance]]:
 def summary(tally: Tally, out: Path, jobs: int) -> str:
     """What was done, as the lines that close a run."""
     lines: list[str] = []
-    if tally.failed:
-        lines.append(f"{len(tally.failed)} utterances could not be aligned:")
-        lines += [f"  {o.utterance.id}: {o.reason}" for o in tally.failed[:SHOWN_FAILURES]]
-        if len(tally.failed) > SHOWN_FAILURES:
-            lines.append(f"  ... and {len(tally.failed) - SHOWN_FAILURES} more")
+    aligned, there, failed = (tally.of(status) for status in ("aligned", "there", "failed"))
+    if failed:
+        lines.append(f"{len(failed)} utterances could not be aligned:")
+        lines += [f"  {r.utterance.id}: {r.reason}" for r in failed[:SHOWN_FAILURES]]
+        if len(failed) > SHOWN_FAILURES:
+            lines.append(f"  ... and {len(failed) - SHOWN_FAILURES} more")
         lines.append(f"  all of them: {out}/failed_<split>.tsv")
     spoken = sum(count for count, _ in tally.unknown.values())
     percent = 100 * spoken / tally.words if tally.words else 0.0
@@ -139,11 +140,12 @@ def summary(tally: Tally, out: Path, jobs: int) -> str:
         unknown += f"; listed in {out}/unknown_words_<split>.tsv"
     lines.append(unknown)
     speed = ""
-    if tally.aligned and tally.wall_seconds:
-        factor = tally.aligned_seconds / tally.wall_seconds
+    seconds = sum(r.seconds for r in aligned)
+    if aligned and tally.wall_seconds:
+        factor = seconds / tally.wall_seconds
         processes = f"{jobs} process{'es' if jobs > 1 else ''}"
         speed = f" in {tally.wall_seconds:.0f} s, {factor:.0f} x faster than real time with {processes}"
-    aligned = f"aligned {tally.aligned} utterances ({tally.aligned_seconds / 3600:.2f} h){speed}"
-    lines.append(f"{aligned}; {tally.there} were there already, {len(tally.failed)} failed")
-    lines.append(f"TextGrids of {tally.total_seconds / 3600:.2f} h in {out}")
+    done = f"aligned {len(aligned)} utterances ({seconds / 3600:.2f} h){speed}"
+    lines.append(f"{done}; {len(there)} were there already, {len(failed)} failed")
+    lines.append(f"TextGrids of {sum(r.seconds for r in aligned + there) / 3600:.2f} h in {out}")
     return "\n".join(lines)

@@ -8,7 +8,6 @@ loop over a split counts with a `SkipCounter` and skips, up to `datarc.max_unrea
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ import soundfile
 import soxr
 
 from ..core.errors import MIError
-from ..core.types import SAMPLE_RATE, Seconds, Waveform
+from ..core.types import SAMPLE_RATE, Waveform
 from .utterances import Utterance
 
 MIN_SAMPLES = 400
@@ -44,42 +43,12 @@ class AudioInfo(NamedTuple):
     channels: int
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What the headers of a split's audio files say."""
-
-    kept: list[Utterance]
-    unreadable: list[tuple[str, str]]
-    """(utterance id, cause) of each file that was left out."""
-    seconds: Seconds
-    """Audio in `kept`, all together."""
-    n_samples: dict[str, int]
-    """Utterance id to length in samples at 16 kHz, for `kept`."""
-    native_rates: Counter[int]
-    """Files of `kept` by their own sample rate in Hz."""
-    mixed_down: int
-    """Files of `kept` with more than one channel."""
-
-    def notes(self) -> list[str]:
-        """What a user should know: resampling, mixing down, files left out; one sentence each."""
-        notes = [
-            f"{n} files resampled from {rate} Hz to {SAMPLE_RATE} Hz."
-            for rate, n in sorted(self.native_rates.items())
-            if rate != SAMPLE_RATE
-        ]
-        if self.mixed_down:
-            notes.append(f"{self.mixed_down} files with several channels mixed down to mono (mean).")
-        if self.unreadable:
-            notes.append(f"{len(self.unreadable)} unreadable files skipped: {_first(self.unreadable)}.")
-        return notes
-
-
 @dataclass(slots=True)
 class SkipCounter:
     """Counts the files that are skipped, and gives up above a stated fraction.
 
     A corrupt body shows only when it is decoded, so the loop that reads waveforms catches `AudioError` and
-    calls `skip`. Start from the files that `check_audio` left out, so that one fraction covers both.
+    calls `skip`. Start from the files that `read_split` left out, so that one fraction covers both.
     """
 
     total: int
@@ -88,9 +57,6 @@ class SkipCounter:
     split: str
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """(utterance id, cause)."""
-
-    def __len__(self) -> int:
-        return len(self.skipped)
 
     def skip(self, utterance_id: str, why: str) -> None:
         """Count one file, then `check`."""
@@ -107,14 +73,20 @@ class SkipCounter:
         if n and n >= self.total:
             raise MIError(
                 f"split {self.split!r}: none of its {self.total} audio files can be read: "
-                f"{_first(self.skipped)}. Is the download complete?"
+                f"{first_causes(self.skipped)}. Is the download complete?"
             )
         if n > self.max_fraction * self.total:
             raise MIError(
                 f"split {self.split!r}: {n} of {self.total} audio files cannot be read, more than the fraction "
                 f"of {self.max_fraction:g} that downstream_expert.datarc.max_unreadable allows: "
-                f"{_first(self.skipped)}. Repair or remove these files, or raise max_unreadable."
+                f"{first_causes(self.skipped)}. Repair or remove these files, or raise max_unreadable."
             )
+
+
+def first_causes(skipped: Sequence[tuple[str, str]]) -> str:
+    """The causes of the first few files, as one phrase."""
+    more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+    return "; ".join(why for _, why in skipped[:3]) + more
 
 
 # Reading ----------------------------------------------------------------------------------------------------
@@ -150,8 +122,7 @@ def read_waveform(utterance: Utterance) -> Waveform:
         Shape (n_samples,), float32; integer formats lie in [-1, 1].
 
     Raises:
-        AudioError: missing, corrupt, cut short, empty or shorter than 25 ms, or holding NaN or infinite
-            samples.
+        AudioError: missing, corrupt, cut short, empty or shorter than 25 ms, or holding NaN or infinite samples.
     """
     path = utterance.path
     try:
@@ -213,41 +184,6 @@ def _cause(path: Path, error: BaseException) -> str:
     return f"{path}: not readable as audio ({text or type(error).__name__})"
 
 
-# All files of a split ---------------------------------------------------------------------------------------
-
-
-def check_audio(utterances: Sequence[Utterance], max_unreadable: float) -> Checked:
-    """Read the headers of a split's audio files and leave out what cannot be read.
-
-    A header says nothing about a corrupt body: see `SkipCounter`.
-
-    Args:
-        utterances: of one split.
-        max_unreadable: the fraction of files that may be unreadable.
-
-    Raises:
-        MIError: a larger fraction is unreadable, or everything is.
-    """
-    headers: dict[str, AudioInfo] = {}
-    skips = SkipCounter(len(utterances), max_unreadable, utterances[0].split if utterances else "")
-    for utterance in utterances:
-        try:
-            headers[utterance.id] = read_header(utterance)
-        except AudioError as error:
-            # Counted here and judged below, so that the message has the full count.
-            skips.skipped.append((utterance.id, str(error)))
-    skips.check()
-    n_samples = {name: header.n_samples for name, header in headers.items()}
-    return Checked(
-        kept=[u for u in utterances if u.id in headers],
-        unreadable=skips.skipped,
-        seconds=sum(n_samples.values()) / SAMPLE_RATE,
-        n_samples=n_samples,
-        native_rates=Counter(header.native_rate for header in headers.values()),
-        mixed_down=sum(header.channels > 1 for header in headers.values()),
-    )
-
-
 def content_hash(path: str | Path) -> str:
     """BLAKE2b of a file's bytes, 32 hex digits: what the store knows an audio file by.
 
@@ -262,9 +198,3 @@ def content_hash(path: str | Path) -> str:
     except OSError as error:
         raise AudioError(_cause(Path(path), error)) from error
     return digest.hexdigest()
-
-
-def _first(skipped: Sequence[tuple[str, str]], count: int = 3) -> str:
-    """The causes of the first few files, as one phrase."""
-    more = f"; and {len(skipped) - count} more" if len(skipped) > count else ""
-    return "; ".join(why for _, why in skipped[:count]) + more

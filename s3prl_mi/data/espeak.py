@@ -137,17 +137,10 @@ class Espeak:
         return re.split(r"[_\s]+", found.decode("utf-8", "replace"))
 
     def say(self, text: str, voice: str, rate: int, pitch: int) -> Spoken:
-        """Synthesise one text.
+        """Synthesise a sentence by a voice and variant (`gmw/en-US+f2`), in words per minute and a pitch of 0 to 100.
 
-        Args:
-            text: a sentence.
-            voice: voice file and variant, `gmw/en-US+f2`.
-            rate: words per minute.
-            pitch: 0 to 100.
-
-        Returns:
-            Audio and events. The library varies timing a little with everything it spoke before, so the same
-            text sounds the same only at the same place in a process's life.
+        The library varies timing a little with everything it spoke before, so the same text sounds the same only at
+        the same place in a process's life.
 
         Raises:
             MIError: no such voice.

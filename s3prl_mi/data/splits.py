@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..core.config import DataConfig
 from ..core.distributed import gather, together, world
 from ..core.errors import MIError
-from ..core.types import Seconds
+from ..core.types import SAMPLE_RATE, Seconds
 from ..core.words import count
-from .audio import AudioError, Checked, check_audio, content_hash
+from .audio import AudioError, AudioInfo, SkipCounter, content_hash, first_causes, read_header
 from .utterances import Utterance, list_utterances
 
 
@@ -18,24 +20,48 @@ from .utterances import Utterance, list_utterances
 class Split:
     """One split's utterances, those with readable headers.
 
-    `found` counts all files that were listed, readable or not.
+    Attributes:
+        name: as the config has it.
+        headers: what each utterance's header says, by id.
+        unreadable: (utterance id, cause) of each file that was left out.
+        max_unreadable: the fraction of files that may be unreadable.
     """
 
     name: str
     utterances: list[Utterance]
-    checked: Checked
+    headers: dict[str, AudioInfo]
+    unreadable: list[tuple[str, str]]
     max_unreadable: float
-    found: int
+
+    @property
+    def found(self) -> int:
+        """Number of files that were listed, readable or not."""
+        return len(self.utterances) + len(self.unreadable)
+
+    @functools.cached_property
+    def n_samples(self) -> dict[str, int]:
+        """Utterance id to length in samples at 16 kHz."""
+        return {name: header.n_samples for name, header in self.headers.items()}
 
     @property
     def seconds(self) -> Seconds:
         """Audio in the split."""
-        return self.checked.seconds
+        return sum(self.n_samples.values()) / SAMPLE_RATE
+
+    def notes(self) -> list[str]:
+        """What a user should know: resampling, mixing down, files left out; one sentence each."""
+        rates = Counter(header.native_rate for header in self.headers.values() if header.native_rate != SAMPLE_RATE)
+        notes = [f"{n} files resampled from {rate} Hz to {SAMPLE_RATE} Hz." for rate, n in sorted(rates.items())]
+        if mixed_down := sum(header.channels > 1 for header in self.headers.values()):
+            notes.append(f"{mixed_down} files with several channels mixed down to mono (mean).")
+        if self.unreadable:
+            notes.append(f"{len(self.unreadable)} unreadable files skipped: {first_causes(self.unreadable)}.")
+        return notes
 
     @functools.cached_property
     def longest_first(self) -> list[Utterance]:
         """The utterances from long to short: the order of stored frames, whatever the batch size."""
-        return sorted(self.utterances, key=lambda u: (-self.checked.n_samples[u.id], u.id))
+        return sorted(self.utterances, key=lambda u: (-self.n_samples[u.id], u.id))
 
     @functools.cached_property
     def hashes(self) -> dict[str, str]:
@@ -74,6 +100,23 @@ def read_split(data: DataConfig, name: str) -> Split:
     Raises:
         MIError: no such split, no audio, or too many unreadable files.
     """
-    checked = check_audio(list_utterances(data, name), data.max_unreadable)
-    found = len(checked.kept) + len(checked.unreadable)
-    return Split(name, checked.kept, checked, data.max_unreadable, found)
+    return check_audio(list_utterances(data, name), data.max_unreadable, name)
+
+
+def check_audio(utterances: Sequence[Utterance], max_unreadable: float, name: str) -> Split:
+    """Read the headers of a split's audio files and leave out what cannot be read, up to a fraction of the files.
+
+    A header says nothing about a corrupt body: see `SkipCounter`.
+
+    Raises:
+        MIError: a larger fraction is unreadable, or everything is.
+    """
+    headers: dict[str, AudioInfo] = {}
+    unreadable: list[tuple[str, str]] = []
+    for utterance in utterances:
+        try:
+            headers[utterance.id] = read_header(utterance)
+        except AudioError as error:
+            unreadable.append((utterance.id, str(error)))
+    SkipCounter(len(utterances), max_unreadable, name, unreadable).check()
+    return Split(name, [u for u in utterances if u.id in headers], headers, unreadable, max_unreadable)

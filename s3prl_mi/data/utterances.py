@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,11 +67,7 @@ def list_utterances(data: DataConfig, split: str) -> list[Utterance]:
 
 
 def _deal_out(utterances: list[Utterance], part: int, parts: int, split: str) -> list[Utterance]:
-    """One of several parts of a split: its speakers dealt out in turn; utterances where speakers are unknown.
-
-    Raises:
-        MIError: fewer speakers (or utterances) than parts.
-    """
+    """One of several parts of a split: its speakers dealt out in turn; utterances where speakers are unknown."""
     speakers = sorted({u.speaker for u in utterances if u.speaker is not None})
     known = len(speakers) > 1 and all(u.speaker is not None for u in utterances)
     names = [u.speaker or "" for u in utterances] if known else [u.id for u in utterances]
@@ -124,35 +119,31 @@ def _list_librispeech(root: Path, split: str) -> list[Utterance]:
     if not split or not folder.is_dir():
         raise MIError(_missing_split(root, split))
     found: dict[str, Utterance] = {}
-    for speaker in _folders(folder):
-        for chapter in _folders(folder / speaker):
-            with os.scandir(folder / speaker / chapter) as entries:
-                names = sorted(e.name for e in entries if _is_audio(e.name) and e.is_file())
-            for path in (folder / speaker / chapter / name for name in names):
-                utterance = Utterance(path.stem, path, split, speaker, None)
-                if (first := found.setdefault(path.stem, utterance)) is not utterance:
-                    raise MIError(
-                        f"utterance id {path.stem!r} occurs twice in {folder}: {first.path} and "
-                        f"{path}. Remove one of them."
-                    )
+    for path in sorted(folder.glob("[!.]*/[!.]*/[!.]*")):
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            utterance = Utterance(path.stem, path, split, path.parts[-3], None)
+            if (first := found.setdefault(path.stem, utterance)) is not utterance:
+                raise MIError(
+                    f"utterance id {path.stem!r} occurs twice in {folder}: {first.path} and {path}. Remove one of them."
+                )
     if not found:
-        raise MIError(_no_audio(folder))
+        audio = (p for p in sorted(folder.rglob("[!.]*")) if p.suffix.lower() in AUDIO_SUFFIXES)
+        if elsewhere := next(audio, None):
+            raise MIError(
+                f"{folder}: audio was found ({elsewhere}), but not in LibriSpeech's layout "
+                "<split>/<speaker>/<chapter>/<id>.flac. List it in a manifest instead "
+                "(downstream_expert.datarc.manifest)."
+            )
+        raise MIError(
+            f"{folder}: no {' or '.join(AUDIO_SUFFIXES)} file in it. Expected LibriSpeech's layout "
+            "<split>/<speaker>/<chapter>/<id>.flac; is the download complete?"
+        )
     return list(found.values())
-
-
-def _folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, hidden ones left out."""
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-
-
-def _is_audio(name: str) -> bool:
-    return name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith(".")
 
 
 def _missing_split(root: Path, split: str) -> str:
     """The message for a split folder that is not there."""
-    there = _folders(root) if root.is_dir() else []
+    there = sorted(p.name for p in root.glob("[!.]*") if p.is_dir())
     holds = f"It holds: {', '.join(there[:12])}{', ...' if len(there) > 12 else ''}" if there else "It is empty"
     # LibriSpeech's archives unpack into a folder of their own, so the root is often one level off.
     below = [name for name in there if (root / name / split).is_dir()] if split else []
@@ -160,23 +151,6 @@ def _missing_split(root: Path, split: str) -> str:
     return (
         f"split {split!r}: no such folder in downstream_expert.datarc.libri_root={root}. {holds}.{hint} "
         "Set downstream_expert.datarc.fit_splits and eval_splits to folders that are there."
-    )
-
-
-def _no_audio(folder: Path) -> str:
-    """The message for a split folder without audio where LibriSpeech has it."""
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        audio = sorted(filter(_is_audio, names))
-        if audio:
-            return (
-                f"{folder}: audio was found ({Path(parent) / audio[0]}), but not in LibriSpeech's layout "
-                "<split>/<speaker>/<chapter>/<id>.flac. List it in a manifest instead "
-                "(downstream_expert.datarc.manifest)."
-            )
-    return (
-        f"{folder}: no {' or '.join(AUDIO_SUFFIXES)} file in it. Expected LibriSpeech's layout "
-        "<split>/<speaker>/<chapter>/<id>.flac; is the download complete?"
     )
 
 
@@ -238,32 +212,18 @@ def _read_manifest(manifest: Path) -> dict[int, Utterance]:
 
     Without a column split, `split` is empty.
     """
-    lines = read_text(manifest).splitlines()  # spreadsheet programs write a byte order mark
+    lines = read_text(manifest).splitlines()
     reader = csv.reader(lines, delimiter="\t" if lines and "\t" in lines[0] else ",", strict=True)
-    found: dict[int, Utterance] = {}
-    header: list[str] = []
     try:
-        for fields in reader:
-            fields = [f.strip() for f in fields]
-            if not any(fields):
-                continue
-            if header:
-                found[reader.line_num] = _manifest_line(manifest, reader.line_num, header, fields)
-            else:
-                header = _check_header(manifest, fields)
+        rows = [(reader.line_num, [f.strip() for f in fields]) for fields in reader if any(map(str.strip, fields))]
     except csv.Error as error:
         raise MIError(f"manifest {manifest}, line {reader.line_num}: {error}.") from error
-    if not found:
+    if len(rows) < 2:
         raise MIError(
-            f"manifest {manifest}: no utterance in it. Expected a header (columns "
-            f"{', '.join(MANIFEST_COLUMNS)}; only audio is required) and one line per utterance, "
-            "separated by tabs or commas."
+            f"manifest {manifest}: no utterance in it. Expected a header (columns {', '.join(MANIFEST_COLUMNS)}; only "
+            "audio is required) and one line per utterance, separated by tabs or commas."
         )
-    return found
-
-
-def _check_header(manifest: Path, fields: Sequence[str]) -> list[str]:
-    header = [f.lower() for f in fields]
+    header = [f.lower() for f in rows[0][1]]
     valid = f"Valid columns: {', '.join(MANIFEST_COLUMNS)}; only audio is required."
     for name in header:
         if name not in MANIFEST_COLUMNS:
@@ -275,7 +235,7 @@ def _check_header(manifest: Path, fields: Sequence[str]) -> list[str]:
             raise MIError(f"manifest {manifest}: column {name!r} occurs twice in its first line.")
     if "audio" not in header:
         raise MIError(f"manifest {manifest}: no column 'audio' in its first line ({', '.join(header)}). {valid}")
-    return header
+    return {line: _manifest_line(manifest, line, header, fields) for line, fields in rows[1:]}
 
 
 def _manifest_line(manifest: Path, line: int, header: Sequence[str], fields: Sequence[str]) -> Utterance:
@@ -288,15 +248,8 @@ def _manifest_line(manifest: Path, line: int, header: Sequence[str], fields: Seq
     for name in ("audio", "split"):
         if values.get(name) == "":
             raise MIError(f"manifest {manifest}, line {line}: column {name!r} is empty.")
-    audio, alignment = (
-        manifest.parent / Path(values[name]).expanduser() if values.get(name) else None
-        for name in ("audio", "alignment")
-    )
-    assert audio is not None
+    audio = manifest.parent / Path(values["audio"]).expanduser()
+    alignment = manifest.parent / Path(values["alignment"]).expanduser() if values.get("alignment") else None
     return Utterance(
-        values.get("id") or audio.stem,
-        audio,
-        values.get("split", ""),
-        values.get("speaker") or None,
-        alignment,
+        values.get("id") or audio.stem, audio, values.get("split", ""), values.get("speaker") or None, alignment
     )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.types import Waveform
 from ..upstreams import compat
-from .training import Checkpoints, crops, read_audio, train
+from .training import Checkpoints, crops, train
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,7 @@ class APCRecipe:
 
 
 def pretrain_apc(
-    audio_files: Sequence[Path],
+    waves: Sequence[Waveform],
     out_dir: Path,
     *,
     steps: int = APC_STEPS,
@@ -57,7 +58,7 @@ def pretrain_apc(
     fbank |= {"decode_wav": False, "cmvn": True}
     config = {"model": {"paras": paras}, "task": {"n_future": recipe.n_future}, "data": {"audio": fbank}}
     transform, dim = create_transform(dict(fbank))  # it empties what it is given
-    features = [transform(torch.from_numpy(wave)[None]) for wave in read_audio(audio_files)]
+    features = [transform(torch.from_numpy(wave)[None]) for wave in waves]
     lengths = np.array([len(f) for f in features])
     rng = np.random.default_rng(seed)
     ahead = recipe.n_future
@@ -72,14 +73,5 @@ def pretrain_apc(
     def content(model: torch.nn.Module, step: int) -> dict[str, Any]:
         return {"config": config, "model": model.state_dict(), "Step": step}
 
-    return train(
-        lambda: APC(dim, **paras),
-        loss,
-        content,
-        out_dir / "apc-{:06d}.ckpt",
-        recipe.learning_rate,
-        recipe.warmup,
-        steps,
-        seed,
-        progress,
-    )
+    path, rate = out_dir / "apc-{:06d}.ckpt", (recipe.learning_rate, recipe.warmup)
+    return train(lambda: APC(dim, **paras), loss, content, path, rate, steps, seed, progress)

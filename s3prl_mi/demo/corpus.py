@@ -60,26 +60,29 @@ FEMALE = (
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """One synthetic speaker."""
+    """One synthetic speaker.
+
+    Attributes:
+        id: LibriSpeech-like number.
+        sex: `M` or `F`.
+        accent: eSpeak's voice file, such as `gmw/en-US`.
+        variant: eSpeak's voice variant, such as `f2`; no speaker of another split has it.
+        size: formants are so many times higher than the variant's own (a shorter or longer vocal tract).
+        rate: words per minute.
+        pitch: eSpeak's 0 to 100.
+        split: holds all utterances of this speaker.
+        sentences: what the speaker says, in order.
+    """
 
     id: int
-    """LibriSpeech-like number."""
     sex: str
-    """`M` or `F`."""
     accent: str
-    """eSpeak's voice file, such as `gmw/en-US`."""
     variant: str
-    """eSpeak's voice variant, such as `f2`; no speaker of another split has it."""
     size: float
-    """Formants are so many times higher than the variant's own (a shorter or longer vocal tract)."""
     rate: int
-    """Words per minute."""
     pitch: int
-    """eSpeak's 0 to 100."""
     split: str
-    """The split that holds all utterances of this speaker."""
     sentences: tuple[str, ...]
-    """What the speaker says, in order."""
 
 
 # ---------------------------------------------------------------------------------------------- who says what
@@ -168,7 +171,8 @@ def make_corpus(root: Path, splits: Mapping[str, int] | None = None, *, seed: in
     """
     root = Path(root)
     speakers = plan(DEFAULT_SPLITS if splits is None else splits, seed)
-    recipe = recipe_hash(speakers, seed)
+    what = {"version": RECIPE_VERSION, "seed": seed, "speakers": [asdict(s) for s in speakers]}
+    recipe = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     if root.exists():
         if _made(root) == recipe:
             return root
@@ -178,19 +182,17 @@ def make_corpus(root: Path, splits: Mapping[str, int] | None = None, *, seed: in
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     _speak_all(partial, speakers, seed, progress)
-    _write_speakers(partial, speakers)
+    lines = [";ID  |SEX| SUBSET           |MINUTES| NAME"]
+    for s in speakers:
+        minutes = len(s.sentences) * 3 / 60  # about; LibriSpeech has a figure here too
+        lines.append(f"{s.id:<5}| {s.sex} | {s.split:<17}| {minutes:<6.2f}| eSpeak NG {s.accent}+{s.variant}")
+    (partial / "SPEAKERS.TXT").write_text("\n".join(lines) + "\n", encoding="utf-8")
     marker = {"recipe": recipe, "seed": seed, "utterances": sum(len(s.sentences) for s in speakers)}
     (partial / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
     if root.exists():
         shutil.rmtree(root)
     partial.rename(root)
     return root
-
-
-def recipe_hash(speakers: list[Speaker], seed: int) -> str:
-    """Name of what determines the corpus: this recipe's version, the seed, and who says what."""
-    recipe = {"version": RECIPE_VERSION, "seed": seed, "speakers": [asdict(s) for s in speakers]}
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
 def _made(root: Path) -> str | None:
@@ -201,28 +203,17 @@ def _made(root: Path) -> str | None:
         return None
 
 
-def _write_speakers(root: Path, speakers: list[Speaker]) -> None:
-    lines = [";ID  |SEX| SUBSET           |MINUTES| NAME"]
-    for s in speakers:
-        minutes = len(s.sentences) * 3 / 60  # about; LibriSpeech has a figure here too
-        lines.append(f"{s.id:<5}| {s.sex} | {s.split:<17}| {minutes:<6.2f}| eSpeak NG {s.accent}+{s.variant}")
-    (root / "SPEAKERS.TXT").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 def _speak_all(root: Path, speakers: list[Speaker], seed: int, progress: bool) -> None:
     """Let every speaker speak, each split in a fresh process: eSpeak's timing depends on all it spoke before in one."""
     from tqdm import tqdm
 
     ignore_interrupts = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process
-    pools: dict[str, ProcessPoolExecutor] = {}
+    pools = {
+        split: ProcessPoolExecutor(1, get_context("spawn"), initializer=signal.signal, initargs=ignore_interrupts)
+        for split in {s.split: None for s in speakers}
+    }
     try:
-        work = []
-        for speaker in speakers:
-            if speaker.split not in pools:
-                pools[speaker.split] = ProcessPoolExecutor(
-                    1, get_context("spawn"), initializer=signal.signal, initargs=ignore_interrupts
-                )
-            work.append(pools[speaker.split].submit(speak, root, speaker, seed))
+        work = [pools[speaker.split].submit(speak, root, speaker, seed) for speaker in speakers]
         total = sum(len(s.sentences) for s in speakers)
         with tqdm(total=total, desc="demo corpus", unit="utt", disable=not progress) as bar:
             for done in as_completed(work):
@@ -238,15 +229,7 @@ def _speak_all(root: Path, speakers: list[Speaker], seed: int, progress: bool) -
 
 
 def speak(root: Path, speaker: Speaker, seed: int) -> int:
-    """Write all utterances of one speaker: FLAC, transcript and TextGrid.
-
-    Args:
-        root: the corpus.
-        speaker: who, and the sentences.
-        seed: of the corpus.
-
-    Returns:
-        The number of utterances.
+    """Write all utterances of one speaker (FLAC, transcript and TextGrid), and return their number.
 
     Raises:
         MIError: eSpeak NG is missing, or lacks the voice.

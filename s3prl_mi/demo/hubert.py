@@ -16,7 +16,7 @@ import numpy as np
 from ..core.errors import MIError
 from ..core.types import SAMPLE_RATE, FloatMatrix, IntVector, Waveform
 from ..upstreams import compat
-from .training import Checkpoints, crops, read_audio, train
+from .training import Checkpoints, crops, train
 
 if TYPE_CHECKING:
     import torch
@@ -99,9 +99,6 @@ def cluster_units(features: Sequence[FloatMatrix], units: int, seed: int) -> lis
         units: number of clusters.
         seed: of k-means.
 
-    Returns:
-        One array of shape (n_frames,) per utterance.
-
     Raises:
         MIError: fewer frames than units.
     """
@@ -117,17 +114,11 @@ def cluster_units(features: Sequence[FloatMatrix], units: int, seed: int) -> lis
 
 
 def span_mask(rows: int, frames: int, fraction: float, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Masked spans of one length, at random places; they may overlap, as in HuBERT's pre-training.
-
-    Args:
-        rows: of the batch.
-        frames: of each row.
-        fraction: of frames that spans would cover if none overlapped.
-        length: of a span, in frames.
-        rng: source of randomness.
+    """Masked spans of `length` frames, at random places; they may overlap, as in HuBERT's pre-training.
 
     Returns:
-        Shape (rows, frames), True where masked; at least one span in each row.
+        Shape (rows, frames), True where masked; at least one span in each row, and as many as would cover `fraction`
+        of the frames if none overlapped.
     """
     spans = max(1, round(fraction * frames / length))
     length = min(length, frames)
@@ -160,18 +151,18 @@ def hubert_config(recipe: HubertRecipe) -> tuple[dict[str, Any], dict[str, Any]]
         conv_pos=32,
         conv_pos_groups=8,
     )
-    # Plain values only: torch.load(weights_only=True) refuses anything else.
-    return ({k: _plain(v) for k, v in asdict(cfg).items()} for cfg in (task, model))  # type: ignore[return-value]
 
+    def plain(config: Any) -> dict[str, Any]:
+        """torch.load(weights_only=True) refuses enums."""
+        return {k: str(v.value) if hasattr(v, "value") else v for k, v in asdict(config).items()}
 
-def _plain(value: Any) -> Any:
-    return str(value.value) if hasattr(value, "value") else value
+    return plain(task), plain(model)
 
 
 def hubert_loss(
     model: Any, source: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, unmasked_weight: float
 ) -> torch.Tensor:
-    """Cross-entropy of the units, as `HubertModel.forward` defines it, without listing candidates.
+    """Cross-entropy of the units in nats per frame, as `HubertModel.forward` defines it, without listing candidates.
 
     Args:
         model: s3prl's HubertModel.
@@ -179,9 +170,6 @@ def hubert_loss(
         targets: shape (batch, n_frames), unit ids.
         mask: shape (batch, n_frames), True where masked.
         unmasked_weight: weight of unmasked frames.
-
-    Returns:
-        Scalar, nats per frame.
     """
     import torch
     import torch.nn.functional as F
@@ -199,7 +187,7 @@ def hubert_loss(
 
 
 def pretrain_hubert(
-    audio_files: Sequence[Path],
+    waves: Sequence[Waveform],
     out_dir: Path,
     *,
     steps: int = HUBERT_STEPS,
@@ -210,7 +198,7 @@ def pretrain_hubert(
     """Train a tiny HuBERT from scratch by masked prediction of MFCC units.
 
     Args:
-        audio_files: what it learns from; no labels are read.
+        waves: what it learns from, each of shape (n_samples,).
         out_dir: where `hubert-STEP.pt` go, in the layout of `hubert_local`.
         steps: updates.
         seed: of units, weights, crops and masks.
@@ -218,13 +206,13 @@ def pretrain_hubert(
         progress: show a bar.
 
     Raises:
-        MIError: no audio, or too little.
+        MIError: too little audio.
     """
     compat.apply()
     import torch
     from s3prl.upstream.hubert.hubert_model import HubertConfig, HubertModel, HubertPretrainingConfig
 
-    waves = [_normalised(wave) for wave in read_audio(audio_files)]
+    waves = [_normalised(wave) for wave in waves]
     units = cluster_units([mfcc_frames(w, recipe.context) for w in waves], recipe.units, seed)
     lengths = np.array([len(u) for u in units])
     rng = np.random.default_rng(seed)
@@ -238,34 +226,17 @@ def pretrain_hubert(
         places = crops(lengths, recipe.batch, recipe.crop_frames, rng)
         source = np.stack([waves[i][320 * a : 320 * (b - 1) + 400] for i, a, b in places])
         targets = torch.from_numpy(np.stack([units[i][a:b] for i, a, b in places]))
-        mask = torch.from_numpy(
-            span_mask(targets.shape[0], targets.shape[1], recipe.mask_prob, recipe.mask_length, rng)
-        )
-        return hubert_loss(model, torch.from_numpy(source), targets, mask, recipe.unmasked_weight)
+        mask = span_mask(len(places), targets.shape[1], recipe.mask_prob, recipe.mask_length, rng)
+        return hubert_loss(model, torch.from_numpy(source), targets, torch.from_numpy(mask), recipe.unmasked_weight)
 
     def content(model: torch.nn.Module, step: int) -> dict[str, Any]:
-        return {
-            "task_cfg": task_cfg,
-            "model_cfg": model_cfg,
-            "model_weight": model.state_dict(),
-            "dictionaries_symbols": symbols,
-            "step": step,
-        }
+        settings = {"task_cfg": task_cfg, "model_cfg": model_cfg, "model_weight": model.state_dict()}
+        return {**settings, "dictionaries_symbols": symbols, "step": step}
 
-    return train(
-        build,
-        loss,
-        content,
-        out_dir / "hubert-{:06d}.pt",
-        recipe.learning_rate,
-        recipe.warmup,
-        steps,
-        seed,
-        progress,
-    )
+    path, rate = out_dir / "hubert-{:06d}.pt", (recipe.learning_rate, recipe.warmup)
+    return train(build, loss, content, path, rate, steps, seed, progress)
 
 
 def _normalised(wave: Waveform) -> Waveform:
     """Zero mean and unit variance, as `hubert_local` does where `task_cfg.normalize` is set."""
-    result: Waveform = ((wave - wave.mean()) / np.sqrt(wave.var() + 1e-5)).astype(np.float32)
-    return result
+    return np.asarray((wave - wave.mean()) / np.sqrt(wave.var() + 1e-5), np.float32)

@@ -10,9 +10,6 @@ from ..core.types import SAMPLE_RATE, Waveform
 def impulse_response(rng: np.random.Generator) -> Waveform:
     """A speaker's microphone and room: a random smooth spectrum (at most about 8 dB) and a short decay.
 
-    Args:
-        rng: source of randomness.
-
     Returns:
         Shape (n_taps,), the direct sound at tap 64.
     """
@@ -35,7 +32,7 @@ def record(clean: Waveform, response: Waveform, snr_db: float, rng: np.random.Ge
         clean: shape (n_samples,).
         response: from `impulse_response`.
         snr_db: speech to noise, in dB.
-        rng: source of randomness.
+        rng: of noise and gain.
 
     Returns:
         Shape (n_samples,), float32 in [-1, 1], not moved in time.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,28 +21,17 @@ Checkpoints: TypeAlias = dict[int, Path]
 """Training step -> file: 0 (untrained), and the last."""
 
 
-def find_audio(folder: Path) -> list[Path]:
-    """All audio files below a folder, sorted.
+def read_audio(folder: Path) -> list[Waveform]:
+    """Every audio file below a folder as 16 kHz mono, in the order of their names.
 
     Raises:
-        MIError: no such folder, or no audio in it.
+        MIError: no such folder, no audio in it, or an unreadable file: a silent loss would change the model.
     """
     if not folder.is_dir():
         raise MIError(f"--audio {folder}: no such folder.")
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
     if not files:
         raise MIError(f"--audio {folder}: no {' or '.join(AUDIO_SUFFIXES)} file in it.")
-    return files
-
-
-def read_audio(files: Sequence[Path]) -> list[Waveform]:
-    """Read files as 16 kHz mono; unreadable ones are an error, since a silent loss would change the model.
-
-    Raises:
-        MIError: no file at all, or one that cannot be read.
-    """
-    if not files:
-        raise MIError("pre-training: no audio files were given.")
     try:
         return [read_waveform(Utterance(path.stem, path, "train", None, None)) for path in files]
     except AudioError as error:
@@ -66,8 +55,7 @@ def train(
     loss: Callable[[torch.nn.Module], torch.Tensor],
     content: Callable[[torch.nn.Module, int], dict[str, Any]],
     path: Path,
-    learning_rate: float,
-    warmup: float,
+    rate: tuple[float, float],
     steps: int,
     seed: int,
     progress: bool,
@@ -81,8 +69,7 @@ def train(
         loss: of the model on a batch that it draws.
         content: of a checkpoint, from the model and its step.
         path: of a checkpoint, with the step left open.
-        learning_rate: the highest.
-        warmup: fraction of the steps in which it rises.
+        rate: the highest learning rate, and the fraction of the steps in which it rises.
         steps: updates.
         seed: of torch.
         progress: show a bar.
@@ -93,7 +80,7 @@ def train(
     if steps < 1:
         raise MIError(f"pre-training: steps must be at least 1, found {steps}.")
     saved = {step: path.with_name(path.name.format(step)) for step in (0, steps)}
-    rise = max(1, round(warmup * steps))
+    learning_rate, rise = rate[0], max(1, round(rate[1] * steps))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build()

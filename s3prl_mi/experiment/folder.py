@@ -147,7 +147,7 @@ def determinants(spec: RunSpec, upstream: Upstream, precision: str) -> dict[str,
 
 def digest_of(splits: Sequence[Split]) -> str:
     """Tells one set of recordings from another: ids and lengths, not where they lie."""
-    listed = sorted((s.name, u, n) for s in splits for u, n in s.checked.n_samples.items())
+    listed = sorted((s.name, u, n) for s in splits for u, n in s.n_samples.items())
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
 

@@ -125,7 +125,7 @@ def read_splits(experiment: Experiment, names: Sequence[str]) -> list[Split]:
         splits = [read_split(experiment.spec.config.datarc, name) for name in names]
     for split in splits:
         logger.info(split.describe())
-        for note in split.checked.notes():
+        for note in split.notes():
             logger.warning("%s: %s", split.name, note)
     return splits
 

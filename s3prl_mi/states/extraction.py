@@ -92,7 +92,7 @@ class Request:
             wide: whether float16 turned out to be too coarse.
         """
         geometry = self.upstream.geometry_of(self.layers[0])
-        counts = [(geometry.n_frames(n), n) for n in self.split.checked.n_samples.values()]
+        counts = [(geometry.n_frames(n), n) for n in self.split.n_samples.values()]
         frames = sum(-(-n // geometry.stride) if count is None else count for count, n in counts)
         return frames * sum(dims) * (4 if wide or self.dtype == "float32" else 2)
 
@@ -172,7 +172,7 @@ def _extract(store: Store | MemoryStore, requests: Sequence[Request], dtype: str
     size = batch_size or (CPU_BATCH if first.upstream.device == "cpu" else GPU_BATCH)
     batches = batches_of(split, size)
     count = functools.partial(SkipCounter, split.found, split.max_unreadable, split.name)
-    skips = count([*split.checked.unreadable])
+    skips = count([*split.unreadable])
     with contextlib.ExitStack() as stack:
         # in one order in every run, so that no two of them wait for each other
         jobs = [
@@ -189,7 +189,7 @@ def _extract(store: Store | MemoryStore, requests: Sequence[Request], dtype: str
         with rounded_once(first.upstream):
             too_coarse = _fill(jobs, batches, skips, store.shared)
         skipped = jobs[0].writer.skipped()
-        count([*split.checked.unreadable, *skipped]).check()
+        count([*split.unreadable, *skipped]).check()
         if is_main():
             for utterance, why in skipped:
                 logger.warning("%s: skipped %s (%s)", split.name, utterance, why)
@@ -208,7 +208,7 @@ class _Job(NamedTuple):
 
 def batches_of(split: Split, size: int) -> dict[Bounds, list[Utterance]]:
     """Neighbours in length, `size` at most, fewer where they are long or differ much."""
-    lengths, ordered = split.checked.n_samples, split.longest_first
+    lengths, ordered = split.n_samples, split.longest_first
     batches: dict[Bounds, list[Utterance]] = {}
     start = 0
     for stop in range(1, len(ordered) + 1):
@@ -244,7 +244,7 @@ def _fill(jobs: Sequence[_Job], batches: dict[Bounds, list[Utterance]], skips: S
 
     upstream, split = jobs[0].request.upstream, jobs[0].request.split
     views = {view: [j for j in jobs if j.request.view == view] for view in (j.request.view for j in jobs)}
-    seconds = {b: sum(split.checked.n_samples[u.id] for u in us) / SAMPLE_RATE for b, us in batches.items()}
+    seconds = {b: sum(split.n_samples[u.id] for u in us) / SAMPLE_RATE for b, us in batches.items()}
     missing = [b for b in batches if not all(b in j.writer.done for j in jobs)]
     here = world()
     own = share(missing, [seconds[b] for b in missing], here.rank, here.size) if shared else missing

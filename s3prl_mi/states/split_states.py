@@ -53,7 +53,7 @@ class SplitStates:
     @property
     def n_samples(self) -> dict[str, int]:
         """Length of each utterance at 16 kHz."""
-        return {u: n for s in self.splits for u, n in s.checked.n_samples.items()}
+        return {u: n for s in self.splits for u, n in s.n_samples.items()}
 
     @property
     def found(self) -> int:

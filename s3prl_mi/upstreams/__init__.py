@@ -22,6 +22,7 @@ A new kind of upstream is one entry in `families` (or in a user's own module, se
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,12 +34,7 @@ __all__ = ["Family", "Geometry"]
 
 def __getattr__(name: str) -> Any:
     """What a user's module imports, when it is asked for: this package itself loads neither numpy nor torch."""
-    if name == "Family":
-        from .families import Family
-
-        return Family
-    if name == "Geometry":
-        from .geometry import Geometry
-
-        return Geometry
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "families" if name == "Family" else "geometry"
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

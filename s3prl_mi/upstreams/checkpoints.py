@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,6 @@ class Inert:
         self = super().__new__(cls)
         self.__dict__.update(args=args, state=None, items={})
         return self
-
-    def __init__(self, *args: Any) -> None:
-        """Nothing: `__new__` alone is what unpickling calls."""
 
     def __setstate__(self, state: Any) -> None:
         self.__dict__["state"] = state
@@ -206,12 +203,9 @@ def _mapping(value: Any) -> Mapping[Any, Any]:
 
 def _whole(value: Any) -> int | None:
     """A step as an int; a tensor or numpy number of one element too."""
-    if hasattr(value, "item") and getattr(value, "size", None) is not None:
-        try:
-            value = value.item()
-        except (RuntimeError, ValueError):
-            return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value < 0:
+    with contextlib.suppress(AttributeError, RuntimeError, ValueError):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         return None
     return int(value)
 
@@ -219,17 +213,46 @@ def _whole(value: Any) -> int | None:
 # --- what a checkpoint looks like ------------------------------------------------------------------
 
 
-def describe_checkpoint(path: Path) -> tuple[str, str | None]:
-    """Say what a checkpoint looks like, by its keys.
+_CONVERTED = ("task_cfg", "model_cfg", "model_weight")
+_LAYOUTS: tuple[tuple[tuple[str, ...], str, str | None], ...] = (
+    # keys that the file has (key.subkey; with ! that are set to something), what it looks like, upstream that reads it
+    (("Featurizer",), "a states-*.ckpt of a downstream run (config key featurizer reads it)", None),
+    (("Downstream",), "a states-*.ckpt of a downstream run (config key featurizer reads it)", None),
+    (
+        (*_CONVERTED, "dictionaries_symbols", "model_cfg.label_rate_ratios"),
+        "a converted MR-HuBERT file",
+        "multires_hubert_local",
+    ),
+    ((*_CONVERTED, "dictionaries_symbols"), "a converted HuBERT file", "hubert_local"),
+    ((*_CONVERTED, "model_cfg.infonce", "model_cfg.vq_type!"), "a converted wav2vec file", "vq_wav2vec_custom"),
+    ((*_CONVERTED, "model_cfg.infonce"), "a converted wav2vec file", "wav2vec_local"),
+    ((*_CONVERTED, "model_weight._ema"), "a converted data2vec file", "data2vec_local"),
+    (_CONVERTED, "a converted wav2vec 2.0 file", "wav2vec2_local"),
+    (("model", "cfg.conv_feature_layers", "cfg.relative_position_embedding!"), "a WavLM file", "wavlm_local"),
+    (("model", "cfg.conv_feature_layers"), "a UniSpeech-SAT file", "unispeech_sat_local"),
+    (("config", "model", "paras.kernel_size"), "an NPC file", "npc_local"),
+    (("config", "model", "paras.vq!"), "a VQ-APC file", "apc_local"),
+    (("config", "model"), "an APC file", "apc_local"),
+    (("Transformer",), "a Mockingjay, TERA or AALBERT file", "tera_local"),
+    (("Distiller",), "a DistilHuBERT file", "distiller_local"),
+    (("weights",), "a CPC file", "cpc_local"),
+    (("0.0.weight_ih_l0",), "a Co-training file", "cotraining"),
+)
+"""Layouts by their keys; the first that fits decides."""
 
-    Args:
-        path: file or folder.
+
+def describe_checkpoint(path: Path) -> tuple[str, str | None]:
+    """Say what a checkpoint, a file or folder, looks like by its keys.
 
     Returns:
         A description, and the upstream that probably reads it (None if none is known).
     """
     if path.is_dir():
-        return _describe_folder(path)
+        if not (path / "config.json").is_file():
+            return "a folder without config.json", None
+        kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+        own = f"hf_{kind}_custom" if kind in ("hubert", "wav2vec2") else None
+        return f"a Hugging Face model of type {kind!r}", own or ("hf" if kind in SPEECH_ENCODERS else None)
     if path.stat().st_size == 0:
         return "an empty file", None
     try:
@@ -238,73 +261,31 @@ def describe_checkpoint(path: Path) -> tuple[str, str | None]:
         return f"no PyTorch checkpoint ({one_line(error.__cause__ or error, 80)})", None
     if not isinstance(content, dict):
         return f"a saved {type(content).__name__}, not a dict", None
-    return _describe_keys(content)
-
-
-def _describe_folder(path: Path) -> tuple[str, str | None]:
-    config = path / "config.json"
-    if not config.is_file():
-        return "a folder without config.json", None
-    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    own = f"hf_{kind}_custom" if kind in ("hubert", "wav2vec2") else None
-    return f"a Hugging Face model of type {kind!r}", own or ("hf" if kind in SPEECH_ENCODERS else None)
-
-
-def _describe_keys(content: dict[str, Any]) -> tuple[str, str | None]:
-    """One rule per layout; the first that fits decides."""
-    keys = set(content)
-    if {"Featurizer", "Downstream"} & keys:
-        return "a states-*.ckpt of a downstream run (config key featurizer reads it)", None
-    if {"task_cfg", "model_cfg", "model_weight"} <= keys:
-        return _describe_converted(content)
-    if {"cfg", "model"} <= keys:
-        return _describe_cfg(plain(content["cfg"]))
-    if {"config", "model"} <= keys:
-        paras = content["config"].get("model", {}).get("paras", {})
-        if "kernel_size" in paras:
-            return "an NPC file", "npc_local"
-        return ("a VQ-APC file" if paras.get("vq") else "an APC file"), "apc_local"
-    for key, looks, upstream in (
-        ("Transformer", "a Mockingjay, TERA or AALBERT file", "tera_local"),
-        ("Distiller", "a DistilHuBERT file", "distiller_local"),
-        ("weights", "a CPC file", "cpc_local"),
-        ("0.0.weight_ih_l0", "a Co-training file", "cotraining"),
-    ):
-        if key in keys:
+    cfg = _mapping(plain(content.get("cfg")))
+    paras = _mapping(_mapping(_mapping(content.get("config")).get("model")).get("paras"))
+    keys = set(map(str, content))
+    for name, part in [("cfg", cfg), ("paras", paras), *((k, _mapping(content.get(k))) for k in _CONVERTED)]:
+        keys |= {f"{name}.{k}" for k in part} | {
+            f"{name}.{k}!" for k, v in part.items() if v is not None and v is not False and v != "none"
+        }
+    for needed, looks, upstream in _LAYOUTS:
+        if keys.issuperset(needed):
             return looks, upstream
-    if keys and all(hasattr(value, "shape") for value in content.values()):
+    if {"cfg", "model"} <= keys:
+        return _describe_fairseq(_mapping(cfg.get("model")).get("_name"))
+    if content and all(hasattr(value, "shape") for value in content.values()):
         return "a bare state dict, without its model's config", None
-    return f"a dict with the keys {', '.join(sorted(map(str, keys))[:6])}", None
+    return f"a dict with the keys {', '.join(sorted(map(str, content))[:6])}", None
 
 
-def _describe_converted(content: dict[str, Any]) -> tuple[str, str]:
-    config = content["model_cfg"]
-    if "dictionaries_symbols" in content:
-        if "label_rate_ratios" in config:
-            return "a converted MR-HuBERT file", "multires_hubert_local"
-        return "a converted HuBERT file", "hubert_local"
-    if "infonce" in config:
-        quantised = config.get("vq_type") not in (None, "none")
-        return "a converted wav2vec file", "vq_wav2vec_custom" if quantised else "wav2vec_local"
-    if "_ema" in content["model_weight"]:
-        return "a converted data2vec file", "data2vec_local"
-    return "a converted wav2vec 2.0 file", "wav2vec2_local"
-
-
-def _describe_cfg(config: Any) -> tuple[str, str | None]:
-    if isinstance(config, dict) and "conv_feature_layers" in config:
-        if config.get("relative_position_embedding"):
-            return "a WavLM file", "wavlm_local"
-        return "a UniSpeech-SAT file", "unispeech_sat_local"
-    kind = _mapping(_mapping(config).get("model")).get("_name")
+def _describe_fairseq(kind: Any) -> tuple[str, str | None]:
     if kind == "dinosr":
         return "a DinoSR file", "dinosr"
     if isinstance(kind, str) and "pruner" in kind:
         return "a LightHuBERT file", "lighthubert_local"
-    of = f" of model {kind}" if kind else ""
     return (
-        f"a raw fairseq file{of}; convert it first (python -m s3prl.upstream.hubert.convert and the like, with "
-        "fairseq installed)"
+        f"a raw fairseq file{f' of model {kind}' if kind else ''}; convert it first (python -m "
+        "s3prl.upstream.hubert.convert and the like, with fairseq installed)"
     ), None
 
 
@@ -343,3 +324,22 @@ def file_or_download(name: str, ckpt: str | None, refresh: bool) -> Path:
 
         return Path(_urls_to_filepaths(ckpt, refresh=refresh))
     return existing_file(name, ckpt)
+
+
+def hugging_face_folder(name: str, ckpt: str, needed: Sequence[str]) -> Path | None:
+    """The folder of a Hugging Face model that `-k` names for the upstream `-u name`; None: a model id (or a URL).
+
+    Raises:
+        MIError: no such folder, a file, or a folder without one of the `needed` files.
+    """
+    path = Path(ckpt)
+    if not path.exists():
+        if (path.is_absolute() or ckpt.startswith(".") or ckpt.count("/") > 1) and "://" not in ckpt:
+            raise MIError(f"upstream {name!r}: folder -k {ckpt!r} does not exist.")
+        return None
+    if not path.is_dir():
+        raise MIError(f"upstream {name!r}: -k {ckpt!r} is a file, but a folder or a model id is needed.{advice(path)}")
+    for file in needed:
+        if not (path / file).is_file():
+            raise MIError(f"upstream {name!r}: folder {ckpt!r} has no {file}; save the model there again.")
+    return path

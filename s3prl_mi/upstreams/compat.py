@@ -22,11 +22,10 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from importlib.abc import Loader
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from ..core.errors import MIError
@@ -62,7 +61,7 @@ def apply() -> None:
     if any(isinstance(finder, _Patcher) for finder in sys.meta_path):
         return
     _quieten()
-    sys.meta_path.insert(0, _Patcher(_PATCHES))
+    sys.meta_path.insert(0, _Patcher())
     for name, patch in _PATCHES.items():
         if name in sys.modules:
             patch(sys.modules[name])
@@ -97,45 +96,33 @@ def s3prl_folder() -> Path:
 class _Patcher:
     """A meta-path finder that finds nothing itself: it lets a patch follow the import of a named module."""
 
-    def __init__(self, patches: Mapping[str, Callable[[ModuleType], None]]) -> None:
-        self._patches = patches
-
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name not in self._patches:
+        if name not in _PATCHES:
             return None
         others = (f for f in sys.meta_path if f is not self and hasattr(f, "find_spec"))
         spec = next(filter(None, (f.find_spec(name, path, target) for f in others)), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _PatchingLoader(spec.loader, self._patches[name])
+            _patch_after(spec.loader, _PATCHES[name])
         return spec
 
 
-class _PatchingLoader(Loader):
-    """Loads as the wrapped loader does, then patches; leaves the wrapped loader on the module."""
+def _patch_after(loader: Any, patch: Callable[[ModuleType], None]) -> None:
+    """Let a loader, which serves one module, patch it once it is loaded."""
+    load = loader.exec_module
 
-    def __init__(self, loader: Any, patch: Callable[[ModuleType], None]) -> None:
-        self._loader = loader
-        self._patch = patch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)  # get_source, get_resource_reader, ...
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        module.__loader__ = self._loader
+    def exec_module(module: ModuleType) -> None:
+        del loader.exec_module  # the class's own method shows again
         try:
-            self._loader.exec_module(module)
+            load(module)
         except OSError as error:
             if module.__name__ != "torchaudio":
                 raise
             raise BrokenInstallation(_torchaudio_advice(error)) from error
-        self._patch(module)
+        patch(module)
+
+    loader.exec_module = exec_module
 
 
 def _torchaudio_advice(error: OSError) -> str:
@@ -187,10 +174,10 @@ def _patch_torch(torch: ModuleType) -> None:
 
 
 class _LoadsOnCPU:
-    """The torch module as one s3prl file sees it: `load` puts tensors on the CPU unless told otherwise.
+    """The torch module as one s3prl file sees it: `load` puts tensors on the CPU unless another place is named.
 
-    Those files call `torch.load(ckpt)`, which fails on a machine without a GPU for a checkpoint saved on one;
-    s3prl moves the model to its device afterwards. Everybody else's torch.load stays as it is.
+    Those files call `torch.load(ckpt)`, which fails on a machine without a GPU for a checkpoint saved on one; s3prl
+    moves the model to its device afterwards. Everybody else's torch.load stays as it is.
     """
 
     def __init__(self, torch: ModuleType) -> None:
@@ -199,10 +186,8 @@ class _LoadsOnCPU:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._torch, name)
 
-    def load(self, *args: Any, **kwargs: Any) -> Any:
-        if len(args) < 2:
-            kwargs.setdefault("map_location", "cpu")
-        return self._torch.load(*args, **kwargs)
+    def load(self, file: Any, map_location: Any = "cpu", *args: Any, **options: Any) -> Any:
+        return self._torch.load(file, map_location, *args, **options)
 
 
 def _patch_loads_on_cpu(module: ModuleType) -> None:
@@ -214,11 +199,8 @@ def _patch_loads_on_cpu(module: ModuleType) -> None:
 
 def _patch_torchaudio(torchaudio: ModuleType) -> None:
     """Put back what torchaudio 2.9 dropped and s3prl uses."""
-
-    def set_audio_backend(backend: str | None) -> None:
-        """Has done nothing since torchaudio 2.1, and is called by s3prl at import."""
-
-    torchaudio.__dict__["set_audio_backend"] = set_audio_backend
+    # It has done nothing since torchaudio 2.1, and s3prl calls it at import.
+    torchaudio.__dict__["set_audio_backend"] = lambda _backend: None
     if version_tuple(torchaudio.__version__) >= (2, 9):
         from . import compat_audio
 
@@ -235,41 +217,18 @@ def _patch_sox_effects(effects: ModuleType) -> None:
 # --- huggingface_hub ------------------------------------------------------------------------------------
 
 
-class HfFolder:
-    """Stand-in for what huggingface_hub 1.0 dropped; only s3prl's `--push_to_hf_hub` and `--hub` call it."""
-
-    @staticmethod
-    def get_token() -> str | None:
-        """The token of `hf auth login`, or None."""
-        import huggingface_hub
-
-        return huggingface_hub.get_token()
-
-    @staticmethod
-    def save_token(token: str) -> None:
-        """Remember a token, as `hf auth login` does."""
-        import huggingface_hub
-
-        huggingface_hub.login(token=token)
-
-
-class Repository:
-    """Stand-in for what huggingface_hub 1.0 dropped; s3prl calls it for `--push_to_hf_hub`.
-
-    Raises:
-        MIError: always; there is nothing to stand in with.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        raise MIError(
-            "--push_to_hf_hub: huggingface_hub has no Repository since 1.0. Upload the experiment folder "
-            "with `hf upload`, or install huggingface_hub<1 (with transformers<5)."
-        )
-
-
 def _patch_huggingface_hub(hub: ModuleType) -> None:
+    """Stand-ins for what huggingface_hub 1.0 dropped; only s3prl's `--push_to_hf_hub` and `--hub` call them."""
     if version_tuple(hub.__version__) >= (1, 0):
-        hub.__dict__.update(HfFolder=HfFolder, Repository=Repository)
+        folder = SimpleNamespace(get_token=hub.get_token, save_token=lambda token: hub.login(token=token))
+        hub.__dict__.update(HfFolder=folder, Repository=_no_repository)
+
+
+def _no_repository(*_args: Any, **_options: Any) -> None:
+    raise MIError(
+        "--push_to_hf_hub: huggingface_hub has no Repository since 1.0. Upload the experiment folder with `hf upload`, "
+        "or install huggingface_hub<1 (with transformers<5)."
+    )
 
 
 # --- Warnings -------------------------------------------------------------------------------------------
@@ -302,22 +261,12 @@ def _drop_espnet_line(record: logging.LogRecord) -> bool:
     return "ESPnet is not installed" not in record.getMessage()
 
 
+_LOADERS = ("wavlm", "unispeech_sat", "decoar", "decoar2", "decoar_layers", "lighthubert", "wav2vec")
 _PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "torch": _patch_torch,
     "torchaudio": _patch_torchaudio,
     "torchaudio.sox_effects": _patch_sox_effects,
     "huggingface_hub": _patch_huggingface_hub,
-    **{
-        f"s3prl.upstream.{name}": _patch_loads_on_cpu
-        for name in (
-            "wavlm.expert",
-            "unispeech_sat.expert",
-            "decoar.expert",
-            "decoar2.expert",
-            "decoar_layers.expert",
-            "lighthubert.expert",
-            "wav2vec.expert",
-            "byol_s.serab_byols.serab",
-        )
-    },
+    **{f"s3prl.upstream.{name}.expert": _patch_loads_on_cpu for name in _LOADERS},
+    "s3prl.upstream.byol_s.serab_byols.serab": _patch_loads_on_cpu,
 }

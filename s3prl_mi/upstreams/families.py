@@ -1,8 +1,9 @@
 """What the plugin must know of each kind of upstream: its views, its mask site, its frames, its padding.
 
 One `Family` is one declarative entry. It is found by the folder of s3prl that defines the upstream
-(`s3prl/upstream/hubert` serves `hubert`, `hubert_large_ll60k`, `hubert_local`, ...), or by a `-u` name that a user's
-module declares in its `FAMILIES` (`user_modules`). Models are only looked at by attribute; torch is not imported.
+(`s3prl/upstream/hubert` serves `hubert`, `hubert_large_ll60k`, `hubert_local`, ...); upstreams that are not s3prl's
+declare theirs in `FAMILIES` of their module (`user_modules`). Models are only looked at by attribute; torch is not
+imported.
 
 Source: s3prl 0.4.18; tests/upstreams/test_forward_families.py compares each mask site with the model's own masking.
 """
@@ -13,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ..core.errors import MIError
 from .geometry import Geometry, resolve
 
 ZEROS = "zeros"
@@ -106,9 +106,7 @@ _CONVERTED = "-k FILE: s3prl's converted layout: task_cfg, model_cfg, model_weig
 _CONVERTED_INFONCE = "-k FILE: s3prl's converted layout: task_cfg, model_cfg (with infonce), model_weight"
 _MICROSOFT = "-k FILE: Microsoft's layout: cfg (a dict), model"
 _PRETRAINED = "-k FILE: s3prl's pre-training: Transformer, Config (transformer, task, audio)"
-_APC = "-k FILE: config (data.audio, model.paras), model"
-
-_CONV_FRAMES = (320, 199.5)
+_APC_FILE = "-k FILE: config (data.audio, model.paras), model"
 
 MASKED_CONV = Family(
     "",
@@ -119,11 +117,12 @@ MASKED_CONV = Family(
     padding="conv_norm",
     conv_stack="model.feature_extractor",
     fast_in_bfloat16=True,
-    published=_CONV_FRAMES,
+    published=(320, 199.5),
     weights=_DOWNLOADED,
 )
 """What wav2vec 2.0 and all its kin share: a conv stack, then a Transformer whose input is masked."""
 
+_NOT_FAST = replace(MASKED_CONV, fast_in_bfloat16=False)
 _HUGGING_FACE_CONV = replace(
     MASKED_CONV,
     mask_embedding="model.masked_spec_embed",
@@ -145,6 +144,7 @@ _MASKED_SPECTRUM = Family(
     takes=_PRETRAINED,
 )
 _SHIFT = Family("", view="shift", geometry="kaldi", published=(160, 199.5), weights=_DOWNLOADED)
+_APC = replace(_SHIFT, padding="safe", codes="model.vq_layers")
 _BASELINE = replace(_SHIFT, padding="safe", about="A fixed front end. 1 entry.", weights=NONE)
 # wav2vec and vq-wav2vec are one class in s3prl; without VQ there is no quantiser and so no codes.
 _WAV2VEC = replace(
@@ -156,184 +156,124 @@ _WAV2VEC = replace(
     takes=_CONVERTED_INFONCE,
 )
 
+
+def _kind(base: Family, name: str, about: str, takes: str) -> Family:
+    return replace(base, name=name, about=about, takes=takes)
+
+
 _FAMILIES = (
-    replace(MASKED_CONV, name="wav2vec2", about=f"wav2vec 2.0. {_SIZES}.", takes=_CONVERTED),
-    replace(MASKED_CONV, name="hubert", about=f"HuBERT. {_SIZES}.", takes=f"{_CONVERTED}, dictionaries_symbols"),
-    replace(MASKED_CONV, name="wavlm", about=f"WavLM. {_SIZES}.", takes=_MICROSOFT),
-    replace(MASKED_CONV, name="unispeech_sat", about=f"UniSpeech-SAT. {_SIZES}.", takes=_MICROSOFT),
+    _kind(MASKED_CONV, "wav2vec2", f"wav2vec 2.0. {_SIZES}.", _CONVERTED),
+    _kind(MASKED_CONV, "hubert", f"HuBERT. {_SIZES}.", f"{_CONVERTED}, dictionaries_symbols"),
+    _kind(MASKED_CONV, "wavlm", f"WavLM. {_SIZES}.", _MICROSOFT),
+    _kind(MASKED_CONV, "unispeech_sat", f"UniSpeech-SAT. {_SIZES}.", _MICROSOFT),
     # Five stacked positional convs, each with a bias and an activation, spread padding into the last frames.
-    replace(
-        MASKED_CONV,
-        name="data2vec",
-        padding="alone",
-        about=f"data2vec. {_SIZES}.",
-        takes=f"{_CONVERTED} (with _ema)",
-    ),
+    _kind(replace(MASKED_CONV, padding="alone"), "data2vec", f"data2vec. {_SIZES}.", f"{_CONVERTED} (with _ema)"),
     replace(_HUGGING_FACE_CONV, name="hf_hubert"),
     replace(_HUGGING_FACE_CONV, name="hf_wav2vec2"),
-    replace(
-        MASKED_CONV,
-        name="multires_hubert",
-        padding="alone",  # group norms between the resolutions run over time, also over padding
-        mask_site="model.encoders.0",
-        multires=True,
-        about="MR-HuBERT, at several frame rates. Entries, block by block: what enters it, the output of each layer.",
-        takes=f"{_CONVERTED}, dictionaries_symbols",
+    # Group norms between the resolutions run over time, also over padding.
+    _kind(
+        replace(MASKED_CONV, padding="alone", mask_site="model.encoders.0", multires=True),
+        "multires_hubert",
+        "MR-HuBERT, at several frame rates. Entries, block by block: what enters it, the output of each layer.",
+        f"{_CONVERTED}, dictionaries_symbols",
     ),
-    replace(
-        MASKED_CONV,
-        name="lighthubert",
-        fast_in_bfloat16=False,
-        mask_write="in_place",  # its first entry is the tensor that enters the encoder
-        entry_names=_features_then_layers,
-        about="LightHuBERT. 13 entries: features, then the output of each layer.",
-        takes="-k FILE: cfg.model, model",
+    # Its first entry is the tensor that enters the encoder, so that is masked in place.
+    _kind(
+        replace(_NOT_FAST, mask_write="in_place", entry_names=_features_then_layers),
+        "lighthubert",
+        "LightHuBERT. 13 entries: features, then the output of each layer.",
+        "-k FILE: cfg.model, model",
     ),
     # Distilled from unmasked speech: there is no mask embedding, so masks are silence in the waveform.
-    Family(
+    _kind(
+        replace(
+            _NOT_FAST,
+            mask_site=None,
+            mask_embedding=None,
+            conv_stack="model.model.feature_extractor",
+            entry_names=_distiller_entries,
+        ),
         "distiller",
-        view="mask",
-        geometry="conv",
-        padding="conv_norm",
-        conv_stack="model.model.feature_extractor",
-        published=_CONV_FRAMES,
-        entry_names=_distiller_entries,
-        about="DistilHuBERT. Entries: features, the output of each layer, predictions of the teacher's layers.",
-        weights=_DOWNLOADED,
-        takes="-k FILE: s3prl's pre-training: Distiller, Config.distiller",
+        "DistilHuBERT. Entries: features, the output of each layer, predictions of the teacher's layers.",
+        "-k FILE: s3prl's pre-training: Distiller, Config.distiller",
     ),
-    Family(
-        "espnet_hubert",
-        view="mask",
-        # The encoder itself is not called as a module, so a hook on it would never run.
+    # The encoder itself is not called as a module, so a hook on it would never run.
+    replace(
+        _NOT_FAST,
+        name="espnet_hubert",
+        padding="alone",
         mask_site="model.wav2vec2.encoder.feature_projection",
         mask_embedding="model.mask_generator.mask_embedding",
         mask_write="output",
-        geometry="conv",
         conv_stack="model.wav2vec2.feature_extractor",
-        published=_CONV_FRAMES,
         entry_names=_layer_outputs,
         about="HuBERT as ESPnet trains it. Entries: the output of each layer.",
-        weights=_DOWNLOADED,
         takes="-k FILE: a .pth file with config.yaml in the same folder",
     ),
     replace(_MASKED_SPECTRUM, name="mockingjay"),
     replace(_MASKED_SPECTRUM, name="tera"),
     replace(_MASKED_SPECTRUM, name="audio_albert"),
-    replace(
-        _SHIFT,
-        name="decoar2",
-        mask_site="model.encoder",
-        mask_embedding=ZEROS,
-        geometry=Geometry(320, 199.5, 400),  # every second Kaldi window
-        about=f"DeCoAR 2.0. 13 entries: {_ENTRIES}.",
-        takes="-k FILE: model (12 layers of 768)",
+    # Its frames are every second Kaldi window.
+    _kind(
+        replace(_SHIFT, mask_site="model.encoder", mask_embedding=ZEROS, geometry=Geometry(320, 199.5, 400)),
+        "decoar2",
+        f"DeCoAR 2.0. 13 entries: {_ENTRIES}.",
+        "-k FILE: model (12 layers of 768)",
     ),
-    replace(
-        _SHIFT,
-        name="apc",
-        padding="safe",
-        codes="model.vq_layers",
-        about="APC. 3 entries: outputs of the GRU layers.",
-        takes=f"{_APC}; VQ-APC: with paras.vq",
+    _kind(_APC, "apc", "APC. 3 entries: outputs of the GRU layers.", f"{_APC_FILE}; VQ-APC: with paras.vq"),
+    _kind(
+        _APC,
+        "vq_apc",
+        "VQ-APC. 4 entries: outputs of the GRU layers, then the VQ codes.",
+        f"{_APC_FILE}; VQ-APC: with paras.vq",
     ),
-    replace(
-        _SHIFT,
-        name="vq_apc",
-        padding="safe",
-        codes="model.vq_layers",
-        about="VQ-APC. 4 entries: outputs of the GRU layers, then the VQ codes.",
-        takes=f"{_APC}; VQ-APC: with paras.vq",
+    _kind(
+        replace(_APC, padding="alone"),
+        "npc",
+        "NPC. 9 entries (blocks and masked convolutions in turn, their sum last), then the VQ codes.",
+        _APC_FILE,
     ),
-    replace(
-        _SHIFT,
-        name="npc",
-        codes="model.vq_layers",
-        about="NPC. 9 entries (blocks and masked convolutions in turn, their sum last), then the VQ codes.",
-        takes=_APC,
+    _kind(
+        replace(_SHIFT, geometry=Geometry(160, 79.0, 159)),
+        "cpc",
+        "Modified CPC. 2 entries: encoder, LSTM.",
+        "-k FILE: config, weights",
     ),
-    replace(
-        _SHIFT,
-        name="cpc",
-        geometry=Geometry(160, 79.0, 159),
-        about="Modified CPC. 2 entries: encoder, LSTM.",
-        takes="-k FILE: config, weights",
-    ),
-    replace(
-        _WAV2VEC,
-        name="wav2vec",
-        about="wav2vec. 13 entries: encoder, then the output of each aggregator layer.",
-    ),
+    replace(_WAV2VEC, name="wav2vec", about="wav2vec. 13 entries: encoder, then the output of each aggregator layer."),
     replace(
         _WAV2VEC,
         name="vq_wav2vec",
         about="vq-wav2vec. Entries: encoder, the output of each aggregator layer, then the VQ codes.",
     ),
     # Masked tokens never enter its encoder in pre-training, so no view is its own.
-    Family(
+    _kind(
+        Family("", geometry="patches", entry_names=_layer_outputs, weights=_DOWNLOADED),
         "mae_ast",
-        geometry="patches",
-        entry_names=_layer_outputs,
-        about="MAE-AST. Entries: the output of each layer.",
-        weights=_DOWNLOADED,
-        takes="-k FILE: cfg.model, cfg.task, model",
+        "MAE-AST. Entries: the output of each layer.",
+        "-k FILE: cfg.model, cfg.task, model",
     ),
     replace(_BASELINE, name="baseline", takes="-g CONFIG: a yaml file as those in s3prl/upstream/baseline"),
     # mel and linear: CMVN over the padded batch, and digital silence at the end is taken for padding.
     # Their centred windows of 25 ms every 10 ms: frame 0 is centred on sample 0.
-    replace(
-        _BASELINE,
-        name="baseline_stft",
-        geometry=Geometry(160, 0.0, 0),
-        padding="alone",
-        cuts_silent_tail=True,
-    ),
+    replace(_BASELINE, name="baseline_stft", geometry=Geometry(160, 0.0, 0), padding="alone", cuts_silent_tail=True),
     Family("log_stft", weights=NONE),
     Family("example", weights=NONE),
 )
-_TABLE = {family.name: family for family in _FAMILIES}
-_BY_NAME: dict[str, Family] = {}
-
-
-def register_family(name: str, family: Family) -> None:
-    """Say to which family the upstream `-u name` belongs; this wins over the folder that it comes from.
-
-    Args:
-        name: the upstream's name as given to `-u`, or the name of a folder of s3prl/upstream.
-        family: its family.
-
-    Raises:
-        MIError: the name has a family already.
-    """
-    owner = registered().get(name)
-    if owner is not None:
-        raise MIError(
-            f"register_family({name!r}): this name already belongs to the family {owner.name!r}; register another name."
-        )
-    _BY_NAME[name] = family
-
-
-def registered() -> dict[str, Family]:
-    """Every entry: the built-in table by folder of s3prl/upstream, and what users registered by name."""
-    return {**_TABLE, **_BY_NAME}
-
-
-def family_named(name: str, folder: str) -> Family:
-    """The family of an upstream that is not loaded, by its `-u` name and its folder of s3prl/upstream."""
-    return _BY_NAME.get(name) or _TABLE.get(folder) or _BY_NAME.get(folder) or Family(folder or name)
+KINDS = {family.name: family for family in _FAMILIES}
+"""Every kind of upstream of s3prl, by its folder of s3prl/upstream."""
 
 
 def family_of(expert: Any, name: str) -> Family:
-    """The family of a loaded upstream: that registered for its `-u` name, else that of its expert's folder.
+    """The family of a loaded upstream of s3prl, by its expert's folder.
 
     Returns:
-        Where both are unknown, one with `view=None` that knows nothing (every utterance alone, waveform-level masks).
+        Of an unknown folder, one with `view=None` that knows nothing (every utterance alone, waveform-level masks).
     """
     folder = upstream_folder(type(expert).__module__)
     if folder == "baseline" and "kaldi" not in getattr(expert, "config", {"kaldi": None}):
         folder = "baseline_stft"
-    family = family_named(name, folder)
-    if name not in _BY_NAME and family.padding == "conv_norm" and _mixes_padding(expert):
+    family = KINDS.get(folder) or Family(folder or name)
+    if family.padding == "conv_norm" and _mixes_padding(expert):
         return replace(family, padding="alone")
     return family
 

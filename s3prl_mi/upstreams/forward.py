@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -74,9 +74,8 @@ def hidden_states(
 def layer_names(upstream: Upstream) -> list[str]:
     """A name for each entry that `hidden_states` returns, for tables.
 
-    The module path where s3prl's hooks give it (`self.model.encoder.layers[0]` stands for what enters that
-    module, as s3prl hooks inputs), else the family's own names, else the key and number, such as
-    `hidden_states[0]`.
+    The module path where s3prl's hooks give it (`self.model.encoder.layers[0]` stands for what enters that module, as
+    s3prl hooks inputs), else the family's own names, else the key and number, such as `hidden_states[0]`.
     """
     waveform = torch.randn(SAMPLE_RATE, generator=torch.Generator().manual_seed(0)).to(upstream.device)
     with torch.no_grad():
@@ -119,10 +118,9 @@ def _check_length(upstream: Upstream, index: int, waveform: Tensor) -> None:
     needs = shortest_samples(upstream)
     if len(waveform) < needs:
         raise MIError(
-            f"utterance {index} of the batch has {len(waveform)} samples "
-            f"({1000 * len(waveform) / SAMPLE_RATE:.1f} ms), "
-            f"but upstream {upstream.name!r} needs at least {needs} ({1000 * needs / SAMPLE_RATE:.1f} ms). "
-            "Leave it out."
+            f"utterance {index} of the batch has {len(waveform)} samples ({1000 * len(waveform) / SAMPLE_RATE:.1f} "
+            f"ms), but upstream {upstream.name!r} needs at least {needs} ({1000 * needs / SAMPLE_RATE:.1f} ms). Leave "
+            "it out."
         )
 
 
@@ -176,16 +174,24 @@ def _call(upstream: Upstream, batch: list[Tensor]) -> dict[str, Any]:
     module = type(resolve(upstream.expert, "model")).__module__ or ""
     outputs: list[Tensor] = []
     codes: list[Tensor] = []
-    _forget(upstream.expert)
+    context = resolve(upstream.expert, "model.gAR")
+    if getattr(context, "keepHidden", False):  # modified CPC: start every call from zero
+        context.keepHidden, context.hidden = False, None
     with contextlib.ExitStack() as hooks:
         if module.startswith("transformers."):
             handle = encoder.register_forward_hook(lambda _module, _inputs, output: outputs.append(output[0]))
             hooks.callback(handle.remove)
         for layer in _vq_layers(upstream):
-            handle = layer.register_forward_hook(lambda _m, _i, output: codes.append(_code_vectors(output)))
+            # VQ-APC and NPC return (logits, codes), vq-wav2vec a dict with `x` of shape (batch, dim, n_frames); in eval
+            # mode codes are the nearest ones, not a sample
+            handle = layer.register_forward_hook(
+                lambda _m, _i, out: codes.append(out["x"].transpose(1, 2) if isinstance(out, dict) else out[1])
+            )
             hooks.callback(handle.remove)
         if upstream.family.multires:
-            hooks.enter_context(_own_resolutions(upstream.expert))
+            # MR-HuBERT's expert repeats low-rate frames up to one length, unless it is kept from it
+            hooks.callback(setattr, upstream.expert, "hook_postprocess", upstream.expert.hook_postprocess)
+            upstream.expert.hook_postprocess = None
         hooks.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", UserWarning)  # WavLM: mismatched types of masks, at every call
         result = dict(upstream.expert(batch))
@@ -197,38 +203,12 @@ def _call(upstream: Upstream, batch: list[Tensor]) -> dict[str, Any]:
     return result
 
 
-def _forget(expert: Any) -> None:
-    """Modified CPC may keep its recurrent state from call to call: start every call from zero."""
-    context = resolve(expert, "model.gAR")
-    if getattr(context, "keepHidden", False):
-        context.keepHidden, context.hidden = False, None
-
-
 def _vq_layers(upstream: Upstream) -> list[Any]:
     """The VQ layers whose codes side by side make the code vector; none where this checkpoint has no VQ."""
     found = resolve(upstream.expert, upstream.family.codes)
     if found is None:
         return []
     return list(found) if hasattr(found, "__iter__") else [found]
-
-
-def _code_vectors(output: Any) -> Tensor:
-    """Codes of shape (batch, n_frames, dim) in what a VQ layer returns; in eval mode the nearest, not a sample.
-
-    VQ-APC and NPC return (logits, codes), vq-wav2vec a dict with `x` of shape (batch, dim, n_frames).
-    """
-    return output["x"].transpose(1, 2) if isinstance(output, dict) else output[1]
-
-
-@contextlib.contextmanager
-def _own_resolutions(expert: Any) -> Iterator[None]:
-    """While in this context, MR-HuBERT's expert does not repeat low-rate frames up to one length."""
-    repeating = expert.hook_postprocess
-    expert.hook_postprocess = None
-    try:
-        yield
-    finally:
-        expert.hook_postprocess = repeating
 
 
 def _entries(upstream: Upstream, result: dict[str, Any]) -> list[Tensor]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..core.errors import MIError
 from . import compat
-from .checkpoints import advice, existing_file, one_line, sha256_of, training_step
+from .checkpoints import advice, existing_file, hugging_face_folder, one_line, sha256_of, training_step
 from .families import Family, family_of
 from .geometry import Geometry, resolve
 from .names import FILE_SUFFIXES, find_entry, find_own, stock_names
@@ -115,8 +115,13 @@ def load_upstream(
     # ours tell their family themselves where it depends on the checkpoint (`-u hf`)
     family = getattr(expert, "family", None)
     if not isinstance(family, Family):
-        family = family_of(expert, name)
-    checkpoint = Path(ckpt) if ckpt and Path(ckpt).exists() else (downloads[-1][1] if downloads else None)
+        family = own.family if own is not None else family_of(expert, name)
+    checkpoint, checkpoint_name = None, ckpt
+    if ckpt and Path(ckpt).exists():
+        checkpoint, checkpoint_name = Path(ckpt), Path(ckpt).name
+    elif downloads:
+        # the name in the URL: that of the cached file starts with a hash
+        checkpoint, checkpoint_name = downloads[-1][1], downloads[-1][0].rsplit("/", 1)[-1]
     digest = None if checkpoint is None else sha256_of(checkpoint)
     return Upstream(
         name=name,
@@ -126,19 +131,12 @@ def load_upstream(
         device=str(device),
         feature_selection=feature_selection,
         fingerprint=_fingerprint(expert, name, feature_selection, digest, own.sha256 if own else None),
-        checkpoint_name=_checkpoint_name(ckpt, checkpoint, downloads),
+        checkpoint_name=checkpoint_name,
         checkpoint_sha256=digest,
         checkpoint_path=checkpoint,
         # The name of a published file tells hours of speech or the like, not a step.
         step=None if checkpoint is None else training_step(checkpoint, by_name=not downloads),
     )
-
-
-def _checkpoint_name(ckpt: str | None, checkpoint: Path | None, downloads: list[tuple[str, Path]]) -> str | None:
-    if downloads and not (ckpt and Path(ckpt).exists()):
-        # The name in the URL: that of the cached file starts with a hash.
-        return downloads[-1][0].rsplit("/", 1)[-1]
-    return checkpoint.name if checkpoint is not None else ckpt
 
 
 def _check_arguments(name: str, entry: Callable[..., Any], ckpt: str | None, model_config: str | None) -> None:
@@ -165,23 +163,15 @@ def _check_arguments(name: str, entry: Callable[..., Any], ckpt: str | None, mod
 
 def _check_hugging_face_folder(name: str, ckpt: str) -> None:
     """s3prl builds the class of the upstream's name whatever the folder holds: compare before it does."""
-    path = Path(ckpt)
-    if not path.exists():
-        looks_like_path = path.is_absolute() or ckpt.startswith(".") or ckpt.count("/") != 1
-        if looks_like_path and not ckpt.startswith(("http://", "https://")):
-            raise MIError(f"upstream {name!r}: checkpoint -k {ckpt!r} does not exist.")
-        return  # owner/name on the Hugging Face hub
-    if not path.is_dir():
-        raise MIError(f"upstream {name!r}: -k {ckpt!r} is a file, but a folder is needed.{advice(path)}")
-    for needed in ("config.json", "preprocessor_config.json"):
-        if not (path / needed).is_file():
-            raise MIError(f"upstream {name!r}: folder {str(path)!r} has no {needed}; save it there again.")
-    found = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+    folder = hugging_face_folder(name, ckpt, ("config.json", "preprocessor_config.json"))
+    if folder is None:
+        return
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     wanted = name.split("_")[1]
     if found != wanted:
         raise MIError(
-            f"upstream {name!r}: folder {str(path)!r} holds a model of type {found!r}, not {wanted!r}; s3prl "
-            f"would load it as {wanted} with wrong states.{advice(path)}"
+            f"upstream {name!r}: folder {ckpt!r} holds a model of type {found!r}, not {wanted!r}; s3prl would load it "
+            f"as {wanted} with wrong states.{advice(folder)}"
         )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,10 +43,10 @@ def mask_embedding(upstream: Upstream) -> Tensor:
         return torch.zeros(1) if dropped is None else dropped
     embedding = resolve(upstream.expert, path)
     name = (path or "").rsplit(".", 1)[-1]
-    keys = _hugging_face_keys(resolve(upstream.expert, "model.name_or_path"))
+    model = resolve(upstream.expert, "model")
     if embedding is None:
         problem = f" has no mask embedding {path!r}: it was saved without masking (Hugging Face: mask_time_prob 0)."
-    elif keys is not None and not any(key.endswith(name) for key in keys):
+    elif type(model).__module__.startswith("transformers.") and _is_made_up(name, model.__class__, model.name_or_path):
         problem = f": its files hold no {name}, so transformers made up a random one, which no training has seen."
     else:
         return embedding
@@ -69,36 +68,15 @@ def _dropped_embedding(checkpoint: Path | None, family: str) -> Tensor | None:
 
 
 @functools.lru_cache(maxsize=8)
-def _hugging_face_keys(name: str | None) -> frozenset[str] | None:
-    """Names of the tensors in a Hugging Face model's files; None for other models and where nothing is found.
-
-    Args:
-        name: `name_or_path` of a transformers model: a folder, or an id whose files are in the cache.
-    """
-    if not isinstance(name, str) or not name:
-        return None
-    for file in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        if (path := _hugging_face_file(name, file)) is not None:
-            return frozenset(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
-    if (path := _hugging_face_file(name, "model.safetensors")) is not None:
-        from safetensors import safe_open
-
-        with safe_open(path, framework="pt") as file:
-            return frozenset(file.keys())
-    if (path := _hugging_face_file(name, "pytorch_model.bin")) is not None:
-        return frozenset(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    return None
-
-
-def _hugging_face_file(name: str, file: str) -> Path | None:
-    """A file of a model: in its folder, or in the cache that it was just loaded from."""
-    if Path(name).is_dir():
-        path = Path(name) / file
-        return path if path.is_file() else None
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(name, file)
-    return Path(found) if isinstance(found, str) else None
+def _is_made_up(weight: str, kind: Any, folder_or_id: str) -> bool:
+    """Whether the files of a transformers model lack a weight, so that transformers drew it at random."""
+    options = {"local_files_only": True, "output_loading_info": True}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            missing = kind.from_pretrained(folder_or_id, **options)[1]["missing_keys"] if folder_or_id else ()
+    except (OSError, ValueError):  # not from files, or files that have gone
+        return False
+    return any(key.endswith(weight) for key in missing)
 
 
 class _Masker:

@@ -11,6 +11,7 @@ import ast
 import functools
 import hashlib
 import importlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,9 +19,9 @@ from types import ModuleType
 from typing import Any
 
 from ..core.errors import MIError, nearest
-from . import compat, families
+from . import compat
 from .extra import hubconf
-from .families import Family
+from .families import KINDS, Family, upstream_folder
 from .user_modules import OwnUpstream, read_entry_points, read_module, upstreams_in
 
 FILE_SUFFIXES = ("_local", "_custom", "_url", "_gdriveid")
@@ -38,25 +39,15 @@ _INSTEAD = {
 
 def upstream_names() -> list[str]:
     """Every name that `-u` takes, sorted: s3prl's, ours, and the user's."""
-    names = set(stock_names()) | set(known())
-    hub = sys.modules.get("s3prl.hub")
-    if hub is not None:  # it also holds what hubconfs import (Path, FileLock, ...): functions only
-        names |= {n for n, v in vars(hub).items() if callable(v) and not isinstance(v, type) and _is_entry(n, v)}
-    return sorted(names)
-
-
-def _is_entry(name: str, value: Any) -> bool:
-    """Whether an attribute of s3prl.hub is an upstream and not a helper that a hubconf imported."""
-    module = getattr(value, "__module__", "") or ""
-    helper = module.startswith("s3prl.") and not module.endswith("hubconf")
-    return not name.startswith("_") and name != "options" and not helper
+    return sorted({*stock_names(), *known()})
 
 
 def family_of_name(name: str) -> Family:
     """The family of the upstream `-u name`, without loading it."""
-    find_own(name)
-    module = stock_names().get(name, ("", ""))[0]
-    return families.family_named(name, families.upstream_folder(module))
+    if own := find_own(name):
+        return own.family
+    folder = upstream_folder(stock_names().get(name, ("", ""))[0])
+    return KINDS.get(folder) or Family(folder or name)
 
 
 def find_entry(name: str) -> Callable[..., Any]:
@@ -85,10 +76,7 @@ _OWN: dict[str, OwnUpstream] = {}
 
 
 def load_module(path_or_name: str) -> None:
-    """Make the upstreams of a module known by name, for `-u`; what is known already is left as it is.
-
-    Args:
-        path_or_name: a Python file, or a dotted module name (`--upstream_module`).
+    """Make the upstreams of a Python file or of a dotted module name known, for `-u`, unless they are already.
 
     Raises:
         MIError: no such file or module, an error while importing it, a function without its family, or a name that
@@ -141,9 +129,7 @@ def _register(upstreams: Sequence[OwnUpstream]) -> None:
         owner = _OWN[own.name].origin if own.name in _OWN else "s3prl" if own.name in stock_names() else None
         if owner is not None:
             raise MIError(f"{own.origin}: {own.name!r} is already an upstream of {owner}; give yours another name.")
-    for own in upstreams:
-        families.register_family(own.name, own.family)
-        _OWN[own.name] = own
+    _OWN.update((own.name, own) for own in upstreams)
 
 
 # --- s3prl's names, from its sources --------------------------------------------------------------------
@@ -196,24 +182,16 @@ def checkpoint_urls(name: str) -> list[str]:
     converted file for one name, the converted one is meant, as s3prl takes that by default.
     """
     module, attribute = stock_names().get(name, ("", name))
-    if not module:
-        return []
-    urls = _urls_in(functions_of(module), attribute, set())
+    functions = functions_of(module) if module else {}
+    called, urls = [attribute] if attribute in functions else [], []
+    for function in called:  # grows
+        for node in ast.walk(functions[function]):
+            if isinstance(node, ast.Constant) and re.fullmatch(r"https?://[^ /]+/[^ ]*", str(node.value)):
+                urls.append(str(node.value))
+            elif isinstance(node, ast.Name) and node.id in functions and node.id not in called:
+                called.append(node.id)
+    urls = list(dict.fromkeys(urls))
     return [u for u in urls if "converted" in u] or urls
-
-
-def _urls_in(functions: dict[str, ast.FunctionDef], name: str, seen: set[str]) -> list[str]:
-    if name in seen or name not in functions:
-        return []
-    seen.add(name)
-    urls: list[str] = []
-    for node in ast.walk(functions[name]):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            is_url = node.value.startswith(("http://", "https://")) and " " not in node.value
-            urls += [node.value] if is_url and "/" in node.value[8:] else []
-        elif isinstance(node, ast.Name):
-            urls += _urls_in(functions, node.id, seen)
-    return list(dict.fromkeys(urls))
 
 
 def cache_folder() -> Path:

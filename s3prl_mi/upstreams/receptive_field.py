@@ -52,17 +52,10 @@ def geometry_of(expert: Any, family: Family) -> Geometry:
 
 
 def geometry_of_entry(expert: Any, family: Family, geometry: Geometry, entry: int) -> Geometry:
-    """Geometry of one entry of the hidden states: `geometry`, but for upstreams of several frame rates.
+    """Geometry of one entry of the hidden states: that of the upstream, but for upstreams of several frame rates.
 
-    Args:
-        expert: s3prl's UpstreamExpert.
-        family: its family.
-        geometry: of the upstream, `geometry_of(expert, family)`.
-        entry: index into the hidden states.
-
-    Returns:
-        Its own stride and frame count. Its frame j stands on frame `aligned_rows(...)[j]` of the finest
-        resolution and shares that frame's centre.
+    There an entry has its own stride and frame count: its frame j stands on frame `aligned_rows(...)[j]` of the finest
+    resolution and shares that frame's centre.
     """
     return replace(geometry, stride=_entry_strides(expert)[entry]) if family.multires else geometry
 

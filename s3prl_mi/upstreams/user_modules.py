@@ -1,15 +1,8 @@
 """Upstreams of a user's own: a module with functions as in an s3prl hubconf, and `FAMILIES`.
 
-    # my_upstreams.py
-    from s3prl_mi.upstreams import Family
-
-    def my_model(ckpt=None, model_config=None, refresh=False):
-        return MyExpert(ckpt)  # forward(list of waveforms) -> {"hidden_states": [...]}
-
-    FAMILIES = {"my_model": Family("my_model", view="mask", mask_site="model.encoder", ...)}
-
-It is named by `--upstream_module my_upstreams.py` (or `package.module`), or by an entry point of the group
-`s3prl_mi.upstreams` of an installed package. Here such modules are imported and checked; `names` makes them known.
+The README has an example. It is named by `--upstream_module my_upstreams.py` (or `package.module`), or by an entry
+point of the group `s3prl_mi.upstreams` of an installed package. Here such modules are imported and checked; `names`
+makes them known.
 """
 
 from __future__ import annotations
@@ -18,10 +11,12 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -29,8 +24,9 @@ from typing import Any
 
 from ..core.errors import MIError, nearest
 from ..core.files import PACKAGE
-from . import compat, families
-from .families import Family
+from . import compat
+from .extra.hubconf import FAMILIES as OURS
+from .families import KINDS, Family
 
 ENTRY_POINTS = "s3prl_mi.upstreams"
 """Group of entry points; each names a module."""
@@ -69,15 +65,20 @@ def read_module(path_or_name: str) -> list[OwnUpstream]:
         MIError: no such file or module, an error while importing it, or a function without its family.
     """
     what = f"{FLAG} {path_or_name!r}"
-    path = Path(path_or_name).expanduser()
+    path = Path(path_or_name).expanduser().resolve()
+    is_name = Path(path_or_name).suffix != ".py" and not path.exists()
+    if not is_name and not path.is_file():
+        raise MIError(f"{what} {'is a folder; name the file in it' if path.is_dir() else 'does not exist'}.")
     before = set(sys.modules)
-    if path.suffix != ".py" and not path.exists():
-        module = _import_named(path_or_name, what)
-    elif path.is_file():
-        module = _import_file(path.resolve(), what)
-    else:
-        kind = "is a folder; name the file in it" if path.is_dir() else "does not exist"
-        raise MIError(f"{what} {kind}.")
+    try:
+        module = importlib.import_module(path_or_name) if is_name else _import_file(path)
+    except Exception as error:
+        if is_name and isinstance(error, ModuleNotFoundError) and path_or_name.startswith(error.name or " "):
+            raise MIError(
+                f"{what}: no such file, and no module of this name. Give the path of a .py file, or a module that "
+                "is installed or on PYTHONPATH."
+            ) from error
+        raise MIError(f"{what} cannot be imported: {_where(error, path)}.") from error
     return upstreams_in(module, what, neighbours=_neighbours(module, set(sys.modules) - before))
 
 
@@ -100,33 +101,20 @@ def read_entry_points() -> Iterator[list[OwnUpstream]]:
         yield upstreams_in(module, what, installed=True)
 
 
-def _import_named(name: str, what: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and name.startswith(error.name or " "):
-            raise MIError(
-                f"{what}: no such file, and no module of this name. Give the path of a .py file, or a module that "
-                "is installed or on PYTHONPATH."
-            ) from error
-        raise MIError(f"{what} cannot be imported: {_where(error, None)}.") from error
-
-
-def _import_file(path: Path, what: str) -> ModuleType:
+def _import_file(path: Path) -> ModuleType:
     """The module of a file, which finds its neighbours as a script does."""
     name = f"s3prl_mi_upstream_module_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise MIError(f"{what} is no Python file.")
-    module = importlib.util.module_from_spec(spec)
+    loader = SourceFileLoader(name, str(path))
+    module = importlib.util.module_from_spec(ModuleSpec(name, loader, origin=str(path)))
+    module.__file__ = str(path)
     sys.modules[name] = module  # dataclasses and pickles look their module up
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        sys.modules.pop(name, None)
-        raise MIError(f"{what} cannot be imported: {_where(error, path)}.") from error
+        loader.exec_module(module)
+    except Exception:
+        del sys.modules[name]
+        raise
     return module
 
 
@@ -135,22 +123,22 @@ def _where(error: Exception, path: Path | None) -> str:
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} (line {error.lineno} of {Path(error.filename or '?').name})"
     frames = traceback.extract_tb(error.__traceback__)
-    inside = [f for f in frames if path is not None and f.filename == str(path)]
-    last = (inside or frames)[-1]
+    last = ([f for f in frames if f.filename == str(path)] or frames)[-1]
     return f"{type(error).__name__}: {error} (line {last.lineno} of {Path(last.filename).name})"
 
 
 def _neighbours(module: ModuleType, names: Iterable[str]) -> list[Path]:
     """Files of modules that lie in or below the folder of `module`, which a script finds without installation."""
     source = Path(module.__file__ or "").resolve()
-    files = {Path(f) for n in names if (f := getattr(sys.modules.get(n), "__file__", None))}
-    files = {f for f in files if f.is_absolute()}  # torch.classes calls itself _classes.py, which is no file
+    # torch.classes calls itself _classes.py, which is no file
+    files = {
+        Path(f).resolve() for n in names if os.path.isabs(f := getattr(sys.modules.get(n), "__file__", None) or "")
+    }
     libraries = (PACKAGE, compat.s3prl_folder().resolve())
     return sorted(
         f
-        for f in {f.resolve() for f in files}
+        for f in files - {source}
         if f.is_relative_to(source.parent)
-        and f != source
         and "site-packages" not in f.parts
         and not any(f.is_relative_to(library) for library in libraries)
     )
@@ -162,16 +150,17 @@ def upstreams_in(
     """The functions that a module's `FAMILIES` names.
 
     Args:
-        module: the module.
+        module: made of its own file and of `neighbours`.
         what: where it was named, for messages.
         installed: whether it is part of an installed package.
-        neighbours: other files that it is made of.
+        neighbours: other files.
 
     Raises:
         MIError: no `FAMILIES`, or it and the module's public functions do not agree.
     """
     declared = getattr(module, "FAMILIES", None)
-    functions = {n for n, f in vars(module).items() if _is_public_function(f, n, module)}
+    own = {n for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__}
+    functions = {n for n in own if not n.startswith("_")}
     if not isinstance(declared, dict) or not declared:
         wanted = f" for {', '.join(sorted(functions))}" if functions else ""
         raise MIError(f"{what} has no FAMILIES{wanted}. Add, at its top level, {_EXAMPLE}.")
@@ -179,34 +168,23 @@ def upstreams_in(
         raise MIError(
             f"{what}: function {name!r} has no family. Add it to FAMILIES; if it is no upstream, call it _{name}."
         )
-    entries = {n: _declared_family(n, f, what) for n, f in declared.items()}
-    for name in declared:
-        if not callable(getattr(module, name, None)):
+    source = Path(module.__file__ or "").resolve()
+    digest = _source_hash(source, neighbours)
+    known = {**KINDS, **OURS}
+    found = []
+    for name, declaration in declared.items():
+        family = known.get(declaration) if isinstance(declaration, str) else declaration
+        if not isinstance(family, Family):
+            raise MIError(
+                f"{what}: FAMILIES[{name!r}] is {declaration!r}, neither a Family nor the name of one "
+                f"({', '.join(known)}).{nearest(str(declaration), known)}"
+            )
+        if not callable(function := getattr(module, name, None)):
             raise MIError(
                 f"{what}: FAMILIES has {name!r}, but there is no function of this name.{nearest(name, functions)}"
             )
-    source = Path(module.__file__ or "").resolve()
-    digest = _source_hash(source, neighbours)
-    return [
-        OwnUpstream(n, family, getattr(module, n), what, source, digest, installed) for n, family in entries.items()
-    ]
-
-
-def _is_public_function(value: Any, name: str, module: ModuleType) -> bool:
-    return inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
-
-
-def _declared_family(name: Any, family: Any, what: str) -> Family:
-    """A Family as it is, or the known family of that name."""
-    if isinstance(family, Family):
-        return family
-    choices = families.registered()
-    if isinstance(family, str) and family in choices:
-        return choices[family]
-    hint = nearest(family, choices) if isinstance(family, str) else ""
-    raise MIError(
-        f"{what}: FAMILIES[{name!r}] is {family!r}, neither a Family nor the name of one ({', '.join(choices)}).{hint}"
-    )
+        found.append(OwnUpstream(name, family, function, what, source, digest, installed))
+    return found
 
 
 def _source_hash(source: Path, neighbours: Sequence[Path]) -> str:

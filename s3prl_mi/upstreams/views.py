@@ -77,13 +77,8 @@ def mask_pattern(n_frames: int, period: int = 40, keep: int = 10) -> BoolVector:
     return np.arange(n_frames) % period >= keep
 
 
-def shift_frames(shift_ms: float, stride: int, sample_rate: int = SAMPLE_RATE) -> int:
-    """A shift in ms as a whole number of frames.
-
-    Args:
-        shift_ms: time in ms.
-        stride: samples per frame.
-        sample_rate: samples per second.
+def shift_frames(shift_ms: float, stride: int) -> int:
+    """A shift in ms as a whole number of frames of `stride` samples.
 
     Raises:
         MIError: not a whole number of frames, or none.
@@ -92,7 +87,7 @@ def shift_frames(shift_ms: float, stride: int, sample_rate: int = SAMPLE_RATE) -
         >>> shift_frames(60, stride=160), shift_frames(60, stride=320)
         (6, 3)
     """
-    frame_ms = 1000 * stride / sample_rate
+    frame_ms = 1000 * stride / SAMPLE_RATE
     frames = shift_ms / frame_ms
     whole = max(1, round(frames))
     if abs(frames - whole) > 1e-6:

@@ -43,7 +43,7 @@ def frames(args, split, upstream, store):
     (entry,) = extract(store, [Request(upstream, found, PLAIN, (args.layer,), "float32")])
     utterances = {u.id: u for u in found.utterances}
     alignments = open_alignments(config.datarc.alignments)
-    labels = labelled_frames([entry], utterances, found.checked.n_samples, alignments, upstream.geometry, False)
+    labels = labelled_frames([entry], utterances, found.n_samples, alignments, upstream.geometry, False)
     groups = held_out_groups([entry], utterances)[labels.rows]
     return entry.layer(args.layer)[labels.rows], labels.labels, groups
 

@@ -114,7 +114,7 @@ def extraction(args: argparse.Namespace) -> Iterator[Row]:
         split = some_of(args)
         size = args.batch_size or (CPU_BATCH if args.device == "cpu" else GPU_BATCH)
         batches = list(batches_of(split, size).values())
-        lengths = split.checked.n_samples
+        lengths = split.n_samples
         padded = sum(len(batch) * lengths[batch[0].id] for batch in batches)
         share = 1 - sum(lengths.values()) / padded
         waveforms = [[torch.from_numpy(read_waveform(u)) for u in batch] for batch in batches]

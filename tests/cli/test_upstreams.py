@@ -19,7 +19,7 @@ from s3prl_mi.cli.upstreams import (
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.report import published_scores as superb
 from s3prl_mi.upstreams import families
-from s3prl_mi.upstreams.extra.families import FAMILIES
+from s3prl_mi.upstreams.extra.hubconf import FAMILIES
 from s3prl_mi.upstreams.families import Family
 from s3prl_mi.upstreams.names import stock_names, upstream_names
 from tests.helpers.process import run_python
@@ -137,7 +137,7 @@ def test_layers():
 
 def test_every_family_of_ours_says_what_it_is():
     """What `upstreams NAME` prints of a family stands in its `Family`."""
-    for name, family in {**families._TABLE, **FAMILIES}.items():
+    for name, family in {**families.KINDS, **FAMILIES}.items():
         assert family.weights, name
         assert family.about or family.weights == families.NONE, name
 
@@ -174,10 +174,9 @@ def test_explanation_of_names_that_take_a_file():
 
 
 def test_upstreams_of_the_user_come_first(tmp_path, monkeypatch, capsys):
-    from s3prl_mi.upstreams import families, names
+    from s3prl_mi.upstreams import names
 
     monkeypatch.setattr(names, "_OWN", dict(names._OWN))
-    monkeypatch.setattr(families, "_BY_NAME", dict(families._BY_NAME))
     monkeypatch.setattr(sys, "path", list(sys.path))
     path = tmp_path / "mine.py"
     path.write_text("def my_model(ckpt=None): ...\nFAMILIES = {'my_model': 'hubert'}\n")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from s3prl_mi.core.config import AlignmentConfig, DataConfig
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.data.alignments.files import Alignments, match_utterances, open_alignments
-from s3prl_mi.data.alignments.formats import FORMATS, detect_format, read_phn
+from s3prl_mi.data.alignments.files import Alignments, LineFile, match_utterances, open_alignments
+from s3prl_mi.data.alignments.formats import FORMATS, detect_format, read_file
 from s3prl_mi.data.alignments.labels import (
     Interval,
     check_duration,
@@ -20,9 +20,8 @@ from s3prl_mi.data.alignments.labels import (
     frame_labels,
     normalise_label,
 )
-from s3prl_mi.data.alignments.line_file import LineFile
 from s3prl_mi.data.alignments.textgrid import read_textgrid
-from s3prl_mi.data.audio import check_audio
+from s3prl_mi.data.splits import check_audio
 from s3prl_mi.data.utterances import Utterance, list_utterances
 from tests.helpers.paths import FIXTURES, MINI
 
@@ -219,7 +218,10 @@ class TestOtherFormats:
             read(tmp_path)
 
     def test_phn(self):
-        assert read_phn(ALIGNMENTS / "SA1.PHN")[:2] == [Interval(0, 0.1, "h#"), Interval(0.1, 0.2, "kcl")]
+        assert read_file(ALIGNMENTS / "SA1.PHN", "phn", "phones")[:2] == [
+            Interval(0, 0.1, "h#"),
+            Interval(0.1, 0.2, "kcl"),
+        ]
 
     def test_timit_tree(self, tmp_path):
         for speaker, name in (("FAKS0", "SA1"), ("MDAB0", "SA1")):
@@ -362,9 +364,6 @@ class TestOpening:
 def test_the_table_of_formats_has_those_of_the_config():
     choices = get_args(get_type_hints(AlignmentConfig)["format"])
     assert sorted(choices) == sorted(["auto", *FORMATS])
-    for form in FORMATS.values():
-        assert (form.read_file is None) != (form.read_lines is None)
-        assert (form.per == "utterance") == (form.read_file is not None)
 
 
 class TestMatch:
@@ -472,8 +471,8 @@ class TestRealTextGrids:
         found = open_alignments(AlignmentConfig(path=str(MINI / "alignments")))
         labels = set()
         for split in ("dev-other", "test-other"):
-            checked = check_audio(list_utterances(data, split), 0.0)
-            kept, missing = match_utterances(found, checked.kept, 0.0)
+            checked = check_audio(list_utterances(data, split), 0.0, split)
+            kept, missing = match_utterances(found, checked.utterances, 0.0)
             assert (len(kept), missing) == (50, [])
             frames = labelled = 0
             for utt in kept:

@@ -12,11 +12,11 @@ from s3prl_mi.core.types import SAMPLE_RATE
 from s3prl_mi.data.audio import (
     AudioError,
     SkipCounter,
-    check_audio,
     content_hash,
     read_header,
     read_waveform,
 )
+from s3prl_mi.data.splits import check_audio
 from s3prl_mi.data.utterances import Utterance, list_utterances, spread
 from tests.helpers.paths import MINI
 
@@ -88,7 +88,7 @@ class TestLibriSpeech:
         found = [u for split in ("dev-other", "test-other") for u in list_utterances(data, split)]
         assert len(found) == 100
         assert len({u.speaker for u in found}) == 10
-        checked = check_audio(found, 0.0)
+        checked = check_audio(found, 0.0, "both")
         assert checked.seconds == pytest.approx(12.8 * 60, abs=6)
         assert checked.notes() == []
         wave = read_waveform(found[0])
@@ -301,28 +301,28 @@ class TestShares:
         ]
         (tmp_path / "d.wav").touch()
         every = [utterance(p) for p in [*good, tmp_path / "d.wav"]]
-        checked = check_audio(every, 0.25)
-        assert checked.kept == every[:3]
+        checked = check_audio(every, 0.25, "dev")
+        assert checked.utterances == every[:3]
         assert [id for id, _ in checked.unreadable] == ["d"]
         assert checked.n_samples == {"a": 1600, "b": 3200, "c": 3200}
         assert checked.seconds == pytest.approx(0.5)
-        assert (checked.native_rates, checked.mixed_down) == ({16000: 1, 44100: 2}, 1)
+        assert [(h.native_rate, h.channels) for h in checked.headers.values()] == [(16000, 1), (44100, 2), (44100, 1)]
         resampled, mixed, skipped = checked.notes()
         assert resampled == "2 files resampled from 44100 Hz to 16000 Hz."
         assert mixed.startswith("1 files with several channels")
         assert "d.wav: empty" in skipped
         with pytest.raises(MIError, match=r"1 of 4 audio files.*0\.24.*max_unreadable.*d\.wav: empty"):
-            check_audio(every, 0.24)
+            check_audio(every, 0.24, "dev")
 
     def test_nothing_left_is_refused_at_any_share(self, tmp_path):
         (tmp_path / "d.wav").touch()
         with pytest.raises(MIError, match=r"none of its 1 audio files can be read: .*d\.wav: empty"):
-            check_audio([utterance(tmp_path / "d.wav")], 1.0)
+            check_audio([utterance(tmp_path / "d.wav")], 1.0, "dev")
 
     def test_skip_counter_goes_on_from_the_headers(self):
         counter = SkipCounter(100, 0.02, "dev", skipped=[("a", "a.wav: empty")])
         counter.skip("b", "b.wav: cut short")
-        assert len(counter) == 2
+        assert len(counter.skipped) == 2
         with pytest.raises(MIError, match=r"split 'dev': 3 of 100 .*a\.wav: empty; b\.wav: cut short; c\.wav: bad"):
             counter.skip("c", "c.wav: bad")
 

@@ -14,17 +14,19 @@ from s3prl_mi.core.errors import MIError
 from s3prl_mi.data.alignments.labels import Interval
 from s3prl_mi.data.alignments.textgrid import read_textgrid
 from s3prl_mi.data.forced_alignment import corpus
-from s3prl_mi.data.forced_alignment.aligner import FRAME_OFFSET, contiguous, dictionary_file, model_folder
-from s3prl_mi.data.forced_alignment.g2p import arpabet, derive, spell
+from s3prl_mi.data.forced_alignment.aligner import DICTIONARY, FRAME_OFFSET, contiguous, model_folder
+from s3prl_mi.data.forced_alignment.corpus import absence, read_transcripts, split_words
 from s3prl_mi.data.forced_alignment.pronunciations import (
     PHONE_SET,
     Pronounced,
+    arpabet,
+    derive,
     pronounce,
     read_dictionary,
     read_lexicon,
+    spell,
     write_dictionary,
 )
-from s3prl_mi.data.forced_alignment.transcripts import Transcripts, split_words
 from s3prl_mi.data.utterances import Utterance, list_utterances
 from tests.helpers.paths import MINI
 
@@ -47,23 +49,21 @@ class TestTranscripts:
     def test_found_in_the_folder_then_beside_the_audio(self, tmp_path):
         (tmp_path / "1-2.trans.txt").write_text("1-2-0000 HELLO THERE\n")
         (tmp_path / "1-2-0001.lab").write_text("good bye\n")
-        texts = Transcripts(None)
-        found = [texts.text(Utterance(u, tmp_path / f"{u}.flac", "s", None, None)) for u in ("1-2-0000", "1-2-0001")]
-        assert found == ["HELLO THERE", "good bye\n"]
-        absent = Utterance("1-2-0002", tmp_path / "1-2-0002.flac", "s", None, None)
-        assert texts.text(absent) is None
-        assert "1-2-0002.lab" in texts.absence(absent)
+        utterances = [Utterance(f"1-2-000{i}", tmp_path / f"1-2-000{i}.flac", "s", None, None) for i in range(3)]
+        found = read_transcripts(utterances, None)
+        assert found == {utterances[0]: "HELLO THERE", utterances[1]: "good bye\n"}
+        assert "1-2-0002.lab" in absence(utterances[2], None)
 
     def test_a_list_wins_and_may_use_tabs(self, tmp_path):
         (tmp_path / "a.lab").write_text("beside")
         (tmp_path / "text").write_text("a\tlisted words\nb more\n")
-        audio = tmp_path / "a.flac"
-        assert Transcripts(tmp_path / "text").text(Utterance("a", audio, "s", None, None)) == "listed words"
+        utterance = Utterance("a", tmp_path / "a.flac", "s", None, None)
+        assert read_transcripts([utterance], tmp_path / "text") == {utterance: "listed words"}
 
     def test_two_texts_for_one_id(self, tmp_path):
         (tmp_path / "text").write_text("a one\na two\n")
         with pytest.raises(MIError, match="line 2: utterance 'a'"):
-            Transcripts(tmp_path / "text")
+            read_transcripts([Utterance("a", tmp_path / "a.flac", "s", None, None)], tmp_path / "text")
 
 
 class TestPronunciations:
@@ -331,6 +331,6 @@ def shifted(path):
 
 def test_the_model_has_our_phones():
     pytest.importorskip("pocketsphinx")
-    dictionary = read_dictionary(dictionary_file(model_folder()))
+    dictionary = read_dictionary(model_folder() / DICTIONARY)
     assert {p for variants in dictionary.values() for v in variants for p in v} == PHONE_SET
     assert len(PHONE_SET) == 39

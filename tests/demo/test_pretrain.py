@@ -23,7 +23,7 @@ TINY_APC = apc.APCRecipe(dim=16, batch=2, crop_frames=40)
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def folder(tmp_path_factory):
     """Tones that jump between four pitches: something to learn in a few steps."""
     folder = tmp_path_factory.mktemp("audio")
     rng = np.random.default_rng(0)
@@ -31,7 +31,12 @@ def files(tmp_path_factory):
         pitch = np.repeat(rng.choice([300, 700, 1500, 3000], 20), 1600)
         wave = 0.3 * np.sin(2 * np.pi * np.cumsum(pitch) / 16000) + 0.01 * rng.standard_normal(pitch.size)
         soundfile.write(folder / f"{i}.wav", wave, 16000)
-    return training.find_audio(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def waves(folder):
+    return training.read_audio(folder)
 
 
 def weights(path):
@@ -42,10 +47,10 @@ def same(a, b):
     return all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_hubert_is_read_by_hubert_local(files, tmp_path):
+def test_hubert_is_read_by_hubert_local(waves, tmp_path):
     from s3prl.upstream.hubert.expert import UpstreamExpert
 
-    saved = hubert.pretrain_hubert(files, tmp_path, steps=2, recipe=TINY_HUBERT, progress=False)
+    saved = hubert.pretrain_hubert(waves, tmp_path, steps=2, recipe=TINY_HUBERT, progress=False)
     assert list(saved) == [0, 2]
     assert saved[2].name == "hubert-000002.pt"
     expert = UpstreamExpert(str(saved[2])).eval()
@@ -57,10 +62,10 @@ def test_hubert_is_read_by_hubert_local(files, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_apc_is_read_by_apc_local(files, tmp_path):
+def test_apc_is_read_by_apc_local(waves, tmp_path):
     from s3prl.upstream.apc.expert import UpstreamExpert
 
-    saved = apc.pretrain_apc(files, tmp_path, steps=2, recipe=TINY_APC, progress=False)
+    saved = apc.pretrain_apc(waves, tmp_path, steps=2, recipe=TINY_APC, progress=False)
     assert [p.name for p in saved.values()] == ["apc-000000.ckpt", "apc-000002.ckpt"]
     expert = UpstreamExpert(str(saved[2])).eval()
     with torch.no_grad():
@@ -72,12 +77,12 @@ def test_apc_is_read_by_apc_local(files, tmp_path):
     ("train", "recipe", "key"),
     [(hubert.pretrain_hubert, TINY_HUBERT, "model_weight"), (apc.pretrain_apc, TINY_APC, "model")],
 )
-def test_a_seed_fixes_the_weights_and_leaves_the_caller_alone(files, tmp_path, train, recipe, key):
+def test_a_seed_fixes_the_weights_and_leaves_the_caller_alone(waves, tmp_path, train, recipe, key):
     runs = []
     for number, seed in enumerate((0, 0, 1)):
         torch.manual_seed(number)  # must not matter
         expected = torch.random.get_rng_state()
-        saved = train(files, tmp_path / str(number), steps=2, seed=seed, recipe=recipe, progress=False)
+        saved = train(waves, tmp_path / str(number), steps=2, seed=seed, recipe=recipe, progress=False)
         assert torch.equal(torch.random.get_rng_state(), expected)
         runs.append(weights(saved[2])[key])
     assert same(runs[0], runs[1])
@@ -109,11 +114,11 @@ def test_loss_equals_the_models_own():
     assert alone.item() == pytest.approx(expected[0].item(), abs=1e-4)
 
 
-def test_training_lowers_the_loss(files, tmp_path):
+def test_training_lowers_the_loss(waves, tmp_path):
     from s3prl.upstream.hubert.convert import load_converted_model
 
-    saved = hubert.pretrain_hubert(files, tmp_path, steps=25, recipe=TINY_HUBERT, progress=False)
-    waves = [hubert._normalised(w) for w in training.read_audio(files)]
+    saved = hubert.pretrain_hubert(waves, tmp_path, steps=25, recipe=TINY_HUBERT, progress=False)
+    waves = [hubert._normalised(w) for w in waves]
     units = hubert.cluster_units([hubert.mfcc_frames(w, TINY_HUBERT.context) for w in waves], 6, 0)
     source = torch.from_numpy(np.stack(waves))
     targets = torch.from_numpy(np.stack(units))
@@ -164,9 +169,9 @@ def test_crops_stay_inside_and_have_one_length():
         assert all(0 <= a < b <= lengths[i] for i, a, b in places)
 
 
-def test_command_line(files, tmp_path, capsys):
+def test_command_line(folder, tmp_path, capsys):
     out = tmp_path / "out"
-    arguments = ["--audio", str(files[0].parent), "--out", str(out), "--model", "apc", "--steps", "1"]
+    arguments = ["--audio", str(folder), "--out", str(out), "--model", "apc", "--steps", "1"]
     assert pretrain.main(arguments) == 0
     assert capsys.readouterr().out.split() == [str(out / "apc-000000.ckpt"), str(out / "apc-000001.ckpt")]
 

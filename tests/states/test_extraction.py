@@ -86,7 +86,7 @@ def test_a_split_says_what_is_in_it(corpus):
 def test_batch_size_does_not_change_states(corpus, hubert, store, view, size):
     split = split_of(corpus.root)
     entry = extracted(store, hubert, split, view, [0, 1, 2], "float32", size)
-    assert entry.utterances == sorted(entry.utterances, key=lambda u: (-split.checked.n_samples[u], u))
+    assert entry.utterances == sorted(entry.utterances, key=lambda u: (-split.n_samples[u], u))
     assert sorted(entry.utterances) == corpus.of("fit-a")
     for layer in (0, 1, 2):
         stored, start = entry.layer(layer)[:], 0
@@ -270,7 +270,7 @@ def test_files_without_a_header_and_corrupt_bodies_share_one_limit(corpus, fbank
     mine.audio[empty].write_bytes(b"")
     spoil(mine.audio[corrupt])
     split = split_of(mine.root, max_unreadable=0.2)
-    assert [u for u, _ in split.checked.unreadable] == [empty]
+    assert [u for u, _ in split.unreadable] == [empty]
     with pytest.raises(MIError, match="2 of 6 audio files"):
         extracted(store, fbank, split, PLAIN, [0], "auto", 1)
 
@@ -285,19 +285,19 @@ def test_audio_shorter_than_a_frame_is_skipped(corpus, hubert, store, tmp_path):
 
 def test_batches_are_smaller_where_utterances_are_long(corpus, monkeypatch):
     split = split_of(corpus.root)
-    longest = max(split.checked.n_samples.values())
+    longest = max(split.n_samples.values())
     monkeypatch.setattr(extraction, "BATCH_SECONDS", longest / RATE / 2)
     batches = list(extraction.batches_of(split, 4).values())
     assert [u for b in batches for u in b] == split.longest_first
     for batch in batches:
-        padded = len(batch) * split.checked.n_samples[batch[0].id]
+        padded = len(batch) * split.n_samples[batch[0].id]
         assert len(batch) == 1 or padded <= 4 * longest / 2
     assert len(batches[0]) < 4
 
 
 def test_little_is_padded(corpus):
     split = split_of(corpus.root)
-    lengths = split.checked.n_samples
+    lengths = split.n_samples
     found = extraction.batches_of(split, 100)
     batches = list(found.values())
     assert [u for b in batches for u in b] == split.longest_first

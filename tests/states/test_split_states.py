@@ -1,11 +1,9 @@
 """A side refuses ids that stand for two utterances."""
 
-from collections import Counter
-
 import pytest
 
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.data.audio import Checked
+from s3prl_mi.data.audio import AudioInfo
 from s3prl_mi.data.splits import Split
 from s3prl_mi.data.utterances import Utterance
 from s3prl_mi.states.split_states import SplitStates
@@ -13,7 +11,7 @@ from s3prl_mi.states.split_states import SplitStates
 
 def split(name, *ids):
     utterances = [Utterance(u, None, name, f"speaker of {name}", None) for u in ids]
-    return Split(name, utterances, Checked(utterances, [], 1.0, dict.fromkeys(ids, 16000), Counter(), 0), 0.0, len(ids))
+    return Split(name, utterances, dict.fromkeys(ids, AudioInfo(16000, 16000, 1)), [], 0.0)
 
 
 def test_ids_of_all_splits():

@@ -86,8 +86,8 @@ def test_load_on_cpu_only_where_no_place_is_named(torch):
     module.torch.load("x", map_location="cuda:0")
     module.torch.load("x", "cuda:1")
     assert seen == [
-        (("x",), {"map_location": "cpu"}),
-        (("x",), {"map_location": "cuda:0"}),
+        (("x", "cpu"), {}),
+        (("x", "cuda:0"), {}),
         (("x", "cuda:1"), {}),
     ]
     assert module.torch.float32 == "f32"
@@ -103,7 +103,8 @@ def test_torchaudio_that_does_not_load_names_the_fitting_version():
         def exec_module(self, module):
             raise OSError("libcudart.so.13: cannot open shared object file")
 
-    loader = compat._PatchingLoader(Broken(), lambda module: None)
+    loader = Broken()
+    compat._patch_after(loader, lambda module: None)
     with pytest.raises(compat.BrokenInstallation, match=r"libcudart\.so\.13.*torchaudio==2\.") as caught:
         loader.exec_module(module)
     assert isinstance(caught.value, MIError)
@@ -112,7 +113,7 @@ def test_torchaudio_that_does_not_load_names_the_fitting_version():
 
 def test_repository_stand_in_says_what_to_do_instead():
     with pytest.raises(MIError, match="hf upload"):
-        compat.Repository(local_dir="x")
+        compat._no_repository(local_dir="x")
 
 
 def test_only_known_warnings_and_one_log_line_are_kept_off_the_screen():

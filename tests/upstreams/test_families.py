@@ -9,15 +9,9 @@ import pytest
 import torch
 
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.upstreams import families
-from s3prl_mi.upstreams.families import Family, family_of, register_family
+from s3prl_mi.upstreams.families import Family, family_of
 from s3prl_mi.upstreams.geometry import Geometry
 from s3prl_mi.upstreams.receptive_field import conv_geometry, geometry_of
-
-
-@pytest.fixture
-def own_names(monkeypatch):
-    monkeypatch.setattr(families, "_BY_NAME", {})
 
 
 def expert(module: str, **attributes):
@@ -101,20 +95,6 @@ def test_unknown_upstream_has_no_view_and_runs_alone():
     assert (family.name, family.view, family.padding) == ("brand_new", None, "alone")
     assert not family.can_mask_latents
     assert family_of(expert("my_package.models"), "mine").name == "mine"
-
-
-def test_registered_name_wins_over_the_folder(own_names):
-    register_family("mine", Family("mine", view="shift"))
-    assert family_of(expert("s3prl.upstream.hubert.expert"), "mine").view == "shift"
-    assert family_of(expert("s3prl.upstream.hubert.expert"), "hubert").view == "mask"
-    assert families.registered()["mine"].name == "mine"
-
-
-@pytest.mark.parametrize("name", ["mine", "hubert"])
-def test_second_owner_of_a_name_is_refused(own_names, name):
-    register_family("mine", Family("first"))
-    with pytest.raises(MIError, match=f"{name}.*already belongs"):
-        register_family(name, Family("second"))
 
 
 def test_geometry_of_each_source():

@@ -13,7 +13,7 @@ from s3prl_mi.data.splits import read_split
 from s3prl_mi.states.extraction import Request
 from s3prl_mi.states.store import key_of
 from s3prl_mi.upstreams import precision
-from s3prl_mi.upstreams.families import registered
+from s3prl_mi.upstreams.families import KINDS
 from s3prl_mi.upstreams.forward import hidden_states
 from s3prl_mi.upstreams.loading import load_upstream
 from s3prl_mi.upstreams.precision import change_by, choose, of_view, running_in
@@ -90,7 +90,7 @@ def test_batch_size_changes_little(hubert):
 def test_choice(monkeypatch, hubert, asked, fast, change, family, expected):
     monkeypatch.setattr(precision, "half_is_fast", lambda _device: fast)
     monkeypatch.setattr(precision, "change_by", lambda *_: change)
-    upstream = replace(hubert, family=registered()[family])
+    upstream = replace(hubert, family=KINDS[family])
     assert choose(asked, upstream) == expected
     assert choose(asked, upstream, masked=False) == ("bf16" if asked == "bf16" else "fp32")
     if asked == "auto":

@@ -61,7 +61,6 @@ WAV = 0.1 * torch.randn(3200, generator=torch.Generator().manual_seed(0))
 def forget(monkeypatch):
     """What a test makes known is forgotten after it."""
     monkeypatch.setattr(names, "_OWN", dict(names._OWN))
-    monkeypatch.setattr(families, "_BY_NAME", dict(families._BY_NAME))
     monkeypatch.setattr(sys, "path", list(sys.path))
     names.load_entry_points.cache_clear()
     yield
@@ -113,7 +112,6 @@ def test_a_neighbour_is_part_of_the_fingerprint(tmp_path):
     prints = []
     for number, change in enumerate(("", "# the same weights, other states")):
         names._OWN.pop("my_model", None)
-        families._BY_NAME.pop("my_model", None)
         sys.modules.pop("neighbour_of_my_upstreams", None)
         folder = tmp_path / str(number)
         write(folder, MODULE.split("def my_model")[0] + change, "neighbour_of_my_upstreams.py")
@@ -133,7 +131,7 @@ def test_loading_twice_is_loading_once(tmp_path):
 
 def test_family_may_be_that_of_a_known_kind(tmp_path):
     load_module(str(write(tmp_path, "def my_hubert(ckpt=None): ...\nFAMILIES = {'my_hubert': 'hubert'}\n")))
-    assert family_of_name("my_hubert") == families.registered()["hubert"]
+    assert family_of_name("my_hubert") == families.KINDS["hubert"]
 
 
 def test_the_package_exports_what_modules_need_without_heavy_imports():
@@ -150,7 +148,6 @@ def test_source_is_part_of_the_fingerprint(tmp_path, monkeypatch):
     prints = []
     for number, text in enumerate((MODULE, MODULE, MODULE + "# changed\n")):
         monkeypatch.setattr(names, "_OWN", {})
-        monkeypatch.setattr(families, "_BY_NAME", {})
         load_module(str(write(tmp_path / str(number), text)))
         prints.append(load_upstream("my_model").fingerprint)
     assert prints[0] == prints[1] != prints[2]

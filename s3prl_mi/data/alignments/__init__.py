@@ -3,7 +3,6 @@
 =========  ===================================================================================================
 formats    the table of formats (`FORMATS`): TextGrid, TIMIT, CPC, CTM, condensed LibriSpeech. Add a format there
 textgrid   Praat's TextGrid, read and written
-line_file  files of many utterances: the lines of one of them
 files      which file holds an utterance's alignment, and which utterances have one (`open_alignments`)
 labels     intervals, names of silence and noise, checks, one label per frame (`frame_labels`)
 =========  ===================================================================================================

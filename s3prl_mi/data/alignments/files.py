@@ -2,17 +2,61 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ...core.config import AlignmentConfig
 from ...core.errors import MIError
 from ..utterances import Utterance
-from .formats import FORMATS, Format, detect_format, format_of_name
+from .formats import FORMATS, Format, detect_format, format_of_name, read_file, read_lines
 from .labels import KEY, Interval, check_intervals, normalise_label
-from .line_file import LineFile
+
+
+class LineFile:
+    """A file whose lines begin with an utterance id: where each utterance's lines are.
+
+    Only the places are kept in memory; lines are read when asked for (CPC's file has 36 million labels).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._runs: dict[str, list[tuple[int, int, int]]] = {}
+        offset = 0
+        try:
+            with open(path, "rb") as file:
+                for number, line in enumerate(file, start=1):
+                    self._note(line, offset, number)
+                    offset += len(line)
+        except OSError as error:
+            raise MIError(f"alignment file {path}: cannot be read ({error.strerror}).") from error
+
+    def _note(self, line: bytes, offset: int, number: int) -> None:
+        """Add a line to its utterance's last run of adjoining lines, or begin a new run."""
+        head = line.removeprefix(b"\xef\xbb\xbf") if offset == 0 else line
+        fields = head.split(None, 1)
+        if not fields or fields[0].startswith(b";;"):
+            return
+        runs = self._runs.setdefault(fields[0].decode("utf-8", "replace"), [])
+        if runs and runs[-1][1] == offset:
+            runs[-1] = (runs[-1][0], offset + len(line), runs[-1][2])
+        else:
+            runs.append((offset, offset + len(line), number))
+
+    def __contains__(self, utterance_id: str) -> bool:
+        return utterance_id in self._runs
+
+    def lines(self, utterance_id: str) -> list[tuple[int, str]]:
+        """(line number, text) of every line of an utterance."""
+        found: list[tuple[int, str]] = []
+        with open(self.path, "rb") as file:
+            for start, end, number in self._runs[utterance_id]:
+                file.seek(start)
+                text = file.read(end - start).decode("utf-8", "replace").removeprefix("\ufeff")
+                found += enumerate(text.splitlines(), start=number)
+        return found
 
 
 class Alignments:
@@ -29,11 +73,7 @@ class Alignments:
         self.root, self.format = root, format
         self._config = config
         self._per = None if format is None else FORMATS[format].per
-        self._line_files: dict[Path, LineFile] = {}
-        self._whole: list[Path] | None = None
-        self._walked: dict[str, list[Path]] | None = None
-
-    # What callers use
+        self._line_file = functools.cache(LineFile)
 
     def intervals(self, utterance: Utterance) -> list[Interval] | None:
         """The intervals of one utterance, with normalised labels, checked and in order.
@@ -47,13 +87,12 @@ class Alignments:
         located = self._locate(utterance)
         if located is None:
             return None
-        path, form = located[0], FORMATS[located[1]]
-        if form.read_file:
-            raw = form.read_file(path, self._config.tier)
+        path, form = located
+        if FORMATS[form].per == "utterance":
+            raw = read_file(path, form, self._config.tier)
         else:
-            assert form.read_lines is not None
-            raw = form.read_lines(path, self._line_file(path).lines(utterance.id))
-        words = form.only == "words" or _is_words(self._config.tier)
+            raw = read_lines(path, form, self._line_file(path).lines(utterance.id))
+        words = FORMATS[form].only == "words" or _is_words(self._config.tier)
         strip = self._config.strip_stress
         found = [replace(i, label=normalise_label(i.label, strip_stress=strip, words=words)) for i in raw]
         return check_intervals(found, f"{utterance.id} ({path})")
@@ -67,11 +106,13 @@ class Alignments:
         if utterance.alignment is not None:
             return [str(utterance.alignment)]
         if self._per == "corpus":
-            return [str(path) for path in self.whole_files()]
-        paths = list(self._candidates(utterance))
-        if self._per == "utterance":  # one spelling of the suffix is enough for a message
-            return [*(str(p) for p in paths if not p.suffix.islower()), f"any folder below {self.root}"]
-        return [str(p) for p in paths]
+            return [str(path) for path in self.whole_files]
+        if self._per == "chapter":
+            return [str(path) for path in self._chapter_files(utterance)]
+        if self.root is None:
+            return []
+        name = utterance.id + {".textgrid": ".TextGrid"}.get(self._suffix, self._suffix.upper())
+        return [*(str(folder / name) for folder in self._folders(utterance)), f"any folder below {self.root}"]
 
     # Where an utterance's alignment lies
 
@@ -82,106 +123,81 @@ class Alignments:
                 return None
             form = detect_format(own) if self._config.format == "auto" else self._config.format
             _check_tier(form, self._config.tier, own)
-            return (own, form) if self._holds(own, form, utterance) else None
+            holds = FORMATS[form].per == "utterance" or utterance.id in self._line_file(own)
+            return (own, form) if holds else None
         if self.format is None:
             return None
-        if self._per == "corpus":
-            holders = [p for p in self.whole_files() if utterance.id in self._line_file(p)]
-            if len(holders) > 1:
-                raise _ambiguous(utterance, holders)
-            return (holders[0], self.format) if holders else None
-        for path in self._candidates(utterance):
-            if path.is_file() and self._holds(path, self.format, utterance):
-                return path, self.format
-        # Stray copies of chapter lists are about (filed under another chapter): exact places only.
-        found = self._walk(utterance) if self._per == "utterance" else None
-        return None if found is None else (found, self.format)
+        if self._per == "utterance":
+            found = self._nearest(utterance)
+        elif self._per == "corpus":
+            found = [p for p in self.whole_files if utterance.id in self._line_file(p)]
+        else:
+            files = (p for p in self._chapter_files(utterance) if p.is_file())
+            found = [p for p in files if utterance.id in self._line_file(p)][:1]
+        if len(found) > 1:
+            raise MIError(
+                f"utterance {utterance.id!r} of split {utterance.split!r} has several alignments: "
+                f"{', '.join(map(str, found[:3]))}{', ...' if len(found) > 3 else ''}. Remove all but one, or name it "
+                "in the manifest's column alignment."
+            )
+        return (found[0], self.format) if found else None
 
-    def _holds(self, path: Path, form: Format, utterance: Utterance) -> bool:
-        return FORMATS[form].per == "utterance" or utterance.id in self._line_file(path)
+    @functools.cached_property
+    def _files(self) -> list[Path]:
+        """The root if it is a file, else every file below it, sorted; links to folders are followed."""
+        assert self.root is not None
+        if self.root.is_file():
+            return [self.root]
+        tree = sorted(os.walk(self.root, followlinks=True))
+        return [Path(folder, name) for folder, _, names in tree for name in sorted(names)]
 
-    def _line_file(self, path: Path) -> LineFile:
-        if path not in self._line_files:
-            self._line_files[path] = LineFile(path)
-        return self._line_files[path]
-
+    @functools.cached_property
     def whole_files(self) -> list[Path]:
         """The file or files of a format that keeps a whole corpus in one."""
-        assert self.root is not None
-        if self._whole is None:
-            files = [self.root] if self.root.is_file() else _files_below(self.root)
-            self._whole = [p for p in files if p == self.root or format_of_name(p.name) == self.format]
-        return self._whole
+        return [p for p in self._files if p == self.root or format_of_name(p.name) == self.format]
 
-    def _suffixes(self) -> tuple[str, ...]:
-        if self.format == "phn":
-            return (".WRD", ".wrd") if _is_words(self._config.tier) else (".PHN", ".phn")
-        return (".TextGrid", ".textgrid")
+    def _chapter_files(self, utterance: Utterance) -> list[Path]:
+        """Where the list of an utterance's chapter may lie, most specific first.
 
-    def _candidates(self, utterance: Utterance) -> Iterator[Path]:
-        """The exact places of an utterance's own file, or of its chapter's, most specific first."""
-        if self.root is None:
-            return
-        speaker, chapter = utterance.path.parent.parent.name, utterance.path.parent.name
-        names = [f"{utterance.id}{suffix}" for suffix in self._suffixes()]
-        if self._per == "chapter":
-            names = [f"{utterance.id.rpartition('-')[0]}.alignment.txt"]
-        for folder in (
-            self.root / utterance.split / speaker / chapter,
-            self.root / speaker / chapter,
-            self.root,
-        ):
-            yield from (folder / name for name in names)
-
-    def _walk(self, utterance: Utterance) -> Path | None:
-        """Search all folders below the root, by an index made once.
-
-        An id such as `DR1-FAKS0-SA1` also finds DR1/FAKS0/SA1. Of several files of one name, those below a
-        folder named as the split are preferred, then those whose folders agree most with the audio's.
+        Stray copies are about (filed under another chapter): exact places only.
         """
+        return [folder / f"{utterance.id.rpartition('-')[0]}.alignment.txt" for folder in self._folders(utterance)]
+
+    def _folders(self, utterance: Utterance) -> list[Path]:
+        """LibriSpeech's folder of an utterance below the root, with and without the split, and the root."""
         assert self.root is not None
-        if self._walked is None:
-            self._walked = _index(self.root, self._suffixes()[-1])
-        found = self._walked.get(utterance.id, [])
+        speaker, chapter = utterance.path.parent.parent.name, utterance.path.parent.name
+        return [self.root / utterance.split / speaker / chapter, self.root / speaker / chapter, self.root]
+
+    @property
+    def _suffix(self) -> str:
+        return ".textgrid" if self.format == "textgrid" else ".wrd" if _is_words(self._config.tier) else ".phn"
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        """Every file with the suffix, by its name and by its name with up to three folders before it."""
+        assert self.root is not None
+        index: dict[str, list[Path]] = {}
+        for path in self._files:
+            if path.suffix.lower() == self._suffix and not path.name.startswith("."):
+                parts = [*path.relative_to(self.root).parts[:-1][-3:], path.stem]
+                for i in range(len(parts)):
+                    index.setdefault("-".join(parts[i:]), []).append(path)
+        return index
+
+    def _nearest(self, utterance: Utterance) -> list[Path]:
+        """An utterance's own file; of several, one in a folder of its split, then the one in the most like folders."""
+        assert self.root is not None
+        found = self._by_name.get(utterance.id, [])
         found = [p for p in found if utterance.split in p.relative_to(self.root).parts] or found
-        if len(found) > 1:
-            shared = [_shared_folders(p, utterance.path) for p in found]
-            found = [p for p, n in zip(found, shared, strict=True) if n == max(shared)]
-        if len(found) > 1:
-            raise _ambiguous(utterance, found)
-        return found[0] if found else None
-
-
-def _files_below(root: Path) -> list[Path]:
-    """Every file below a folder, sorted; links to folders are followed."""
-    return [
-        Path(parent, name) for parent, _, names in sorted(os.walk(root, followlinks=True)) for name in sorted(names)
-    ]
-
-
-def _index(root: Path, suffix: str) -> dict[str, list[Path]]:
-    """Every file with the suffix, by its name and by its name with up to three folders before it."""
-    index: dict[str, list[Path]] = {}
-    for path in _files_below(root):
-        if path.suffix.lower() == suffix and not path.name.startswith("."):
-            parts = [*path.relative_to(root).parts[:-1][-3:], path.stem]
-            for i in range(len(parts)):
-                index.setdefault("-".join(parts[i:]), []).append(path)
-    return index
+        rank = {p: (_shared_folders(p, utterance.path), -len(p.parts)) for p in found}
+        return [p for p in found if rank[p] == max(rank.values())]
 
 
 def _shared_folders(a: Path, b: Path) -> int:
     """How many folder names above two files agree, counted from the files up."""
     pairs = zip(reversed(a.parent.parts), reversed(b.parent.parts), strict=False)
     return next((n for n, (x, y) in enumerate(pairs) if x != y), min(len(a.parts), len(b.parts)) - 1)
-
-
-def _ambiguous(utterance: Utterance, paths: Sequence[Path]) -> MIError:
-    return MIError(
-        f"utterance {utterance.id!r} of split {utterance.split!r} has several alignments: "
-        f"{', '.join(map(str, paths[:3]))}{', ...' if len(paths) > 3 else ''}. Remove all but one, or name "
-        "it in the manifest's column alignment."
-    )
 
 
 def _is_words(tier: str) -> bool:
@@ -228,7 +244,7 @@ def open_alignments(config: AlignmentConfig) -> Alignments:
     if root.is_file() or form != "phn":
         _check_tier(form, config.tier, root)
     alignments = Alignments(config, root, form)
-    if per_corpus and not alignments.whole_files():
+    if per_corpus and not alignments.whole_files:
         wanted = FORMATS[form].names[0]
         raise MIError(f"config key {KEY}.path: no file {wanted} in {root}. Name the file itself.")
     return alignments

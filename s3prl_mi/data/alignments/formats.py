@@ -28,8 +28,6 @@ from .labels import KEY, Interval
 from .textgrid import read_textgrid
 
 Format: TypeAlias = Literal["textgrid", "phn", "cpc", "ctm", "condensed"]
-Lines: TypeAlias = Sequence[tuple[int, str]]
-"""(line number, text) of the lines of one utterance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,141 +40,121 @@ class AlignmentFormat:
     """What one file holds."""
     names: tuple[str, ...]
     """Patterns of file names; matched in lower case."""
-    looks: Callable[[Sequence[str]], bool]
-    """Whether first lines look like this format, for files with a name of their own."""
-    read_file: Callable[[Path, str], list[Interval]] | None = None
-    """Reads a file of one utterance, and of it the named tier."""
-    read_lines: Callable[[Path, Lines], list[Interval]] | None = None
-    """Reads an utterance from a file of many, from the lines that begin with its id."""
+    line: re.Pattern[str]
+    """What each line must be (of a TextGrid: the first one), which also tells the format of files with other names."""
+    expected: str = ""
+    """The same in words."""
+    intervals: Callable[[Sequence[re.Match[str]]], list[Interval]] | None = None
+    """The lines of one utterance -> its intervals; None for TextGrids, which are not made of lines."""
+    one_line: bool = False
+    """Whether an utterance has a single line."""
     only: Literal["phones", "words"] | None = None
     """The one tier that the format has; None: it may have both."""
 
 
 # Reading ----------------------------------------------------------------------------------------------------
 
-_CONDENSED = re.compile(r'(\S+) +"([^"]*)" +"([^"]*)"\s*')
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
-
-def read_phn(path: Path, tier: str = "phones") -> list[Interval]:
-    """Read a TIMIT .PHN or .WRD file: `start_sample end_sample label` in samples at 16 kHz.
+def read_file(path: Path, form: Format, tier: str) -> list[Interval]:
+    """Read a file of one utterance; of a TextGrid the named tier.
 
     Raises:
-        MIError: a malformed line.
+        MIError: malformed, or no such tier.
     """
-    intervals = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        fields = line.split()
-        if fields and not _looks_like_phn(line):
-            raise _malformed(path, number, "start_sample end_sample label", line)
-        if fields:
-            intervals.append(Interval(int(fields[0]) / SAMPLE_RATE, int(fields[1]) / SAMPLE_RATE, fields[2]))
-    return intervals
+    if form == "textgrid":
+        return read_textgrid(path, tier)
+    return read_lines(path, form, list(enumerate(read_text(path).splitlines(), start=1)))
 
 
-def _looks_like_phn(line: str) -> bool:
-    fields = line.split()
-    return len(fields) == 3 and fields[0].isdecimal() and fields[1].isdecimal()
+def read_lines(path: Path, form: Format, lines: Sequence[tuple[int, str]]) -> list[Interval]:
+    """Read an utterance from its lines, each with its number.
+
+    Raises:
+        MIError: a malformed line, or two where one is the utterance.
+    """
+    layout = FORMATS[form]
+    assert layout.intervals is not None
+    lines = [(number, line) for number, line in lines if line.strip()]
+    if layout.one_line and len(lines) > 1:
+        raise MIError(
+            f"alignment file {path}: utterance {lines[0][1].split()[0]!r} has two lines, {lines[0][0]} and "
+            f"{lines[1][0]}. Remove one."
+        )
+    matches = []
+    for number, line in lines:
+        match = layout.line.fullmatch(line)
+        if match is None or (form == "condensed" and match[2].count(",") != match[3].count(",")):
+            shown = line.strip() if len(line) <= 60 else line[:60].strip() + "..."
+            raise MIError(f"alignment file {path}, line {number}: expected {layout.expected}; found {shown!r}.")
+        matches.append(match)
+    return layout.intervals(matches)
 
 
-def _read_cpc(path: Path, lines: Lines) -> list[Interval]:
-    """CPC: label i holds in [10 i, 10 (i + 1)) ms; equal neighbours are joined."""
-    number, line = _only_line(path, lines)
-    labels = line.split()[1:]
-    if not _looks_like_cpc(line):
-        raise _malformed(path, number, "utterance and integer labels, one every 10 ms", line)
+def _phn(lines: Sequence[re.Match[str]]) -> list[Interval]:
+    return [Interval(int(m[1]) / SAMPLE_RATE, int(m[2]) / SAMPLE_RATE, m[3]) for m in lines]
+
+
+def _cpc(lines: Sequence[re.Match[str]]) -> list[Interval]:
+    """Label i holds in [10 i, 10 (i + 1)) ms; equal neighbours are joined."""
+    labels = lines[0][1].split()
     # Divided, not multiplied by 0.01, so that 30 ms is the very float 0.03.
     edges = [i for i in range(len(labels) + 1) if i in (0, len(labels)) or labels[i] != labels[i - 1]]
     return [Interval(a / 100, b / 100, labels[a]) for a, b in itertools.pairwise(edges)]
 
 
-def _looks_like_cpc(line: str) -> bool:
-    # CPC's labels are whole numbers; a CTM has a decimal point in some start or duration.
-    labels = line.split()[1:]
-    return bool(labels) and all(label.isdecimal() for label in labels)
+def _ctm(lines: Sequence[re.Match[str]]) -> list[Interval]:
+    """Labels may carry a word position (_B _E _I _S)."""
+    # Rounded to a microsecond: 0.1 + 0.2 would otherwise overlap with what starts at 0.3.
+    times = [(float(m[1]), round(float(m[1]) + float(m[2]), 6)) for m in lines]
+    return [Interval(*t, re.sub(r"(?<=.)_[BEIS]$", "", m[3])) for t, m in zip(times, lines, strict=True)]
 
 
-def _read_ctm(path: Path, lines: Lines) -> list[Interval]:
-    """Kaldi CTM: the fourth field is a duration; labels may carry a word position (_B _E _I _S)."""
-    intervals = []
-    for number, line in lines:
-        if not _looks_like_ctm(line):
-            raise _malformed(path, number, "utterance channel start duration label [confidence]", line)
-        fields = line.split()
-        start, duration = float(fields[2]), float(fields[3])
-        # Rounded to a microsecond: 0.1 + 0.2 would otherwise overlap with what starts at 0.3.
-        end = round(start + duration, 6)
-        intervals.append(Interval(start, end, re.sub(r"(?<=.)_[BEIS]$", "", fields[4])))
-    return intervals
-
-
-def _looks_like_ctm(line: str) -> bool:
-    fields = line.split()
-    return len(fields) in (5, 6) and all(_NUMBER.fullmatch(f) for f in fields[2:4])
-
-
-def _read_condensed(path: Path, lines: Lines) -> list[Interval]:
-    """Condensed LibriSpeech: words and their end times; an empty word is silence, the first starts at 0."""
-    number, line = _only_line(path, lines)
-    expected = 'utterance "word,word,..." "end,end,..."'
-    match = _CONDENSED.fullmatch(line)
-    if match is None:
-        raise _malformed(path, number, expected, line)
-    words, ends = match[2].split(","), match[3].split(",")
-    if len(words) != len(ends) or not all(_NUMBER.fullmatch(end) for end in ends):
-        raise _malformed(path, number, f"{expected} with as many times as words", line)
-    times = [0.0, *map(float, ends)]
-    return [Interval(a, b, word) for a, b, word in zip(times[:-1], times[1:], words, strict=True)]
-
-
-def _only_line(path: Path, lines: Lines) -> tuple[int, str]:
-    """The one line of an utterance."""
-    if len(lines) > 1:
-        utterance = lines[0][1].split()[0]
-        raise MIError(
-            f"alignment file {path}: utterance {utterance!r} has two lines, {lines[0][0]} and {lines[1][0]}. "
-            "Remove one."
-        )
-    return lines[0]
-
-
-def _every(test: Callable[[str], bool]) -> Callable[[Sequence[str]], bool]:
-    return lambda lines: all(map(test, lines))
-
-
-def _malformed(path: Path, number: int, expected: str, line: str) -> MIError:
-    shown = line.strip() if len(line) <= 60 else line[:60].strip() + "..."
-    return MIError(f"alignment file {path}, line {number}: expected {expected}; found {shown!r}.")
+def _condensed(lines: Sequence[re.Match[str]]) -> list[Interval]:
+    """An empty word is silence, the first starts at 0."""
+    times = [0.0, *map(float, lines[0][3].split(","))]
+    return [Interval(*t, word) for t, word in zip(itertools.pairwise(times), lines[0][2].split(","), strict=True)]
 
 
 # The table --------------------------------------------------------------------------------------------------
 
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 FORMATS: Mapping[Format, AlignmentFormat] = {
-    "textgrid": AlignmentFormat(
-        "TextGrids",
-        "utterance",
-        ("*.textgrid",),
-        lambda lines: "ooTextFile" in lines[0],
-        read_file=read_textgrid,
-    ),
+    "textgrid": AlignmentFormat("TextGrids", "utterance", ("*.textgrid",), re.compile(".*ooTextFile.*")),
     "phn": AlignmentFormat(
-        "TIMIT's files", "utterance", ("*.phn", "*.wrd"), _every(_looks_like_phn), read_file=read_phn
+        "TIMIT's files",
+        "utterance",
+        ("*.phn", "*.wrd"),
+        re.compile(r"\s*(\d+)\s+(\d+)\s+(\S+)\s*"),
+        "start_sample end_sample label",
+        _phn,
     ),
+    # CPC's labels are whole numbers; a CTM has a decimal point in some start or duration.
     "cpc": AlignmentFormat(
         "CPC's files",
         "corpus",
         ("converted_aligned_phones.txt",),
-        _every(_looks_like_cpc),
-        read_lines=_read_cpc,
+        re.compile(r"\s*\S+((?:\s+\d+)+)\s*"),
+        "utterance and integer labels, one every 10 ms",
+        _cpc,
+        one_line=True,
         only="phones",
     ),
-    "ctm": AlignmentFormat("Kaldi's CTM", "corpus", ("*.ctm", "ctm"), _every(_looks_like_ctm), read_lines=_read_ctm),
+    "ctm": AlignmentFormat(
+        "Kaldi's CTM",
+        "corpus",
+        ("*.ctm", "ctm"),
+        re.compile(rf"\s*\S+\s+\S+\s+({_NUMBER})\s+({_NUMBER})\s+(\S+)(?:\s+\S+)?\s*"),
+        "utterance channel start duration label [confidence]",
+        _ctm,
+    ),
     "condensed": AlignmentFormat(
         "the condensed LibriSpeech alignments",
         "chapter",
         ("*.alignment.txt",),
-        _every(lambda line: _CONDENSED.fullmatch(line) is not None),
-        read_lines=_read_condensed,
+        re.compile(rf'(\S+) +"([^"]*)" +"({_NUMBER}(?:,{_NUMBER})*)"\s*'),
+        'utterance "word,word,..." "end,end,..." with as many times as words',
+        _condensed,
+        one_line=True,
         only="words",
     ),
 }
@@ -232,4 +210,5 @@ def _format_of_text(path: Path) -> Format | None:
     # The last line may be cut off by the limit above.
     complete = text.splitlines()[: -1 if len(head) == 1 << 16 and "\n" in text else None]
     lines = [line for line in complete[:50] if line.strip() and not line.startswith(";;")]
-    return next((f for f, form in FORMATS.items() if lines and form.looks(lines)), None)
+    looks = {f: lines[:1] if f == "textgrid" else lines for f in FORMATS}
+    return next((f for f, form in FORMATS.items() if lines and all(map(form.line.fullmatch, looks[f]))), None)

@@ -22,10 +22,7 @@ _SILENCE_PHONES = frozenset({"", "sil", "sp", "[sil]", "<sil>", "<eps>", "h#", "
 _SILENCE_WORDS = frozenset({"", "sil", "sp", "[sil]", "<sil>", "<eps>"})
 """Without TIMIT's names: these could be words."""
 _NOISE = frozenset({"spn", "<unk>"})
-_STRESSED = re.compile(
-    r"(AA|AE|AH|AO|AW|AX|AXR|AY|EH|ER|EY|IH|IX|IY|OW|OY|UH|UW|UX)[0-2]",
-    re.IGNORECASE,
-)
+_STRESSED = re.compile(r"(AA|AE|AH|AO|AW|AX|AXR|AY|EH|ER|EY|IH|IX|IY|OW|OY|UH|UW|UX)[0-2]", re.IGNORECASE)
 
 LONGER_TOLERANCE: Seconds = 0.5
 """An alignment that continues for longer than this after its audio has ended is that of another recording."""
@@ -67,11 +64,7 @@ def normalise_label(label: str, *, strip_stress: bool, words: bool = False) -> s
 
 
 def check_intervals(intervals: Sequence[Interval], utterance: str = "") -> list[Interval]:
-    """Drop intervals of zero length and refuse any that overlap or are out of order.
-
-    Args:
-        intervals: in the order of the file.
-        utterance: its id, for the message.
+    """Drop intervals of zero length and refuse any that overlap or are out of the order of time.
 
     Raises:
         MIError: naming the utterance and both intervals.
@@ -104,9 +97,8 @@ def check_duration(intervals: Sequence[Interval], audio_seconds: Seconds, uttera
     end = max((i.end for i in intervals), default=0.0)
     if end > audio_seconds + LONGER_TOLERANCE:
         raise MIError(
-            f"utterance {utterance}: its alignment ends at {end:g} s, but its audio lasts "
-            f"{audio_seconds:g} s. Does the alignment ({KEY}.path) belong to this audio, with times in "
-            "seconds?"
+            f"utterance {utterance}: its alignment ends at {end:g} s, but its audio lasts {audio_seconds:g} s. Does "
+            f"the alignment ({KEY}.path) belong to this audio, with times in seconds?"
         )
 
 

@@ -1,11 +1,9 @@
 """Stage 1: audio and transcripts -> phone and word TextGrids, on the CPU, by PocketSphinx (US English).
 
 ==============  ==============================================================================================
-transcripts     what is spoken in an utterance: `.trans.txt`, Kaldi's `text`, `.lab` or `.txt` files
-pronunciations  how each word may be pronounced: the user's lexicon, PocketSphinx's dictionary, then g2p
-g2p             pronunciations for words that no dictionary has: rules of inflection, eSpeak NG
+pronunciations  how each word may be pronounced: the user's lexicon, PocketSphinx's dictionary, then rules or eSpeak
 aligner         one utterance: its audio and words -> its tiers
-corpus          whole splits in parallel, resumed after an interruption; failures and unknown words in lists
+corpus          transcripts; whole splits in parallel, resumed when interrupted; lists of failures and unknown words
 ==============  ==============================================================================================
 
 Where the time of a frame lies: PocketSphinx hears a window of 25.6 ms every 10 ms. A frame is written as the 10 ms

@@ -17,6 +17,9 @@ from ...core.types import SAMPLE_RATE, Seconds, Waveform
 from ..alignments.labels import NOISE, SILENCE, Interval
 from .pronunciations import VARIANT
 
+DICTIONARY = "cmudict-en-us.dict"
+"""In `model_folder()`."""
+
 FRAME: Seconds = 0.01
 """From one of PocketSphinx's frames to the next."""
 
@@ -51,17 +54,12 @@ def model_folder() -> Path:
     import pocketsphinx
 
     folder = Path(pocketsphinx.get_model_path("en-us"))
-    if not dictionary_file(folder).is_file():
+    if not (folder / DICTIONARY).is_file():
         raise MIError(
             f"PocketSphinx's US-English dictionary is not in {folder}: pip install --force-reinstall pocketsphinx "
             "(and unset POCKETSPHINX_PATH, if it is set)"
         )
     return folder
-
-
-def dictionary_file(folder: Path) -> Path:
-    """The dictionary in `model_folder()`."""
-    return folder / "cmudict-en-us.dict"
 
 
 class Aligner:
@@ -123,9 +121,10 @@ class Aligner:
             except RuntimeError:
                 del self._decoders[beam]  # a pass that failed leaves it amid an utterance
                 continue
-            tiers = _tiers(entries, wave.size)
-            if [i.label for i in tiers["words"] if i.label not in _FILLER_WORDS.values()] == words:
-                return tiers
+            found = [(entry.start, _FILLER_WORDS.get(entry.name, VARIANT.sub("", entry.name))) for entry in entries]
+            if [name for _, name in found if name not in _FILLER_WORDS.values()] == words:
+                phones = [(p.start, _FILLER_PHONES.get(p.name, p.name)) for entry in entries for p in entry]
+                return {"words": contiguous(found, wave.size), "phones": contiguous(phones, wave.size)}
         raise AlignmentError(
             f"no path through {wave.size / SAMPLE_RATE:.2f} s of audio has all {len(words)} words of the transcript "
             "(another text, or too much of it?)"
@@ -133,11 +132,7 @@ class Aligner:
 
 
 def _two_passes(decoder: Any, samples: bytes, text: str) -> Any:
-    """PocketSphinx's entries for the words, each of which holds its phones.
-
-    Raises:
-        RuntimeError: no path.
-    """
+    """PocketSphinx's entries for the words, each of which holds its phones; a RuntimeError if there is no path."""
     for prepare in (lambda: decoder.set_align_text(text), decoder.set_alignment):
         prepare()
         decoder.start_stream()  # forget the noise level of the last utterance
@@ -145,13 +140,6 @@ def _two_passes(decoder: Any, samples: bytes, text: str) -> Any:
         decoder.process_raw(samples, full_utt=True)
         decoder.end_utt()
     return decoder.get_alignment() or ()
-
-
-def _tiers(found: Any, n_samples: int) -> dict[str, list[Interval]]:
-    """PocketSphinx's entries as tiers."""
-    words = [(entry.start, _FILLER_WORDS.get(entry.name, VARIANT.sub("", entry.name))) for entry in found]
-    phones = [(phone.start, _FILLER_PHONES.get(phone.name, phone.name)) for entry in found for phone in entry]
-    return {"words": contiguous(words, n_samples), "phones": contiguous(phones, n_samples)}
 
 
 def contiguous(starts: list[tuple[int, str]], n_samples: int) -> list[Interval]:

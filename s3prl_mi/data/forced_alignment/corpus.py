@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import importlib.metadata
-import io
 import json
+import re
 import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
@@ -23,18 +22,23 @@ from typing import Literal
 from tqdm import tqdm
 
 from ...core.errors import MIError
-from ...core.files import write_whole
+from ...core.files import read_text, write_whole
 from ...core.types import SAMPLE_RATE, Seconds
 from ..alignments.textgrid import format_textgrid, read_textgrid
 from ..audio import AudioError, read_header, read_waveform
 from ..utterances import Utterance
-from .aligner import Aligner, AlignmentError, dictionary_file, model_folder
+from .aligner import DICTIONARY, Aligner, AlignmentError, model_folder
 from .pronunciations import Pronounced, pronounce, read_dictionary, read_lexicon, write_dictionary
-from .transcripts import Transcripts, split_words
 
 SETTINGS_FILE = "mi_align_{split}.json"
 RECIPE = 1
 """Counts changes of ours after which the same audio and text would get other labels."""
+
+
+SIDE_SUFFIXES = (".lab", ".txt")
+"""Transcript of one utterance next to its audio, as the Montreal Forced Aligner reads it."""
+
+_NOT_A_WORD = re.compile(r"[^\w']|_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,38 +57,24 @@ class UtteranceReport:
     utterance: Utterance
     status: Literal["aligned", "there", "failed"]
     seconds: Seconds = 0.0
-    """Of audio; 0 where it failed before the audio was read."""
+    """Of audio that has a TextGrid now."""
     reason: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Tally:
     """What became of a run."""
 
-    aligned: int = 0
-    there: int = 0
-    failed: list[UtteranceReport] = field(default_factory=list)
-    aligned_seconds: Seconds = 0.0
-    """Audio aligned by this run."""
-    total_seconds: Seconds = 0.0
-    """Audio that has a TextGrid now."""
-    wall_seconds: Seconds = 0.0
-    words: int = 0
+    reports: list[UtteranceReport]
+    wall_seconds: Seconds
+    words: int
     """In the transcripts, all together."""
-    unknown: dict[str, tuple[int, Pronounced]] = field(default_factory=dict)
+    unknown: dict[str, tuple[int, Pronounced]]
     """Word that is in no dictionary -> how often it occurs, its pronunciations."""
 
-    def add(self, report: UtteranceReport) -> None:
-        """Count one utterance."""
-        if report.status == "failed":
-            self.failed.append(report)
-            return
-        self.total_seconds += report.seconds
-        if report.status == "there":
-            self.there += 1
-        else:
-            self.aligned += 1
-            self.aligned_seconds += report.seconds
+    def of(self, status: str) -> list[UtteranceReport]:
+        """The utterances of which this became."""
+        return [r for r in self.reports if r.status == status]
 
 
 def align_corpus(
@@ -105,7 +95,7 @@ def align_corpus(
         out: folder for `<split>/<speaker>/<chapter>/<utterance>.TextGrid`, for `failed_<split>.tsv` and
             `unknown_words_<split>.tsv`.
         root: of the audio, whose folders are repeated below `out`; None (a manifest): `<split>/<utterance>.TextGrid`.
-        transcripts: as in `Transcripts`.
+        transcripts: as in `read_transcripts`.
         lexicon: as in `read_lexicon`.
         jobs: processes.
         overwrite: align again what is there.
@@ -115,61 +105,55 @@ def align_corpus(
         MIError: PocketSphinx is missing, a lexicon or transcript file is faulty, no utterance has a transcript, or
             `out` was made with another lexicon or version.
     """
-    dictionary = read_dictionary(dictionary_file(model_folder()))
+    dictionary = read_dictionary(model_folder() / DICTIONARY)
     own = {} if lexicon is None else read_lexicon(lexicon)
-    tally, began = Tally(), time.monotonic()
-    todo, counts = _transcribe(splits, out, root, Transcripts(transcripts), tally)
+    began = time.monotonic()
+    todo, reports = _transcribe([u for utterances in splits.values() for u in utterances], out, root, transcripts)
     for split in splits:
         _settle(out, split, [t for t in todo if t.utterance.split == split], lexicon, overwrite)
-    total = sum(counts.values(), Counter())
+    counts = {s: Counter(w for t in todo if t.utterance.split == s for w in t.words) for s in splits}
+    total = Counter(word for t in todo for word in t.words)
     spoken = pronounce(total, dictionary, own)
     mute = {word for word, p in spoken.items() if not p.variants}
-    for item in [t for t in todo if mute.intersection(t.words)]:
-        missing = ", ".join(sorted(mute.intersection(item.words)))
-        why = f"no pronunciation for: {missing} (give one by --lexicon)"
-        tally.add(UtteranceReport(item.utterance, "failed", reason=why))
+    for item in todo:
+        if missing := ", ".join(sorted(mute.intersection(item.words))):
+            why = f"no pronunciation for: {missing} (give one by --lexicon)"
+            reports.append(UtteranceReport(item.utterance, "failed", reason=why))
     todo = [t for t in todo if not mute.intersection(t.words)]
-    reports = _align_all(todo, spoken, jobs)
-    for report in tqdm(reports, total=len(todo), desc="align", unit="utt", disable=not progress, dynamic_ncols=True):
-        tally.add(report)
-    tally.wall_seconds = time.monotonic() - began
-    tally.words = total.total()
-    tally.unknown = {w: (total[w], p) for w, p in spoken.items() if p.out_of_vocabulary}
+    work = _align_all(todo, spoken, jobs)
+    reports += tqdm(work, total=len(todo), desc="align", unit="utt", disable=not progress, dynamic_ncols=True)
+    unknown = {w: (total[w], p) for w, p in spoken.items() if p.out_of_vocabulary}
+    tally = Tally(reports, time.monotonic() - began, total.total(), unknown)
     for split in splits:
-        _list_failures(out / f"failed_{split}.tsv", [r for r in tally.failed if r.utterance.split == split])
-        unknown = {w: (counts[split][w], p) for w, (_, p) in tally.unknown.items() if counts[split][w]}
-        _list_words(out / f"unknown_words_{split}.tsv", unknown)
+        failed = [r for r in tally.of("failed") if r.utterance.split == split]
+        rows = [(r.utterance.id, str(r.utterance.path), r.reason) for r in failed]
+        _write_tsv(out / f"failed_{split}.tsv", ("id", "audio", "reason"), rows)
+        # most frequent first, as a start for a user's own lexicon
+        words = sorted((w for w in unknown if counts[split][w]), key=lambda w: (-counts[split][w], w))
+        variants = {w: " | ".join(map(" ".join, spoken[w].variants)) for w in words}
+        listed = [(w, str(counts[split][w]), spoken[w].source, variants[w]) for w in words]
+        _write_tsv(out / f"unknown_words_{split}.tsv", ("word", "count", "source", "pronunciation"), listed)
     return tally
 
 
 def _transcribe(
-    splits: Mapping[str, Sequence[Utterance]],
-    out: Path,
-    root: Path | None,
-    texts: Transcripts,
-    tally: Tally,
-) -> tuple[list[Transcribed], dict[str, Counter[str]]]:
-    """The utterances that have words, and how often each word occurs in each split; the others are failures."""
-    todo: list[Transcribed] = []
-    counts: dict[str, Counter[str]] = {}
-    for split, utterances in splits.items():
-        counts[split] = Counter()
-        for utterance in utterances:
-            text = texts.text(utterance)
-            words = split_words(text or "")
-            counts[split].update(words)
-            if words:
-                todo.append(Transcribed(utterance, words, place(utterance, out, root)))
-                continue
-            why = "its transcript has no word" if text is not None else texts.absence(utterance)
-            tally.add(UtteranceReport(utterance, "failed", reason=why))
-    if not todo:
-        first = f"; {tally.failed[0].utterance.id}: {tally.failed[0].reason}" if tally.failed else ""
+    utterances: Sequence[Utterance], out: Path, root: Path | None, listed: Path | None
+) -> tuple[list[Transcribed], list[UtteranceReport]]:
+    """The utterances that have words, and as failures the others."""
+    texts = read_transcripts(utterances, listed)
+    words = {utterance: split_words(text) for utterance, text in texts.items()}
+    failed = [
+        UtteranceReport(u, "failed", reason="its transcript has no word" if u in texts else absence(u, listed))
+        for u in utterances
+        if not words.get(u)
+    ]
+    if len(failed) == len(utterances):
+        first = f"; {failed[0].utterance.id}: {failed[0].reason}" if failed else ""
         raise MIError(
-            f"none of {len(tally.failed)} utterances has a transcript{first}. Give their texts by --transcripts FILE "
+            f"none of {len(failed)} utterances has a transcript{first}. Give their texts by --transcripts FILE "
             "(lines '<utterance id> <text>')."
         )
-    return todo, counts
+    return [Transcribed(u, words[u], place(u, out, root)) for u in utterances if words.get(u)], failed
 
 
 def place(utterance: Utterance, out: Path, root: Path | None) -> Path:
@@ -177,6 +161,69 @@ def place(utterance: Utterance, out: Path, root: Path | None) -> Path:
     if root is None:
         return out / utterance.split / f"{utterance.id}.TextGrid"
     return out / utterance.path.relative_to(root).with_suffix(".TextGrid")
+
+
+# Transcripts ----------------------------------------------------------------------------------------------
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a transcript as a dictionary has them: lower case, without punctuation.
+
+    Apostrophes stay, since they make words ("'tis", "don't"); a hyphen parts two words.
+
+    Example:
+        >>> split_words("MISTER QUILTER'S well-known 'gospel' -- he said, “’TIS SO!”")
+        ['mister', "quilter's", 'well', 'known', "'gospel'", 'he', 'said', "'tis", 'so']
+    """
+    tokens = _NOT_A_WORD.sub(" ", text.replace("’", "'").lower()).split()
+    return [token for token in tokens if any(c.isalnum() for c in token)]
+
+
+def read_transcripts(utterances: Iterable[Utterance], listed: Path | None) -> dict[Utterance, str]:
+    """What is spoken in each utterance, as written; those without a transcript are left out.
+
+    Args:
+        utterances: whose audio the transcripts lie next to.
+        listed: a file with lines `<utterance id> <text>` for all utterances (Kaldi's `text`); None looks next to each
+            audio file, for `*.trans.txt` with such lines and then for `<name>.lab` or `<name>.txt`.
+
+    Raises:
+        MIError: a file cannot be read, or has two texts for one id.
+    """
+
+    @functools.cache
+    def lines(folder: Path) -> dict[str, str]:
+        return _read_lines([listed] if listed is not None else sorted(folder.glob("*.trans.txt")))
+
+    found: dict[Utterance, str] = {}
+    for utterance in utterances:
+        text = lines(Path() if listed is not None else utterance.path.parent).get(utterance.id)
+        sides = () if listed is not None else (utterance.path.with_suffix(suffix) for suffix in SIDE_SUFFIXES)
+        text = text if text is not None else next((read_text(side) for side in sides if side.is_file()), None)
+        if text is not None:
+            found[utterance] = text
+    return found
+
+
+def absence(utterance: Utterance, listed: Path | None) -> str:
+    """That an utterance has no transcript, and where it was looked for."""
+    if listed is not None:
+        return f"no transcript in {listed}"
+    names = " or ".join(utterance.path.with_suffix(s).name for s in SIDE_SUFFIXES)
+    return f"no transcript in {utterance.path.parent}: no *.trans.txt has its id, and there is no {names}"
+
+
+def _read_lines(paths: Iterable[Path]) -> dict[str, str]:
+    """Utterance id -> text, from lines `<id> <text>`; an id has one text."""
+    found: dict[str, str] = {}
+    for path in paths:
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
+            name, text = [*re.split(r"[ \t]", line.strip(), maxsplit=1), ""][:2]
+            if name and found.setdefault(name, text) != text:
+                raise MIError(
+                    f"transcripts {path}, line {number}: utterance {name!r} had another text before. Remove one."
+                )
+    return found
 
 
 # Processes --------------------------------------------------------------------------------------------------
@@ -227,11 +274,7 @@ def _align_one(words: Path, item: Transcribed) -> UtteranceReport:
 
 
 def _seconds_aligned(item: Transcribed) -> Seconds:
-    """Seconds of the audio if a TextGrid that fits it is there, 0 if not.
-
-    Raises:
-        AudioError: the audio is missing or not readable.
-    """
+    """Seconds of the audio if a TextGrid that fits it is there, 0 if not."""
     if not item.path.is_file():
         return 0.0
     seconds = read_header(item.utterance).n_samples / SAMPLE_RATE
@@ -273,29 +316,10 @@ def _settle(out: Path, split: str, todo: Sequence[Transcribed], lexicon: Path | 
     write_whole(path, json.dumps(now, indent=1) + "\n")
 
 
-def _list_failures(path: Path, failed: Sequence[UtteranceReport]) -> None:
-    """One line per utterance that has no TextGrid: id, audio, reason."""
-    rows = [(r.utterance.id, str(r.utterance.path), r.reason) for r in failed]
-    _write_tsv(path, ("id", "audio", "reason"), rows)
-
-
-def _list_words(path: Path, unknown: Mapping[str, tuple[int, Pronounced]]) -> None:
-    """The words in no dictionary, most frequent first, as a start for a user's own lexicon."""
-    rows = []
-    for word, (count, pronounced) in sorted(unknown.items(), key=lambda item: (-item[1][0], item[0])):
-        variants = " | ".join(" ".join(p) for p in pronounced.variants)
-        rows.append((word, str(count), pronounced.source, variants))
-    _write_tsv(path, ("word", "count", "source", "pronunciation"), rows)
-
-
 def _write_tsv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table with a header; no row, no file."""
-    if not rows:
+    if rows:
+        lines = ["\t".join(re.sub(r"[\t\n]", " ", value) for value in row) for row in (header, *rows)]
+        write_whole(path, "\n".join(lines) + "\n")
+    else:
         path.unlink(missing_ok=True)
-        return
-    text = io.StringIO()
-    # words keep their apostrophes and quotes as they are: no field has a tab or a line break
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar="\\")
-    writer.writerow(header)
-    writer.writerows([[v.replace("\t", " ").replace("\n", " ") for v in row] for row in rows])
-    write_whole(path, text.getvalue())

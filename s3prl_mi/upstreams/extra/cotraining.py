@@ -54,13 +54,7 @@ class UpstreamExpert(nn.Module):
     std: Tensor
 
     def __init__(self, weights: Mapping[str, Tensor], mean: Tensor, std: Tensor) -> None:
-        """Build the LSTMs that `weights` are of.
-
-        Args:
-            weights: keys such as `0.weight_ih_l0`, relative to the LSTMs.
-            mean: of each Mel band, shape (n_bands,).
-            std: of each Mel band, shape (n_bands,).
-        """
+        """LSTMs with `weights` (`0.weight_ih_l0`, ...) on frames normalised by `mean` and `std`, shape (n_bands,)."""
         super().__init__()
         count = 1 + max(int(key.split(".")[0]) for key in weights)
         shapes = [weights[f"{i}.weight_ih_l0"].shape for i in range(count)]
@@ -96,12 +90,7 @@ class UpstreamExpert(nn.Module):
 
 
 def load(ckpt: str | None, statistics: str | None = None, refresh: bool = False) -> UpstreamExpert:
-    """The expert of a checkpoint.
-
-    Args:
-        ckpt: file or URL (`-k`).
-        statistics: statistics file (`-g`), or None for those of train-clean-360.
-        refresh: download a URL again.
+    """The expert of a checkpoint (`-k`), with the statistics of a file (`-g`) or those of train-clean-360.
 
     Raises:
         MIError: no such file, not one of Co-training, or statistics of another number of Mel bands.
@@ -134,13 +123,10 @@ def load(ckpt: str | None, statistics: str | None = None, refresh: bool = False)
 
 
 def read_statistics(path: Path) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each Mel band, from a file of three lines.
+    """Mean and standard deviation of each Mel band, each of shape (n_bands,), from a file of three lines.
 
     Args:
         path: sums, sums of squares (numbers apart by blanks or commas), number of frames.
-
-    Returns:
-        `(mean, std)`, each of shape (n_bands,).
 
     Raises:
         MIError: no such file, or not three such lines.
@@ -148,21 +134,20 @@ def read_statistics(path: Path) -> tuple[Tensor, Tensor]:
     if not path.is_file():
         raise MIError(f"-g {str(path)!r}: no such statistics file.")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        numbers = [[float(n) for n in re.split(r"[\s,\[\]]+", line) if n] for line in lines if line.strip()]
-        sums, squares, (frames,) = numbers
+        lines = filter(str.strip, path.read_text(encoding="utf-8").splitlines())
+        numbers = [[float(n) for n in re.split(r"[\s,\[\]]+", line) if n] for line in lines]
+        sums, squares, (frames,) = (torch.tensor(line, dtype=torch.float64) for line in numbers)
     except ValueError as error:
         raise MIError(
             f"-g {str(path)!r}: a statistics file has three lines: sums, sums of squares, number of frames ({error})."
         ) from error
     if len(sums) != len(squares) or frames <= 0:
         raise MIError(
-            f"-g {str(path)!r}: {len(sums)} sums, {len(squares)} sums of squares and {frames:g} frames do not "
-            "belong together."
+            f"-g {str(path)!r}: {len(sums)} sums, {len(squares)} sums of squares and {frames:g} frames do not belong "
+            "together."
         )
-    total, squared = (torch.tensor(line, dtype=torch.float64) for line in (sums, squares))
-    mean = total / frames
-    variance = squared / frames - mean**2
+    mean = sums / frames
+    variance = squares / frames - mean**2
     if not bool((variance > 0).all()):
         raise MIError(f"-g {str(path)!r}: the variance of band {int(variance.argmin())} is not above 0.")
     return mean.float(), variance.sqrt().float()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,7 @@ def load(ckpt: str | None, refresh: bool = False) -> Any:
 
 
 def convert(content: Any, path: Path) -> tuple[dict[str, Any], str]:
-    """The student in the layout of s3prl's `data2vec_local`, and a list of what was left out.
-
-    Args:
-        content: what the file holds.
-        path: the file, for messages.
+    """The student of a file's content in the layout of s3prl's `data2vec_local`, and a list of what was left out.
 
     Raises:
         MIError: not a DinoSR checkpoint.
@@ -72,35 +69,18 @@ def convert(content: Any, path: Path) -> tuple[dict[str, Any], str]:
         )
     rest = {k: v for k, v in content["model"].items() if not k.startswith(_STUDENT)}
     rest |= {k: v for k, v in content.items() if k not in ("cfg", "model")}
+    groups: Counter[str] = Counter()
+    for key, value in rest.items():
+        groups[re.sub(r"(\d+|\.).*$", "", key)] += _n_tensors(value)
+    ignored = [f"{_WHAT.get(group, group)} ({n} tensors)" if n else group for group, n in groups.items()]
     return {
         "task_cfg": {"normalize": bool((config.get("task") or {}).get("normalize", True))},
         "model_cfg": {k: v for k, v in model.items() if k != "_name"},
         "model_weight": {**weights, "_ema": {}},
-    }, _listed(rest)
+    }, ", ".join(ignored) or "nothing"
 
 
-def _listed(rest: Mapping[str, Any]) -> str:
-    """What was left out: groups of tensors with their number and size, then keys without tensors.
-
-    Example:
-        >>> _listed({"args": None, "criterion": {}})
-        'args, criterion'
-    """
-    groups: dict[str, list[int]] = {}
-    for key, value in rest.items():
-        groups.setdefault(re.sub(r"(\d+|\.).*$", "", key), []).extend(_sizes(value))
-    text = [
-        f"{_WHAT.get(group, group)} ({len(sizes)} tensors, {sum(sizes) / 1e6:.2f} M values)"
-        for group, sizes in groups.items()
-        if sizes
-    ]
-    return ", ".join([*text, *(group for group, sizes in groups.items() if not sizes)]) or "nothing"
-
-
-def _sizes(value: Any) -> list[int]:
-    """Number of values of each tensor in a nested container."""
-    if hasattr(value, "numel"):
-        return [int(value.numel())]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [n for v in value for n in _sizes(v)] if isinstance(value, (list, tuple)) else []
+def _n_tensors(value: Any) -> int:
+    """Number of tensors in a nested container."""
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return 1 if hasattr(value, "numel") else sum(map(_n_tensors, inside))

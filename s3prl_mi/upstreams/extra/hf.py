@@ -16,10 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...core.errors import MIError
 from ...core.types import SAMPLE_RATE
-from ..checkpoints import SPEECH_ENCODERS, advice, one_line
+from ..checkpoints import SPEECH_ENCODERS, hugging_face_folder, one_line
 from ..families import Family
 from ..geometry import Geometry
-from .families import FAMILIES
+from .hubconf import FAMILIES
 
 # Two stacked Kaldi frames of 25 ms, 10 ms apart.
 _STACKED_FBANK = Geometry(320, 279.5, 560)
@@ -73,11 +73,7 @@ class UpstreamExpert(nn.Module):
 
 
 def load(ckpt: str | None, refresh: bool = False) -> UpstreamExpert:
-    """The expert of a folder or of a model id.
-
-    Args:
-        ckpt: folder, `owner/name` or `owner/name@revision` (`-k`).
-        refresh: download again.
+    """The expert of a folder, or of a model id `owner/name` or `owner/name@revision` (`-k`).
 
     Raises:
         MIError: no such model, not a speech encoder, or weights missing in its files.
@@ -103,18 +99,10 @@ def _source(ckpt: str | None, refresh: bool) -> tuple[str, dict[str, Any]]:
     """Folder or model id, and options of `from_pretrained`."""
     if ckpt is None:
         raise MIError("upstream 'hf' needs a model: -k MODEL_ID_OR_FOLDER.")
-    path = Path(ckpt)
-    if path.exists():
-        if not path.is_dir():
-            raise MIError(f"upstream 'hf': -k {ckpt!r} is a file, but a folder or a model id is needed.{advice(path)}")
-        if not (path / "config.json").is_file():
-            raise MIError(f"upstream 'hf': folder {ckpt!r} has no config.json; save the model there again.")
+    if hugging_face_folder("hf", ckpt, ("config.json",)):
         return ckpt, {}
-    if path.is_absolute() or ckpt.startswith(".") or ckpt.count("/") > 1:
-        raise MIError(f"upstream 'hf': folder -k {ckpt!r} does not exist.")
     name, _, revision = ckpt.partition("@")
-    options: dict[str, Any] = {"force_download": True} if refresh else {}
-    return name, {**options, "revision": revision} if revision else options
+    return name, {k: v for k, v in {"force_download": refresh, "revision": revision}.items() if v}
 
 
 def _config(source: str, options: dict[str, Any]) -> Any:
