@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.config import TASKS
+from ..core.config import TASKS, default_config, packaged_configs
 from ..core.distributed import World
 from ..core.errors import MIError, nearest
-from ..downstream.hook import default_config, packaged_configs
 from ..upstreams.s3prl_states import latest_states
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from .errors import MIError, nearest
+from .files import PACKAGE
 from .split_names import overlap
 
 T = TypeVar("T")
@@ -305,3 +306,29 @@ def seed_list(seeds: int | tuple[int, ...], first: int) -> tuple[int, ...]:
         (1337, 1338, 1339)
     """
     return tuple(range(first, first + seeds)) if isinstance(seeds, int) else tuple(dict.fromkeys(seeds))
+
+
+def packaged_configs() -> dict[str, Path]:
+    """The config files that this package brings, by name.
+
+    They lie inside the package where that was installed from a wheel, and at the top of the repository where the
+    package is used from there (also by `pip install -e`).
+    """
+    for folder in (PACKAGE, PACKAGE.parent):
+        found = {path.stem: path for path in sorted((folder / "downstream_configs").glob("*.yaml"))}
+        if found:
+            return found
+    return {}
+
+
+def default_config(task: str) -> Path:
+    """The config file that a task uses without `-c`.
+
+    Raises:
+        MIError: the task is not one of ours, or the installation lacks the file.
+    """
+    if task not in TASKS:
+        raise MIError(f"task {task!r}: only {' and '.join(TASKS)} have a default config; name one with -c.")
+    if task not in packaged_configs():
+        raise MIError(f"{PACKAGE}: downstream_configs/{task}.yaml is missing; install s3prl_mi again.")
+    return packaged_configs()[task]

@@ -31,9 +31,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-from ..core.config import TASKS
-from ..core.errors import MIError
-from ..core.files import PACKAGE
+from ..core.config import TASKS, default_config
 from ..upstreams import compat
 
 
@@ -49,32 +47,6 @@ def install() -> None:
     compat.apply()
     if not _installed():
         sys.meta_path.insert(0, _TaskFinder())
-
-
-def packaged_configs() -> dict[str, Path]:
-    """The config files that this package brings, by name.
-
-    They lie inside the package where that was installed from a wheel, and at the top of the repository where the
-    package is used from there (also by `pip install -e`).
-    """
-    for folder in (PACKAGE, PACKAGE.parent):
-        found = {path.stem: path for path in sorted((folder / "downstream_configs").glob("*.yaml"))}
-        if found:
-            return found
-    return {}
-
-
-def default_config(task: str) -> Path:
-    """The config file that a task uses without `-c`.
-
-    Raises:
-        MIError: the task is not one of ours, or the installation lacks the file.
-    """
-    if task not in TASKS:
-        raise MIError(f"task {task!r}: only {' and '.join(TASKS)} have a default config; name one with -c.")
-    if task not in packaged_configs():
-        raise MIError(f"{PACKAGE}: downstream_configs/{task}.yaml is missing; install s3prl_mi again.")
-    return packaged_configs()[task]
 
 
 def _installed() -> bool:

@@ -222,7 +222,7 @@ def run_study(runs: Sequence[RunSpec], run_one: Callable[[RunSpec], object]) -> 
 def run_study_in_jobs(
     runs: Sequence[RunSpec], payload_of: Callable[[RunSpec], Any], engine: Engine, root: Path, entry: str
 ) -> list[str]:
-    """Run a study in jobs, one for each upstream or checkpoint; as `run_jobs`, whose `entry` is handed payloads.
+    """Run a study in jobs, one for each upstream or checkpoint; `entry` (as of `Work`) is called with payloads.
 
     Returns:
         What failed, one line each.
@@ -236,13 +236,12 @@ def run_study_in_jobs(
     works = []
     for name, of_model in itertools.groupby(runs, lambda run: run.folder.name):
         group = list(of_model)
-        asked = [asdict(replace(run, device="", resume=False)) for run in group]
         model = group[0].upstream
+        asked = [asdict(replace(run, device="", resume=False)) for run in group]
         digest = digest_of(asked, [model.ckpt, model.model_config, model.module])
         payloads: dict[str, Any] = {run.task: payload_of(run) for run in group}
-        works.append(Work(name, payloads, digest, tuple(run.folder / RESULTS_FILE for run in group)))
-    first = runs[0]
-    done, failed = run_jobs(works, engine, root, entry, resume=first.resume, device=first.device)
+        works.append(Work(name, entry, payloads, digest, tuple(run.folder / RESULTS_FILE for run in group)))
+    done, failed = run_jobs(works, engine, root, resume=runs[0].resume, device=runs[0].device)
     if not done:
         raise MIError(f"no run of the study succeeded. The first error: {failed[0]}")
     return failed
