@@ -325,8 +325,7 @@ def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
             data = config["downstream_expert"]["datarc"]
             data["fit_splits"], data["eval_splits"] = [HALVES[0]], [HALVES[1]]
             logger.info(
-                "a series of checkpoints: fitted on %s, scored on %s (datarc.fit_splits, .eval_splits).",
-                *HALVES,
+                "a series of checkpoints: fitted on %s, scored on %s (datarc.fit_splits, .eval_splits).", *HALVES
             )
     if args.override is not None and args.override.lower() != "none":
         apply_override(args.override, args, config)

@@ -239,12 +239,7 @@ def _check_ranges(config: MIConfig) -> None:
         ("store.max_gb", config.store.max_gb, lambda gb: gb > 0, f"{positive} of GB"),
         ("clusters", config.clusters, lambda n: n > 1, "at least 2 clusters"),
         ("views.shift_ms", config.views.shift_ms, lambda ms: ms > 0, f"{positive} of ms"),
-        (
-            "views.mask",
-            config.views.mask,
-            mask_span,
-            "masked/period in frames, such as 30/40, masked < period",
-        ),
+        ("views.mask", config.views.mask, mask_span, "masked/period in frames, such as 30/40, masked < period"),
         ("datarc.max_unreadable", data.max_unreadable, lambda part: 0 <= part <= 1, fraction),
         ("datarc.alignments.max_missing", data.alignments.max_missing, lambda part: 0 <= part <= 1, fraction),
     ]

@@ -57,10 +57,7 @@ class LayerFiles:
         self._seeking = threading.Lock()
         self.dtype = np.dtype(dtype)
         self._row = dim * self.dtype.itemsize
-        self._starts = [
-            0,
-            *itertools.accumulate(os.fstat(f.fileno()).st_size // self._row for f in self._files),
-        ]
+        self._starts = [0, *itertools.accumulate(os.fstat(f.fileno()).st_size // self._row for f in self._files)]
         self.shape = (self._starts[-1], dim)
 
     def __getitem__(self, rows: slice | NDArray[np.integer]) -> NDArray[np.floating]:

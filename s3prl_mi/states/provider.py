@@ -122,10 +122,7 @@ class HiddenStateProvider:
         free = min(memory / [name for name, _ in hosts].count(host) for host, memory in hosts)
         by_itself = min(MEMORY_BYTES, BY_ITSELF * free)
         needs, room = from_main(
-            lambda: (
-                self._needs(layers, missing),
-                self.disk.room([e.path for e in entries], [r.key for r in missing]),
-            )
+            lambda: (self._needs(layers, missing), self.disk.room([e.path for e in entries], [r.key for r in missing]))
         )
         options = Options(
             needs=needs,

@@ -81,12 +81,7 @@ class Writer:
     """
 
     def __init__(
-        self,
-        target: Folder | Buffers,
-        about: dict[str, Any],
-        layers: list[int],
-        dtype: str,
-        batches: Sequence[Bounds],
+        self, target: Folder | Buffers, about: dict[str, Any], layers: list[int], dtype: str, batches: Sequence[Bounds]
     ) -> None:
         self.layers, self.dtype = layers, dtype
         self.done: dict[Bounds, Written] = {}
@@ -212,10 +207,7 @@ class Writer:
     def skipped(self) -> list[tuple[str, str]]:
         """Utterances left out by all processes and by the killed run before them; all ask at the same time."""
         own = [*self._loose, *(s for w in self._own for s in w.skipped)]
-        return [
-            *(s for w in self.done.values() for s in w.skipped),
-            *(s for part in self._gather(own) for s in part),
-        ]
+        return [*(s for w in self.done.values() for s in w.skipped), *(s for part in self._gather(own) for s in part)]
 
     def finish(self) -> Entry:
         """Make an entry of what all processes have written.

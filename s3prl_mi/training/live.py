@@ -143,10 +143,7 @@ def _without_head(model: nn.Module) -> nn.Module:
 
 
 def live_upstream(
-    model: nn.Module,
-    family: Family | None = None,
-    forward: Forward | None = None,
-    normalize: bool | None = None,
+    model: nn.Module, family: Family | None = None, forward: Forward | None = None, normalize: bool | None = None
 ) -> Upstream:
     """An upstream around the encoder itself: no copy, so the next call sees the trained weights.
 
