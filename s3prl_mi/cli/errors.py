@@ -12,14 +12,9 @@ from ..core.errors import MIError
 
 
 def report_errors(action: Callable[[], int], again: str) -> int:
-    """Run a command; what the user can fix becomes one line on stderr.
+    """Run a command; its exit status: its own, 1 after a mistake that the user can fix, 130 after Ctrl-C.
 
-    Args:
-        action: the command; returns its exit status.
-        again: the command line that continues after an interruption.
-
-    Returns:
-        The exit status: 0, 1 after a mistake that the user can fix, 130 after Ctrl-C.
+    What the user can fix becomes one line on stderr; `again` is the command line that continues after an interruption.
     """
     # Threads that spin for long while they wait make themselves and others many times slower on a busy machine
     # (measured: 122 s instead of 23 s next to one other process). Read when torch is loaded.

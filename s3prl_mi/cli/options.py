@@ -80,15 +80,11 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """A parser with s3prl's options, defaults, types and choices, and ours.
-
-    Ours: --upstream_module, --jobs, --slurm, --max_store_gb, --store_mode, --precision.
-    """
-    configs = PACKAGE / "core" / "config.py"
+    """s3prl's options, defaults, types and choices, and ours, which `downstream.arguments` and studies read."""
     parser = _Parser(
         prog=PROG,
         usage=f"{PROG} -m {{train,evaluate,inference}} -d TASK -u UPSTREAM -n NAME [options]",
-        description=_DESCRIPTION.format(configs=configs),
+        description=_DESCRIPTION.format(configs=PACKAGE / "core" / "config.py"),
         formatter_class=_HelpFormatter,
     )
     group = parser.add_argument_group("what to run").add_argument

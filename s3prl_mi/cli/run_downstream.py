@@ -39,14 +39,7 @@ _SECTIONS = ("runner", "optimizer", "scheduler", "specaug", "downstream_expert",
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: the command line without the program's name; default: that of the process.
-
-    Returns:
-        The exit status: 0, 1 after a mistake that the user can fix (one line on stderr), 130 after Ctrl-C.
-    """
+    """Run the command with these words, by default those of the process; the exit status, as of `report_errors`."""
     words = list(sys.argv[1:] if argv is None else argv)
     again = words if {"-a", "--auto_resume"} & set(words) else [*words, "-a"]
     return report_errors(lambda: _run(words), f"{PROG} {shlex.join(again)}")
@@ -232,17 +225,12 @@ def _run_one(args: argparse.Namespace, checkpoint: Path | None, past: dict[str, 
     _check_sections(config)
     with session():
         spec = _run_experiment(args, config)
-    if _sweeps(spec) and World.of_launcher().rank == 0:
+    views = spec.config.views
+    sweeps = any(len(values) > 1 for values in (spec.config.clusters, views.mask, views.shift_ms))
+    if sweeps and spec.task == "mi_views" and spec.evaluate_split is None and World.of_launcher().rank == 0:
         from .study_summary import summarise_study  # it draws, and needs all that goes with that
 
         summarise_study(spec.folder, [])
-
-
-def _sweeps(spec: RunSpec) -> bool:
-    """Whether one experiment of mi_views measures several settings."""
-    views = spec.config.views
-    several = any(len(values) > 1 for values in (spec.config.clusters, views.mask, views.shift_ms))
-    return several and spec.task == "mi_views" and spec.evaluate_split is None
 
 
 def run_in_job(payload: tuple[argparse.Namespace, dict[str, Any]], resume: bool) -> None:

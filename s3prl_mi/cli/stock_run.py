@@ -20,7 +20,9 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
         argv += ["-e", str(checkpoint)]
     if args.config is None and checkpoint is None:
         argv += _stock_config(task)
-    argv = _without(argv, "--upstream_module")
+    ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    ours.add_argument("--upstream_module")  # s3prl does not know it
+    argv = ours.parse_known_args(argv)[1]
     from s3prl import hub, run_downstream
 
     from ..upstreams.names import show_to_s3prl
@@ -32,18 +34,6 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
         run_downstream.main()
     finally:
         sys.argv = before
-
-
-def _without(argv: list[str], option: str) -> list[str]:
-    """The command line without an option of ours and its value, which s3prl does not know."""
-    kept: list[str] = []
-    words = iter(argv)
-    for word in words:
-        if word == option:
-            next(words, None)
-        elif not word.startswith(f"{option}="):
-            kept.append(word)
-    return kept
 
 
 def _stock_config(task: str) -> list[str]:

@@ -8,6 +8,7 @@ Read here rather than by pydantic or dacite: a mistake names the key, the value,
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import types
 import typing
@@ -137,15 +138,9 @@ class MIConfig:
 
 
 def parse(cls: type[T], section: Mapping[str, Any] | None, where: str) -> T:
-    """Turn a mapping read from YAML into a frozen dataclass.
+    """Turn a mapping read from YAML, at the dotted name `where`, into a frozen dataclass.
 
-    Args:
-        cls: one of the dataclasses of this module.
-        section: the mapping; None counts as empty.
-        where: its dotted name, for messages.
-
-    Returns:
-        An instance of `cls`; keys that are absent or `null` keep their default.
+    Keys that are absent or `null` keep their default.
 
     Raises:
         MIError: an unknown key (with the nearest valid one), or a value of the wrong type.
@@ -213,6 +208,19 @@ def _describe(option: Any) -> str:
     return _TYPE_NAMES[option]
 
 
+def literal(text: str) -> Any:
+    """A value of a command line: a Python literal (1e-3, 'text', [1, 2], None), true, false, null, or else plain text.
+
+    Example:
+        >>> literal("[1, 2]"), literal("true"), literal("gpu")
+        ([1, 2], True, 'gpu')
+    """
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return {"true": True, "false": False, "null": None}.get(text, text)
+
+
 def load(section: Mapping[str, Any] | None, task: Task) -> MIConfig:
     """Read and check the `downstream_expert` section.
 
@@ -236,7 +244,7 @@ def _check_ranges(config: MIConfig) -> None:
         ("seeds", count, lambda n: n > 0, "at least one seed"),
         ("kmeans_iterations", config.kmeans_iterations, lambda n: n > 0, "at least 1 iteration"),
         ("batch_size", config.batch_size, lambda n: n >= 0, "0 (automatic) or more utterances"),
-        ("store.max_gb", config.store.max_gb, lambda gb: gb > 0, f"{positive} of GB"),
+        ("store.max_gb", config.store.max_gb, lambda gb: gb > 0, "a positive size in GB"),
         ("clusters", config.clusters, lambda n: n > 1, "at least 2 clusters"),
         ("views.shift_ms", config.views.shift_ms, lambda ms: ms > 0, f"{positive} of ms"),
         ("views.mask", config.views.mask, mask_span, "masked/period in frames, such as 30/40, masked < period"),

@@ -22,6 +22,8 @@ Spelt out, that line is:
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import importlib
 import itertools
 import sys
@@ -91,19 +93,10 @@ def _give_stock_script_our_config(argv: list[str], orig_argv: Sequence[str]) -> 
     is_module = ("-m", "s3prl.run_downstream") in itertools.pairwise(orig_argv)
     if not is_module and Path(argv[0] if argv else "").name != "run_downstream.py":
         return
-    task = _option(argv, "-d", "--downstream")
-    if task in TASKS and not any(_option(argv, *names) for names in (("-c", "--config"), ("-e", "--past_exp"))):
-        argv += ["-c", str(default_config(task))]
-
-
-def _option(argv: Sequence[str], short: str, long: str) -> str | None:
-    """The last value of an option, spelt in any of the ways that argparse takes."""
-    found = None
-    for index, word in enumerate(argv[1:], start=1):
-        if word in (short, long) and index + 1 < len(argv):
-            found = argv[index + 1]
-        elif word.startswith(f"{long}="):
-            found = word.partition("=")[2]
-        elif word.startswith(short) and not word.startswith("--") and len(word) > 2:
-            found = word[2:].removeprefix("=")
-    return found
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    for names in (("-d", "--downstream"), ("-c", "--config"), ("-e", "--past_exp")):
+        parser.add_argument(*names)
+    with contextlib.suppress(argparse.ArgumentError):  # s3prl's own parser reports it
+        found, _ = parser.parse_known_args(argv[1:])
+        if found.downstream in TASKS and not (found.config or found.past_exp):
+            argv += ["-c", str(default_config(found.downstream))]

@@ -22,14 +22,13 @@ from typing import Any
 from ..core.config import TASKS, Task, parse
 from ..core.distributed import world
 from ..core.errors import MIError, nearest
+from ..upstreams.checkpoints import CHECKPOINT_SUFFIXES, training_step
 from .jobs.engine import Engine
 from .jobs.run import run_jobs
 from .jobs.work import Work, digest_of
 from .spec import RunSpec, UpstreamSpec
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 HALVES = ("dev-other@1/2", "dev-other@2/2")
 """Fit and eval of a checkpoint series that names no splits: the paper chooses checkpoints on halves of the validation
@@ -120,8 +119,6 @@ def expand(items: Iterable[str], base: UpstreamSpec) -> list[UpstreamSpec]:
 
 def _checkpoints(name: str, place: str | None) -> list[tuple[str | None, int | None]]:
     """Every checkpoint that a file, a folder, a pattern or an id stands for, with its training step, by step."""
-    from ..upstreams.checkpoints import training_step
-
     if place is None:
         return [(None, None)]
     if _is_pattern(place):

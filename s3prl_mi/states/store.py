@@ -41,11 +41,7 @@ def default_root() -> Path:
 
 
 def key_of(determinants: Mapping[str, Any]) -> str:
-    """Name of an entry: a hash of everything that determines its hidden states.
-
-    Args:
-        determinants: upstream's fingerprint, view, utterances with the hashes of their audio, and so on; JSON.
-    """
+    """Name of an entry: a hash of everything that determines its hidden states."""
     text = json.dumps({"format": FORMAT, **determinants}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -223,12 +219,7 @@ class Store:
     def make_room(self, needed: int, in_use: Collection[Path], keys: Sequence[str] = ()) -> None:
         """Remove least recently used entries until `needed` more bytes fit below the limit, and on the disk.
 
-        Rank 0 does so; all processes of a run ask at the same time.
-
-        Args:
-            needed: bytes about to be written.
-            in_use: folders of entries that this run reads.
-            keys: of entries that this run will fill, or continue to fill.
+        Rank 0 does so; all processes of a run ask at the same time. The other arguments are those of `room`.
 
         Raises:
             InsufficientSpace: more is needed than the limit or the disk allows, or than other runs leave; nothing is
