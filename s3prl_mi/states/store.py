@@ -50,6 +50,14 @@ class InsufficientSpace(MIError):
     """Hidden states do not fit where they should be kept."""
 
 
+def insufficient(needed: int, where: str, fix: str) -> InsufficientSpace:
+    """The error where so many bytes do not fit."""
+    return InsufficientSpace(
+        f"the hidden states of this run need {needed / 1e9:.2f} GB {where}. {fix}, take fewer layers "
+        "(downstream_expert.layers), or less speech (downstream_expert.datarc.max_utterances)."
+    )
+
+
 _LIMIT_FIX = "Raise downstream_expert.store.max_gb (--max_store_gb)"
 _OTHERS_FIX = (
     f"{_LIMIT_FIX}, run fewer at once, wait for the others (then the same command with -a continues), give this run a "
@@ -80,11 +88,7 @@ class Capacity:
     def refusal(self, needed: int) -> InsufficientSpace:
         """The error where `needed` more bytes do not fit."""
         fix = _LIMIT_FIX if self.others and needed > self.bytes + self.others else self.fix
-        return InsufficientSpace(
-            f"the hidden states of this run need {(needed + self.kept) / 1e9:.2f} GB on disk, but {self.reason}. "
-            f"{fix}, do without (--store_mode auto), take fewer layers (downstream_expert.layers), or less speech "
-            "(downstream_expert.datarc.max_utterances)."
-        )
+        return insufficient(needed + self.kept, f"on disk, but {self.reason}", f"{fix}, do without (--store_mode auto)")
 
 
 class Store:
