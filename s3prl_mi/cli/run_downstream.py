@@ -30,7 +30,7 @@ from ..experiment.study import HALVES, is_series, is_study, requested, run_study
 from ..upstreams.s3prl_states import load_states, save_states
 from .errors import is_full_disk, report_errors
 from .options import PROG, build_parser, check_task, underscored
-from .run_settings import apply_override, expdir_of, past_checkpoint, read_config, resolve
+from .run_settings import apply_override, new_expdir, past_checkpoint, read_config, resolve
 from .stock_run import run_stock
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,13 @@ def _run(argv: list[str]) -> int:
     # A checkpoint's own task counts, as in s3prl; that of a stock experiment is left to s3prl to load.
     if checkpoint is not None and (task is None or task in TASKS):
         past = load_states(checkpoint)
-        task = _task_of(past, checkpoint, task)
+        task = str(past["Args"].downstream)
+        if args.downstream not in (None, task):
+            raise MIError(
+                f"{checkpoint} is an experiment of task {task}, not of -d {args.downstream}. Leave -d out, or name "
+                "another folder; to measure with its layer weights, set config keys downstream_expert.layers to "
+                "weighted and .featurizer to this file."
+            )
     check_task(task)
     if task in TASKS:
         args.downstream = task
@@ -84,17 +90,6 @@ def _load_module(args: argparse.Namespace) -> None:
         from ..upstreams.names import load_module  # it needs numpy, which `-h` does not
 
         load_module(module)
-
-
-def _task_of(past: dict[str, Any], checkpoint: Path, wanted: str | None) -> str:
-    task = str(past["Args"].downstream)
-    if wanted is not None and task != wanted:
-        raise MIError(
-            f"{checkpoint} is an experiment of task {task}, not of -d {wanted}. Leave -d out, or name "
-            "another folder; to measure with its layer weights, set config keys downstream_expert.layers to "
-            "weighted and .featurizer to this file."
-        )
-    return task
 
 
 # --- What holds for every run of a command ------------------------------------------------------------------
@@ -302,9 +297,7 @@ def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
         raise MIError(
             f"-m {args.mode}: a study is several experiments; name one of their folders: -m {args.mode} -p FOLDER."
         )
-    args.expdir = expdir_of(args)
-    if args.expdir is None:
-        raise MIError("-n or -p is missing: where to save? -n NAME saves to result/downstream/NAME.")
+    args.expdir = new_expdir(args)
     engine = engine_of(args.jobs, args.slurm)
     _prepare(args, engine)
     if not config:
@@ -315,8 +308,7 @@ def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
             logger.info(
                 "a series of checkpoints: fitted on %s, scored on %s (datarc.fit_splits, .eval_splits).", *HALVES
             )
-    if args.override is not None and args.override.lower() != "none":
-        apply_override(args.override, args, config)
+    apply_override(args.override, args, config)
     _check_sections(config)
     study = requested(args.downstream, args.upstream, config)
     single = {key: value for key, value in config.items() if key != "study"}

@@ -18,9 +18,7 @@ def resolve(
 ) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Arguments and config in s3prl's order: command line and YAML, or a past experiment's; then -o."""
     if past is None:
-        args.expdir = expdir_of(args)
-        if args.expdir is None:
-            raise MIError("-n or -p is missing: where to save? -n NAME saves to result/downstream/NAME.")
+        args.expdir = new_expdir(args)
         args.config = args.config or str(default_config(args.downstream))
         config = read_config(args.config)
     else:
@@ -28,8 +26,7 @@ def resolve(
         args = _with_past(args, past["Args"])
         args.init_ckpt = str(checkpoint)
         config = past["Config"]
-    if args.override is not None and args.override.lower() != "none":
-        apply_override(args.override, args, config)
+    apply_override(args.override, args, config)
     return args, config
 
 
@@ -85,6 +82,14 @@ def expdir_of(args: argparse.Namespace) -> str | None:
     return None if args.expname is None else f"result/downstream/{args.expname}"
 
 
+def new_expdir(args: argparse.Namespace) -> str:
+    """The same, where there must be one."""
+    folder = expdir_of(args)
+    if folder is None:
+        raise MIError("-n or -p is missing: where to save? -n NAME saves to result/downstream/NAME.")
+    return folder
+
+
 def past_checkpoint(args: argparse.Namespace) -> Path | None:
     """The checkpoint that -e, -a or -m evaluate of our tasks stands for; None: a new experiment.
 
@@ -110,14 +115,14 @@ def past_checkpoint(args: argparse.Namespace) -> Path | None:
 # --- -o -----------------------------------------------------------------------------------------------------
 
 
-def apply_override(text: str, args: argparse.Namespace, config: dict[str, Any]) -> None:
+def apply_override(text: str | None, args: argparse.Namespace, config: dict[str, Any]) -> None:
     """Apply `-o "config.a.b=1,,args.device='cpu'"` in place, as s3prl does, but evaluating literals only.
 
     Raises:
         MIError: an item without `=`, or one that starts neither with `config.` nor with `args.`, or that
             goes below a key which holds no mapping.
     """
-    for item in text.split(",,"):
+    for item in text.split(",,") if text is not None and text.lower() != "none" else ():
         key, equals, value_text = (part.strip() for part in item.partition("="))
         first, *fields = key.split(".")
         if not equals or first not in ("args", "config") or not all(fields) or not fields:

@@ -12,7 +12,6 @@ import logging
 import socket
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..core.config import StoreConfig
@@ -188,7 +187,10 @@ class HiddenStateProvider:
         while left:
             for group in self.choice.groups:
                 if "weighted" in wanted or set(group) & set(wanted):
-                    before = self._make_room(group)
+                    missing, entries = self._look(group)
+                    before = {e.path for e in entries}
+                    needed = sum(self._needs(group, missing).values())
+                    self._store.make_room(needed, before, [r.key for r in missing])
                     try:
                         sides = self._extract(group)
                     except InsufficientSpace:
@@ -205,14 +207,6 @@ class HiddenStateProvider:
             # float16 was too coarse, and float32 takes more room than there is: choose again
             self._wide = True
             self.choice = self._choose(left)
-
-    def _make_room(self, group: Sequence[int]) -> set[Path]:
-        """Make room for some layers; the entries that are there already."""
-        missing, entries = self._look(group)
-        there = {e.path for e in entries}
-        needed = sum(self._needs(group, missing).values())
-        self._store.make_room(needed, there, [r.key for r in missing])
-        return there
 
     def _extract(self, group: Sequence[int]) -> list[SplitStates]:
         """Hidden states of every split and view; all views of a split share the convolutions.

@@ -236,21 +236,18 @@ class Store:
         if needed > room.bytes:
             raise room.refusal(needed)
         if is_main():
-            self._remove_unused(needed, in_use, keys)
+            if needed:
+                self.root.mkdir(parents=True, exist_ok=True)
+            entries = {e.path: e.bytes for e in self.entries()}
+            total = sum(map(_bytes, self.partial_folders())) + sum(entries.values())
+            # what dead runs left unfinished goes first; what is being filled, or will be continued, stays
+            for folder, size in (self._unfinished(keys) | entries).items():
+                full = needed and needed > shutil.disk_usage(self.root).free
+                if total + needed <= self.max_bytes and not full:
+                    break
+                if folder not in in_use and self.remove(folder):
+                    total -= size
         barrier()
-
-    def _remove_unused(self, needed: int, in_use: Collection[Path], keys: Sequence[str]) -> None:
-        if needed:
-            self.root.mkdir(parents=True, exist_ok=True)
-        entries = {e.path: e.bytes for e in self.entries()}
-        total = sum(map(_bytes, self.partial_folders())) + sum(entries.values())
-        # what dead runs left unfinished goes first; what is being filled, or will be continued, stays
-        for folder, size in (self._unfinished(keys) | entries).items():
-            full = needed and needed > shutil.disk_usage(self.root).free
-            if total + needed <= self.max_bytes and not full:
-                break
-            if folder not in in_use and self.remove(folder):
-                total -= size
 
     def writer(
         self, key: str, about: Mapping[str, Any], layers: Sequence[int], dtype: str, batches: Sequence[Bounds]

@@ -128,8 +128,7 @@ class ViewsMeter:
         """The model as an upstream, the number of its layers, and what was found of each layer asked for."""
         whole, model = model, encoder_of(model, self.encoder)
         upstream = live_upstream(model, self.family, self.forward, self.normalize)
-        view = self.view or _view_of(upstream)
-        _check_view(upstream, view)
+        view = _view_of(upstream, self.view)
         with untouched(whole):
             shortest = self.fit.waveforms[-1][: 2 * shortest_samples(upstream) + 3200]
             n_layers = len(hidden_states(upstream, [shortest])[0])
@@ -216,21 +215,17 @@ def _extract(upstream: Upstream, half: Half, view: View, layers: Sequence[int]) 
     return SplitStates([split], {v: [entries(v)] for v in views})
 
 
-def _view_of(upstream: Upstream) -> View:
-    """The view for a family, where the user leaves it open: as in an experiment."""
-    if upstream.family.view is None:
+def _view_of(upstream: Upstream, asked: View | None) -> View:
+    """The view: what is asked for, or as in an experiment; refused where the model has no embedding for its masks."""
+    family = upstream.family
+    if asked is None and family.view is None:
         raise MIError(
-            f"view: not known for {upstream.name} (family {upstream.family.name!r}). Give View('mask', 'waveform', 40, "
+            f"view: not known for {upstream.name} (family {family.name!r}). Give View('mask', 'waveform', 40, "
             "10) or View('shift', shift_ms=60.0) from s3prl_mi.upstreams.views."
         )
-    return resolve_views(ViewConfig(), upstream.name, upstream.family)[0]
-
-
-def _check_view(upstream: Upstream, view: View) -> None:
-    """Refuse, before anything is computed, a mask that the model has no embedding for."""
+    view = asked or resolve_views(ViewConfig(), upstream.name, family)[0]
     if view.kind != "mask" or view.level != "latent":
-        return
-    family = upstream.family
+        return view
     if not family.can_mask_latents:
         raise MIError(
             f"view: {upstream.name} (family {family.name!r}) has no known mask site for {view.describe()}. Use "
@@ -241,3 +236,4 @@ def _check_view(upstream: Upstream, view: View) -> None:
             f"view: {upstream.name} has no mask embedding, as its config has mask_time_prob 0: set it above 0, or "
             "use View('mask', 'waveform', 40, 10)."
         )
+    return view
