@@ -183,7 +183,8 @@ class Writer:
         part = self._own[-1].part if follows else f"part-{bounds[0]:06d}"
         batch = Written(bounds, part, frames, list(skipped))
         if states is not None:
-            states.wait()
+            if states.event is not None:
+                states.event.synchronize()
             self._judge(utterances, states)
         self._target.write(batch, states.arrays if states else ())
         self._own.append(batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -189,30 +189,23 @@ def _extract(upstream: Upstream, half: Half, view: View, layers: Sequence[int]) 
     """Hidden states of a half in memory, one utterance per forward pass; only the layers asked for are kept."""
     split, nothing = half.split, np.zeros(0, np.float32)
 
-    def entries(of_view: View) -> list[Entry]:
+    def entries(of_view: View) -> Iterator[Entry]:
         kept: dict[int, list[FloatMatrix]] = {layer: [] for layer in layers}
         for waveform in half.waveforms:
             hidden = hidden_states(upstream, [waveform], of_view)[0]
             for layer, arrays in kept.items():
                 arrays.append(hidden[layer].cpu().numpy())
-        if bad := [layer for layer, arrays in kept.items() if not all(np.isfinite(z).all() for z in arrays)]:
-            raise MIError(f"layer {bad[0]}: hidden states hold NaN or infinite values.")
-        return [
-            Entry(
-                path=Path(),
-                utterances=[u.id for u in split.utterances],
-                n_frames=[len(z) for z in arrays],
-                layers=[layer],
-                dims=[arrays[0].shape[1]],
-                dtype="float32",
-                skipped=[],
-                in_memory={layer: StoredLayer(np.concatenate(arrays), nothing, nothing)},
-            )
-            for layer, arrays in kept.items()
-        ]
+        for layer in list(kept):
+            counts = [len(z) for z in kept[layer]]
+            frames = np.concatenate(kept.pop(layer), dtype=np.float32)
+            if not np.isfinite(frames).all():
+                raise MIError(f"layer {layer}: hidden states hold NaN or infinite values.")
+            stored = {layer: StoredLayer(frames, nothing, nothing)}
+            ids, dims = [u.id for u in split.utterances], [frames.shape[1]]
+            yield Entry(Path(), ids, counts, [layer], dims, "float32", [], in_memory=stored)
 
     views = (PLAIN, view) if view.kind == "mask" else (PLAIN,)
-    return SplitStates([split], {v: [entries(v)] for v in views})
+    return SplitStates([split], {v: [list(entries(v))] for v in views})
 
 
 def _view_of(upstream: Upstream, asked: View | None) -> View:
