@@ -244,7 +244,7 @@ def _check_ranges(config: MIConfig) -> None:
         ("seeds", count, lambda n: n > 0, "at least one seed"),
         ("kmeans_iterations", config.kmeans_iterations, lambda n: n > 0, "at least 1 iteration"),
         ("batch_size", config.batch_size, lambda n: n >= 0, "0 (automatic) or more utterances"),
-        ("store.max_gb", config.store.max_gb, lambda gb: gb > 0, "a positive size in GB"),
+        ("store.max_gb", config.store.max_gb, lambda gb: gb > 0, f"{positive} of GB"),
         ("clusters", config.clusters, lambda n: n > 1, "at least 2 clusters"),
         ("views.shift_ms", config.views.shift_ms, lambda ms: ms > 0, f"{positive} of ms"),
         ("views.mask", config.views.mask, mask_span, "masked/period in frames, such as 30/40, masked < period"),
