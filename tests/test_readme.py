@@ -16,8 +16,7 @@ from s3prl_mi import estimate_supervised_mi, estimate_view_mi
 from s3prl_mi.cli import main as cli
 from s3prl_mi.cli.options import build_parser
 from s3prl_mi.cli.run_downstream import main
-from s3prl_mi.core.config import MIConfig
-from s3prl_mi.downstream.hook import packaged_configs
+from s3prl_mi.core.config import MIConfig, packaged_configs
 from s3prl_mi.results.record import read_records
 from tests.helpers.paths import REPO
 from tests.helpers.runner import Runner

@@ -1,9 +1,11 @@
 """Stage 9: a command line -> the specification of a run.
 
 ==============  ================================================================================================
-run_downstream  the command `run_downstream.py`: our tasks, studies of them, and s3prl's own tasks
+run_downstream  the command `run_downstream.py`: our tasks and studies of them
 options         its options, which are s3prl's and ours
 run_settings    arguments, config and overrides put together; what -a and -e take from an earlier run
+stock_run       s3prl's own tasks, by s3prl's own runner
+errors          what a command prints where it fails
 study_summary   what stands on the screen after a study
 main            the command `s3prl-mi`, whose commands are the modules below
 upstreams       names for -u, listed and explained

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .. import __version__
+from ..core.config import packaged_configs
 from ..core.errors import MIError, nearest
-from ..downstream.hook import packaged_configs
 from . import align, compare, doctor, explain, report, upstreams
-from .run_downstream import report_errors
+from .errors import report_errors
 
 EPILOG = """\
 examples:

@@ -80,51 +80,31 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """A parser with s3prl's options, defaults, types and choices, and ours.
-
-    Ours: --upstream_module, --jobs, --slurm, --max_store_gb, --store_mode, --precision.
-    """
-    configs = PACKAGE / "core" / "config.py"
+    """s3prl's options, defaults, types and choices, and ours, which `downstream.arguments` and studies read."""
     parser = _Parser(
         prog=PROG,
         usage=f"{PROG} -m {{train,evaluate,inference}} -d TASK -u UPSTREAM -n NAME [options]",
-        description=_DESCRIPTION.format(configs=configs),
+        description=_DESCRIPTION.format(configs=PACKAGE / "core" / "config.py"),
         formatter_class=_HelpFormatter,
     )
     group = parser.add_argument_group("what to run").add_argument
     group("-m", "--mode", choices=["train", "evaluate", "inference"], required=True)
-    group(
-        "-d",
-        "--downstream",
-        help="mi_views, mi_supervised, both (with a comma), or any task of s3prl's (ctc, asr)",
-    )
+    group("-d", "--downstream", help="mi_views, mi_supervised, both (with a comma), or any task of s3prl's (ctc, asr)")
     group("-v", "--downstream_variant", help="variant, for stock tasks that have some")
     group("-c", "--config", help="YAML file of the experiment; optional for mi_views and mi_supervised")
     group("-o", "--override", help="changes to the config, e.g. \"config.runner.seed=1,,args.device='cpu'\"")
     group("-t", "--evaluate_split", default="test", help="split that -m evaluate scores")
 
     group = parser.add_argument_group("upstream").add_argument
-    group(
-        "-u",
-        "--upstream",
-        help="its name; `s3prl-mi upstreams` lists all. Several: -u a,b or -u a=FILE,b=FILE",
-    )
+    group("-u", "--upstream", help="its name; `s3prl-mi upstreams` lists all. Several: -u a,b or -u a=FILE,b=FILE")
     group(
         "-k",
         "--upstream_ckpt",
         metavar="{PATH,URL,GOOGLE_DRIVE_ID}",
         help="checkpoint of *_local, *_url, ...; a pattern ('run/*.pt') or folder is a series",
     )
-    group(
-        "--upstream_module",
-        metavar="FILE.py",
-        help="a module with upstreams of your own, for -u (see README)",
-    )
-    group(
-        "-g",
-        "--upstream_model_config",
-        help="config file that some upstreams need alongside their checkpoint",
-    )
+    group("--upstream_module", metavar="FILE.py", help="a module with upstreams of your own, for -u (see README)")
+    group("-g", "--upstream_model_config", help="config file that some upstreams need alongside their checkpoint")
     group("-r", "--upstream_refresh", action="store_true", help="download the checkpoint again")
     group("-f", "--upstream_trainable", action="store_true", help="fine-tune (stock tasks only)")
     group("-s", "--upstream_feature_selection", default="hidden_states", help="key of the upstream's output")

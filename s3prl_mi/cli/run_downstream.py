@@ -8,7 +8,6 @@ seconds; then `experiment.run.run(spec)` does the work.
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import logging
 import os
@@ -17,31 +16,22 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..core.config import TASKS
-from ..core.distributed import ElsewhereError, World, is_main, session, together
+from ..core.config import TASKS, default_config
+from ..core.distributed import World, is_main, session, together
 from ..core.errors import MIError, nearest
 from ..downstream import hook
 from ..downstream.arguments import run_spec
-from ..downstream.hook import default_config
 from ..experiment.jobs.engine import Engine, engine_of
 from ..experiment.spec import RunSpec
-from ..experiment.study import (
-    HALVES,
-    is_series,
-    is_study,
-    requested,
-    run_study,
-    run_study_in_jobs,
-    study_runs,
-)
-from ..upstreams import compat
+from ..experiment.study import HALVES, is_series, is_study, requested, run_study, run_study_in_jobs, study_runs
 from ..upstreams.s3prl_states import load_states, save_states
+from .errors import is_full_disk, report_errors
 from .options import PROG, build_parser, check_task, underscored
-from .run_settings import apply_override, expdir_of, past_checkpoint, read_config, resolve
+from .run_settings import apply_override, new_expdir, past_checkpoint, read_config, resolve
+from .stock_run import run_stock
 
 logger = logging.getLogger(__name__)
 
@@ -49,61 +39,10 @@ _SECTIONS = ("runner", "optimizer", "scheduler", "specaug", "downstream_expert",
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: the command line without the program's name; default: that of the process.
-
-    Returns:
-        The exit status: 0, 1 after a mistake that the user can fix (one line on stderr), 130 after Ctrl-C.
-    """
+    """Run the command with these words, by default those of the process; the exit status, as of `report_errors`."""
     words = list(sys.argv[1:] if argv is None else argv)
     again = words if {"-a", "--auto_resume"} & set(words) else [*words, "-a"]
     return report_errors(lambda: _run(words), f"{PROG} {shlex.join(again)}")
-
-
-def report_errors(action: Callable[[], int], again: str) -> int:
-    """Run a command; what the user can fix becomes one line on stderr.
-
-    Args:
-        action: the command; returns its exit status.
-        again: the command line that continues after an interruption.
-
-    Returns:
-        The exit status: 0, 1 after a mistake that the user can fix, 130 after Ctrl-C.
-    """
-    # Threads that spin for long while they wait make themselves and others many times slower on a busy machine
-    # (measured: 122 s instead of 23 s next to one other process). Read when torch is loaded.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    try:
-        return action()
-    except ElsewhereError:  # another process prints it
-        return 1
-    except MIError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        if World.of_launcher().local_rank == 0:
-            print(f"\ninterrupted; to continue: {again}", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        if not _is_full_disk(error):
-            raise
-        where = getattr(error, "filename", None) or "the disk of the experiment or of the store"
-        print(
-            f"error: no space left: {where}. Free some space and run again: {again}; "
-            "other places: -p for the experiment, config key downstream_expert.store.root for hidden states.",
-            file=sys.stderr,
-        )
-        return 1
-
-
-def _is_full_disk(error: BaseException) -> bool:
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
 def _run(argv: list[str]) -> int:
@@ -128,13 +67,19 @@ def _run(argv: list[str]) -> int:
     # A checkpoint's own task counts, as in s3prl; that of a stock experiment is left to s3prl to load.
     if checkpoint is not None and (task is None or task in TASKS):
         past = load_states(checkpoint)
-        task = _task_of(past, checkpoint, task)
+        task = str(past["Args"].downstream)
+        if args.downstream not in (None, task):
+            raise MIError(
+                f"{checkpoint} is an experiment of task {task}, not of -d {args.downstream}. Leave -d out, or name "
+                "another folder; to measure with its layer weights, set config keys downstream_expert.layers to "
+                "weighted and .featurizer to this file."
+            )
     check_task(task)
     if task in TASKS:
         args.downstream = task
         _run_one(args, checkpoint, past)
     else:
-        _run_stock(args, task, argv, checkpoint)
+        run_stock(args, task, argv, checkpoint, usable_device(args.device))
     return 0
 
 
@@ -145,69 +90,6 @@ def _load_module(args: argparse.Namespace) -> None:
         from ..upstreams.names import load_module  # it needs numpy, which `-h` does not
 
         load_module(module)
-
-
-def _task_of(past: dict[str, Any], checkpoint: Path, wanted: str | None) -> str:
-    task = str(past["Args"].downstream)
-    if wanted is not None and task != wanted:
-        raise MIError(
-            f"{checkpoint} is an experiment of task {task}, not of -d {wanted}. Leave -d out, or name "
-            "another folder; to measure with its layer weights, set config keys downstream_expert.layers to "
-            "weighted and .featurizer to this file."
-        )
-    return task
-
-
-# --- Stock tasks --------------------------------------------------------------------------------------------
-
-
-def _run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: Path | None) -> None:
-    """Hand the command line to s3prl, with the device and the config that it would not find itself."""
-    argv = list(argv)
-    device = usable_device(args.device)
-    if device != args.device:
-        argv += ["--device", device]
-    if checkpoint is not None and args.past_exp is None:
-        argv += ["-e", str(checkpoint)]
-    if args.config is None and checkpoint is None:
-        argv += _stock_config(task)
-    argv = _without(argv, "--upstream_module")
-    from s3prl import hub, run_downstream
-
-    from ..upstreams.names import show_to_s3prl
-
-    show_to_s3prl(hub)
-    before = sys.argv
-    sys.argv = [PROG, *argv]
-    try:
-        run_downstream.main()
-    finally:
-        sys.argv = before
-
-
-def _without(argv: list[str], option: str) -> list[str]:
-    """The command line without an option of ours and its value, which s3prl does not know."""
-    kept: list[str] = []
-    words = iter(argv)
-    for word in words:
-        if word == option:
-            next(words, None)
-        elif not word.startswith(f"{option}="):
-            kept.append(word)
-    return kept
-
-
-def _stock_config(task: str) -> list[str]:
-    """s3prl looks for ./downstream/<task>/config.yaml; else take that of its own folder (a checkout)."""
-    if Path("downstream", task, "config.yaml").is_file():
-        return []
-    own = compat.s3prl_folder() / "downstream" / task / "config.yaml"
-    if own.is_file():
-        return ["-c", str(own)]
-    raise MIError(
-        f"-c is missing: task {task} needs a config file, and s3prl from PyPI brings none. Take one of "
-        f"s3prl/downstream/{task}/ in https://github.com/s3prl/s3prl and name it with -c."
-    )
 
 
 # --- What holds for every run of a command ------------------------------------------------------------------
@@ -338,17 +220,12 @@ def _run_one(args: argparse.Namespace, checkpoint: Path | None, past: dict[str, 
     _check_sections(config)
     with session():
         spec = _run_experiment(args, config)
-    if _sweeps(spec) and World.of_launcher().rank == 0:
+    views = spec.config.views
+    sweeps = any(len(values) > 1 for values in (spec.config.clusters, views.mask, views.shift_ms))
+    if sweeps and spec.task == "mi_views" and spec.evaluate_split is None and World.of_launcher().rank == 0:
         from .study_summary import summarise_study  # it draws, and needs all that goes with that
 
         summarise_study(spec.folder, [])
-
-
-def _sweeps(spec: RunSpec) -> bool:
-    """Whether one experiment of mi_views measures several settings."""
-    views = spec.config.views
-    several = any(len(values) > 1 for values in (spec.config.clusters, views.mask, views.shift_ms))
-    return several and spec.task == "mi_views" and spec.evaluate_split is None
 
 
 def run_in_job(payload: tuple[argparse.Namespace, dict[str, Any]], resume: bool) -> None:
@@ -388,7 +265,7 @@ def _save_command(args: argparse.Namespace, config: dict[str, Any]) -> None:
         for name, content in (("args", vars(args)), ("config", config)):
             (folder / f"{name}_{stamp}.yaml").write_text(yaml.dump(content), encoding="utf-8")
     except OSError as error:
-        if _is_full_disk(error):
+        if is_full_disk(error):
             raise
         raise MIError(f"experiment folder {args.expdir}: cannot be written ({error.strerror}).") from error
     model_config = args.upstream_model_config
@@ -420,9 +297,7 @@ def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
         raise MIError(
             f"-m {args.mode}: a study is several experiments; name one of their folders: -m {args.mode} -p FOLDER."
         )
-    args.expdir = expdir_of(args)
-    if args.expdir is None:
-        raise MIError("-n or -p is missing: where to save? -n NAME saves to result/downstream/NAME.")
+    args.expdir = new_expdir(args)
     engine = engine_of(args.jobs, args.slurm)
     _prepare(args, engine)
     if not config:
@@ -431,11 +306,9 @@ def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
             data = config["downstream_expert"]["datarc"]
             data["fit_splits"], data["eval_splits"] = [HALVES[0]], [HALVES[1]]
             logger.info(
-                "a series of checkpoints: fitted on %s, scored on %s (datarc.fit_splits, .eval_splits).",
-                *HALVES,
+                "a series of checkpoints: fitted on %s, scored on %s (datarc.fit_splits, .eval_splits).", *HALVES
             )
-    if args.override is not None and args.override.lower() != "none":
-        apply_override(args.override, args, config)
+    apply_override(args.override, args, config)
     _check_sections(config)
     study = requested(args.downstream, args.upstream, config)
     single = {key: value for key, value in config.items() if key != "study"}

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.config import TASKS
+from ..core.config import TASKS, default_config, literal, packaged_configs
 from ..core.distributed import World
 from ..core.errors import MIError, nearest
-from ..downstream.hook import default_config, packaged_configs
 from ..upstreams.s3prl_states import latest_states
 
 
@@ -21,9 +18,7 @@ def resolve(
 ) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Arguments and config in s3prl's order: command line and YAML, or a past experiment's; then -o."""
     if past is None:
-        args.expdir = expdir_of(args)
-        if args.expdir is None:
-            raise MIError("-n or -p is missing: where to save? -n NAME saves to result/downstream/NAME.")
+        args.expdir = new_expdir(args)
         args.config = args.config or str(default_config(args.downstream))
         config = read_config(args.config)
     else:
@@ -31,8 +26,7 @@ def resolve(
         args = _with_past(args, past["Args"])
         args.init_ckpt = str(checkpoint)
         config = past["Config"]
-    if args.override is not None and args.override.lower() != "none":
-        apply_override(args.override, args, config)
+    apply_override(args.override, args, config)
     return args, config
 
 
@@ -88,6 +82,14 @@ def expdir_of(args: argparse.Namespace) -> str | None:
     return None if args.expname is None else f"result/downstream/{args.expname}"
 
 
+def new_expdir(args: argparse.Namespace) -> str:
+    """The same, where there must be one."""
+    folder = expdir_of(args)
+    if folder is None:
+        raise MIError("-n or -p is missing: where to save? -n NAME saves to result/downstream/NAME.")
+    return folder
+
+
 def past_checkpoint(args: argparse.Namespace) -> Path | None:
     """The checkpoint that -e, -a or -m evaluate of our tasks stands for; None: a new experiment.
 
@@ -113,16 +115,14 @@ def past_checkpoint(args: argparse.Namespace) -> Path | None:
 # --- -o -----------------------------------------------------------------------------------------------------
 
 
-def apply_override(text: str, args: argparse.Namespace, config: dict[str, Any]) -> None:
+def apply_override(text: str | None, args: argparse.Namespace, config: dict[str, Any]) -> None:
     """Apply `-o "config.a.b=1,,args.device='cpu'"` in place, as s3prl does, but evaluating literals only.
-
-    A value is a Python literal (1e-3, 'text', [1, 2], None), one of true, false, null, or else plain text.
 
     Raises:
         MIError: an item without `=`, or one that starts neither with `config.` nor with `args.`, or that
             goes below a key which holds no mapping.
     """
-    for item in text.split(",,"):
+    for item in text.split(",,") if text is not None and text.lower() != "none" else ():
         key, equals, value_text = (part.strip() for part in item.partition("="))
         first, *fields = key.split(".")
         if not equals or first not in ("args", "config") or not all(fields) or not fields:
@@ -130,37 +130,19 @@ def apply_override(text: str, args: argparse.Namespace, config: dict[str, Any]) 
                 f"-o {item.strip()!r}: expected config.<key>.<key>=<value> or args.<name>=<value>, "
                 "with ,, between several."
             )
-        value = _literal(value_text)
+        value = literal(value_text)
         if first == "args":
-            _override_args(args, fields, value, item)
+            if len(fields) != 1 or not hasattr(args, fields[0]):
+                raise MIError(f"-o {item.strip()!r}: no such argument.{nearest('.'.join(fields), vars(args))}")
+            setattr(args, fields[0], value)
         else:
-            _override_config(config, fields, value, item)
+            target = config
+            for depth, field in enumerate(fields[:-1], start=1):
+                if target.get(field) is None:
+                    target[field] = {}
+                target = target[field]
+                if not isinstance(target, dict):
+                    raise MIError(f"-o {item.strip()!r}: config.{'.'.join(fields[:depth])} is a value, not a section.")
+            target[fields[-1]] = value
         if World.of_launcher().rank == 0:
             print(f"[Override] - {key} = {value}", file=sys.stderr)
-
-
-def _override_args(args: argparse.Namespace, fields: Sequence[str], value: Any, item: str) -> None:
-    if len(fields) != 1 or not hasattr(args, fields[0]):
-        raise MIError(f"-o {item.strip()!r}: no such argument.{nearest('.'.join(fields), vars(args))}")
-    setattr(args, fields[0], value)
-
-
-def _override_config(config: dict[str, Any], fields: Sequence[str], value: Any, item: str) -> None:
-    target = config
-    for depth, field in enumerate(fields[:-1], start=1):
-        if target.get(field) is None:
-            target[field] = {}
-        target = target[field]
-        if not isinstance(target, dict):
-            raise MIError(f"-o {item.strip()!r}: config.{'.'.join(fields[:depth])} is a value, not a section.")
-    target[fields[-1]] = value
-
-
-_WORDS = {"true": True, "false": False, "null": None}
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return _WORDS.get(text, text)

@@ -3,7 +3,7 @@
 ===========  =================================================================================================
 errors       `MIError`, the one exception for mistakes that a user can fix; suggestions for misspelt names
 types        units, array shapes, `SAMPLE_RATE`
-config       the sections of a run's configuration, checked
+config       the sections of a run's configuration, checked; the config files that come with the package
 files        files written whole or not at all, JSON lines, where this package lies
 locks        advisory locks between processes
 threads      prefetching, writing in the background

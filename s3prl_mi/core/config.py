@@ -8,6 +8,7 @@ Read here rather than by pydantic or dacite: a mistake names the key, the value,
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import types
 import typing
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from .errors import MIError, nearest
+from .files import PACKAGE
 from .split_names import overlap
 
 T = TypeVar("T")
@@ -136,15 +138,9 @@ class MIConfig:
 
 
 def parse(cls: type[T], section: Mapping[str, Any] | None, where: str) -> T:
-    """Turn a mapping read from YAML into a frozen dataclass.
+    """Turn a mapping read from YAML, at the dotted name `where`, into a frozen dataclass.
 
-    Args:
-        cls: one of the dataclasses of this module.
-        section: the mapping; None counts as empty.
-        where: its dotted name, for messages.
-
-    Returns:
-        An instance of `cls`; keys that are absent or `null` keep their default.
+    Keys that are absent or `null` keep their default.
 
     Raises:
         MIError: an unknown key (with the nearest valid one), or a value of the wrong type.
@@ -212,6 +208,19 @@ def _describe(option: Any) -> str:
     return _TYPE_NAMES[option]
 
 
+def literal(text: str) -> Any:
+    """A value of a command line: a Python literal (1e-3, 'text', [1, 2], None), true, false, null, or else plain text.
+
+    Example:
+        >>> literal("[1, 2]"), literal("true"), literal("gpu")
+        ([1, 2], True, 'gpu')
+    """
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return {"true": True, "false": False, "null": None}.get(text, text)
+
+
 def load(section: Mapping[str, Any] | None, task: Task) -> MIConfig:
     """Read and check the `downstream_expert` section.
 
@@ -238,12 +247,7 @@ def _check_ranges(config: MIConfig) -> None:
         ("store.max_gb", config.store.max_gb, lambda gb: gb > 0, f"{positive} of GB"),
         ("clusters", config.clusters, lambda n: n > 1, "at least 2 clusters"),
         ("views.shift_ms", config.views.shift_ms, lambda ms: ms > 0, f"{positive} of ms"),
-        (
-            "views.mask",
-            config.views.mask,
-            mask_span,
-            "masked/period in frames, such as 30/40, masked < period",
-        ),
+        ("views.mask", config.views.mask, mask_span, "masked/period in frames, such as 30/40, masked < period"),
         ("datarc.max_unreadable", data.max_unreadable, lambda part: 0 <= part <= 1, fraction),
         ("datarc.alignments.max_missing", data.alignments.max_missing, lambda part: 0 <= part <= 1, fraction),
     ]
@@ -305,3 +309,29 @@ def seed_list(seeds: int | tuple[int, ...], first: int) -> tuple[int, ...]:
         (1337, 1338, 1339)
     """
     return tuple(range(first, first + seeds)) if isinstance(seeds, int) else tuple(dict.fromkeys(seeds))
+
+
+def packaged_configs() -> dict[str, Path]:
+    """The config files that this package brings, by name.
+
+    They lie inside the package where that was installed from a wheel, and at the top of the repository where the
+    package is used from there (also by `pip install -e`).
+    """
+    for folder in (PACKAGE, PACKAGE.parent):
+        found = {path.stem: path for path in sorted((folder / "downstream_configs").glob("*.yaml"))}
+        if found:
+            return found
+    return {}
+
+
+def default_config(task: str) -> Path:
+    """The config file that a task uses without `-c`.
+
+    Raises:
+        MIError: the task is not one of ours, or the installation lacks the file.
+    """
+    if task not in TASKS:
+        raise MIError(f"task {task!r}: only {' and '.join(TASKS)} have a default config; name one with -c.")
+    if task not in packaged_configs():
+        raise MIError(f"{PACKAGE}: downstream_configs/{task}.yaml is missing; install s3prl_mi again.")
+    return packaged_configs()[task]

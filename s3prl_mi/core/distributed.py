@@ -183,7 +183,7 @@ class _Session:
 
     def exchange(self, value: T, failure: MIError | None = None) -> list[T]:
         """The objects of all ranks; a failure of one is raised on every rank, whatever the others exchange."""
-        told: list[Any] = [None] * self.world.size
+        found: list[Any] = [None] * self.world.size
         with self._connected():
             if failure is not None and self._counter:
                 self._store.add(self._counter, 1 << 40)  # nobody begins on another item
@@ -192,12 +192,12 @@ class _Session:
             while not arrival.is_completed():
                 time.sleep(0.005)
             arrival.wait()
-            self.dist.all_gather_object(told, (value, str(failure) if failure else None), group=self._group)
-        for rank, (_, text) in enumerate(told):
+            self.dist.all_gather_object(found, (value, str(failure) if failure else None), group=self._group)
+        for rank, (_, text) in enumerate(found):
             if text is not None:
                 self._agreed = failure if failure and rank == self.world.rank else ElsewhereError(text)
                 raise self._agreed
-        return [found for found, _ in told]
+        return [its for its, _ in found]
 
     def agree(self, failure: MIError | None) -> None:
         """End work that all ranks do: on every rank it has failed, or on none."""

@@ -15,15 +15,7 @@ class MIError(Exception):
 
 
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
-    """Suggest the choices nearest to a misspelt name, as a sentence ready to append to a message.
-
-    Args:
-        name: what the user wrote.
-        choices: every valid name.
-        count: how many names to suggest at most.
-
-    Returns:
-        ``" Did you mean 'a' or 'b'?"`` (with the leading space), or an empty string if nothing is near.
+    """The choices nearest to a misspelt name, `count` at most, as a sentence to append to a message; or nothing.
 
     Example:
         >>> nearest("mi_veiws", ["mi_views", "mi_supervised", "asr"], count=1)

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from .errors import MIError
 
@@ -64,7 +64,10 @@ def append_lines(path: Path, objects: Iterable[dict[str, Any]]) -> None:
     """
     text = "".join(json.dumps(o, default=str) + "\n" for o in objects)
     with open(path, "ab+") as file:
-        _cut_partial_line(file)
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        if file.read(1) not in (b"", b"\n"):
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
@@ -74,12 +77,3 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Every whole line of a JSON-lines file with its number, counted from 1; none where there is no file."""
     if path.exists():
         yield from enumerate(path.read_bytes().split(b"\n")[:-1], start=1)
-
-
-def _cut_partial_line(file: IO[bytes]) -> None:
-    if (size := file.seek(0, os.SEEK_END)) == 0:
-        return
-    file.seek(size - 1)
-    if file.read(1) != b"\n":
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)

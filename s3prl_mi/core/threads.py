@@ -6,7 +6,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -78,9 +77,7 @@ class BackgroundWriter:
         while len(self._waiting) > left:
             self._waiting.popleft().result()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
         self._pool.shutdown(wait=True)
         if kind is None:
             self._wait(0)

@@ -15,11 +15,7 @@ STORE_OPTIONS = {"max_gb": "max_store_gb", "mode": "store_mode"}
 
 
 def run_spec(args: argparse.Namespace, config: Mapping[str, Any]) -> RunSpec:
-    """What one run is asked for.
-
-    Args:
-        args: s3prl's arguments, and those of ours that this entry point has.
-        config: the whole config, as read from YAML.
+    """What one run is asked for, by s3prl's arguments and those of ours that the entry point has, and the whole config.
 
     Raises:
         MIError: a key or value in the config that means nothing.

@@ -20,13 +20,7 @@ from ..upstreams.s3prl_states import save_states
 
 
 class RunnerAdapter(nn.Module):
-    """Base of both `DownstreamExpert`s.
-
-    Args:
-        upstream_dim: of the runner's featurizer; not used.
-        upstream_rate: likewise.
-        everything: the config's sections and the command line's arguments, as the runner passes them.
-    """
+    """Base of both `DownstreamExpert`s, built from the config's sections and the command line's arguments."""
 
     task: ClassVar[str]
 

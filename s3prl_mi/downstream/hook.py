@@ -22,6 +22,8 @@ Spelt out, that line is:
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import importlib
 import itertools
 import sys
@@ -31,9 +33,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-from ..core.config import TASKS
-from ..core.errors import MIError
-from ..core.files import PACKAGE
+from ..core.config import TASKS, default_config
 from ..upstreams import compat
 
 
@@ -49,32 +49,6 @@ def install() -> None:
     compat.apply()
     if not _installed():
         sys.meta_path.insert(0, _TaskFinder())
-
-
-def packaged_configs() -> dict[str, Path]:
-    """The config files that this package brings, by name.
-
-    They lie inside the package where that was installed from a wheel, and at the top of the repository where the
-    package is used from there (also by `pip install -e`).
-    """
-    for folder in (PACKAGE, PACKAGE.parent):
-        found = {path.stem: path for path in sorted((folder / "downstream_configs").glob("*.yaml"))}
-        if found:
-            return found
-    return {}
-
-
-def default_config(task: str) -> Path:
-    """The config file that a task uses without `-c`.
-
-    Raises:
-        MIError: the task is not one of ours, or the installation lacks the file.
-    """
-    if task not in TASKS:
-        raise MIError(f"task {task!r}: only {' and '.join(TASKS)} have a default config; name one with -c.")
-    if task not in packaged_configs():
-        raise MIError(f"{PACKAGE}: downstream_configs/{task}.yaml is missing; install s3prl_mi again.")
-    return packaged_configs()[task]
 
 
 def _installed() -> bool:
@@ -119,19 +93,10 @@ def _give_stock_script_our_config(argv: list[str], orig_argv: Sequence[str]) -> 
     is_module = ("-m", "s3prl.run_downstream") in itertools.pairwise(orig_argv)
     if not is_module and Path(argv[0] if argv else "").name != "run_downstream.py":
         return
-    task = _option(argv, "-d", "--downstream")
-    if task in TASKS and not any(_option(argv, *names) for names in (("-c", "--config"), ("-e", "--past_exp"))):
-        argv += ["-c", str(default_config(task))]
-
-
-def _option(argv: Sequence[str], short: str, long: str) -> str | None:
-    """The last value of an option, spelt in any of the ways that argparse takes."""
-    found = None
-    for index, word in enumerate(argv[1:], start=1):
-        if word in (short, long) and index + 1 < len(argv):
-            found = argv[index + 1]
-        elif word.startswith(f"{long}="):
-            found = word.partition("=")[2]
-        elif word.startswith(short) and not word.startswith("--") and len(word) > 2:
-            found = word[2:].removeprefix("=")
-    return found
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    for names in (("-d", "--downstream"), ("-c", "--config"), ("-e", "--past_exp")):
+        parser.add_argument(*names)
+    with contextlib.suppress(argparse.ArgumentError):  # s3prl's own parser reports it
+        found, _ = parser.parse_known_args(argv[1:])
+        if found.downstream in TASKS and not (found.config or found.past_exp):
+            argv += ["-c", str(default_config(found.downstream))]

@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ..core.distributed import first_on_each_machine, from_main, is_main, together
 from ..core.errors import MIError
 from ..core.types import SAMPLE_RATE
 from ..data.splits import Split, read_split
+from ..states.extraction import dims_of
 from ..states.provider import HiddenStateProvider
 from ..states.split_states import Layer
 from ..states.store import Store, default_root
-from ..upstreams.forward import entries_beyond_s3prl, hidden_states, layer_names
+from ..upstreams.forward import entries_beyond_s3prl, layer_names
 from ..upstreams.loading import Upstream, load_upstream
 from ..upstreams.precision import Precision, choose
 from ..upstreams.views import PLAIN
@@ -137,8 +136,7 @@ def provide_states(experiment: Experiment, *sides: list[Split]) -> HiddenStatePr
         MIError: a weighted sum of layers of several widths or frame rates; states that fit nowhere.
     """
     upstream, plan, config = experiment.upstream, experiment.plan, experiment.spec.config
-    noise = torch.randn(SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
-    dims = [h.shape[1] for h in hidden_states(upstream, [noise])[0]]
+    dims = dims_of(upstream)
     weighted = plan.layers == ("weighted",)
     if weighted:
         _refuse_different_layers(upstream, dims[: experiment.n_weighted])
@@ -146,7 +144,7 @@ def provide_states(experiment: Experiment, *sides: list[Split]) -> HiddenStatePr
     states = HiddenStateProvider(
         upstream,
         dims,
-        range(experiment.n_weighted) if weighted else [n for n in plan.layers if isinstance(n, int)],
+        tuple(range(experiment.n_weighted)) if weighted else tuple(n for n in plan.layers if isinstance(n, int)),
         not weighted,
         [PLAIN, *(v for v in plan.views if v.kind == "mask")],
         config.store,

@@ -22,14 +22,13 @@ from typing import Any
 from ..core.config import TASKS, Task, parse
 from ..core.distributed import world
 from ..core.errors import MIError, nearest
+from ..upstreams.checkpoints import CHECKPOINT_SUFFIXES, training_step
 from .jobs.engine import Engine
 from .jobs.run import run_jobs
 from .jobs.work import Work, digest_of
 from .spec import RunSpec, UpstreamSpec
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 HALVES = ("dev-other@1/2", "dev-other@2/2")
 """Fit and eval of a checkpoint series that names no splits: the paper chooses checkpoints on halves of the validation
@@ -120,8 +119,6 @@ def expand(items: Iterable[str], base: UpstreamSpec) -> list[UpstreamSpec]:
 
 def _checkpoints(name: str, place: str | None) -> list[tuple[str | None, int | None]]:
     """Every checkpoint that a file, a folder, a pattern or an id stands for, with its training step, by step."""
-    from ..upstreams.checkpoints import training_step
-
     if place is None:
         return [(None, None)]
     if _is_pattern(place):
@@ -222,7 +219,7 @@ def run_study(runs: Sequence[RunSpec], run_one: Callable[[RunSpec], object]) -> 
 def run_study_in_jobs(
     runs: Sequence[RunSpec], payload_of: Callable[[RunSpec], Any], engine: Engine, root: Path, entry: str
 ) -> list[str]:
-    """Run a study in jobs, one for each upstream or checkpoint; as `run_jobs`, whose `entry` is handed payloads.
+    """Run a study in jobs, one for each upstream or checkpoint; `entry` (as of `Work`) is called with payloads.
 
     Returns:
         What failed, one line each.
@@ -236,13 +233,12 @@ def run_study_in_jobs(
     works = []
     for name, of_model in itertools.groupby(runs, lambda run: run.folder.name):
         group = list(of_model)
-        asked = [asdict(replace(run, device="", resume=False)) for run in group]
         model = group[0].upstream
+        asked = [asdict(replace(run, device="", resume=False)) for run in group]
         digest = digest_of(asked, [model.ckpt, model.model_config, model.module])
         payloads: dict[str, Any] = {run.task: payload_of(run) for run in group}
-        works.append(Work(name, payloads, digest, tuple(run.folder / RESULTS_FILE for run in group)))
-    first = runs[0]
-    done, failed = run_jobs(works, engine, root, entry, resume=first.resume, device=first.device)
+        works.append(Work(name, entry, payloads, digest, tuple(run.folder / RESULTS_FILE for run in group)))
+    done, failed = run_jobs(works, engine, root, resume=runs[0].resume, device=runs[0].device)
     if not done:
         raise MIError(f"no run of the study succeeded. The first error: {failed[0]}")
     return failed

@@ -7,24 +7,21 @@ A task is asked for one `GridPoint` at a time. What `fit` returns can be saved, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from ..core.config import MIConfig
 from ..data.splits import Split
-from ..data.utterances import Utterance
-from ..estimators.frames import Frames
 from ..estimators.mi_supervised import Estimate
 from ..estimators.probe import FittedProbe
 from ..estimators.probes import ProbeSpec
 from ..states.layer_weights import LayerWeights, read_weights, uniform
-from ..states.split_states import Layer
+from ..states.split_states import Layer, SplitStates
 from ..upstreams.geometry import Geometry
 from ..upstreams.loading import Upstream
 from ..upstreams.views import PLAIN, View
-from .frame_pairs import Rows
 
 Identity = tuple[int | str, str, str | None, str, int | None, int]
 """What distinguishes an estimate: layer, probe, view, scored frames, clusters, seed, as in `Record.identity`."""
@@ -62,24 +59,6 @@ class Fitted:
     """The vocabulary (a list of labels) or the codebooks (a tensor)."""
 
 
-class States(Protocol):
-    """Hidden states of some utterances, as `SplitStates` and models in training have them."""
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-
-    @property
-    def utterances(self) -> Mapping[str, Utterance]:
-        """By id."""
-
-    def entries(self, layer: Layer) -> Sequence[Rows]:
-        """Whose rows the frames of a layer are."""
-
-    def frames(self, layer: Layer, weights: LayerWeights | None, view: View = PLAIN) -> Frames:
-        """All frames of one layer; `weights` says what `weighted` is."""
-
-
 @dataclass(frozen=True)
 class Context:
     """What both tasks must know of the run."""
@@ -115,14 +94,14 @@ class MITask(ABC):
             self._given_weights()
 
     @abstractmethod
-    def fit(self, side: Any, point: GridPoint, probes: Sequence[str]) -> Fitted:
+    def fit(self, side: SplitStates, point: GridPoint, probes: Sequence[str]) -> Fitted:
         """Fit probes of one grid point on the fit side."""
 
     @abstractmethod
-    def score(self, fitted: Fitted, side: Any, point: GridPoint) -> list[Estimate]:
+    def score(self, fitted: Fitted, side: SplitStates, point: GridPoint) -> list[Estimate]:
         """Score fitted probes: one estimate per probe and seed."""
 
-    def used(self, side: Any, layer: Layer) -> tuple[int, int]:
+    def used(self, side: SplitStates, layer: Layer) -> tuple[int, int]:
         """Utterances of a side that are used, and frames of theirs that are left out for want of a label."""
         del layer
         return side.used, 0

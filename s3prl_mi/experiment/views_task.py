@@ -13,10 +13,10 @@ from ..data.splits import Split
 from ..estimators.frames import Frames
 from ..estimators.mi_supervised import Estimate
 from ..estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
-from ..states.split_states import Layer
+from ..states.split_states import Layer, SplitStates
 from ..upstreams.views import shift_frames
 from .frame_pairs import Pairs, held_out_groups, paired_frames
-from .task import Context, Fitted, GridPoint, MITask, States
+from .task import Context, Fitted, GridPoint, MITask
 
 COMPARED_FRAMES = 2000
 """Masked frames on which the two views of a layer are compared."""
@@ -46,7 +46,7 @@ class ViewsTask(MITask):
         """Numbers of the clusters."""
         return [str(n) for n in range(fitted.targets.shape[1])]
 
-    def fit(self, side: States, point: GridPoint, probes: Sequence[str]) -> Fitted:
+    def fit(self, side: SplitStates, point: GridPoint, probes: Sequence[str]) -> Fitted:
         """Fit codebooks of view b and probes from view a."""
         c, layer = self.context, point.layer
         weights = self._given_weights() if layer == "weighted" else None
@@ -71,7 +71,7 @@ class ViewsTask(MITask):
             self._codebooks = (which, codebooks)
         return self._codebooks[1]
 
-    def score(self, fitted: Fitted, side: States, point: GridPoint) -> list[Estimate]:
+    def score(self, fitted: Fitted, side: SplitStates, point: GridPoint) -> list[Estimate]:
         """Score probes of the clusters."""
         c, pairs = self.context, self._pairs(side, point)
         a = side.frames(point.layer, fitted.weights, point.view).select(pairs.rows_a)
@@ -80,7 +80,7 @@ class ViewsTask(MITask):
         by_probe = score_views(fitted.probes, fitted.targets.to(c.device), a, b, spec, fitted.fit_frames)
         return [estimate for estimates in by_probe for estimate in estimates]
 
-    def _pairs(self, side: States, point: GridPoint) -> Pairs:
+    def _pairs(self, side: SplitStates, point: GridPoint) -> Pairs:
         c = self.context
         geometry = c.geometry(point.layer)
         pairs = paired_frames(side.entries(point.layer), point.view, point.scored_frames, geometry, c.geometry(0))

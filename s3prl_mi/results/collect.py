@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from ..core.errors import MIError, nearest
+from ..upstreams.checkpoints import CHECKPOINT_SUFFIXES
 from .record import RESULTS_FILE, Record, read_records
 
 EVALUATE_FOLDER = "evaluate"
@@ -115,13 +116,10 @@ def _names(result: Result) -> tuple[str, ...]:
     return record.upstream, with_stem, with_folder, f"{with_folder} {record.upstream_sha256}"
 
 
-_SUFFIXES = {".pt", ".pth", ".ckpt", ".th", ".bin", ".safetensors", ".model"}
-
-
 def checkpoint_stem(record: Record) -> str:
     """File name of the checkpoint without its ending; empty where the upstream takes none."""
     path = PurePath((record.checkpoint or {}).get("name", ""))
-    return path.stem if path.suffix in _SUFFIXES else path.name
+    return path.stem if path.suffix in CHECKPOINT_SUFFIXES else path.name
 
 
 def _renamed(results: list[Result], labels: Mapping[str, str]) -> list[Result]:

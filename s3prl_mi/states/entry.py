@@ -57,18 +57,13 @@ class LayerFiles:
         self._seeking = threading.Lock()
         self.dtype = np.dtype(dtype)
         self._row = dim * self.dtype.itemsize
-        self._starts = [
-            0,
-            *itertools.accumulate(os.fstat(f.fileno()).st_size // self._row for f in self._files),
-        ]
+        self._starts = [0, *itertools.accumulate(os.fstat(f.fileno()).st_size // self._row for f in self._files)]
         self.shape = (self._starts[-1], dim)
 
     def __getitem__(self, rows: slice | NDArray[np.integer]) -> NDArray[np.floating]:
-        if isinstance(rows, slice) and rows.step in (None, 1):
-            start, stop, _ = rows.indices(self.shape[0])
-            return self._read(start, max(start, stop))
-        wanted = _indices(rows, self.shape[0])
-        wanted = np.where(wanted < 0, wanted + self.shape[0], wanted)
+        wanted = _numbers(rows, self.shape[0])
+        if isinstance(wanted, range):
+            return self._read(wanted.start, max(wanted.start, wanted.stop))
         out = np.empty((len(wanted), self.shape[1]), self.dtype)
         order = np.argsort(wanted, kind="stable")
         ordered = wanted[order]
@@ -102,12 +97,13 @@ class LayerFiles:
                 left = left[count:]
 
 
-def _indices(rows: slice | NDArray[np.integer], count: int) -> NDArray[np.integer]:
-    """Row numbers that a slice, a mask or row numbers stand for."""
+def _numbers(rows: slice | NDArray[np.integer], count: int) -> range | NDArray[np.integer]:
+    """Row numbers that a slice, a mask or row numbers stand for; a range where they follow each other."""
     if isinstance(rows, slice):
-        return np.arange(*rows.indices(count))
+        found = range(count)[rows]
+        return found if found.step == 1 else np.asarray(found)
     rows = np.asarray(rows)
-    return np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+    return np.flatnonzero(rows) if rows.dtype == np.bool_ else np.where(rows < 0, rows + count, rows)
 
 
 class StoredLayer:
@@ -128,20 +124,14 @@ class StoredLayer:
     def __getitem__(self, rows: slice | NDArray[np.integer]) -> FloatMatrix:
         if self._data.dtype == np.float32:
             return np.asarray(self._data[rows], dtype=np.float32)
-        start, picked = 0, None
-        if isinstance(rows, slice) and rows.step in (None, 1):
-            start, stop, _ = rows.indices(len(self))
-            count = max(0, stop - start)
-        else:
-            picked = _indices(rows, len(self))
-            count = len(picked)
-        out = np.empty((count, self.shape[1]), np.float32)
+        wanted = _numbers(rows, len(self))
+        out = np.empty((len(wanted), self.shape[1]), np.float32)
         # piece by piece, so that nothing else of the size of `out` is needed
-        for at in range(0, count, _CONVERTED):
-            end = min(at + _CONVERTED, count)
-            piece = slice(start + at, start + end) if picked is None else picked[at:end]
-            np.multiply(self._data[piece], self._scale, out=out[at:end], dtype=np.float32)
-            out[at:end] += self._offset
+        for at in range(0, len(wanted), _CONVERTED):
+            piece = wanted[at : at + _CONVERTED]
+            data = self._data[slice(piece.start, piece.stop) if isinstance(piece, range) else piece]
+            part = np.multiply(data, self._scale, out=out[at : at + len(piece)], dtype=np.float32)
+            part += self._offset
         return out
 
 

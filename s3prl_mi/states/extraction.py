@@ -85,12 +85,7 @@ class Request:
         }
 
     def bytes(self, dims: Sequence[int], wide: bool = False) -> int:
-        """What they take on disk or in memory.
-
-        Args:
-            dims: of the layers kept.
-            wide: whether float16 turned out to be too coarse.
-        """
+        """What layers of these dimensions take; `wide`: float16 turned out to be too coarse."""
         geometry = self.upstream.geometry_of(self.layers[0])
         counts = [(geometry.n_frames(n), n) for n in self.split.n_samples.values()]
         frames = sum(-(-n // geometry.stride) if count is None else count for count, n in counts)
@@ -115,13 +110,11 @@ def extract(
             coarse.
         InsufficientSpace: float16 is too coarse, and the store cannot hold twice as much.
     """
-    for dtype in ("float32",) if wide else ("float16", "float32"):
+    first = requests[0]
+    for dtype in ("float32",) if wide or first.dtype == "float32" else ("float16", "float32"):
         missing = _missing(store, requests)
         if not missing:
             break
-        first = missing[0]
-        if dtype == "float16" and first.dtype == "float32":
-            continue
         try:
             _extract(store, missing, dtype, batch_size)
         except TooCoarse:
@@ -131,10 +124,16 @@ def extract(
                     "downstream_expert.store.dtype to auto or float32."
                 ) from None
             logger.info("float16 is too coarse for %s: extracting again as float32.", first.upstream.name)
-            dims = _dims(first)
+            dims = dims_of(first.upstream)
             needed = sum(r.bytes([dims[n] for n in r.layers], wide=True) for r in missing)
             store.make_room(needed, in_use(), [r.key for r in missing])
-    return [_still_there(store, r) for r in requests]
+    entries = [entry for r in requests if (entry := store.find(r.key, r.layers)) is not None]
+    if len(entries) < len(requests):
+        raise MIError(
+            f"hidden states of {requests[0].split.name} in {store.root} were removed by another run. Raise "
+            "downstream_expert.store.max_gb, or give this run a store of its own (downstream_expert.store.root)."
+        )
+    return entries
 
 
 def _missing(store: Store | MemoryStore, requests: Sequence[Request]) -> list[Request]:
@@ -143,24 +142,14 @@ def _missing(store: Store | MemoryStore, requests: Sequence[Request]) -> list[Re
     return [requests[n] for n in (gather(missing)[0] if store.shared else missing)]
 
 
-def _dims(request: Request) -> list[int]:
+def dims_of(upstream: Upstream) -> list[int]:
     """Dimensions of the upstream's hidden states."""
     import torch
 
     from ..upstreams.forward import hidden_states
 
     noise = torch.randn(SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
-    return [h.shape[1] for h in hidden_states(request.upstream, [noise])[0]]
-
-
-def _still_there(store: Store | MemoryStore, request: Request) -> Entry:
-    entry = store.find(request.key, request.layers)
-    if entry is None:
-        raise MIError(
-            f"the hidden states of {request.split.name} in {store.root} were removed by another run. Raise "
-            "downstream_expert.store.max_gb, or give this run a store of its own (downstream_expert.store.root)."
-        )
-    return entry
+    return [h.shape[1] for h in hidden_states(upstream, [noise])[0]]
 
 
 def _extract(store: Store | MemoryStore, requests: Sequence[Request], dtype: str, batch_size: int) -> None:
@@ -233,11 +222,7 @@ def share(batches: Sequence[Bounds], seconds: Sequence[float], rank: int, size: 
 
 
 def _fill(jobs: Sequence[_Job], batches: dict[Bounds, list[Utterance]], skips: SkipCounter, shared: bool) -> bool:
-    """Forward passes over what is missing; meanwhile audio is read and hidden states are written.
-
-    Returns:
-        Whether float16 turned out to be too coarse.
-    """
+    """Forward passes over what is missing, while audio is read and states written; whether float16 is too coarse."""
     from ..upstreams.forward import hidden_states, shortest_samples
     from ..upstreams.masking import Front
     from ..upstreams.precision import running_in
@@ -277,29 +262,15 @@ def _fill(jobs: Sequence[_Job], batches: dict[Bounds, list[Utterance]], skips: S
                         with running_in(upstream, todo[0].request.precision):
                             hidden = hidden_states(upstream, [w for _, w in kept], view, front)
                     for job in todo:
-                        _write(job, background, bounds, [u for u, _ in kept], hidden, skipped)
+                        states = job.writer.encode([[h[n] for n in job.request.layers] for h in hidden])
+                        write = functools.partial(job.writer.write, bounds, [u for u, _ in kept], states, skipped)
+                        background.submit(write)
                     bar.update(round(seconds[bounds]))
     except TooCoarse:
         too_coarse = True
     for job in (j for of_view in views.values() for j in of_view if not j.writer.begun):
         job.writer.begin(None)  # other processes wait for it
     return too_coarse
-
-
-def _write(
-    job: _Job,
-    background: BackgroundWriter,
-    bounds: Bounds,
-    utterances: Sequence[str],
-    hidden: Sequence[Sequence[Tensor]],
-    skipped: Sequence[tuple[str, str]],
-) -> None:
-    """Have a batch written: its hidden states by utterance and layer, and the utterances that cannot be read."""
-    of_layers = [[h[n] for n in job.request.layers] for h in hidden]
-    if of_layers and not job.writer.begun:
-        job.writer.begin(of_layers[0])
-    states = job.writer.encode(of_layers) if of_layers else None
-    background.submit(functools.partial(job.writer.write, bounds, utterances, states, skipped))
 
 
 def _read(batch: Sequence[Utterance], shortest: int, pinned: bool) -> list[tuple[Utterance, Tensor | AudioError]]:

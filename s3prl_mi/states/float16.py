@@ -74,11 +74,6 @@ class EncodedBatch:
     sums: list[FloatMatrix]
     event: Any = None
 
-    def wait(self) -> None:
-        """Return when the arrays may be read."""
-        if self.event is not None:
-            self.event.synchronize()
-
 
 def to_float16(
     hidden: Sequence[Sequence[Tensor]], scales: Sequence[tuple[FloatMatrix, FloatMatrix]] | None

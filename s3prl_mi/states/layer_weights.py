@@ -72,12 +72,7 @@ def uniform(n_layers: int, normalize: bool) -> LayerWeights:
 
 
 def read_weights(path: Path, n_layers: int, upstream: str) -> LayerWeights:
-    """Read the weights that a stock s3prl experiment learned.
-
-    Args:
-        path: its `states-*.ckpt` or `*-best.ckpt`.
-        n_layers: entries in the upstream's hidden states.
-        upstream: its name; another one in the experiment is warned of.
+    """Read the weights that a stock s3prl experiment learned (`states-*.ckpt` or `*-best.ckpt`).
 
     Raises:
         MIError: no such file, no such weights in it, or not as many.
@@ -137,7 +132,10 @@ def learn_weights(
         return functional.layer_norm(stack, (dim,)) if normalize else stack
 
     sample = torch.randperm(count, generator=generator)[: min(count, 8192)].sort().values
-    mean, scale = _statistics(read(sample))
+    stack = read(sample)  # (n_layers, n_sampled, dim)
+    mean = stack.mean(1, keepdim=True)
+    variance = stack.mean(0).var(0) if stack.shape[1] > 1 else torch.zeros_like(mean[0, 0])
+    scale = variance.sqrt().clamp_min(1e-6)
     raw = torch.zeros(len(layers), device=device, requires_grad=True)
     linear = torch.nn.Linear(dim, classes).to(device)
     torch.nn.init.zeros_(linear.weight)
@@ -156,17 +154,3 @@ def learn_weights(
             optimiser.step()
     learned = raw.detach().double().softmax(0).cpu().numpy()
     return LayerWeights(learned, normalize, "learned with a linear probe on the fit split")
-
-
-def _statistics(stack: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of each layer, and standard deviation of their equal sum, over some frames.
-
-    Args:
-        stack: shape (n_layers, n_frames, dim).
-
-    Returns:
-        Shapes (n_layers, 1, dim) and (dim,).
-    """
-    mean = stack.mean(1, keepdim=True)
-    variance = stack.mean(0).var(0) if stack.shape[1] > 1 else torch.zeros_like(mean[0, 0])
-    return mean, variance.sqrt().clamp_min(1e-6)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .entry import Entry, StoredLayer
-from .store import InsufficientSpace, Store
+from .store import InsufficientSpace, Store, insufficient
 from .writer import Bounds, Scales, Writer, Written
 
 
@@ -58,12 +58,9 @@ class MemoryStore:
 
     def refusal(self, needed: int) -> InsufficientSpace:
         """The message where `needed` more bytes do not fit."""
-        return InsufficientSpace(
-            f"the hidden states of this run need {(needed + self.bytes) / 1e9:.2f} GB in memory, of which it may take "
-            f"{self.max_bytes / 1e9:.2f} GB (downstream_expert.store.max_gb, and what is free). Leave the choice to "
-            "--store_mode auto, or take fewer layers (downstream_expert.layers), or less speech "
-            "(downstream_expert.datarc.max_utterances)."
-        )
+        limit = f"{self.max_bytes / 1e9:.2f} GB (downstream_expert.store.max_gb, and what is free)"
+        where = f"in memory, of which it may take {limit}"
+        return insufficient(needed + self.bytes, where, "Leave the choice to --store_mode auto")
 
     def forget(self, folders: Collection[Path]) -> None:
         """Free the memory of entries, even where somebody still has them."""

@@ -6,11 +6,12 @@ Several processes make one choice, that of rank 0.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import socket
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from ..core.config import StoreConfig
@@ -36,41 +37,30 @@ SPECTRAL = ("baseline", "baseline_stft")
 saves by finding them is not worth space on a disk."""
 
 
+@dataclass(eq=False)
 class HiddenStateProvider:
-    """Hidden states of some splits under some views.
+    """Hidden states of some splits under some views."""
 
-    Args:
-        upstream: the upstream.
-        dims: dimensions of all its hidden states.
-        layers: indices of those that are measured, in order.
-        divisible: whether one layer can be measured without the others (the weighted sum of all cannot).
-        views: of the input.
-        config: the user's settings of the store.
-        store: the store on disk.
-        batch_size: utterances per forward pass; 0: by device.
-        sides: the splits that are fitted on, and those that are scored.
-        precision: of the forward pass, `fp32`, `mixed` or `bf16`.
-    """
+    upstream: Upstream
+    dims: Sequence[int]
+    """Of all its hidden states."""
+    layers: tuple[int, ...]
+    """Those that are measured, in order."""
+    divisible: bool
+    """Whether one layer can be measured without the others (the weighted sum of all cannot)."""
+    views: Sequence[View]
+    config: StoreConfig
+    disk: Store
+    batch_size: int
+    """Utterances per forward pass; 0: by device."""
+    sides: Sequence[list[Split]]
+    """The splits that are fitted on, and those that are scored."""
+    precision: str = "fp32"
+    """Of the forward pass: `fp32`, `mixed` or `bf16`."""
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        dims: Sequence[int],
-        layers: Sequence[int],
-        divisible: bool,
-        views: Sequence[View],
-        config: StoreConfig,
-        store: Store,
-        batch_size: int,
-        sides: Sequence[list[Split]],
-        precision: str = "fp32",
-    ) -> None:
-        self.upstream, self.dims, self.layers, self.divisible = upstream, dims, tuple(layers), divisible
-        self.views, self.config, self.disk, self.batch_size = views, config, store, batch_size
-        self.sides, self.precision = sides, precision
-        self._splits = {s.name: s for splits in sides for s in splits}
+    def __post_init__(self) -> None:
+        self._splits = {s.name: s for splits in self.sides for s in splits}
         self._wide = False
-        self._store: Store | MemoryStore = store
         self.choice = self._choose(self.layers)
 
     # --- what is asked for ------------------------------------------------------------------------------
@@ -114,25 +104,24 @@ class HiddenStateProvider:
         Raises:
             InsufficientSpace: they fit nowhere.
         """
-        self._store = self.disk
+        self._store: Store | MemoryStore = self.disk
         missing, entries = self._look(layers)
         asked, limit = self.config.mode, self.disk.max_bytes
         hosts = gather((socket.gethostname(), free_memory()))
         # what is kept in memory, each process keeps for itself
         free = min(memory / [name for name, _ in hosts].count(host) for host, memory in hosts)
         by_itself = min(MEMORY_BYTES, BY_ITSELF * free)
-        needs, room = from_main(
-            lambda: (
-                self._needs(layers, missing),
-                self.disk.room([e.path for e in entries], [r.key for r in missing]),
-            )
-        )
+        room_for = functools.partial(self.disk.room, [e.path for e in entries], [r.key for r in missing])
+        needs, room = from_main(lambda: (self._needs(layers, missing), room_for()))
+        cheap = None if self.config.keep else "store.keep is false"
+        if self.upstream.family.name in SPECTRAL:
+            cheap = f"{self.upstream.name} is computed again within seconds"
         options = Options(
             needs=needs,
             disk=room.bytes,
             memory=int(min(by_itself, limit) if asked == "recompute" else by_itself),
             most_memory=int(min(IF_ASKED * free, limit)),
-            cheap=self._cheap(),
+            cheap=cheap,
             why_no_disk=room.reason,
             divisible=self.divisible,
         )
@@ -145,11 +134,6 @@ class HiddenStateProvider:
             self.disk.check_shared()
         self._report(choice, needs)
         return choice
-
-    def _cheap(self) -> str | None:
-        if self.upstream.family.name in SPECTRAL:
-            return f"{self.upstream.name} is computed again within seconds"
-        return None if self.config.keep else "store.keep is false"
 
     def _refusal(self, options: Options, room: Capacity) -> InsufficientSpace:
         """The message where the states fit nowhere that was asked for."""
@@ -172,18 +156,16 @@ class HiddenStateProvider:
             return
         size = f"hidden states: {f'about {needed / 1e9:.2f}' if needed > 1e7 else 'below 0.01'} GB"
         if choice.mode == "disk":
-            limit = self.disk.max_bytes / 1e9
-            logger.info("%s to extract into %s (limit %g GB)", size, self.disk.root, limit)
+            how = f" to extract into {self.disk.root} (limit {self.disk.max_bytes / 1e9:g} GB)"
         elif choice.mode == "memory":
-            logger.info("%s, kept in memory: %s", size, choice.reason)
+            how = f", kept in memory: {choice.reason}"
         else:
             most = max(sum(needs[n] for n in group) for group in choice.groups) / 1e9
             where = "memory" if choice.scratch == "memory" else str(self.disk.root)
-            count = len(choice.groups)
-            groups = "all layers at once"
-            if count > 1:
-                groups = f"in {count} groups of layers, for each of which the upstream runs again"
-            logger.info("%s, %s, at most %.2f GB at once in %s: %s", size, groups, most, where, choice.reason)
+            several = f"in {len(choice.groups)} groups of layers, for each of which the upstream runs again"
+            how = f", {several if len(choice.groups) > 1 else 'all layers at once'}"
+            how += f", at most {most:.2f} GB at once in {where}: {choice.reason}"
+        logger.info("%s%s", size, how)
 
     def about(self) -> dict[str, Any]:
         """The choice, for the experiment's settings."""
@@ -205,7 +187,10 @@ class HiddenStateProvider:
         while left:
             for group in self.choice.groups:
                 if "weighted" in wanted or set(group) & set(wanted):
-                    before = self._make_room(group)
+                    missing, entries = self._look(group)
+                    before = {e.path for e in entries}
+                    needed = sum(self._needs(group, missing).values())
+                    self._store.make_room(needed, before, [r.key for r in missing])
                     try:
                         sides = self._extract(group)
                     except InsufficientSpace:
@@ -222,14 +207,6 @@ class HiddenStateProvider:
             # float16 was too coarse, and float32 takes more room than there is: choose again
             self._wide = True
             self.choice = self._choose(left)
-
-    def _make_room(self, group: Sequence[int]) -> set[Path]:
-        """Make room for some layers; the entries that are there already."""
-        missing, entries = self._look(group)
-        there = {e.path for e in entries}
-        needed = sum(self._needs(group, missing).values())
-        self._store.make_room(needed, there, [r.key for r in missing])
-        return there
 
     def _extract(self, group: Sequence[int]) -> list[SplitStates]:
         """Hidden states of every split and view; all views of a split share the convolutions.

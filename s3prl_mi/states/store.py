@@ -41,17 +41,21 @@ def default_root() -> Path:
 
 
 def key_of(determinants: Mapping[str, Any]) -> str:
-    """Name of an entry: a hash of everything that determines its hidden states.
-
-    Args:
-        determinants: upstream's fingerprint, view, utterances with the hashes of their audio, and so on; JSON.
-    """
+    """Name of an entry: a hash of everything that determines its hidden states."""
     text = json.dumps({"format": FORMAT, **determinants}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 class InsufficientSpace(MIError):
     """Hidden states do not fit where they should be kept."""
+
+
+def insufficient(needed: int, where: str, fix: str) -> InsufficientSpace:
+    """The error where so many bytes do not fit."""
+    return InsufficientSpace(
+        f"the hidden states of this run need {needed / 1e9:.2f} GB {where}. {fix}, take fewer layers "
+        "(downstream_expert.layers), or less speech (downstream_expert.datarc.max_utterances)."
+    )
 
 
 _LIMIT_FIX = "Raise downstream_expert.store.max_gb (--max_store_gb)"
@@ -84,11 +88,7 @@ class Capacity:
     def refusal(self, needed: int) -> InsufficientSpace:
         """The error where `needed` more bytes do not fit."""
         fix = _LIMIT_FIX if self.others and needed > self.bytes + self.others else self.fix
-        return InsufficientSpace(
-            f"the hidden states of this run need {(needed + self.kept) / 1e9:.2f} GB on disk, but {self.reason}. "
-            f"{fix}, do without (--store_mode auto), take fewer layers (downstream_expert.layers), or less speech "
-            "(downstream_expert.datarc.max_utterances)."
-        )
+        return insufficient(needed + self.kept, f"on disk, but {self.reason}", f"{fix}, do without (--store_mode auto)")
 
 
 class Store:
@@ -223,12 +223,7 @@ class Store:
     def make_room(self, needed: int, in_use: Collection[Path], keys: Sequence[str] = ()) -> None:
         """Remove least recently used entries until `needed` more bytes fit below the limit, and on the disk.
 
-        Rank 0 does so; all processes of a run ask at the same time.
-
-        Args:
-            needed: bytes about to be written.
-            in_use: folders of entries that this run reads.
-            keys: of entries that this run will fill, or continue to fill.
+        Rank 0 does so; all processes of a run ask at the same time. The other arguments are those of `room`.
 
         Raises:
             InsufficientSpace: more is needed than the limit or the disk allows, or than other runs leave; nothing is
@@ -241,21 +236,18 @@ class Store:
         if needed > room.bytes:
             raise room.refusal(needed)
         if is_main():
-            self._remove_unused(needed, in_use, keys)
+            if needed:
+                self.root.mkdir(parents=True, exist_ok=True)
+            entries = {e.path: e.bytes for e in self.entries()}
+            total = sum(map(_bytes, self.partial_folders())) + sum(entries.values())
+            # what dead runs left unfinished goes first; what is being filled, or will be continued, stays
+            for folder, size in (self._unfinished(keys) | entries).items():
+                full = needed and needed > shutil.disk_usage(self.root).free
+                if total + needed <= self.max_bytes and not full:
+                    break
+                if folder not in in_use and self.remove(folder):
+                    total -= size
         barrier()
-
-    def _remove_unused(self, needed: int, in_use: Collection[Path], keys: Sequence[str]) -> None:
-        if needed:
-            self.root.mkdir(parents=True, exist_ok=True)
-        entries = {e.path: e.bytes for e in self.entries()}
-        total = sum(map(_bytes, self.partial_folders())) + sum(entries.values())
-        # what dead runs left unfinished goes first; what is being filled, or will be continued, stays
-        for folder, size in (self._unfinished(keys) | entries).items():
-            full = needed and needed > shutil.disk_usage(self.root).free
-            if total + needed <= self.max_bytes and not full:
-                break
-            if folder not in in_use and self.remove(folder):
-                total -= size
 
     def writer(
         self, key: str, about: Mapping[str, Any], layers: Sequence[int], dtype: str, batches: Sequence[Bounds]

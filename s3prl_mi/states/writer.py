@@ -18,7 +18,6 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -81,12 +80,7 @@ class Writer:
     """
 
     def __init__(
-        self,
-        target: Folder | Buffers,
-        about: dict[str, Any],
-        layers: list[int],
-        dtype: str,
-        batches: Sequence[Bounds],
+        self, target: Folder | Buffers, about: dict[str, Any], layers: list[int], dtype: str, batches: Sequence[Bounds]
     ) -> None:
         self.layers, self.dtype = layers, dtype
         self.done: dict[Bounds, Written] = {}
@@ -110,9 +104,7 @@ class Writer:
         self._begin_errors()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
         self._target.close(discard=kind is TooCoarse)
 
     # --- frames -----------------------------------------------------------------------------------------
@@ -149,13 +141,18 @@ class Writer:
         if self._scales is not None:
             self._errors = [RoundingError(self._scales[f"scale_{i}"]) for i in self.layers]
 
-    def encode(self, hidden: Sequence[Sequence[Tensor]]) -> EncodedBatch:
+    def encode(self, hidden: Sequence[Sequence[Tensor]]) -> EncodedBatch | None:
         """The hidden states of a batch as they will be stored; on a GPU nothing is waited for.
 
         Args:
-            hidden: for each utterance, for each layer of this entry, float32 of shape (n_frames, dim).
+            hidden: for each utterance, for each layer of this entry, float32 of shape (n_frames, dim). The first one
+                that comes is what `begin` takes.
         """
-        assert self._scales is not None, "begin() comes first"
+        if not hidden:
+            return None
+        if not self.begun:
+            self.begin(hidden[0])
+        assert self._scales is not None
         scales = [(self._scales[f"offset_{i}"], self._scales[f"scale_{i}"]) for i in self.layers]
         return to_float16(hidden, None if self.dtype == "float32" else scales)
 
@@ -170,8 +167,8 @@ class Writer:
 
         Args:
             bounds: the batch; one that does not follow the last one begins another part.
-            utterances: ids of those that could be read.
-            states: what `encode` made of them; None: there are none.
+            utterances: ids of those that could be read, with their states by `encode`.
+            states: None: there are none.
             skipped: utterances that cannot be read, and why.
 
         Raises:
@@ -182,14 +179,14 @@ class Writer:
         if states is None and not follows:  # no part to note it in: the next run looks again
             self._loose += skipped
             return
-        counts = () if states is None else states.n_frames
-        frames = dict(zip(utterances, counts, strict=True))
+        frames = dict(zip(utterances, states.n_frames if states else (), strict=True))
         part = self._own[-1].part if follows else f"part-{bounds[0]:06d}"
         batch = Written(bounds, part, frames, list(skipped))
         if states is not None:
-            states.wait()
+            if states.event is not None:
+                states.event.synchronize()
             self._judge(utterances, states)
-        self._target.write(batch, states.arrays if states is not None else ())
+        self._target.write(batch, states.arrays if states else ())
         self._own.append(batch)
 
     def _judge(self, utterances: Sequence[str], states: EncodedBatch) -> None:
@@ -212,10 +209,7 @@ class Writer:
     def skipped(self) -> list[tuple[str, str]]:
         """Utterances left out by all processes and by the killed run before them; all ask at the same time."""
         own = [*self._loose, *(s for w in self._own for s in w.skipped)]
-        return [
-            *(s for w in self.done.values() for s in w.skipped),
-            *(s for part in self._gather(own) for s in part),
-        ]
+        return [*(s for w in self.done.values() for s in w.skipped), *(s for part in self._gather(own) for s in part)]
 
     def finish(self) -> Entry:
         """Make an entry of what all processes have written.
@@ -253,13 +247,7 @@ class Writer:
 
 
 class Folder:
-    """An entry's folder while it is filled.
-
-    Args:
-        parent: the folder of the entry's key.
-        layers: indices of the layers.
-        dtype: `float16` or `float32`.
-    """
+    """An entry's folder, below that of its key, while it is filled."""
 
     shared = True
 
@@ -298,13 +286,7 @@ class Folder:
         return done, scales if done else None
 
     def _keep(self, path: Path, wanted: set[Bounds], rows: Sequence[int]) -> list[Written]:
-        """Cut a part back to its leading batches that are wanted and whole in every layer; those.
-
-        Args:
-            path: the part.
-            wanted: the batches that this run would extract.
-            rows: bytes of one frame, by layer.
-        """
+        """Cut a part back to its leading batches that are wanted and whole in every layer, `rows` bytes per frame."""
         try:
             alone = Lock(path / JOURNAL)
             lines = (path / JOURNAL).read_bytes().split(b"\n")[:-1]

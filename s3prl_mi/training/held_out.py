@@ -7,6 +7,7 @@ probes on and half to score.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from ..core.errors import MIError
 from ..core.types import SAMPLE_RATE, Seconds
-from ..data.audio import AudioError, read_waveform
+from ..data.audio import AudioError, Checked, read_waveform
+from ..data.splits import Split
 from ..data.utterances import Utterance
 
 logger = logging.getLogger(__name__)
@@ -46,11 +48,13 @@ class Half:
         return sum(map(len, self.waveforms)) / SAMPLE_RATE
 
     @property
-    def utterances(self) -> dict[str, Utterance]:
-        """By id: each with a number for its speaker."""
+    def split(self) -> Split:
+        """As a split: each utterance with a number for its id and one for its speaker."""
         number = {name: str(i) for i, name in enumerate(dict.fromkeys(self.groups))}
-        ids = map(str, range(len(self.groups)))
-        return {i: Utterance(i, Path(), "held-out", number[g], None) for i, g in zip(ids, self.groups, strict=True)}
+        utterances = [Utterance(str(i), Path(), "held-out", number[g], None) for i, g in enumerate(self.groups)]
+        n_samples = {str(i): len(waveform) for i, waveform in enumerate(self.waveforms)}
+        checked = Checked(utterances, [], self.seconds, n_samples, Counter(), 0)
+        return Split("held-out audio", utterances, checked, 0.0, len(utterances))
 
 
 def halves(
@@ -60,14 +64,7 @@ def halves(
     eval_groups: Sequence[Hashable] | None = None,
     max_seconds: Seconds = MAX_SECONDS,
 ) -> tuple[Half, Half]:
-    """Read held-out audio and split it into what is fitted on and what is scored.
-
-    Args:
-        audio: files or waveforms.
-        groups: speaker of each; None: every utterance by itself.
-        eval_audio: what is scored; then all of `audio` is fitted on. None: the halves of `audio`.
-        eval_groups: speaker of each of `eval_audio`.
-        max_seconds: refuse more audio than this.
+    """Read held-out audio and split it into what is fitted on and what is scored; arguments are those of `ViewsMeter`.
 
     Returns:
         The fit half and the eval half. Without `eval_audio` no speaker is in both, and they are about equally

@@ -52,12 +52,7 @@ class ViewsCallback(_Callback):
     """
 
     def __init__(
-        self,
-        audio: Sequence[Audio],
-        *,
-        every: int | None = None,
-        folder: str | Path | None = None,
-        **options: Any,
+        self, audio: Sequence[Audio], *, every: int | None = None, folder: str | Path | None = None, **options: Any
     ) -> None:
         if _Callback is object:
             raise MIError(

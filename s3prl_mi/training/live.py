@@ -106,7 +106,7 @@ def encoder_of(model: nn.Module, path: str | None = None) -> nn.Module:
             f"the weights of {type(model).__name__} are sharded over processes (FSDP or ZeRO-3): measure its "
             "checkpoints instead (run_downstream.py -k 'run/checkpoint-*')."
         )
-    return _without_head(model)
+    return model.base_model if _is_hugging_face(model) else model  # type: ignore[return-value]
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -138,15 +138,8 @@ def _own_family(expert: Any) -> Family | None:
     return found if isinstance(found, Family) else None
 
 
-def _without_head(model: nn.Module) -> nn.Module:
-    return model.base_model if _is_hugging_face(model) else model  # type: ignore[return-value]
-
-
 def live_upstream(
-    model: nn.Module,
-    family: Family | None = None,
-    forward: Forward | None = None,
-    normalize: bool | None = None,
+    model: nn.Module, family: Family | None = None, forward: Forward | None = None, normalize: bool | None = None
 ) -> Upstream:
     """An upstream around the encoder itself: no copy, so the next call sees the trained weights.
 

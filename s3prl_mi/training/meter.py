@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,14 @@ from torch import nn
 
 from ..core.config import MIConfig, ViewConfig
 from ..core.errors import MIError
-from ..core.types import Bits, FloatMatrix, Seconds
-from ..data.utterances import Utterance
-from ..estimators.frames import Frames
+from ..core.types import FloatMatrix, Seconds
 from ..estimators.mi_supervised import Estimate
 from ..experiment.records import Source, build_records, versions
 from ..experiment.task import Context, Fitted, GridPoint
 from ..experiment.views_task import ViewsTask
 from ..results.record import Record
-from ..states.layer_weights import LayerWeights
-from ..states.split_states import Layer
+from ..states.entry import Entry, StoredLayer
+from ..states.split_states import SplitStates
 from ..upstreams.families import Family
 from ..upstreams.forward import hidden_states, shortest_samples
 from ..upstreams.geometry import resolve
@@ -29,48 +28,6 @@ from ..upstreams.loading import Upstream
 from ..upstreams.views import PLAIN, View, resolve_views
 from .held_out import MAX_SECONDS, Audio, Half, halves
 from .live import Forward, encoder_of, live_upstream, untouched, weights_sha256
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One measurement of a model: the estimate of each layer asked for, by its number from 0."""
-
-    estimates: dict[int, Estimate]
-
-    @property
-    def bits(self) -> dict[int, Bits]:
-        """The bound of each layer."""
-        return {layer: e.mi_lower_bound_bits for layer, e in self.estimates.items()}
-
-
-@dataclass(frozen=True, eq=False)
-class _HalfStates:
-    """Hidden states of one half in memory, by view and layer: for each utterance an array (n_frames, dim)."""
-
-    half: Half
-    states: Mapping[View, Mapping[int, list[FloatMatrix]]]
-    name = "held-out audio"
-
-    @property
-    def utterances(self) -> dict[str, Utterance]:
-        return self.half.utterances
-
-    def entries(self, layer: Layer) -> list[_Rows]:
-        return [_Rows(list(self.utterances), [len(z) for z in self.states[PLAIN][int(layer)]])]
-
-    def frames(self, layer: Layer, weights: LayerWeights | None, view: View = PLAIN) -> Frames:
-        del weights
-        return Frames(self.states[view if view.kind == "mask" else PLAIN][int(layer)])
-
-    def refuse_nan(self, layer: int) -> None:
-        if not all(np.isfinite(z).all() for of_view in self.states.values() for z in of_view[layer]):
-            raise MIError("hidden states hold NaN or infinite values.")
-
-
-@dataclass(frozen=True)
-class _Rows:
-    utterances: list[str]
-    n_frames: list[int]
 
 
 class ViewsMeter:
@@ -102,7 +59,7 @@ class ViewsMeter:
         for step, batch in enumerate(batches):
             train(model, batch)
             if step % 500 == 0:
-                print(step, meter.measure(model).bits)
+                print(step, meter.measure(model)[-1].mi_lower_bound_bits)
     """
 
     def __init__(
@@ -129,15 +86,15 @@ class ViewsMeter:
         self.view, self.family, self.forward = view, family, forward
         self.encoder, self.normalize, self.protocol = encoder, normalize, protocol
 
-    def measure(self, model: nn.Module) -> Measured:
-        """Measure the model as it is now, on the device where it is; it is left exactly as it was.
+    def measure(self, model: nn.Module) -> list[Estimate]:
+        """Measure each layer of the model as it is now, on the device where it is; it is left exactly as it was.
 
         Raises:
             MIError: a model of unknown kind, a layer that it lacks, a layer before its mask site, hidden states
                 with NaN, or too little audio.
         """
         _, _, found = self._measure(model)
-        return Measured({int(point.layer): estimate for point, _, estimate in found})
+        return [estimate for _, _, estimate in found]
 
     def records(self, model: nn.Module, step: int) -> list[Record]:
         """Measure the model; one record per layer, as in `mi_results.jsonl`.
@@ -171,12 +128,14 @@ class ViewsMeter:
         """The model as an upstream, the number of its layers, and what was found of each layer asked for."""
         whole, model = model, encoder_of(model, self.encoder)
         upstream = live_upstream(model, self.family, self.forward, self.normalize)
-        view = self.view or _view_of(upstream)
-        _check_view(upstream, view)
+        view = _view_of(upstream, self.view)
         with untouched(whole):
             shortest = self.fit.waveforms[-1][: 2 * shortest_samples(upstream) + 3200]
             n_layers = len(hidden_states(upstream, [shortest])[0])
-            layers = [_number(layer, n_layers) for layer in self.layers]
+            beyond = [layer for layer in self.layers if not -n_layers <= layer < n_layers]
+            if beyond:
+                raise MIError(f"layers: the model has no layer {beyond[0]}; it has {n_layers}, 0 to {n_layers - 1}.")
+            layers = [layer % n_layers for layer in self.layers]
             fit, scored = (_extract(upstream, half, view, layers) for half in (self.fit, self.scored))
             context = Context(
                 config=MIConfig(protocol=self.protocol),  # type: ignore[arg-type]
@@ -192,8 +151,6 @@ class ViewsMeter:
             for layer in layers:
                 point = GridPoint(layer, view, "masked" if view.kind == "mask" else "all", self.clusters)
                 try:
-                    for half in (fit, scored):
-                        half.refuse_nan(layer)
                     fitted = task.fit(fit, point, [self.probe])
                     (estimate,) = task.score(fitted, scored, point)
                 except MIError as error:
@@ -225,45 +182,43 @@ def measure_views(model: nn.Module, audio: Sequence[Audio], *, layer: int = -1, 
     Source:
         Liu, Yeh and Glass (ICASSP 2024), eq. 8.
     """
-    (estimate,) = ViewsMeter(audio, layers=(layer,), **options).measure(model).estimates.values()
-    return estimate
+    return ViewsMeter(audio, layers=(layer,), **options).measure(model)[0]
 
 
-def _number(layer: int, count: int) -> int:
-    if not -count <= layer < count:
-        raise MIError(f"layers: the model has no layer {layer}; it has {count}, 0 to {count - 1}.")
-    return layer % count
+def _extract(upstream: Upstream, half: Half, view: View, layers: Sequence[int]) -> SplitStates:
+    """Hidden states of a half in memory, one utterance per forward pass; only the layers asked for are kept."""
+    split, nothing = half.split, np.zeros(0, np.float32)
 
-
-def _extract(upstream: Upstream, half: Half, view: View, layers: Sequence[int]) -> _HalfStates:
-    """Hidden states of a half, one utterance per forward pass; only the layers asked for are kept."""
-
-    def states(of_view: View) -> dict[int, list[FloatMatrix]]:
+    def entries(of_view: View) -> Iterator[Entry]:
         kept: dict[int, list[FloatMatrix]] = {layer: [] for layer in layers}
         for waveform in half.waveforms:
             hidden = hidden_states(upstream, [waveform], of_view)[0]
             for layer, arrays in kept.items():
                 arrays.append(hidden[layer].cpu().numpy())
-        return kept
+        for layer in list(kept):
+            counts = [len(z) for z in kept[layer]]
+            frames = np.concatenate(kept.pop(layer), dtype=np.float32)
+            if not np.isfinite(frames).all():
+                raise MIError(f"layer {layer}: hidden states hold NaN or infinite values.")
+            stored = {layer: StoredLayer(frames, nothing, nothing)}
+            ids, dims = [u.id for u in split.utterances], [frames.shape[1]]
+            yield Entry(Path(), ids, counts, [layer], dims, "float32", [], in_memory=stored)
 
-    return _HalfStates(half, {v: states(v) for v in ((PLAIN, view) if view.kind == "mask" else (PLAIN,))})
+    views = (PLAIN, view) if view.kind == "mask" else (PLAIN,)
+    return SplitStates([split], {v: [list(entries(v))] for v in views})
 
 
-def _view_of(upstream: Upstream) -> View:
-    """The view for a family, where the user leaves it open: as in an experiment."""
-    if upstream.family.view is None:
+def _view_of(upstream: Upstream, asked: View | None) -> View:
+    """The view: what is asked for, or as in an experiment; refused where the model has no embedding for its masks."""
+    family = upstream.family
+    if asked is None and family.view is None:
         raise MIError(
-            f"view: not known for {upstream.name} (family {upstream.family.name!r}). Give View('mask', 'waveform', 40, "
+            f"view: not known for {upstream.name} (family {family.name!r}). Give View('mask', 'waveform', 40, "
             "10) or View('shift', shift_ms=60.0) from s3prl_mi.upstreams.views."
         )
-    return resolve_views(ViewConfig(), upstream.name, upstream.family)[0]
-
-
-def _check_view(upstream: Upstream, view: View) -> None:
-    """Refuse, before anything is computed, a mask that the model has no embedding for."""
+    view = asked or resolve_views(ViewConfig(), upstream.name, family)[0]
     if view.kind != "mask" or view.level != "latent":
-        return
-    family = upstream.family
+        return view
     if not family.can_mask_latents:
         raise MIError(
             f"view: {upstream.name} (family {family.name!r}) has no known mask site for {view.describe()}. Use "
@@ -274,3 +229,4 @@ def _check_view(upstream: Upstream, view: View) -> None:
             f"view: {upstream.name} has no mask embedding, as its config has mask_time_prob 0: set it above 0, or "
             "use View('mask', 'waveform', 40, 10)."
         )
+    return view

@@ -14,6 +14,8 @@ from typing import Any
 from ..core.errors import MIError
 from . import compat
 
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".th", ".bin", ".safetensors")
+
 SPEECH_ENCODERS = (
     "wav2vec2",
     "hubert",

@@ -15,9 +15,8 @@ from s3prl_mi.cli import run_downstream
 from s3prl_mi.cli.options import build_parser
 from s3prl_mi.cli.run_downstream import main
 from s3prl_mi.cli.run_settings import apply_override
-from s3prl_mi.core.config import MIConfig
+from s3prl_mi.core.config import MIConfig, default_config
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.downstream.hook import default_config
 from s3prl_mi.experiment.spec import RunSpec, UpstreamSpec
 from s3prl_mi.upstreams.s3prl_states import latest_states
 from tests.helpers.paths import REPO

@@ -8,9 +8,8 @@ import json
 import pytest
 import yaml
 
-from s3prl_mi.core.config import MIConfig, load, parse, seed_list
+from s3prl_mi.core.config import MIConfig, default_config, load, parse, seed_list
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.downstream.hook import default_config
 
 
 @pytest.fixture

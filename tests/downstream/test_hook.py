@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from s3prl_mi.core.config import TASKS, default_config
 from s3prl_mi.downstream import hook
 from tests.helpers.paths import REPO
 from tests.helpers.process import run_python
@@ -156,8 +157,8 @@ def test_the_line_is_one_line_that_starts_with_import():
 
 
 def test_default_configs_lie_in_the_repository():
-    for task in hook.TASKS:
-        assert hook.default_config(task) == REPO / "downstream_configs" / f"{task}.yaml"
+    for task in TASKS:
+        assert default_config(task) == REPO / "downstream_configs" / f"{task}.yaml"
 
 
 def test_task_names_are_those_of_the_config_module():

@@ -18,13 +18,12 @@ from s3prl_mi.cli import study_summary as conclusion
 from s3prl_mi.cli.run_downstream import main
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.core.locks import Lock
-from s3prl_mi.experiment.jobs import handle as handle_module
 from s3prl_mi.experiment.jobs import run as jobs_module
 from s3prl_mi.experiment.jobs import submission
 from s3prl_mi.experiment.jobs.engine import Engine, engine_of, slurm_parameters
-from s3prl_mi.experiment.jobs.run import StudyJob, run_jobs
-from s3prl_mi.experiment.jobs.submission import threads_for
-from s3prl_mi.experiment.jobs.work import RunWork, Work, digest_of
+from s3prl_mi.experiment.jobs.run import run_jobs
+from s3prl_mi.experiment.jobs.submission import StudyJob, threads_for
+from s3prl_mi.experiment.jobs.work import Work, digest_of
 from tests.helpers.runner import Runner
 from tests.upstreams.test_user_modules import MODULE
 
@@ -82,7 +81,7 @@ def root(tmp_path, monkeypatch) -> Path:
 def work(root: Path, name: str, tasks=("mi_views",), **how) -> Work:
     payloads = {task: {"folder": str(root / task / name), **how.get(task, how)} for task in tasks}
     results = tuple(root / task / name / "mi_results.jsonl" for task in tasks)
-    return Work(name, payloads, digest_of(payloads), results)
+    return Work(name, ENTRY, payloads, digest_of(payloads), results)
 
 
 def calls(root: Path, name: str, task="mi_views") -> list[dict]:
@@ -167,7 +166,7 @@ def test_local_jobs_and_how_they_fail(root, caplog, monkeypatch):
         work(root, "killed", how="killed"),
     ]
     with caplog.at_level("INFO", "s3prl_mi"):
-        done, failed = run_jobs(works, HERE, root, ENTRY, resume=False)
+        done, failed = run_jobs(works, HERE, root, resume=False)
     assert done == ["mi_views of good", "mi_supervised of good", "mi_supervised of half"]
     assert [line.partition(" (log: ")[0] for line in failed] == [
         "mi_views of half: key a is wrong",
@@ -190,44 +189,35 @@ def test_local_jobs_and_how_they_fail(root, caplog, monkeypatch):
 
     # -a: what is done is left alone, what failed is tried again
     works = [work(root, "good", both, seconds=0.3), work(root, "half", both)]
-    done, failed = run_jobs(works, HERE, root, ENTRY, resume=True)
+    done, failed = run_jobs(works, HERE, root, resume=True)
     assert (len(done), failed) == (4, [])
     assert [len(calls(root, name)) for name in ("good", "half")] == [1, 2]
     # other settings, or results that are gone: measured again
     (root / "mi_views" / "half" / "mi_results.jsonl").unlink()
-    run_jobs([work(root, "good", both, seeds=5), works[1]], HERE, root, ENTRY, resume=True)
+    run_jobs([work(root, "good", both, seeds=5), works[1]], HERE, root, resume=True)
     assert [len(calls(root, name)) for name in ("good", "half")] == [2, 3]
     # a job of another command keeps its note
-    run_jobs([work(root, "other")], HERE, root, ENTRY, resume=True)
+    run_jobs([work(root, "other")], HERE, root, resume=True)
     assert set(notes(root)) == {"good", "half", "bug", "killed", "other"}
     assert all(Path(note["folder"]).is_absolute() for note in notes(root).values())
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # processes without their parent
-def test_a_command_that_was_killed_leaves_jobs_that_are_taken_up(root, monkeypatch):
-    works = [work(root, "a", how="wait"), work(root, "b")]
+def test_a_command_that_was_killed_leaves_jobs_that_are_not_run_twice(root, monkeypatch):
+    works = [work(root, "a", how="wait")]
     with monkeypatch.context() as patch:
         patch.setattr(StudyJob, "look", _raise_once_running(Killed, root, "a"))
         with pytest.raises(Killed):
-            run_jobs(works, HERE, root, ENTRY, resume=False)
-    with pytest.raises(MIError, match=r"jobs of this study still run: a \(local job \d+\).* Continue with -a"):
-        run_jobs(works, HERE, root, ENTRY, resume=False)
-    with pytest.raises(MIError, match=r"still run: a .* started with other settings"):
-        run_jobs([work(root, "a", how="wait", seeds=5)], HERE, root, ENTRY, resume=True)
-    look, seen = StudyJob.look, []
-
-    def let_it_go(job):
-        changed = look(job)
-        if seen:
-            (root / "go").touch()
-        seen.append(job.state)
-        return changed
-
-    monkeypatch.setattr(StudyJob, "look", let_it_go)
-    done, failed = run_jobs(works, HERE, root, ENTRY, resume=True)
-    assert (len(done), failed) == (2, [])
-    assert seen[0] == "running"
-    assert len(calls(root, "a")) == 1, "a job that ran was submitted once more"
+            run_jobs(works, HERE, root, resume=False)
+    with pytest.raises(MIError, match="jobs that an earlier command started on this machine still run"):
+        run_jobs(works, HERE, root, resume=True)
+    (root / "go").touch()
+    local = Lock(root / "jobs" / "local.lock")
+    local.wait()
+    local.close()
+    done, failed = run_jobs(works, HERE, root, resume=True)
+    assert (len(done), failed) == (1, [])
+    assert len(calls(root, "a")) == 1, "a job that ended by itself was done again"
 
 
 @pytest.fixture
@@ -244,12 +234,12 @@ def test_ctrl_c_ends_local_jobs(root, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         patch.setattr(StudyJob, "look", _raise_once_running(KeyboardInterrupt, root, "a"))
         with caplog.at_level("INFO", "s3prl_mi"), pytest.raises(KeyboardInterrupt):
-            run_jobs(works, Engine(1, None), root, ENTRY, resume=False)
+            run_jobs(works, Engine(1, None), root, resume=False)
     assert "ended 1 job(s) on this machine." in caplog.text
-    assert Lock(root / "jobs" / "a.lock").take(), "it still runs"
+    assert Lock(root / "jobs" / "local.lock").take(), "it still runs"
     assert calls(root, "b") == []
     (root / "go").touch()
-    done, failed = run_jobs(works, HERE, root, ENTRY, resume=True)
+    done, failed = run_jobs(works, HERE, root, resume=True)
     assert (len(done), failed) == (2, [])
 
 
@@ -272,7 +262,7 @@ def test_a_terminal_shows_counts(root, monkeypatch):
     works = [work(root, "a", seconds=0.3), work(root, "b", how="bug"), work(root, "c")]
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", screen)
-        run_jobs(works, Engine(1, None), root, ENTRY, resume=False)
+        run_jobs(works, Engine(1, None), root, resume=False)
     shown = screen.getvalue()
     assert "jobs: 3 queued [00:00]" in shown
     assert "jobs: 2 queued, 1 running [00:" in shown
@@ -283,7 +273,7 @@ def test_two_commands_on_one_study(root):
     alone = Lock(root / "jobs" / "command.lock", create=True)
     assert alone.take()
     with pytest.raises(MIError, match="another command runs the jobs of this study"):
-        run_jobs([work(root, "a")], HERE, root, ENTRY, resume=True)
+        run_jobs([work(root, "a")], HERE, root, resume=True)
 
 
 @pytest.mark.parametrize(("visible", "names"), [(None, "001"), ("3,5,7", "335")])
@@ -296,7 +286,7 @@ def test_jobs_take_turns_on_gpus(root, monkeypatch, visible, names):
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     works = [work(root, name) for name in "abc"]
-    run_jobs(works, Engine(3, None), root, ENTRY, resume=False, device="cuda")
+    run_jobs(works, Engine(3, None), root, resume=False, device="cuda")
     assert sorted(calls(root, name)[0]["CUDA_VISIBLE_DEVICES"] for name in "abc") == list(names)
 
 
@@ -304,7 +294,7 @@ def test_damaged_jobs_file(root):
     root.mkdir()
     (root / "jobs.json").write_text("{")
     with pytest.raises(MIError, match=r"jobs\.json: cannot be read"):
-        run_jobs([work(root, "a")], HERE, root, ENTRY, resume=True)
+        run_jobs([work(root, "a")], HERE, root, resume=True)
 
 
 def test_another_checkpoint_of_the_same_name_is_another_job(tmp_path):
@@ -318,7 +308,7 @@ def test_another_checkpoint_of_the_same_name_is_another_job(tmp_path):
 
 
 def test_a_job_of_slurm_that_starts_again_resumes(root, monkeypatch):
-    job = RunWork(work(root, "a"), ENTRY, {})
+    job = work(root, "a")
     assert job().reasons == {"mi_views": None}
     again = job.checkpoint()
     again.function(*again.args, **again.kwargs)
@@ -386,7 +376,7 @@ def test_slurm_gets_one_array_and_keeps_it_after_ctrl_c(root, slurm, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(StudyJob, "look", _raise_once_running(KeyboardInterrupt, root, "a"))
         with caplog.at_level("INFO", "s3prl_mi"), pytest.raises(KeyboardInterrupt):
-            run_jobs(works, engine, root, ENTRY, resume=False)
+            run_jobs(works, engine, root, resume=False)
     text = (slurm / "1").read_text()
     for line in ("partition=gpu", "time=120", "gpus-per-node=1", "array=0-1%2", "job-name=s3prl_mi-study"):
         assert f"#SBATCH --{line}\n" in text
@@ -394,9 +384,9 @@ def test_slurm_gets_one_array_and_keeps_it_after_ctrl_c(root, slurm, monkeypatch
     assert "`scancel 1` ends them" in caplog.text
     assert {n["id"] for n in notes(root).values()} == {"1_0", "1_1"}
     with pytest.raises(MIError, match=r"still run: a \(slurm job 1_0\), b"):
-        run_jobs(works, engine, root, ENTRY, resume=False)
+        run_jobs(works, engine, root, resume=False)
     (root / "go").touch()
-    done, failed = run_jobs([*works, work(root, "c", seconds=0)], engine, root, ENTRY, resume=True)
+    done, failed = run_jobs([*works, work(root, "c", seconds=0)], engine, root, resume=True)
     assert (len(done), failed) == (3, [])
     assert [len(calls(root, name)) for name in "abc"] == [1, 1, 1]
     assert "--array" not in (slurm / "2").read_text(), "only the new one was submitted"
@@ -406,12 +396,12 @@ def test_slurm_gets_one_array_and_keeps_it_after_ctrl_c(root, slurm, monkeypatch
 def test_what_slurm_refuses_or_loses(root, slurm, monkeypatch):
     works = [work(root, "a")]
     with pytest.raises(MIError, match=r"sbatch refused the jobs: .*invalid partition specified: none"):
-        run_jobs(works, cluster_of("partition=none"), root, ENTRY, resume=False)
+        run_jobs(works, cluster_of("partition=none"), root, resume=False)
     with pytest.raises(MIError, match="--slurm: Unknown argument 'partitoin'"):
-        run_jobs(works, cluster_of("partitoin=gpu"), root, ENTRY, resume=False)
-    monkeypatch.setattr(handle_module, "_ASK_SLURM_EVERY", 0.2)
+        run_jobs(works, cluster_of("partitoin=gpu"), root, resume=False)
+    monkeypatch.setattr(jobs_module, "ASK_SLURM_EVERY", 0.2)
     (slurm.parent / "sacct").write_text("#!/bin/sh\necho 'CANCELLED by 0'\n")
-    done, failed = run_jobs(works, cluster_of("partition=lost"), root, ENTRY, resume=False)
+    done, failed = run_jobs(works, cluster_of("partition=lost"), root, resume=False)
     assert done == []
     assert failed[0].startswith("mi_views of a: SLURM ended job 2 without a result (CANCELLED) (log: ")
     assert f"#SBATCH --time={submission.SLURM_MINUTES}\n" in (slurm / "2").read_text()

@@ -20,7 +20,7 @@ import soundfile
 import torch
 
 from s3prl_mi.cli.run_downstream import main
-from s3prl_mi.core.config import DataConfig
+from s3prl_mi.core.config import DataConfig, default_config
 from s3prl_mi.data.utterances import list_utterances
 from s3prl_mi.experiment import fit as fit_room
 from s3prl_mi.experiment import folder as folder_room
@@ -857,7 +857,7 @@ def test_stock_runner(run, monkeypatch):
     import s3prl.run_downstream
 
     words = run.command("mi_supervised", seeds=1)
-    words += ["-c", str(hook.default_config("mi_supervised"))]
+    words += ["-c", str(default_config("mi_supervised"))]
     monkeypatch.setattr(sys, "argv", ["run_downstream.py", *words])
     args, config, _ = s3prl.run_downstream.get_downstream_args()
     s3prl.downstream.runner.Runner(args, config).train()

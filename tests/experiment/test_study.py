@@ -9,9 +9,8 @@ import torch
 import yaml
 
 from s3prl_mi.cli.run_downstream import main
-from s3prl_mi.core.config import MIConfig, load
+from s3prl_mi.core.config import MIConfig, load, packaged_configs
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.downstream.hook import packaged_configs
 from s3prl_mi.experiment.spec import RunSpec, UpstreamSpec
 from s3prl_mi.experiment.study import HALVES, StudyConfig, expand, is_study, requested, study_runs
 from s3prl_mi.results.record import RESULTS_FILE, read_records

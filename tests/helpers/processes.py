@@ -38,7 +38,7 @@ def answers(count: int, function: str, folder: Path) -> list[Any]:
 
 def main(function: str, folder: Path) -> int:
     """One of the processes."""
-    from s3prl_mi.cli.run_downstream import report_errors
+    from s3prl_mi.cli.errors import report_errors
     from s3prl_mi.core.distributed import session
 
     module, _, name = function.partition(":")

@@ -27,8 +27,6 @@ def one_by_one(count: int = len(ORDER)) -> list[tuple[int, int]]:
 def append(writer: Writer, number: int, utterance: str, hidden: Sequence[np.ndarray]) -> None:
     """Write one utterance, the `number`-th of the split, as a batch of its own: float32 (n_frames, dim) by layer."""
     states = [torch.as_tensor(np.asarray(h, np.float32)) for h in hidden]
-    if not writer.begun:
-        writer.begin(states)
     writer.write((number, number + 1), [utterance], writer.encode([states]))
 
 

@@ -81,8 +81,9 @@ def test_one_speaker_is_split_by_utterance_with_a_warning(audio, caplog):
         fit, scored = halves(audio[:4], ["a"] * 4)
     assert len(fit.waveforms) == len(scored.waveforms) == 2
     assert "one speaker only" in caplog.text
-    rows = [SimpleNamespace(utterances=list(fit.utterances), n_frames=[3, 2])]
-    assert held_out_groups(rows, fit.utterances).tolist() == [
+    by_id = {u.id: u for u in fit.split.utterances}
+    rows = [SimpleNamespace(utterances=list(by_id), n_frames=[3, 2])]
+    assert held_out_groups(rows, by_id).tolist() == [
         0,
         0,
         0,
@@ -295,7 +296,7 @@ def _train(steps: int, meter: ViewsMeter | None) -> tuple[dict[str, torch.Tensor
     bits = {}
     for step in range(steps):
         if meter is not None and step % 5 == 0:
-            bits[step] = meter.measure(model).bits[2]
+            bits[step] = meter.measure(model)[-1].mi_lower_bound_bits
         masks = _compute_mask_indices((2, 24), 0.4, 4)
         negatives = _sample_negative_indices((2, 24), 5, masks)
         output = model(

@@ -5,11 +5,10 @@ succeeded, and why the others failed.
 
 | module | what it holds |
 |---|---|
-| `work` | `Work`, and the function that a job calls: `entry(payload, resume)` for each payload |
-| `run` | `run_jobs`: submits, watches, reports, and takes up what earlier commands submitted |
 | `engine` | what `--jobs` and `--slurm` ask for |
-| `submission` | hands jobs to submitit: cores shared, GPUs in turn, one SLURM array |
-| `handle` | a job that submitit has: whether it has ended, and with what result |
+| `work` | `Work`: the function that a job calls, in a process of its own |
+| `submission` | `StudyJob`, and how jobs are handed to submitit: cores shared, GPUs in turn, one SLURM array |
+| `run` | `run_jobs`: submits, watches, reports, and takes up what earlier commands submitted to SLURM |
 
 The jobs are run by submitit, which speech groups use already: it needs no server and nothing on the cluster but SLURM,
 queues a job again where SLURM preempts it or its time is up, and has an executor for a single machine with the same

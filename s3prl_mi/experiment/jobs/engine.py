@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
+from ...core.config import literal
 from ...core.errors import MIError
 
 LOCAL, SLURM = "local", "slurm"
@@ -78,20 +78,13 @@ def slurm_parameters(text: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         name = key if key in _GENERIC or key.startswith("slurm_") else f"slurm_{key}"
-        found[name] = _minutes(value) if name in ("slurm_time", "timeout_min") else _literal(value)
+        found[name] = _minutes(value) if name in ("slurm_time", "timeout_min") else literal(value)
     for name in ("nodes", "tasks_per_node", "slurm_ntasks_per_node"):
         if found.get(name, 1) != 1:
             raise MIError(
                 f"--slurm {name}={found[name]}: a job is one process, which measures one upstream; leave it out."
             )
     return found
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _minutes(text: str) -> int:

@@ -1,31 +1,128 @@
-"""Handing jobs to submitit: to SLURM all at once, as it is the scheduler; on this machine as others end."""
+"""Jobs, and handing them to submitit: to SLURM all at once, as it is the scheduler; on this machine as others end."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ...core.errors import MIError
 from ...core.files import PACKAGE
 from ...core.threads import available_cores
 from .engine import LOCAL, SLURM, Engine
-from .handle import Handle
-from .work import RunWork, Work, one_line
+from .work import Work, WorkResult, one_line
+
+if TYPE_CHECKING:
+    from ...core.types import Seconds
 
 logger = logging.getLogger(__name__)
 
 SLURM_MINUTES = 240
 """Time limit of a SLURM job where `--slurm` names none; a job whose time is up is queued again and resumed."""
 
+QUEUED, RUNNING, DONE, FAILED = STATES = ("queued", "running", "done", "failed")
 JOBS_FOLDER = "jobs"
 _MAX_TIMEOUTS = 10
 _NO_LIMIT_MINUTES = 60 * 24 * 365
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass
+class StudyJob:
+    """One job as this command sees it.
+
+    Attributes:
+        work: what it does.
+        engine: `local` or `slurm`; None: it is not submitted yet.
+        id: process id of submitit's controller on this machine, or SLURM's job id.
+        folder: submitit's, of this submission.
+        own: submitit's job, where this command started it on this machine.
+        gpu: that it was given on this machine.
+        missed: how often in a row SLURM's queue did not have it.
+        reasons: once it has ended, why each task failed, or None.
+    """
+
+    work: Work
+    engine: str | None = None
+    id: str = ""
+    folder: str = ""
+    own: Any = None
+    gpu: str | None = None
+    missed: int = 0
+    state: str = QUEUED
+    reasons: dict[str, str | None] = field(default_factory=dict)
+    seconds: Seconds = 0.0
+
+    def is_open(self, engine: str | None = None) -> bool:
+        """Whether it waits or runs; with an engine: whether it was submitted there and has not ended."""
+        return self.state in (QUEUED, RUNNING) and engine in (None, self.engine)
+
+    @property
+    def log(self) -> Path:
+        """Everything that it prints; the file is there once the job runs."""
+        return Path(self._paths.stdout)
+
+    @property
+    def _paths(self) -> Any:
+        from submitit.core.utils import JobPaths
+
+        return JobPaths(self.folder, self.id, 0)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it neither runs nor waits any more; jobs of earlier commands on this machine do not."""
+        if self.engine == LOCAL:
+            return self.own is None or bool(self.own.done())
+        return self._paths.result_pickle.exists() or self.missed > 1  # a file system may show results late
+
+    def look(self) -> bool:
+        """Bring the state up to date; whether it has changed."""
+        before = self.state
+        if self.engine is not None and self.is_open():
+            if self.ended:
+                found = self._result()
+                self.reasons, self.seconds = found.reasons, found.seconds
+                self.state = FAILED if any(self.reasons.values()) else DONE
+            elif self.log.exists():
+                self.state = RUNNING
+        return self.state != before
+
+    def _result(self) -> WorkResult:
+        from submitit.core.utils import pickle_load
+
+        try:
+            outcome, found = pickle_load(self._paths.result_pickle)
+            if outcome == "success":
+                return found
+            why = one_line(found.strip().rpartition("\n")[2])
+        except FileNotFoundError:
+            why = "killed before it ended (out of memory?)"
+            if self.engine == SLURM:
+                # the state that SLURM's accounting has, such as OUT_OF_MEMORY; nothing where it is off
+                states = (ask("sacct", "-X", "-n", "-P", "-o", "State", "-j", self.id) or "").split()
+                why = f"SLURM ended job {self.id} without a result" + (f" ({states[0]})" if states else "")
+        except Exception as error:  # for instance written by another version of Python
+            why = one_line(f"{type(error).__name__}: {error}")
+        return WorkResult(dict.fromkeys(self.work.payloads, why), 0.0)
+
+    def failures(self) -> list[str]:
+        """What failed, one line each, with the log."""
+        return [f"{task} of {self.work.name}: {why} (log: {self.log})" for task, why in self.reasons.items() if why]
+
+
+def ask(*command: str) -> str | None:
+    """What one of SLURM's commands prints, or None where it does not answer."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 class Submitter:
@@ -34,63 +131,55 @@ class Submitter:
     Args:
         engine: where, and how many at once.
         study: the study's folder; logs go to a folder in `<study>/jobs` for each command.
-        entry: `module:function`, as in `RunWork`.
         device: `cuda`: jobs on this machine take its GPUs in turn.
         limit: most jobs at once on this machine.
+        lock: the file that jobs on this machine lock while they run.
     """
 
-    def __init__(self, engine: Engine, study: Path, entry: str, device: str, limit: int) -> None:
+    def __init__(self, engine: Engine, study: Path, device: str, limit: int, lock: Path) -> None:
         import submitit
 
-        # it warns at every look at SLURM where the accounting (sacct) is off; `Handle` does without
+        # it warns at every look at SLURM where the accounting (sacct) is off; `StudyJob` does without
         logging.getLogger("submitit").setLevel(logging.ERROR)
-        self._engine, self._study, self._entry, self._device, self._limit = (
-            engine,
-            study,
-            entry,
-            device,
-            limit,
-        )
+        self._engine, self._study, self._device, self._limit, self._lock = engine, study, device, limit, lock
         # a folder for each command: SLURM's job ids are unique, process ids are not
         stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         self._folder = (study / JOBS_FOLDER / stamp).absolute()
         more = {"slurm_max_num_timeout": _MAX_TIMEOUTS} if engine.name == SLURM else {}
         self._executor = submitit.AutoExecutor(self._folder, cluster=engine.name, **more)
         self._gpus = _gpus() if device == "cuda" and engine.name == LOCAL else []
-        self._gpu_of: dict[str, str] = {}
 
-    def submit(self, waiting: Sequence[Work], running: Sequence[str]) -> list[Handle]:
-        """Submit the first of the waiting jobs, as many as may run: all of them to SLURM.
-
-        Args:
-            waiting: not yet submitted.
-            running: names of those on this machine that are submitted and have not ended.
+    def submit(self, jobs: Sequence[StudyJob]) -> list[StudyJob]:
+        """Submit as many of the jobs that wait as may run, to SLURM all of them; those that were submitted.
 
         Raises:
             MIError: SLURM refuses them, or submitit their parameters.
         """
-        if self._engine.name == SLURM:
-            return self._to_slurm(waiting) if waiting else []
-        names, handles = list(running), []
-        for work in waiting[: max(0, self._limit - len(running))]:
-            handles.append(self._start_here(work, names))
-            names.append(work.name)
-        return handles
+        waiting = [job for job in jobs if job.engine is None]
+        if waiting and self._engine.name == SLURM:
+            submitted = self._to_slurm([job.work for job in waiting])
+        else:
+            running = [job for job in jobs if job.is_open(LOCAL)]
+            waiting = waiting[: max(0, self._limit - len(running))]
+            submitted = [self._start_here(job, [*running, *waiting]) for job in waiting]
+        for job, its in zip(waiting, submitted, strict=True):
+            job.engine, job.id, job.folder = self._engine.name, str(its.job_id), str(self._folder)
+        return waiting
 
-    def _start_here(self, work: Work, running: Sequence[str]) -> Handle:
+    def _start_here(self, job: StudyJob, running: Sequence[StudyJob]) -> Any:
         self._executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES, stderr_to_stdout=True)
-        visible = os.environ.get(_VISIBLE)
         if self._gpus:  # the one with the fewest jobs
-            visible = min(self._gpus, key=[self._gpu_of.get(name) for name in running].count)
-            self._gpu_of[work.name] = visible
+            job.gpu = min(self._gpus, key=[other.gpu for other in running].count)
         # submitit's local executor hides every GPU that it did not hand out itself
-        function = RunWork(work, self._entry, {_VISIBLE: visible}, lock_of(self._study, work.name))
+        visible = {_VISIBLE: job.gpu or os.environ.get(_VISIBLE)}
         threads = str(threads_for(self._limit))
         with _environment(OMP_NUM_THREADS=threads), _errors_to(self._folder / "controllers.log"):
-            job = self._executor.submit(function)
-        return Handle(LOCAL, str(job.job_id), str(self._folder), lock_of(self._study, work.name), job)
+            job.own = self._executor.submit(replace(job.work, environment=visible, lock=self._lock))
+        return job.own
 
-    def _to_slurm(self, works: Sequence[Work]) -> list[Handle]:
+    def _to_slurm(self, works: Sequence[Work]) -> Sequence[Any]:
+        from submitit.helpers import clean_env
+
         asked = {"name": f"s3prl_mi-{self._study.resolve().name}", **(self._engine.slurm or {})}
         if "slurm_time" not in asked:
             asked.setdefault("timeout_min", SLURM_MINUTES)
@@ -102,24 +191,16 @@ class Submitter:
             raise MIError(f"--slurm: {one_line(str(error))}") from None
         if self._device.startswith("cuda") and not any("gpu" in f"{k}={v}" for k, v in asked.items()):
             logger.info("--slurm asks for no GPU (gpus_per_node=1): jobs that get none use the CPU.")
-        functions = [RunWork(work, self._entry, {}) for work in works]
-        submit = self._executor.submit
+        # the variables of the SLURM job that this command itself may run in would bind the new ones
+        hidden = clean_env() if "SLURM_JOB_ID" in os.environ else contextlib.nullcontext()
         try:
-            with _environment(), _outside_of_slurm():
-                jobs = self._executor.submit_array(functions) if len(works) > 1 else [submit(functions[0])]
+            with _environment(), hidden:
+                several = len(works) > 1
+                return self._executor.submit_array(works) if several else [self._executor.submit(works[0])]
         except Exception as error:
             if type(error).__module__.partition(".")[0] != "submitit":
                 raise
             raise MIError(f"--slurm: sbatch refused the jobs: {one_line(str(error))}") from None
-        return [
-            Handle(SLURM, str(job.job_id), str(self._folder), lock_of(self._study, work.name))
-            for work, job in zip(works, jobs, strict=True)
-        ]
-
-
-def lock_of(study: Path, name: str) -> Path:
-    """The file that a local job locks while it runs."""
-    return (study / JOBS_FOLDER / f"{name}.lock").absolute()
 
 
 def threads_for(jobs: int) -> int:
@@ -144,13 +225,6 @@ def _environment(**values: str) -> contextlib.AbstractContextManager[None]:
     if PACKAGE.parent.name not in ("site-packages", "dist-packages"):
         known.append(str(PACKAGE.parent))
     return environment_variables(PYTHONPATH=os.pathsep.join(dict.fromkeys(known)), **values)
-
-
-def _outside_of_slurm() -> contextlib.AbstractContextManager[None]:
-    """Hide the variables of the SLURM job that this command itself may run in: they would bind the new ones."""
-    from submitit.helpers import clean_env
-
-    return clean_env() if "SLURM_JOB_ID" in os.environ else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""One job of a study: what its caller hands over, and the function that submitit calls in a process of its own.
+"""One job of a study: the function that submitit calls in a process of its own.
 
 Nothing heavy is imported before the job begins.
 """
@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,23 +27,6 @@ if TYPE_CHECKING:
 
 _held: list[Lock] = []
 """Until the process ends, which is after submitit has written the result."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """One job: the experiments of one upstream or checkpoint, one after the other, as they share hidden states.
-
-    Attributes:
-        name: of the upstream or checkpoint; no two works of a study share it.
-        payloads: what the entry is called with, by task; anything that can be pickled.
-        digest: of all that the results depend on (`digest_of`): a finished job of the same digest is not repeated.
-        results: files that the job leaves; where one is missing, the job is repeated.
-    """
-
-    name: str
-    payloads: Mapping[str, Any]
-    digest: str
-    results: tuple[Path, ...] = ()
 
 
 def digest_of(asked: Any, files: Iterable[str | None] = ()) -> str:
@@ -64,20 +47,26 @@ class WorkResult:
 
 
 @dataclass(frozen=True)
-class RunWork:
-    """The function that a job calls.
+class Work:
+    """The experiments of one upstream or checkpoint, one after the other, as they share hidden states.
 
     Attributes:
-        work: what to do.
+        name: of the upstream or checkpoint; no two works of a study share it.
         entry: `module:function`, called as `function(payload, resume)` with each payload; `resume`: an earlier start of
             this very job may have left unfinished results.
+        payloads: what the entry is called with, by task; anything that can be pickled.
+        digest: of all that the results depend on (`digest_of`): a finished job of the same digest is not repeated.
+        results: files that the job leaves; where one is missing, the job is repeated.
         environment: variables to set, or with None to remove, before torch is imported.
         lock: a file that is locked while the job runs, so that a later command can tell; None: not needed.
     """
 
-    work: Work
+    name: str
     entry: str
-    environment: Mapping[str, str | None]
+    payloads: Mapping[str, Any]
+    digest: str
+    results: tuple[Path, ...] = ()
+    environment: Mapping[str, str | None] = field(default_factory=dict)
     lock: Path | None = None
 
     def __call__(self, resume: bool = False) -> WorkResult:
@@ -91,8 +80,8 @@ class RunWork:
         # SLURM counts its own restarts (a node that failed), of which submitit does not know
         resume = resume or int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
         reasons: dict[str, str | None] = {}
-        for number, (task, payload) in enumerate(self.work.payloads.items(), start=1):
-            sys.stderr.write(f"\n[{number}/{len(self.work.payloads)}] {task}: {self.work.name}\n")
+        for number, (task, payload) in enumerate(self.payloads.items(), start=1):
+            sys.stderr.write(f"\n[{number}/{len(self.payloads)}] {task}: {self.name}\n")
             reasons[task] = self._reason_to_fail(payload, resume)
         return WorkResult(reasons, time.time() - began)
 
