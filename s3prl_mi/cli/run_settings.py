@@ -61,12 +61,26 @@ _KEPT = (
 (another one is refused)."""
 
 
+_SAME_MODEL = {"-u": "upstream", "-k": "upstream_ckpt", "-l": "upstream_layer_selection"}
+"""Options that may be repeated when a finished experiment is continued, but not changed."""
+
+
 def _with_past(args: argparse.Namespace, past: argparse.Namespace) -> argparse.Namespace:
     """Overwrite arguments by those of a past experiment.
 
     The folder stays the one that was named, if one was: an experiment folder may have been moved.
+
+    Raises:
+        MIError: another upstream, checkpoint or layer than that of the past experiment is asked for.
     """
     named = expdir_of(args)
+    for option, key in _SAME_MODEL.items():
+        asked, begun = getattr(args, key), getattr(past, key, None)
+        if asked is not None and asked != begun:
+            raise MIError(
+                f"{option} {asked}: {named or args.past_exp} was measured with {option} {begun}. Use another experiment "
+                f"name (-n), or leave {option} out."
+            )
     merged = vars(args) | {key: value for key, value in vars(past).items() if key not in _KEPT}
     if named is not None:
         merged["expdir"] = named

@@ -118,7 +118,7 @@ class MIConfig:
     """Frames that mi_views scores: any of `masked`, `unmasked`, `all`. `auto`: masked for the mask view, all
     for the shift view."""
     protocol: Literal["default", "paper"] = "default"
-    """How probes are fitted: `default`, or as in the `paper` (s3prl_mi/estimators/probe.py)."""
+    """How probes are fitted: `default`, or as in the `paper` (s3prl_mi/estimators/probes.py)."""
     probes: tuple[Literal["logistic", "mlp"], ...] = ("logistic", "mlp")
     """Classifiers to fit, each a bound of its own: `logistic` (linear), `mlp` (with hidden layers)."""
     seeds: int | tuple[int, ...] = 5

@@ -3,7 +3,7 @@
 ================  ======================================================================================
 experiment_files  all files of one experiment: `mi_summary.csv`, `mi_layers.png`, `log.log`, TensorBoard
 terminal          tables on the screen: one experiment, or several upstreams under each other
-figures/          every picture, as PNG, PDF and SVG
+figures/          every picture, as PNG and PDF
 html/             `mi_report.html`: one page that opens offline, with all figures
 compare/          models next to each other as text, Markdown, LaTeX, CSV; correlation with error rates
 s3prl_log         what s3prl's own tasks leave: lines in `log.log`, scalars for TensorBoard

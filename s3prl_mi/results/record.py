@@ -2,6 +2,10 @@
 
 The file is only ever appended to, whole lines at a time, each forced to disk: a line cut short by a kill is
 recognised by its missing newline and dropped on the next read.
+
+A new field needs a default, as older lines lack it, and a value in `experiment.records.build_records`. If it tells
+estimates of one experiment apart it goes into `identity`; if it decides what may be compared, into
+`comparability.PARTS`. A field that is renamed needs a new `SCHEMA_VERSION`.
 """
 
 from __future__ import annotations

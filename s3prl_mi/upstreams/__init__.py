@@ -7,6 +7,7 @@
 `geometry`        where frames lie in the waveform (`Geometry`): stride, centre, number
 `receptive_field` the `Geometry` of a loaded upstream, from its own layers and config
 `loading`         a name and a checkpoint -> a loaded, frozen `Upstream` with its fingerprint
+`s3prl_states`    what s3prl's runner leaves: `states-*.ckpt`, found, read and written
 `checkpoints`     files before a model is built: safe reading, layout, training step, hash
 `views`           the two views of `mi_views`: patterns of mask spans, shifts in time
 `masking`         masks at the mask site, and padding in the conv stack: hooks for one forward pass

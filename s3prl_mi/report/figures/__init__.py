@@ -1,7 +1,7 @@
-"""Records -> figures fit for a paper, each with its caption, as PNG, PDF and SVG: the only place that draws.
+"""Records -> figures fit for a paper, each with its caption, as PNG and PDF: the only place that draws.
 
 Only what is comparable (one `ComparisonKey`) shares an axis. A figure is drawn where its data exist; a function whose
-data do not exist returns an empty list.
+data do not exist returns an empty list. A new figure is a module here; `html.sections` lists the figures of the report.
 
 =================  =====================================================================================
 experiment_layers  `mi_layers.png` of one experiment
@@ -12,7 +12,7 @@ sweeps             bits by mask pattern, shift, number of clusters
 cluster_usage      how evenly the codebook is used
 phones             bits of each class, and confusions
 score_scatter      bits against PER or WER
-groups             nothing; which estimates may share an axis, and what comes first
-picture            nothing; size, fonts, colours, curves and axes that all share, and the finished files
+groups             (draws nothing) which estimates may share an axis, and what comes first
+picture            (draws nothing) size, fonts, colours, curves and axes that all share, and the finished files
 =================  =====================================================================================
 """
