@@ -78,8 +78,8 @@ def _with_past(args: argparse.Namespace, past: argparse.Namespace) -> argparse.N
         asked, begun = getattr(args, key), getattr(past, key, None)
         if asked is not None and asked != begun:
             raise MIError(
-                f"{option} {asked}: {named or args.past_exp} was measured with {option} {begun}. Use another experiment "
-                f"name (-n), or leave {option} out."
+                f"{option} {asked}: {named or args.past_exp} was measured with {option} {begun}. Use another "
+                f"experiment name (-n), or leave {option} out."
             )
     merged = vars(args) | {key: value for key, value in vars(past).items() if key not in _KEPT}
     if named is not None:
