@@ -1,6 +1,7 @@
 """The probes there are: names, colours, and how each protocol fits them.
 
-A new probe is a new entry of `PROBES`, and a name in `core.config.MIConfig.probes`. Imports no torch: what plans, sorts and draws estimates reads it, too.
+A new probe is a new entry of `PROBES`, and a name in `core.config.MIConfig.probes`. Imports no
+torch: what plans, sorts and draws estimates reads it, too.
 
 Protocol `default` (version in its name): the logistic probe is fitted to convergence, its L2 strength chosen by
 cross-validation over held-out speakers of the fit split, then fitted on all of it. The MLP probe's number of training

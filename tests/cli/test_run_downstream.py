@@ -267,6 +267,17 @@ def test_auto_resume_is_kept_and_a_moved_experiment_stays_where_it_is(calls):
     assert (calls[0][0].auto_resume, calls[0][0].expdir) == (True, "moved")
 
 
+@pytest.mark.parametrize(("option", "key", "value"), [("-u", "upstream", "mfcc"), ("-k", "upstream_ckpt", "b.pt")])
+def test_another_model_is_not_continued(calls, capsys, option, key, value):
+    """The arguments of a finished experiment count: one that contradicts them is refused, not passed over."""
+    finished(Path("x"), upstream="fbank", upstream_ckpt="a.pt")
+    same = ["-m", "train", "-d", "mi_views", "-u", "fbank", "-k", "a.pt", "-p", "x", "-a", "--device", "cpu"]
+    assert main([value if same[n - 1] == option else word for n, word in enumerate(same)]) == 1
+    assert f"error: {option} {value}: x was measured with {option}" in capsys.readouterr().err
+    assert main(same) == 0
+    assert getattr(calls[0][0], key) == {"upstream": "fbank", "upstream_ckpt": "a.pt"}[key]
+
+
 def test_latest_states_is_by_number(tmp_path):
     for step in (9, 10):
         (tmp_path / f"states-{step}.ckpt").touch()
