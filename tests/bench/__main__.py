@@ -15,7 +15,7 @@ from types import ModuleType
 
 import torch
 
-from . import estimation, extraction, growth, jobs, memory, processes, same_bits, whole
+from . import coverage, estimation, extraction, growth, jobs, memory, processes, same_bits, whole
 from .table import Row, show
 
 Case = Callable[[argparse.Namespace], Iterator[Row]]
@@ -29,6 +29,7 @@ CASES: dict[str, tuple[ModuleType, Case]] = {
     "memory": (jobs, memory.memory),
     "processes": (jobs, processes.processes),
     "same_bits": (same_bits, same_bits.same_bits),
+    "coverage": (coverage, coverage.coverage),
 }
 
 

@@ -1,0 +1,114 @@
+"""Intervals over speakers: what they hold, and how often."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.estimators.bounds import entropy_bits
+from s3prl_mi.estimators.intervals import (
+    GroupSums,
+    bound_interval,
+    difference_interval,
+    groups_needed,
+)
+
+
+def sums_of(rng: np.random.Generator, n: int, classes: int = 6, gain: float = 0.7) -> GroupSums:
+    """Speakers whose class frequencies and losses scatter; the loss of a frame is about H - gain."""
+    frequencies = rng.dirichlet(np.full(classes, 30.0), n)
+    frames = np.stack([rng.multinomial(rng.integers(800, 1200), p) for p in frequencies])
+    loss = frames.sum(1) * (np.log2(classes) - gain + 0.1 * rng.normal(size=n))
+    return GroupSums(tuple(f"s{i}" for i in range(n)), frames, loss)
+
+
+def pick(sums: GroupSums, rows: np.ndarray) -> GroupSums:
+    return GroupSums(tuple(sums.groups[i] for i in rows), sums.class_frames[rows], sums.loss_bits[rows])
+
+
+def test_the_bound_is_that_of_the_estimators():
+    sums = sums_of(np.random.default_rng(0), 7)
+    frames = sums.class_frames.sum(0)
+    assert sums.bound_bits() == pytest.approx(
+        entropy_bits(frames) - sums.loss_bits.sum() / frames.sum(), abs=1e-12
+    )
+
+
+def test_without_each_is_the_bound_of_the_others():
+    sums = sums_of(np.random.default_rng(1), 5)
+    for left_out, value in enumerate(sums.without_each()):
+        others = np.delete(np.arange(5), left_out)
+        assert value == pytest.approx(pick(sums, others).bound_bits(), abs=1e-12)
+
+
+def test_of_a_mean_it_is_the_usual_t_interval():
+    """With as many frames of one and the same kind per speaker, the bound is minus a mean of n numbers."""
+    rng = np.random.default_rng(2)
+    means = rng.normal(size=12)
+    sums = GroupSums(tuple("abcdefghijkl"), np.full((12, 1), 100), 100 * means)
+    found = bound_interval(sums)
+    assert found.error == pytest.approx(means.std(ddof=1) / np.sqrt(12))
+    assert (found.high - found.value) / found.error == pytest.approx(
+        2.200985, abs=1e-5
+    )  # t of 11 degrees, 97.5 %
+
+
+@pytest.mark.parametrize("n", [5, 20])
+def test_it_holds_the_truth_as_often_as_it_claims(n):
+    rng = np.random.default_rng(3)
+    everyone = sums_of(rng, 4000)
+    truth = everyone.bound_bits()
+    held = sum(
+        not bound_interval(pick(everyone, rng.integers(0, 4000, n))).excludes(truth) for _ in range(1500)
+    )
+    assert 0.92 < held / 1500 < 0.975
+
+
+def test_a_paired_difference_is_tighter_than_either():
+    rng = np.random.default_rng(4)
+    a = sums_of(rng, 10)
+    b = GroupSums(
+        a.groups, a.class_frames, a.loss_bits + a.class_frames.sum(1) * (0.02 + 0.005 * rng.normal(size=10))
+    )
+    difference = difference_interval(a, b)
+    assert difference.value == pytest.approx(0.02, abs=0.005)
+    assert difference.error < bound_interval(a).error / 5
+    assert difference.excludes(0.0)
+    assert not difference_interval(a, a).excludes(0.0)
+
+
+def test_different_speakers_are_refused():
+    a = sums_of(np.random.default_rng(5), 4)
+    with pytest.raises(MIError, match="same speakers"):
+        difference_interval(a, pick(a, np.array([0, 1, 2])))
+
+
+def test_one_speaker_has_no_interval():
+    found = bound_interval(sums_of(np.random.default_rng(6), 1))
+    assert (found.low, found.high, found.error, found.groups) == (None, None, None, 1)
+    assert not found.excludes(100.0)
+
+
+def test_speakers_needed_shrink_with_the_difference():
+    rng = np.random.default_rng(7)
+    a = sums_of(rng, 8)
+    b = GroupSums(a.groups, a.class_frames, a.loss_bits + a.class_frames.sum(1) * 0.05 * rng.normal(size=8))
+    found = difference_interval(a, b)
+    few, many = groups_needed(found, 0.1), groups_needed(found, 0.01)
+    assert few is not None
+    assert many is not None
+    assert few < many
+    assert many == pytest.approx((1.96 * found.error * np.sqrt(8) / 0.01) ** 2, rel=0.1)
+    assert groups_needed(found, 0.0) is None
+
+
+@given(st.integers(2, 12), st.integers(0, 10**6))
+def test_order_and_names_of_speakers_do_not_matter(n, seed):
+    rng = np.random.default_rng(seed)
+    sums = sums_of(rng, n)
+    one, other = bound_interval(sums), bound_interval(pick(sums, rng.permutation(n)))
+    assert one.low == pytest.approx(other.low, abs=1e-9)
+    assert one.high == pytest.approx(other.high, abs=1e-9)
