@@ -3,8 +3,8 @@
 A bound is ``H(p) - loss / frames`` with class frequencies p, loss and frames summed over the eval speakers. Leaving out
 one speaker at a time (the delete-one jackknife: Tukey 1958; Efron and Stein 1981) gives its standard error over the
 choice of speakers; the interval is the estimate plus or minus Student's t of n - 1 degrees of freedom times that. A
-bootstrap with replacement would lower H, as it repeats speakers. Speakers, not frames or utterances: frames of one voice
-resemble each other, and intervals that ignore this are several times too short.
+bootstrap with replacement would lower H, as it repeats speakers. Speakers, not frames or utterances: frames of one
+voice resemble each other, and intervals that ignore this are several times too short.
 
 `python -m tests.bench coverage` counts how often the interval holds the value of all speakers. It covers the choice of
 *eval* speakers; probes and codebooks stay as they were fitted.
@@ -12,48 +12,44 @@ resemble each other, and intervals that ignore this are several times too short.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import xlogy
-from scipy.stats import t as student_t
+from scipy.special import stdtrit, xlogy
 
 from ..core.errors import MIError
-from ..core.types import Bits
+from ..core.types import Bits, IntVector
 
 LEVEL = 0.95
 
 
 @dataclass(frozen=True, eq=False)
-class GroupSums:
-    """What an estimate is made of, for each group of eval frames (a speaker; an utterance where speakers are unknown).
+class FrameGroups:
+    """The group of each eval frame: its speaker; its utterance where speakers are unknown.
 
     Attributes:
-        groups: name of each group, n_groups of them.
-        class_frames: frames of each class, shape (n_groups, n_classes).
-        loss_bits: sum of -log2 q(target | frame), shape (n_groups,).
+        over: `speakers` or `utterances`.
+        names: of the groups, n_groups of them.
+        ids: number of each frame's group, shape (n_frames,).
     """
 
-    groups: tuple[str, ...]
-    class_frames: NDArray[np.int64]
-    loss_bits: NDArray[np.float64]
+    over: str
+    names: tuple[str, ...]
+    ids: IntVector
 
-    def bound_bits(self) -> Bits:
-        """The bound that these sums make."""
-        return float(_bounds(self.class_frames.sum(0), self.loss_bits.sum()))
-
-    def without_each(self) -> NDArray[np.float64]:
-        """The bound without each group, shape (n_groups,)."""
-        frames, loss = self.class_frames.sum(0), self.loss_bits.sum()
-        return _bounds(frames - self.class_frames, loss - self.loss_bits)
+    def select(self, rows: IntVector | NDArray[np.bool_]) -> FrameGroups:
+        """Those of some frames."""
+        return FrameGroups(self.over, self.names, self.ids[rows])
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % interval over groups.
+    """A value with its interval over groups.
 
-    `low` and `high` are None with fewer than two groups. `error` is the jackknife's standard error.
+    `low` and `high` are None with fewer than two groups. `error` is the jackknife's standard error. `comparisons`:
+    among how many the interval is one, all of which hold together with 95 % (Bonferroni).
     """
 
     value: Bits
@@ -61,10 +57,113 @@ class Interval:
     high: Bits | None
     error: Bits | None
     groups: int
+    comparisons: int = 1
 
     def excludes(self, value: Bits = 0.0) -> bool:
         """Whether a value lies outside the interval; never where there is none."""
         return self.low is not None and self.high is not None and not self.low <= value <= self.high
+
+
+@dataclass(frozen=True, eq=False)
+class LeftOut:
+    """A bound, a mean of bounds or a difference of bounds, and what it would be without each group.
+
+    Attributes:
+        over: `speakers` or `utterances`.
+        groups: name of each group, n_groups of them.
+        value: with all groups, in bits.
+        without_each: without each group, shape (n_groups,), in bits.
+    """
+
+    over: str
+    groups: tuple[str, ...]
+    value: Bits
+    without_each: NDArray[np.float64]
+
+    @staticmethod
+    def mean(several: Sequence[LeftOut]) -> LeftOut:
+        """The mean of bounds on the same groups, such as those of several seeds."""
+        first = several[0]
+        _check_groups(first, *several[1:])
+        values, without = [s.value for s in several], [s.without_each for s in several]
+        return LeftOut(first.over, first.groups, float(np.mean(values)), np.mean(without, axis=0))
+
+    def __sub__(self, other: LeftOut) -> LeftOut:
+        """The difference of two bounds on the same speech, paired by group: its interval is tighter than either's.
+
+        Raises:
+            MIError: the groups are not the same.
+        """
+        _check_groups(self, other)
+        return LeftOut(self.over, self.groups, self.value - other.value, self.without_each - other.without_each)
+
+    def interval(self, comparisons: int = 1) -> Interval:
+        """The value with its 95 % interval over groups; wider as one of several comparisons.
+
+        Example:
+            >>> frames, losses = np.array([[50, 50], [60, 40], [45, 55]]), np.array([60.0, 70.0, 50.0])
+            >>> sums = GroupSums("speakers", ("a", "b", "c"), frames, losses)
+            >>> i = sums.left_out().interval()
+            >>> f"{i.value:.3f} [{i.low:.3f}, {i.high:.3f}]"
+            '0.399 [0.137, 0.661]'
+        """
+        n = len(self.without_each)
+        if n < 2 or not np.isfinite(self.without_each).all():
+            return Interval(self.value, None, None, None, n, comparisons)
+        off = self.without_each - self.without_each.mean()
+        error = float(np.sqrt((n - 1) / n * np.square(off).sum()))
+        reach = _reach(n, comparisons) * error
+        return Interval(self.value, self.value - reach, self.value + reach, error, n, comparisons)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupSums:
+    """What an estimate is made of, for each group of eval frames (a speaker; an utterance where speakers are unknown).
+
+    Attributes:
+        over: `speakers` or `utterances`.
+        groups: name of each group, n_groups of them.
+        class_frames: frames of each class, shape (n_groups, n_classes).
+        loss_bits: sum of -log2 q(target | frame), shape (n_groups,).
+    """
+
+    over: str
+    groups: tuple[str, ...]
+    class_frames: NDArray[np.int64]
+    loss_bits: NDArray[np.float64]
+
+    @staticmethod
+    def of(groups: FrameGroups, targets: IntVector, n_classes: int, loss_bits: NDArray[np.float64]) -> GroupSums:
+        """Sums of the groups that have frames.
+
+        Args:
+            groups: of n_frames frames.
+            targets: class of each, shape (n_frames,).
+            n_classes: number of classes.
+            loss_bits: of each group, shape (n_groups,).
+        """
+        n = len(groups.names)
+        frames = np.bincount(groups.ids * n_classes + targets, minlength=n * n_classes).reshape(n, n_classes)
+        kept = np.flatnonzero(frames.sum(1))
+        return GroupSums(groups.over, tuple(groups.names[i] for i in kept), frames[kept], loss_bits[kept])
+
+    def left_out(self) -> LeftOut:
+        """The bound that these sums make, and that without each group."""
+        frames, loss = self.class_frames.sum(0), self.loss_bits.sum()
+        without = _bounds(frames - self.class_frames, loss - self.loss_bits)
+        return LeftOut(self.over, self.groups, float(_bounds(frames, loss)), without)
+
+    def group_information_bits(self) -> Bits:
+        """Plug-in estimate of the information that a frame's class and its group share."""
+        frames = self.class_frames
+        return float(_bounds(frames.sum(0), (_bounds(frames, 0.0) * frames.sum(1)).sum()))
+
+
+def _check_groups(first: LeftOut, *others: LeftOut) -> None:
+    for other in others:
+        if first.groups != other.groups:
+            odd = sorted(set(first.groups) ^ set(other.groups))
+            raise MIError(f"a paired difference needs the same speakers on both sides; only one side has {odd[:3]}.")
 
 
 def _bounds(frames: NDArray[np.integer], loss: NDArray[np.float64] | float) -> NDArray[np.float64]:
@@ -75,39 +174,9 @@ def _bounds(frames: NDArray[np.integer], loss: NDArray[np.float64] | float) -> N
         return np.asarray(entropy - loss / total)
 
 
-def bound_interval(sums: GroupSums) -> Interval:
-    """The bound with its interval over groups.
-
-    Example:
-        >>> sums = GroupSums(("a", "b", "c"), np.array([[50, 50], [60, 40], [45, 55]]), np.array([60.0, 70.0, 50.0]))
-        >>> i = bound_interval(sums)
-        >>> f"{i.value:.3f} [{i.low:.3f}, {i.high:.3f}]"
-        '0.399 [0.137, 0.661]'
-    """
-    return _interval(sums.bound_bits(), sums.without_each())
-
-
-def difference_interval(a: GroupSums, b: GroupSums) -> Interval:
-    """The difference of two bounds, a - b, on the same speech: paired by group, so far tighter than either interval.
-
-    Raises:
-        MIError: the groups are not the same.
-    """
-    if a.groups != b.groups:
-        odd = sorted(set(a.groups) ^ set(b.groups))
-        raise MIError(
-            f"a paired difference needs the same speakers on both sides; only one side has {odd[:3]}."
-        )
-    return _interval(a.bound_bits() - b.bound_bits(), a.without_each() - b.without_each())
-
-
-def _interval(value: Bits, without_each: NDArray[np.float64], level: float = LEVEL) -> Interval:
-    n = len(without_each)
-    if n < 2 or not np.isfinite(without_each).all():
-        return Interval(value, None, None, None, n)
-    error = float(np.sqrt((n - 1) / n * np.square(without_each - without_each.mean()).sum()))
-    reach = float(student_t.ppf(0.5 + level / 2, n - 1)) * error
-    return Interval(value, value - reach, value + reach, error, n)
+def _reach(n: int, comparisons: int) -> float:
+    """How many standard errors an interval over n groups reaches to either side (Student's t)."""
+    return float(stdtrit(n - 1, 0.5 + (1 - (1 - LEVEL) / comparisons) / 2))
 
 
 def groups_needed(interval: Interval, difference: Bits | None = None) -> int | None:
@@ -119,13 +188,13 @@ def groups_needed(interval: Interval, difference: Bits | None = None) -> int | N
 
     Returns:
         The smallest number of groups whose interval would exclude zero; None where there is no spread to judge by or no
-        difference.
+        difference. At the level of the interval, so among as many comparisons.
     """
     size = abs(interval.value if difference is None else difference)
     if interval.error is None or not size:
         return None
     spread = interval.error * np.sqrt(interval.groups)  # of one group
     for n in np.unique(np.geomspace(2, 1e6, 4000).astype(int)):
-        if student_t.ppf(0.5 + LEVEL / 2, n - 1) * spread / np.sqrt(n) < size:
+        if _reach(n, interval.comparisons) * spread / np.sqrt(n) < size:
             return int(n)
     return None

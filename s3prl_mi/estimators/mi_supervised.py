@@ -7,7 +7,7 @@ eval split; H(Y) is the entropy of the labels of the very frames scored.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from ..core.errors import MIError
 from ..core.types import Bits, IntVector
-from .bounds import contributions_bits, entropy_bits, lower_bound_bits
+from .bounds import NATS_TO_BITS, contributions_bits, entropy_bits, lower_bound_bits
 from .fitting import fit_probes
 from .frames import Frames
-from .probe import FittedProbe, Score, score
+from .intervals import FrameGroups, GroupSums
+from .probe import FittedProbe, Score, log_priors, score
 from .probes import PROTOCOLS, ProbeSpec
 
 MAX_UNSEEN = 0.05
@@ -35,6 +36,8 @@ class Estimate:
     `settings`: what was chosen within the fit split.
     `class_frames`, `class_bits`: scored frames of each class, and its contribution to the bound, which is their sum.
     `confusion`: frames by class (row) and most probable class (column), or None for many classes.
+    `prior_cross_entropy_bits`: cross-entropy of the fit split's class frequencies, without looking at Z.
+    `by_group`: sums per eval speaker or utterance, for intervals; None where groups are not given.
     """
 
     mi_lower_bound_bits: Bits
@@ -52,6 +55,8 @@ class Estimate:
     class_frames: list[int] = field(repr=False, compare=False)
     class_bits: list[Bits] = field(repr=False, compare=False)
     confusion: list[list[int]] | None = field(repr=False, compare=False)
+    prior_cross_entropy_bits: Bits | None = field(default=None, repr=False)
+    by_group: GroupSums | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ def estimates_of(
     spec: ProbeSpec,
     fit_frames: int,
     unseen_frames: int = 0,
+    groups: FrameGroups | None = None,
 ) -> list[list[Estimate]]:
     """Score fitted probes once on eval frames: for each probe one estimate per seed.
 
@@ -99,10 +105,14 @@ def estimates_of(
         spec: as fitted.
         fit_frames: frames the probes were fitted on.
         unseen_frames: eval frames left out.
+        groups: of the eval frames.
     """
+    ids = targets.cpu().numpy()
 
-    def estimate(probe: FittedProbe, s: Score, seed: int, settings: dict[str, Any]) -> Estimate:
-        entropy = entropy_bits(s.class_frames)
+    def estimate(probe: FittedProbe, s: Score, seed: int, settings: dict[str, Any], n: int) -> Estimate:
+        entropy, classes = entropy_bits(s.class_frames), len(s.class_frames)
+        prior = None if probe.log_priors is None else probe.log_priors[n].cpu().numpy()
+        own = ids[:, min(n, ids.shape[1] - 1)]
         return Estimate(
             mi_lower_bound_bits=lower_bound_bits(entropy, s.cross_entropy_bits),
             entropy_bits=entropy,
@@ -110,7 +120,7 @@ def estimates_of(
             accuracy=s.accuracy,
             fit_frames=fit_frames,
             eval_frames=len(frames),
-            labels=len(s.class_frames),
+            labels=classes,
             unseen_frames=unseen_frames,
             probe=probe.name,
             protocol=PROTOCOLS[spec.protocol],
@@ -119,11 +129,15 @@ def estimates_of(
             class_frames=s.class_frames.tolist(),
             class_bits=contributions_bits(s.class_frames, s.class_loss_bits).tolist(),
             confusion=None if s.confusion is None else s.confusion.tolist(),
+            prior_cross_entropy_bits=None
+            if prior is None
+            else float(-(s.class_frames @ prior) / len(own)) * NATS_TO_BITS,
+            by_group=None if groups is None else GroupSums.of(groups, own, classes, s.group_loss_bits),
         )
 
     return [
-        [estimate(p, *one) for one in zip(scores, spec.seeds, p.settings, strict=True)]
-        for p, scores in zip(probes, score(probes, frames, targets), strict=True)
+        [estimate(p, *one) for one in zip(scores, spec.seeds, p.settings, range(len(scores)), strict=True)]
+        for p, scores in zip(probes, score(probes, frames, targets, groups), strict=True)
     ]
 
 
@@ -139,11 +153,17 @@ def fit_supervised(
         groups: speaker or utterance of each frame.
         spec: the probes, and how to fit them.
     """
-    return fit_probes(frames, _column(ids), classes, groups, spec)
+    probes, priors = fit_probes(frames, _column(ids), classes, groups, spec), log_priors(_column(ids), classes)
+    return [replace(p, log_priors=priors.expand(len(spec.seeds), -1)) for p in probes]
 
 
 def score_supervised(
-    probes: Sequence[FittedProbe], frames: Frames, ids: IntVector, spec: ProbeSpec, fit_frames: int
+    probes: Sequence[FittedProbe],
+    frames: Frames,
+    ids: IntVector,
+    spec: ProbeSpec,
+    fit_frames: int,
+    groups: FrameGroups | None = None,
 ) -> list[list[Estimate]]:
     """Score fitted probes on eval frames: for each probe one estimate per seed.
 
@@ -153,6 +173,7 @@ def score_supervised(
         ids: their class ids, shape (n_frames,); -1 for a label unseen in the fit split.
         spec: as fitted.
         fit_frames: frames the probes were fitted on.
+        groups: speaker or utterance of each eval frame, for intervals.
 
     Raises:
         MIError: no frame left to score, or too many with unseen labels.
@@ -164,7 +185,8 @@ def score_supervised(
             f"{unseen} of {len(frames)} eval frames have labels that never occur in the fit split (at most "
             f"{MAX_UNSEEN:.0%} are left out): are both splits labelled with the same inventory?"
         )
-    return estimates_of(probes, frames.select(known), _column(ids[known]), spec, fit_frames, unseen)
+    groups = groups.select(known) if groups is not None else None
+    return estimates_of(probes, frames.select(known), _column(ids[known]), spec, fit_frames, unseen, groups)
 
 
 def _column(ids: IntVector) -> Tensor:

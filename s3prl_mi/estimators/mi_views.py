@@ -8,6 +8,7 @@ The first inequality holds for any c (data processing), the second for any q.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,9 +16,10 @@ from torch import Tensor
 from ..core.types import IntVector
 from .fitting import CHOICE_SEED, fit_probes
 from .frames import Frames
+from .intervals import FrameGroups
 from .kmeans import assign, fit_codebooks
 from .mi_supervised import Estimate, estimates_of
-from .probe import FittedProbe
+from .probe import FittedProbe, log_priors
 from .probes import ProbeSpec
 
 
@@ -60,7 +62,11 @@ def fit_views(
     """
     targets = assign(frames_b, codebooks)
     own, choice = targets[:, :-1], targets[:, -1:]
-    return fit_probes(frames_a, own, codebooks.shape[1], groups, spec, choice)
+    probes, priors = (
+        fit_probes(frames_a, own, codebooks.shape[1], groups, spec, choice),
+        log_priors(own, codebooks.shape[1]),
+    )
+    return [replace(p, log_priors=priors) for p in probes]
 
 
 def score_views(
@@ -70,6 +76,7 @@ def score_views(
     frames_b: Frames,
     spec: ProbeSpec,
     fit_frames: int,
+    groups: FrameGroups | None = None,
 ) -> list[list[Estimate]]:
     """Score fitted probes on eval pairs: for each probe one estimate per seed.
 
@@ -80,5 +87,6 @@ def score_views(
         frames_b: their partners of view b.
         spec: as fitted.
         fit_frames: pairs the probes were fitted on.
+        groups: speaker or utterance of each eval pair, for intervals.
     """
-    return estimates_of(probes, frames_a, assign(frames_b, codebooks[:-1]), spec, fit_frames)
+    return estimates_of(probes, frames_a, assign(frames_b, codebooks[:-1]), spec, fit_frames, groups=groups)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core.types import Bits
 from .bounds import NATS_TO_BITS
 from .frames import AffineMap, Frames
+from .intervals import FrameGroups
 from .logistic import Linear
 from .network import Network
 
@@ -32,6 +33,8 @@ class FittedProbe:
     network: Network | None
     mlp_weight: Tensor
     settings: list[dict[str, Any]]
+    log_priors: Tensor | None = None
+    """Ln of the smoothed class frequencies of the fit split, shape (n_seeds, n_classes); None in old files."""
 
     def log_probabilities(self, x: Tensor) -> Tensor:
         """Ln q for mapped frames x (n_frames, dim): (n_frames, n_seeds, n_classes), float64."""
@@ -57,6 +60,7 @@ class FittedProbe:
             else [[w.cpu() for w in self.network.weights], [b.cpu() for b in self.network.biases]],
             "mlp_weight": self.mlp_weight.cpu(),
             "settings": self.settings,
+            "log_priors": None if self.log_priors is None else self.log_priors.cpu(),
         }
 
     @staticmethod
@@ -72,6 +76,7 @@ class FittedProbe:
             else Network([w.to(device) for w in network[0]], [b.to(device) for b in network[1]]),
             (state["share"] if "share" in state else state["mlp_weight"]).to(device),
             state["settings"],
+            state.get("log_priors"),
         )
 
 
@@ -90,6 +95,7 @@ class Score:
         class_loss_bits: sum of -log2 q over the frames of each class, shape (n_classes,).
         confusion: frames by class (row) and most probable class (column), shape (n_classes, n_classes); None
             above `MOST_CONFUSABLE` classes.
+        group_loss_bits: sum of -log2 q over the frames of each group, shape (n_groups,); empty without groups.
     """
 
     cross_entropy_bits: Bits
@@ -97,23 +103,34 @@ class Score:
     class_frames: NDArray[np.int64]
     class_loss_bits: NDArray[np.float64]
     confusion: NDArray[np.int64] | None
+    group_loss_bits: NDArray[np.float64]
+
+
+def log_priors(targets: Tensor, classes: int) -> Tensor:
+    """Ln of the class frequencies of fit targets (n_frames, n), smoothed by half a frame: (n, classes), float64."""
+    counts = torch.zeros(targets.shape[1], classes, dtype=torch.float64, device=targets.device)
+    counts.scatter_add_(1, targets.T, torch.ones_like(targets, dtype=torch.float64).T)
+    return ((counts + 0.5) / (counts + 0.5).sum(1, keepdim=True)).log()
 
 
 class _Tally:
     """Sums over the eval frames, for all seeds of one probe."""
 
-    def __init__(self, seeds: int, classes: int, device: torch.device) -> None:
+    def __init__(self, seeds: int, classes: int, groups: int, device: torch.device) -> None:
         self._loss = torch.zeros(seeds, classes, dtype=torch.float64, device=device)
+        self._group_loss = torch.zeros(seeds, groups, dtype=torch.float64, device=device)
         self._frames = torch.zeros(seeds, classes, dtype=torch.int64, device=device)
         self._right = torch.zeros(seeds, dtype=torch.int64, device=device)
         cells = classes * classes if classes <= MOST_CONFUSABLE else 0
         self._confused = torch.zeros(seeds, cells, dtype=torch.int64, device=device)
 
-    def add(self, log_q: Tensor, target: Tensor) -> None:
-        """Add ln q of shape (n_frames, n_seeds, n_classes) and class ids of shape (n_frames, n_seeds)."""
+    def add(self, log_q: Tensor, target: Tensor, group: Tensor | None) -> None:
+        """Add ln q (n_frames, n_seeds, n_classes), class ids (n_frames, n_seeds) and group numbers (n_frames,)."""
         nats = -log_q.gather(2, target[:, :, None])[:, :, 0]
         guess, ones = log_q.argmax(2), torch.ones_like(target)
         self._loss.scatter_add_(1, target.T, nats.T)
+        if group is not None:
+            self._group_loss.index_add_(1, group, nats.T)
         self._frames.scatter_add_(1, target.T, ones.T)
         self._right += (guess == target).sum(0)
         if self._confused.shape[1]:
@@ -123,6 +140,7 @@ class _Tally:
         """One score per seed."""
         classes = self._loss.shape[1]
         loss, frames = self._loss.cpu().numpy() * NATS_TO_BITS, self._frames.cpu().numpy()
+        by_group = self._group_loss.cpu().numpy() * NATS_TO_BITS
         right, confused = self._right.cpu().numpy(), self._confused.cpu().numpy()
         return [
             Score(
@@ -131,18 +149,22 @@ class _Tally:
                 frames[s],
                 loss[s],
                 confused[s].reshape(classes, classes) if confused.shape[1] else None,
+                by_group[s],
             )
             for s in range(len(loss))
         ]
 
 
-def score(probes: Sequence[FittedProbe], frames: Frames, targets: Tensor) -> list[list[Score]]:
+def score(
+    probes: Sequence[FittedProbe], frames: Frames, targets: Tensor, groups: FrameGroups | None = None
+) -> list[list[Score]]:
     """Score probes of one layer on eval frames, read once.
 
     Args:
         probes: probes that share their affine map.
         frames: eval frames, n_frames of them.
         targets: class ids, shape (n_frames, n_seeds) or (n_frames, 1) where all seeds share them.
+        groups: of the frames, for sums per speaker or utterance.
 
     Returns:
         For each probe, for each seed, its score.
@@ -150,11 +172,12 @@ def score(probes: Sequence[FittedProbe], frames: Frames, targets: Tensor) -> lis
     affine = probes[0].affine
     device = affine.mean.device
     shapes = [p.log_probabilities(torch.zeros(1, affine.dim, device=device)).shape for p in probes]
-    tallies = [_Tally(seeds, classes, device) for _, seeds, classes in shapes]
+    names, ids = ((), None) if groups is None else (groups.names, torch.from_numpy(groups.ids).to(device))
+    tallies = [_Tally(seeds, classes, len(names), device) for _, seeds, classes in shapes]
     for start, stop in frames.blocks(2048):
         x = affine(torch.from_numpy(frames.read(start, stop)).to(device))
         block = targets[start:stop].to(device)
         for probe, tally in zip(probes, tallies, strict=True):
             log_q = probe.log_probabilities(x)
-            tally.add(log_q, block.expand(-1, log_q.shape[1]))
+            tally.add(log_q, block.expand(-1, log_q.shape[1]), None if ids is None else ids[start:stop])
     return [tally.scores() for tally in tallies]

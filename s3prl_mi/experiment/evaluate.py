@@ -11,6 +11,7 @@ from ..core.errors import MIError
 from ..core.split_names import overlap
 from ..results.class_contributions import ClassRecord, class_records
 from ..results.record import Record
+from ..results.speaker_sums import SpeakerRecord, speaker_records
 from .folder import ExperimentFolder, determinants
 from .load import Experiment, is_of, provide_states, read_splits
 from .records import build_records
@@ -40,7 +41,7 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
     experiment.new_task().check(splits, plan.layers)
     source, title = experiment.source(names), "+".join(names)
     work = list(enumerate((point, probe) for point in plan.points for probe in plan.probes))
-    made: list[tuple[int, list[Record], list[ClassRecord]]] = []
+    made: list[tuple[int, list[Record], list[ClassRecord], list[SpeakerRecord]]] = []
     bar = tqdm(total=len(work), unit="probe", desc=f"evaluate {title}", dynamic_ncols=True, disable=not is_main())
     with bar:
         for layers, (scored,) in provide_states(experiment, splits).groups(plan.layers):
@@ -61,10 +62,12 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
                         time.time() - began,
                     )
                     classes = class_records(records, estimates, task.class_names(fitted))
-                    made.append((number, records, classes))
+                    made.append((number, records, classes, speaker_records(records, estimates)))
                     bar.update()
     folder = ExperimentFolder(spec.folder / "evaluate" / title.replace("/", "of"))
     every = sorted((m for own in gather(made) for m in own), key=lambda m: m[0])
     if is_main():
-        folder.replace([r for _, found, _ in every for r in found], [c for *_, found in every for c in found])
+        folder.replace(
+            [r for m in every for r in m[1]], [c for m in every for c in m[2]], [s for m in every for s in m[3]]
+        )
     return folder

@@ -12,6 +12,7 @@ from ..core.distributed import is_main, shared, together
 from ..core.errors import MIError
 from ..data.splits import Split
 from ..results.class_contributions import class_records
+from ..results.speaker_sums import speaker_records
 from ..states.split_states import SplitStates
 from .folder import KEPT
 from .load import Experiment, is_of, provide_states
@@ -86,10 +87,11 @@ def measure(
         sum(unlabelled),
         time.time() - began,
     )
-    classes = class_records(records, estimates, task.class_names(fitted))
     new = [n for n, record in enumerate(records) if record.identity() in missing]
+    records, estimates = [records[n] for n in new], [estimates[n] for n in new]
     save_probes(experiment.folder.path, point, fitted)
-    experiment.folder.append([records[n] for n in new], [classes[n] for n in new])
+    classes = class_records(records, estimates, task.class_names(fitted))
+    experiment.folder.append(records, classes, speaker_records(records, estimates))
 
 
 def _warn_of_few_speakers(fit: Sequence[Split]) -> None:

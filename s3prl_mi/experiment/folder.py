@@ -22,6 +22,7 @@ from ..data.splits import Split
 from ..estimators.probes import PROTOCOLS
 from ..results.class_contributions import CLASSES_FILE, ClassRecord, append_classes
 from ..results.record import RESULTS_FILE, Record, append_records, read_records
+from ..results.speaker_sums import SPEAKERS_FILE, SpeakerRecord, append_speakers
 from ..upstreams.loading import Upstream
 from ..upstreams.s3prl_states import STATES_FILE
 from .spec import RunSpec
@@ -66,7 +67,7 @@ class ExperimentFolder:
             (self.path / STATES_FILE).unlink(missing_ok=True)
         if self.results.exists() and not resume:
             stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self.results.stat().st_mtime))
-            for path in (self.results, self.path / CLASSES_FILE):
+            for path in (self.results, self.path / CLASSES_FILE, self.path / SPEAKERS_FILE):
                 if path.exists():
                     os.replace(path, path.with_name(f"{path.stem}.{stamp}{path.suffix}"))
             logger.warning(
@@ -101,24 +102,28 @@ class ExperimentFolder:
                 "they were fitted, or train them again (-m train without -a)."
             )
 
-    def append(self, records: Sequence[Record], classes: Sequence[ClassRecord]) -> None:
-        """Append the records of a grid point, after those of their classes: what has a record is finished."""
+    def append(
+        self, records: Sequence[Record], classes: Sequence[ClassRecord], speakers: Sequence[SpeakerRecord]
+    ) -> None:
+        """Append the records of a grid point, after those of classes and speakers: what has a record is finished."""
         lock = Lock(self.path / LOCK_FILE, create=True)
         try:
             while not lock.take():
                 time.sleep(0.01)
             append_classes(self.path / CLASSES_FILE, classes)
+            append_speakers(self.path / SPEAKERS_FILE, speakers)
             append_records(self.results, records)
         finally:
             lock.close()
 
-    def replace(self, records: Sequence[Record], classes: Sequence[ClassRecord]) -> None:
+    def replace(
+        self, records: Sequence[Record], classes: Sequence[ClassRecord], speakers: Sequence[SpeakerRecord]
+    ) -> None:
         """Write these instead of what was there."""
+        for path in (self.results, self.path / CLASSES_FILE, self.path / SPEAKERS_FILE):
+            path.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / CLASSES_FILE).unlink(missing_ok=True)
-        self.results.unlink(missing_ok=True)
-        append_classes(self.path / CLASSES_FILE, classes)
-        append_records(self.results, records)
+        self.append(records, classes, speakers)
 
     @property
     def n_records(self) -> int:

@@ -16,6 +16,7 @@ from ..core.types import SAMPLE_RATE, IntVector
 from ..data.alignments.files import Alignments
 from ..data.alignments.labels import SILENCE, check_duration, frame_labels
 from ..data.utterances import Utterance
+from ..estimators.intervals import FrameGroups
 from ..upstreams.geometry import Geometry, aligned_rows
 from ..upstreams.views import View, shift_frames, shifted_rows
 
@@ -71,6 +72,16 @@ def held_out_groups(entries: Sequence[Rows], utterances: Mapping[str, Utterance]
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
     counts = [count for entry in entries for count in entry.n_frames]
     return np.repeat(np.array([number[name] for name in names], np.int64), np.array(counts, np.int64))
+
+
+def scored_groups(entries: Sequence[Rows], utterances: Mapping[str, Utterance], rows: IntVector) -> FrameGroups:
+    """The group of each scored row, over which intervals are: groups as in `held_out_groups`, sorted by name."""
+    ids = [u for entry in entries for u in entry.utterances]
+    speakers = [utterances[u].speaker for u in ids]
+    known = None not in speakers and 1 < len(set(speakers)) < len(ids)
+    names, number = np.unique(np.array(speakers if known else ids, dtype=np.str_), return_inverse=True)
+    of_row = np.repeat(number, np.array([n for entry in entries for n in entry.n_frames], np.int64))
+    return FrameGroups("speakers" if known else "utterances", tuple(names.tolist()), of_row[rows])
 
 
 def labelled_frames(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .. import __version__
 from ..core.config import AlignmentConfig, Task
-from ..core.types import SAMPLE_RATE, Seconds
+from ..core.types import SAMPLE_RATE, Bits, Seconds
 from ..estimators.mi_supervised import Estimate
 from ..results.record import Record, last_encoder_layer
 from ..upstreams.loading import Upstream
@@ -45,6 +45,7 @@ def build_records(
     upstream, layer, names = source.upstream, point.layer, list(source.layer_names)
     file, sha256 = upstream.checkpoint_name, upstream.checkpoint_sha256 or ""
     weights = fitted.weights.describe() if fitted.weights else ""
+    intervals = [e.by_group.left_out().interval() if e.by_group else None for e in estimates]
     return [
         Record(
             task=source.task,
@@ -70,6 +71,12 @@ def build_records(
             mi_lower_bound_bits=float(e.mi_lower_bound_bits),
             entropy_bits=float(e.entropy_bits),
             cross_entropy_bits=float(e.cross_entropy_bits),
+            ci_low_bits=i.low if i else None,
+            ci_high_bits=i.high if i else None,
+            ci_over=e.by_group.over if e.by_group else None,
+            ci_groups=i.groups if i else None,
+            prior_cross_entropy_bits=e.prior_cross_entropy_bits,
+            speaker_information_bits=_speaker_information(e) if source.task == "mi_views" else None,
             accuracy=float(e.accuracy),
             fit_frames=e.fit_frames,
             eval_frames=e.eval_frames,
@@ -83,8 +90,13 @@ def build_records(
             versions=dict(source.versions),
             precision=source.precision,
         )
-        for e in estimates
+        for e, i in zip(estimates, intervals, strict=True)
     ]
+
+
+def _speaker_information(estimate: Estimate) -> Bits | None:
+    sums = estimate.by_group
+    return sums.group_information_bits() if sums is not None and sums.over == "speakers" else None
 
 
 def label_set(alignments: AlignmentConfig) -> str:

@@ -12,7 +12,7 @@ from ..estimators.mi_supervised import Estimate, Vocabulary, fit_supervised, sco
 from ..states.layer_weights import learn_weights
 from ..states.split_states import Layer, SplitStates
 from ..upstreams.geometry import Geometry
-from .frame_pairs import Labelled, held_out_groups, labelled_frames
+from .frame_pairs import Labelled, held_out_groups, labelled_frames, scored_groups
 from .task import Context, Fitted, GridPoint, MITask
 
 logger = logging.getLogger(__name__)
@@ -97,5 +97,6 @@ class SupervisedTask(MITask):
             vocabulary.ids(labels.labels),
             self.context.probes([p.name for p in fitted.probes], fitted.seeds),
             fitted.fit_frames,
+            scored_groups(side.entries(point.layer), side.utterances, labels.rows),
         )
         return [estimate for estimates in by_probe for estimate in estimates]

@@ -15,7 +15,7 @@ from ..estimators.mi_supervised import Estimate
 from ..estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
 from ..states.split_states import Layer, SplitStates
 from ..upstreams.views import shift_frames
-from .frame_pairs import Pairs, held_out_groups, paired_frames
+from .frame_pairs import Pairs, held_out_groups, paired_frames, scored_groups
 from .task import Context, Fitted, GridPoint, MITask
 
 COMPARED_FRAMES = 2000
@@ -77,7 +77,8 @@ class ViewsTask(MITask):
         a = side.frames(point.layer, fitted.weights, point.view).select(pairs.rows_a)
         b = side.frames(point.layer, fitted.weights).select(pairs.rows_b)
         spec = c.probes([p.name for p in fitted.probes], fitted.seeds)
-        by_probe = score_views(fitted.probes, fitted.targets.to(c.device), a, b, spec, fitted.fit_frames)
+        groups = scored_groups(side.entries(point.layer), side.utterances, pairs.rows_a)
+        by_probe = score_views(fitted.probes, fitted.targets.to(c.device), a, b, spec, fitted.fit_frames, groups)
         return [estimate for estimates in by_probe for estimate in estimates]
 
     def _pairs(self, side: SplitStates, point: GridPoint) -> Pairs:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..results.record import Record
+from ..results.speaker_sums import SPEAKERS_FILE, read_speakers
 from ..results.summary import SUMMARY_FILE, required, write_summary
 from .figures.experiment_layers import PICTURE_FILE, draw_layers
 from .s3prl_log import LOG_FILE, write_log, write_tensorboard
@@ -22,7 +23,8 @@ def write_all(expdir: Path, records: Iterable[Record]) -> None:
     """
     records = list(records)
     required(records)
-    write_summary(expdir / SUMMARY_FILE, records)
-    draw_layers(expdir / PICTURE_FILE, records)
+    speakers = read_speakers(expdir / SPEAKERS_FILE, records)
+    write_summary(expdir / SUMMARY_FILE, records, speakers)
+    draw_layers(expdir / PICTURE_FILE, records, speakers)
     write_log(expdir / LOG_FILE, records)
     write_tensorboard(expdir, records)

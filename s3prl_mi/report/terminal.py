@@ -8,12 +8,14 @@ from pathlib import Path
 
 from ..core.words import columns, span
 from ..results.record import RESULTS_FILE, Record
+from ..results.speaker_sums import SPEAKERS_FILE, read_speakers
 from ..results.summary import SUMMARY_FILE, Panel, Summary, by_panel, layer_key, required, worth_marking
+from ..results.ties import layer_ties
 from .figures.best_layers import Comparison, best_by_label
 from .figures.experiment_layers import PICTURE_FILE
 from .figures.picture import probes_in
 from .s3prl_log import LOG_FILE
-from .wording import BOUND, CEILING, decimals, format_bits, seeds_text
+from .wording import BOUND, CEILING, decimals, format_bits, format_interval, interval_text, prior_note, seeds_text
 
 
 def screen_table(records: Iterable[Record], expdir: Path | None = None) -> str:
@@ -21,19 +23,23 @@ def screen_table(records: Iterable[Record], expdir: Path | None = None) -> str:
 
     Args:
         records: of one experiment.
-        expdir: where its files are, for the footer.
+        expdir: where its files are, for the footer and the intervals.
 
     Returns:
         A header, a row per layer and a column per probe (bits, and accuracy in percent), for each kind of
         frames, mask pattern or shift, and number of clusters; the best layer of each probe is marked `*`, unless
-        there is only one or none is above zero.
+        there is only one or none is above zero; which layers the speech scored cannot tell apart.
 
     Raises:
         MIError: no record.
     """
-    summaries = required(records)
+    records = list(records)
+    speakers = read_speakers(expdir / SPEAKERS_FILE, records) if expdir is not None else []
+    summaries = required(records, speakers)
     blocks = [_panel_table(panel, rows) for panel, rows in by_panel(summaries).items()]
     footer = ["* best layer of the probe on the frames scored"] if worth_marking(summaries) else []
+    if any(s.left_out for s in summaries):
+        footer.append("told apart: by differences paired by speaker, which hold together with 95 % (Bonferroni)")
     if expdir is not None:
         footer.append(f"{expdir}: {RESULTS_FILE} (every estimate), {SUMMARY_FILE}, {PICTURE_FILE}, {LOG_FILE}")
     return "\n\n".join([*blocks, "\n".join(footer)] if footer else blocks)
@@ -42,6 +48,8 @@ def screen_table(records: Iterable[Record], expdir: Path | None = None) -> str:
 def _panel_table(panel: Panel, summaries: list[Summary]) -> str:
     found = {(s.layer, s.probe): s for s in summaries}
     best = worth_marking(summaries)
+    # intervals instead of deviations over seeds, where all have one: they are what an order may be judged by
+    intervals = all(s.ci_low_bits is not None for s in summaries)
     places = {p: decimals(s.mi_lower_bound_bits_sd for s in summaries if s.probe == p) for p in probes_in(summaries)}
     entropies = [s.entropy_bits for s in summaries]
     own_ceiling = max(entropies) - min(entropies) >= 0.0005
@@ -55,11 +63,14 @@ def _panel_table(panel: Panel, summaries: list[Summary]) -> str:
                 row += ["-", "-"]
             else:
                 bits = format_bits(s.mi_lower_bound_bits, s.mi_lower_bound_bits_sd, s.n_seeds, places[probe])
+                bits = format_interval(s, places[probe]) if intervals else bits
                 row += [bits + (" *" if s in best else "  "), f"{100 * s.accuracy:.1f}"]
         if own_ceiling:
             row.append(f"{next(s.entropy_bits for s in summaries if s.layer == layer):.3f}")
         rows.append(row)
-    return f"{_header(panel, summaries)}\n\n{columns(rows)}"
+    notes = [f"{probe}: {found.sentence('layer')}" for probe, found in layer_ties(summaries).items()]
+    below = "".join(f"\n{line}" for line in filter(None, [*notes, prior_note(summaries)]))
+    return f"{_header(panel, summaries)}\n\n{columns(rows)}" + (f"\n{below}" if below else "")
 
 
 def _header(panel: Panel, summaries: list[Summary]) -> str:
@@ -88,7 +99,10 @@ def _header(panel: Panel, summaries: list[Summary]) -> str:
         "ceiling": f"{CEILING[key.task]} = {ceiling} bits ({of})",
         "left out": ", ".join(f"{n:,} {what}" for n, what in left_out if n),
     }
-    title = f"{key.task}: lower bound of {BOUND[key.task]} in bits, {seeds_text(summaries)}"
+    seeds, interval = seeds_text(summaries), interval_text(summaries)
+    if all(s.ci_low_bits is not None for s in summaries):
+        seeds = seeds.replace("mean +- sd", "mean")
+    title = f"{key.task}: lower bound of {BOUND[key.task]} in bits, {'; '.join(filter(None, (seeds, interval)))}"
     return "\n".join([title, *(f"  {name:<9} {text}" for name, text in lines.items() if text)])
 
 

@@ -42,6 +42,36 @@ def seeds_text(summaries: Sequence[Summary], sign: str = "+-") -> str:
     return "one seed" if high == 1 else f"mean {sign} sd over {span(low, high)} seeds"
 
 
+def format_interval(s: Summary, places: int) -> str:
+    """A mean with its interval over speakers; the mean alone where there is none."""
+    low, high = s.ci_low_bits, s.ci_high_bits
+    if low is None or high is None:
+        return f"{s.mi_lower_bound_bits:.{places}f}"
+    ends = min(places, 2) if high - low >= 0.05 else places
+    return f"{s.mi_lower_bound_bits:.{places}f} [{low:.{ends}f}, {high:.{ends}f}]"
+
+
+def interval_text(summaries: Sequence[Summary]) -> str:
+    """Over what the intervals of a table or a figure are; empty where there are none."""
+    known = [s for s in summaries if s.ci_groups and s.ci_low_bits is not None]
+    if not known:
+        return ""
+    groups = [s.ci_groups or 0 for s in known]
+    return f"95 % interval over {span(min(groups), max(groups))} {known[0].ci_over}"
+
+
+def prior_note(summaries: Sequence[Summary]) -> str:
+    """A sentence where class frequencies of fit and eval differ by more than a tenth of the best bound; else empty."""
+    best = max(summaries, key=lambda s: s.mi_lower_bound_bits)
+    mismatch = (best.prior_cross_entropy_bits or 0.0) - best.entropy_bits
+    if mismatch <= 0.1 * max(best.mi_lower_bound_bits, 0.0):
+        return ""
+    return (
+        f"class frequencies of the fit and eval splits differ: those of the former cost {mismatch:.2f} bits on the "
+        "latter (prior mismatch), more than a tenth of the bound"
+    )
+
+
 def frames_note(group: Sequence[Summary]) -> str:
     """A sentence of warning where models were scored on different amounts of speech; else nothing."""
     low, high = min(s.eval_frames for s in group), max(s.eval_frames for s in group)

@@ -21,13 +21,12 @@ if TYPE_CHECKING:
     from ..estimators.mi_supervised import Estimate
 
 CLASSES_FILE = "mi_classes.jsonl"
-_OF_RECORD = ("task", "layer", "probe", "view", "scored_frames", "n_clusters", "seed")
 _RENAMED = RENAMED_IN_2 | {"labels": "class_names", "bits": "contribution_bits"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClassRecord:
-    """The classes of one estimate. The fields before `class_names` are those of its record in `mi_results.jsonl`."""
+class EstimateLine:
+    """A line about one estimate; these fields are those of its record in `mi_results.jsonl`."""
 
     task: str
     layer: int | str
@@ -36,6 +35,21 @@ class ClassRecord:
     scored_frames: str
     n_clusters: int | None = None
     seed: int
+
+    def identity(self) -> tuple[Any, ...]:
+        """As `Record.identity`."""
+        return (self.layer, self.probe, self.view, self.scored_frames, self.n_clusters, self.seed)
+
+    @staticmethod
+    def fields_of(record: Record) -> dict[str, Any]:
+        """These fields of a record."""
+        return {f.name: getattr(record, f.name) for f in dataclasses.fields(EstimateLine)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassRecord(EstimateLine):
+    """The classes of one estimate."""
+
     class_names: list[str]
     """Name of each class: phones or words; numbers of clusters in mi_views."""
     eval_frames: list[int]
@@ -46,10 +60,6 @@ class ClassRecord:
     """Frames by true class (row) and most probable class (column); None above 100 classes, and in
     mi_views, where a cluster's number means nothing."""
     schema_version: int = SCHEMA_VERSION
-
-    def identity(self) -> tuple[Any, ...]:
-        """As `Record.identity`."""
-        return (self.layer, self.probe, self.view, self.scored_frames, self.n_clusters, self.seed)
 
     @property
     def bits_per_frame(self) -> list[Bits]:
@@ -68,7 +78,7 @@ def class_records(records: Sequence[Record], estimates: Sequence[Estimate], name
     """
     return [
         ClassRecord(
-            **{name: getattr(r, name) for name in _OF_RECORD},
+            **EstimateLine.fields_of(r),
             class_names=list(names),
             eval_frames=e.class_frames,
             contribution_bits=e.class_bits,

@@ -83,6 +83,20 @@ class Record:
     """H(Y), or H(c(Zb)), of the eval frames scored."""
     cross_entropy_bits: Bits
     """Mean of -log2 q(target | frame) over the eval frames scored."""
+    ci_low_bits: Bits | None = None
+    """Lower end of the 95 % interval of the bound over the groups scored; None with fewer than two."""
+    ci_high_bits: Bits | None = None
+    """Its upper end."""
+    ci_over: str | None = None
+    """What the interval is over: `speakers`; `utterances` where speakers are unknown. Not over seeds or fit speech."""
+    ci_groups: int | None = None
+    """How many speakers (or utterances) were scored."""
+    prior_cross_entropy_bits: Bits | None = None
+    """Cross-entropy of the fit split's class frequencies on the eval frames, without Z; what it exceeds entropy_bits by
+    is the prior mismatch of the two splits."""
+    speaker_information_bits: Bits | None = None
+    """Of mi_views: plug-in I(c;speaker) of the eval frames, how much the clusters say about who speaks. Not a bound of
+    I(Za;Zb)."""
     accuracy: float
     """Fraction of the eval frames whose most probable target is right, 0 to 1."""
     fit_frames: int

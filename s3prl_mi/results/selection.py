@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..core.types import Bits
+from ..estimators.intervals import Interval
 from .comparability import ComparisonKey
 from .correlation import Relation, correlate
 from .record import Record
@@ -69,6 +70,8 @@ class LayerAgreement:
     """The same for taking the last layer without any measurement; None if it was not measured."""
     relation: Relation
     """Layer by layer: I(Za;Zb) against I(Z;Y)."""
+    regret: Interval | None = None
+    """`regret_bits` with its interval over speakers, where their sums were read and the layers differ."""
 
     @property
     def same(self) -> bool:
@@ -121,7 +124,7 @@ def _data(key: ComparisonKey) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Stability:
-    """How stable the label-free pick is when one thing is changed and all else is left."""
+    """How often the label-free pick is the same when one thing is changed and the speech and all else are left."""
 
     factor: str
     """`seed`, `view` or `clusters`."""

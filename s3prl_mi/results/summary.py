@@ -7,7 +7,7 @@ import dataclasses
 import io
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 from ..core.errors import MIError
 from ..core.files import write_whole
 from ..core.types import Bits
+from ..estimators.intervals import LeftOut
 from ..estimators.probes import PROBES
 from .comparability import NOTED, ComparisonKey
 from .record import RESULTS_FILE, Record
+from .speaker_sums import SpeakerRecord, sums_key
 
 SUMMARY_FILE = "mi_summary.csv"
 
@@ -40,7 +42,7 @@ class Panel(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Mean and standard deviation over the seeds of one estimate; its fields, but for `key`, are `mi_summary.csv`.
+    """Mean and standard deviation over the seeds of one estimate; its fields up to `key` are `mi_summary.csv`.
 
     A field without `_sd` is the mean over seeds; `_sd` is the sample standard deviation (ddof = 1; 0 for a
     single seed). Everything before `layer` and `frame_shift_ms` says what was measured and is the same for
@@ -83,7 +85,16 @@ class Summary:
     unseen_frames: int
     unlabelled_frames: int
     skipped_utterances: int
+    ci_low_bits: Bits | None
+    """95 % interval of the mean over seeds, over the speakers or utterances scored (`ci_over`, `ci_groups`)."""
+    ci_high_bits: Bits | None
+    ci_over: str | None
+    ci_groups: int | None
+    prior_cross_entropy_bits: Bits | None
+    speaker_information_bits: Bits | None
     key: ComparisonKey
+    left_out: LeftOut | None = None
+    """The mean over seeds without each speaker, where `mi_speakers.jsonl` was read."""
 
     @property
     def panel(self) -> Panel:
@@ -91,11 +102,11 @@ class Summary:
         return Panel(*(getattr(self, name) for name in Panel._fields))
 
 
-COLUMNS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Summary) if f.name != "key")
+COLUMNS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Summary) if f.name not in ("key", "left_out"))
 """Of `mi_summary.csv`."""
 
 
-def summarise(records: Iterable[Record]) -> list[Summary]:
+def summarise(records: Iterable[Record], speakers: Iterable[SpeakerRecord] = ()) -> list[Summary]:
     """Take mean and standard deviation over seeds.
 
     Records are put together only if they agree in everything but seed, outcome and time: model, layer, probe, numbers
@@ -103,6 +114,7 @@ def summarise(records: Iterable[Record]) -> list[Summary]:
 
     Args:
         records: in any order.
+        speakers: of the records, from `read_speakers`; without them there are no intervals.
 
     Returns:
         One summary per estimate, ordered by panel (in order of appearance, `masked` before `all` before
@@ -125,7 +137,8 @@ def summarise(records: Iterable[Record]) -> list[Summary]:
         frames = (rank_in(panel.key.scored_frames, FRAMES_ORDER), panel.fit_frames, panel.eval_frames)
         return first(panel), frames, rank_in(probe, PROBE_ORDER), layer_key(layer)
 
-    return [_summary(group[0], list(groups[group].values())) for group in sorted(groups, key=order)]
+    sums = {sums_key(line): line for line in speakers}
+    return [_summary(group[0], list(groups[group].values()), sums) for group in sorted(groups, key=order)]
 
 
 def _panel(record: Record) -> Panel:
@@ -141,7 +154,7 @@ def _panel(record: Record) -> Panel:
     )
 
 
-def _summary(panel: Panel, records: list[Record]) -> Summary:
+def _summary(panel: Panel, records: list[Record], sums: Mapping[tuple[Any, ...], SpeakerRecord]) -> Summary:
     records = sorted(records, key=lambda r: r.seed)
     last = records[-1]
     values: dict[str, Any] = {name: getattr(last, name) for name in COLUMNS if hasattr(last, name)}
@@ -154,7 +167,26 @@ def _summary(panel: Panel, records: list[Record]) -> Summary:
         "n_classes": max(r.n_classes for r in records),
         "skipped_utterances": last.utterances.get("skipped", 0),
     }
-    return Summary(**{name: values[name] for name in (*COLUMNS, "key")})
+    for name in ("prior_cross_entropy_bits", "speaker_information_bits"):
+        known = [v for r in records if (v := getattr(r, name)) is not None]
+        values[name] = statistics.fmean(known) if known else None
+    left_out = mean_left_out([sums.get(sums_key(r)) for r in records])
+    interval = left_out.interval() if left_out else None
+    values |= {
+        "ci_low_bits": interval.low if interval else None,
+        "ci_high_bits": interval.high if interval else None,
+        "ci_over": left_out.over if left_out else None,
+        "ci_groups": interval.groups if interval else None,
+    }
+    return Summary(**{name: values[name] for name in (*COLUMNS, "key")}, left_out=left_out)
+
+
+def mean_left_out(lines: Sequence[SpeakerRecord | None]) -> LeftOut | None:
+    """The mean over seeds without each speaker; None where a seed has no sums, or those of other speakers."""
+    found = [line.left_out() for line in lines if line is not None]
+    if not found or len(found) < len(lines) or any(f.groups != found[0].groups for f in found):
+        return None
+    return LeftOut.mean(found)
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:
@@ -204,9 +236,9 @@ def by_panel(summaries: Iterable[Summary]) -> dict[Panel, list[Summary]]:
     return panels
 
 
-def required(records: Iterable[Record]) -> list[Summary]:
+def required(records: Iterable[Record], speakers: Iterable[SpeakerRecord] = ()) -> list[Summary]:
     """As `summarise`, but a MIError where there is no record."""
-    summaries = summarise(records)
+    summaries = summarise(records, speakers)
     if not summaries:
         raise MIError(
             f"{RESULTS_FILE}: holds no finished estimate, so there is nothing to report. Run the same "
@@ -215,7 +247,7 @@ def required(records: Iterable[Record]) -> list[Summary]:
     return summaries
 
 
-def write_summary(path_csv: Path, records: Iterable[Record]) -> None:
+def write_summary(path_csv: Path, records: Iterable[Record], speakers: Iterable[SpeakerRecord] = ()) -> None:
     """Write `mi_summary.csv`: one line per estimate, at full precision.
 
     Splits and seeds are joined by `+`; what does not apply (`n_clusters` of mi_supervised) is empty.
@@ -223,7 +255,7 @@ def write_summary(path_csv: Path, records: Iterable[Record]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([_cell(getattr(s, name)) for name in COLUMNS] for s in summarise(records))
+    writer.writerows([_cell(getattr(s, name)) for name in COLUMNS] for s in summarise(records, speakers))
     write_whole(path_csv, text.getvalue())
 
 

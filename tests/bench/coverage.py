@@ -1,8 +1,8 @@
 """How often the interval over speakers holds the value of all speakers, on real units and phones of 73 speakers.
 
-Units of SpidR's layer 6 stand for Z, phones for Y (../shared/data/spidr). The conditional frequencies of 20 speakers are
-the probe; of the other 53 some are drawn, many times, and the interval of their bound is compared with the bound of all 53.
-Drawn with replacement, as from a population that is large beside them.
+Units of SpidR's layer 6 stand for Z, phones for Y (../shared/data/spidr). The conditional frequencies of 20 speakers
+are the probe; of the other 53 some are drawn, many times, and the interval of their bound is compared with the bound of
+all 53. Drawn with replacement, as from a population that is large beside them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from s3prl_mi.estimators.intervals import GroupSums, bound_interval
+from s3prl_mi.estimators.intervals import GroupSums
 
 from .jobs import SHARED
 from .table import Row, timed
@@ -27,9 +27,7 @@ N_UNITS = 256
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the units are, and how often is drawn."""
-    parser.add_argument(
-        "--spidr", type=Path, default=SHARED / "data" / "spidr", help="folder of units and phones"
-    )
+    parser.add_argument("--spidr", type=Path, default=SHARED / "data" / "spidr", help="folder of units and phones")
     parser.add_argument("--draws", type=int, default=4000)
     parser.add_argument("--speakers", type=int, nargs="+", default=[5, 10, 20, 36])
 
@@ -62,12 +60,12 @@ def coverage(args: argparse.Namespace) -> Iterator[Row]:
     frames, rest = joint.sum(1), np.setdiff1d(np.arange(len(joint)), fit)
 
     def drawn(rows: np.ndarray) -> GroupSums:
-        return GroupSums(tuple(map(str, range(len(rows)))), frames[rows], loss[rows])
+        return GroupSums("speakers", tuple(map(str, range(len(rows)))), frames[rows], loss[rows])
 
-    truth = drawn(rest).bound_bits()
+    truth = drawn(rest).left_out().value
     for n in args.speakers:
         seconds, found = timed(
-            lambda n=n: [bound_interval(drawn(rng.choice(rest, n))) for _ in range(args.draws)]
+            lambda n=n: [drawn(rng.choice(rest, n)).left_out().interval() for _ in range(args.draws)]
         )
         held = 100 * np.mean([not i.excludes(truth) for i in found])
         reach = np.mean([i.high - i.value for i in found])

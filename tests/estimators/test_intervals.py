@@ -9,12 +9,7 @@ from hypothesis import strategies as st
 
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators.bounds import entropy_bits
-from s3prl_mi.estimators.intervals import (
-    GroupSums,
-    bound_interval,
-    difference_interval,
-    groups_needed,
-)
+from s3prl_mi.estimators.intervals import FrameGroups, GroupSums, LeftOut, groups_needed
 
 
 def sums_of(rng: np.random.Generator, n: int, classes: int = 6, gain: float = 0.7) -> GroupSums:
@@ -22,48 +17,42 @@ def sums_of(rng: np.random.Generator, n: int, classes: int = 6, gain: float = 0.
     frequencies = rng.dirichlet(np.full(classes, 30.0), n)
     frames = np.stack([rng.multinomial(rng.integers(800, 1200), p) for p in frequencies])
     loss = frames.sum(1) * (np.log2(classes) - gain + 0.1 * rng.normal(size=n))
-    return GroupSums(tuple(f"s{i}" for i in range(n)), frames, loss)
+    return GroupSums("speakers", tuple(f"s{i}" for i in range(n)), frames, loss)
 
 
 def pick(sums: GroupSums, rows: np.ndarray) -> GroupSums:
-    return GroupSums(tuple(sums.groups[i] for i in rows), sums.class_frames[rows], sums.loss_bits[rows])
+    return GroupSums("speakers", tuple(sums.groups[i] for i in rows), sums.class_frames[rows], sums.loss_bits[rows])
 
 
 def test_the_bound_is_that_of_the_estimators():
     sums = sums_of(np.random.default_rng(0), 7)
     frames = sums.class_frames.sum(0)
-    assert sums.bound_bits() == pytest.approx(
-        entropy_bits(frames) - sums.loss_bits.sum() / frames.sum(), abs=1e-12
-    )
+    assert sums.left_out().value == pytest.approx(entropy_bits(frames) - sums.loss_bits.sum() / frames.sum(), abs=1e-12)
 
 
 def test_without_each_is_the_bound_of_the_others():
     sums = sums_of(np.random.default_rng(1), 5)
-    for left_out, value in enumerate(sums.without_each()):
+    for left_out, value in enumerate(sums.left_out().without_each):
         others = np.delete(np.arange(5), left_out)
-        assert value == pytest.approx(pick(sums, others).bound_bits(), abs=1e-12)
+        assert value == pytest.approx(pick(sums, others).left_out().value, abs=1e-12)
 
 
 def test_of_a_mean_it_is_the_usual_t_interval():
     """With as many frames of one and the same kind per speaker, the bound is minus a mean of n numbers."""
     rng = np.random.default_rng(2)
     means = rng.normal(size=12)
-    sums = GroupSums(tuple("abcdefghijkl"), np.full((12, 1), 100), 100 * means)
-    found = bound_interval(sums)
+    sums = GroupSums("speakers", tuple("abcdefghijkl"), np.full((12, 1), 100), 100 * means)
+    found = sums.left_out().interval()
     assert found.error == pytest.approx(means.std(ddof=1) / np.sqrt(12))
-    assert (found.high - found.value) / found.error == pytest.approx(
-        2.200985, abs=1e-5
-    )  # t of 11 degrees, 97.5 %
+    assert (found.high - found.value) / found.error == pytest.approx(2.200985, abs=1e-5)  # t of 11 degrees, 97.5 %
 
 
 @pytest.mark.parametrize("n", [5, 20])
 def test_it_holds_the_truth_as_often_as_it_claims(n):
     rng = np.random.default_rng(3)
     everyone = sums_of(rng, 4000)
-    truth = everyone.bound_bits()
-    held = sum(
-        not bound_interval(pick(everyone, rng.integers(0, 4000, n))).excludes(truth) for _ in range(1500)
-    )
+    truth = everyone.left_out().value
+    held = sum(not pick(everyone, rng.integers(0, 4000, n)).left_out().interval().excludes(truth) for _ in range(1500))
     assert 0.92 < held / 1500 < 0.975
 
 
@@ -71,23 +60,23 @@ def test_a_paired_difference_is_tighter_than_either():
     rng = np.random.default_rng(4)
     a = sums_of(rng, 10)
     b = GroupSums(
-        a.groups, a.class_frames, a.loss_bits + a.class_frames.sum(1) * (0.02 + 0.005 * rng.normal(size=10))
+        "speakers", a.groups, a.class_frames, a.loss_bits + a.class_frames.sum(1) * (0.02 + 0.005 * rng.normal(size=10))
     )
-    difference = difference_interval(a, b)
+    difference = (a.left_out() - b.left_out()).interval()
     assert difference.value == pytest.approx(0.02, abs=0.005)
-    assert difference.error < bound_interval(a).error / 5
+    assert difference.error < a.left_out().interval().error / 5
     assert difference.excludes(0.0)
-    assert not difference_interval(a, a).excludes(0.0)
+    assert not (a.left_out() - a.left_out()).interval().excludes(0.0)
 
 
 def test_different_speakers_are_refused():
     a = sums_of(np.random.default_rng(5), 4)
     with pytest.raises(MIError, match="same speakers"):
-        difference_interval(a, pick(a, np.array([0, 1, 2])))
+        a.left_out() - pick(a, np.array([0, 1, 2])).left_out()
 
 
 def test_one_speaker_has_no_interval():
-    found = bound_interval(sums_of(np.random.default_rng(6), 1))
+    found = sums_of(np.random.default_rng(6), 1).left_out().interval()
     assert (found.low, found.high, found.error, found.groups) == (None, None, None, 1)
     assert not found.excludes(100.0)
 
@@ -95,8 +84,8 @@ def test_one_speaker_has_no_interval():
 def test_speakers_needed_shrink_with_the_difference():
     rng = np.random.default_rng(7)
     a = sums_of(rng, 8)
-    b = GroupSums(a.groups, a.class_frames, a.loss_bits + a.class_frames.sum(1) * 0.05 * rng.normal(size=8))
-    found = difference_interval(a, b)
+    b = GroupSums("speakers", a.groups, a.class_frames, a.loss_bits + a.class_frames.sum(1) * 0.05 * rng.normal(size=8))
+    found = (a.left_out() - b.left_out()).interval()
     few, many = groups_needed(found, 0.1), groups_needed(found, 0.01)
     assert few is not None
     assert many is not None
@@ -109,6 +98,38 @@ def test_speakers_needed_shrink_with_the_difference():
 def test_order_and_names_of_speakers_do_not_matter(n, seed):
     rng = np.random.default_rng(seed)
     sums = sums_of(rng, n)
-    one, other = bound_interval(sums), bound_interval(pick(sums, rng.permutation(n)))
+    one, other = sums.left_out().interval(), pick(sums, rng.permutation(n)).left_out().interval()
     assert one.low == pytest.approx(other.low, abs=1e-9)
     assert one.high == pytest.approx(other.high, abs=1e-9)
+
+
+def test_two_speakers_by_hand():
+    """A: two frames each of two classes, 2 bits of loss; B: four frames of the first class, 1 bit."""
+    sums = GroupSums("speakers", ("A", "B"), np.array([[2, 2], [4, 0]]), np.array([2.0, 1.0]))
+    found = sums.left_out()
+    entropy = entropy_bits([6, 2])
+    assert found.value == pytest.approx(entropy - 3 / 8)
+    assert found.without_each.tolist() == pytest.approx([-1 / 4, 1 - 2 / 4])
+    interval = found.interval()
+    assert interval.error == pytest.approx(0.375)
+    assert interval.high - interval.value == pytest.approx(0.375 * 12.7062047, rel=1e-6)  # t of one degree of freedom
+    assert sums.group_information_bits() == pytest.approx(entropy - 0.5 * 1.0)
+
+
+def test_sums_are_of_the_groups_that_have_frames():
+    groups = FrameGroups("speakers", ("a", "none", "c"), np.array([0, 2, 2, 0]))
+    sums = GroupSums.of(groups.select(np.array([0, 1, 2])), np.array([1, 0, 1]), 2, np.array([0.5, 0.0, 2.0]))
+    assert (sums.over, sums.groups) == ("speakers", ("a", "c"))
+    assert sums.class_frames.tolist() == [[0, 1], [1, 1]]
+    assert sums.loss_bits.tolist() == [0.5, 2.0]
+
+
+def test_the_mean_over_seeds_and_intervals_among_several():
+    rng = np.random.default_rng(8)
+    a, b = (sums_of(np.random.default_rng(9), 6).left_out() for _ in range(2))
+    b = LeftOut(b.over, b.groups, b.value + 0.1, b.without_each + 0.1 + 0.01 * rng.normal(size=6))
+    mean = LeftOut.mean([a, b])
+    assert mean.value == pytest.approx((a.value + b.value) / 2)
+    assert mean.without_each == pytest.approx((a.without_each + b.without_each) / 2)
+    one, of_ten = a.interval(), a.interval(comparisons=10)
+    assert (of_ten.high - a.value) / (one.high - a.value) == pytest.approx(4.773341 / 2.570582, abs=1e-5)

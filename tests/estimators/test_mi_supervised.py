@@ -17,7 +17,11 @@ from s3prl_mi import estimate_supervised_mi
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators import mi_supervised
 from s3prl_mi.estimators.bounds import NATS_TO_BITS
-from s3prl_mi.estimators.mi_supervised import Vocabulary, fit_supervised
+from s3prl_mi.estimators.frames import Frames
+from s3prl_mi.estimators.intervals import FrameGroups
+from s3prl_mi.estimators.mi_supervised import Vocabulary, fit_supervised, score_supervised
+from s3prl_mi.estimators.probe import FittedProbe
+from s3prl_mi.estimators.probes import ProbeSpec
 from tests.helpers.paths import SHARED
 
 BOTH = pytest.mark.parametrize("probe", ["logistic", "mlp"])
@@ -459,3 +463,26 @@ def test_real_speech_is_at_least_as_tight_as_scikit_learn():
     assert ours.entropy_bits == pytest.approx(4.58, abs=0.03)
     assert ours.cross_entropy_bits <= theirs + 0.005
     assert 1.3 < ours.mi_lower_bound_bits < 1.8
+
+
+@BOTH
+def test_sums_by_group_make_the_estimate(probe):
+    """Also with a label that the fit split lacks: its frame is in no sum."""
+    z, y = mixture(600, [[-1.0], [1.0]], [1, 1], [0.7, 0.3], 0)
+    spec = ProbeSpec((probe,), "default", (0, 1), "cpu")
+    fit = fit_supervised(Frames([z[:400]]), y[:400], 2, np.arange(400) % 4, spec)
+    groups = FrameGroups("speakers", ("a", "b", "c"), np.arange(200) % 3)
+    ids = y[400:].copy()
+    ids[0] = -1
+    restored = [FittedProbe.from_state(p.state(), "cpu") for p in fit]
+    for e in score_supervised(restored, Frames([z[400:]]), ids, spec, 400, groups)[0]:
+        assert e.by_group.class_frames.sum(1).tolist() == [66, 67, 66]
+        assert e.by_group.class_frames.sum(0).tolist() == e.class_frames
+        assert e.by_group.loss_bits.sum() / 199 == pytest.approx(e.cross_entropy_bits, abs=1e-12)
+        assert e.by_group.left_out().value == pytest.approx(e.mi_lower_bound_bits, abs=1e-12)
+        counts = np.bincount(y[:400])
+        prior = (counts + 0.5) / (counts + 0.5).sum()
+        expected = -(np.array(e.class_frames) / 199 * np.log2(prior)).sum()
+        assert e.prior_cross_entropy_bits == pytest.approx(expected, abs=1e-9)
+    old = {k: v for k, v in fit[0].state().items() if k != "log_priors"}
+    assert FittedProbe.from_state(old, "cpu").log_priors is None

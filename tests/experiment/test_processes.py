@@ -12,19 +12,21 @@ import pytest
 from s3prl_mi.experiment.folder import SETTINGS_FILE
 from s3prl_mi.results.class_contributions import CLASSES_FILE, read_classes
 from s3prl_mi.results.record import RESULTS_FILE, read_records
+from s3prl_mi.results.speaker_sums import SPEAKERS_FILE, read_speakers
 from tests.helpers.processes import SECONDS, torchrun
 
 
 def contents(run, name: str, folder: str = "") -> dict:
     """Identity of each record -> all of it and of its classes, but for times and versions; none is repeated."""
     place = run.folder / name / folder
-    classes = {c.identity(): dataclasses.asdict(c) for c in read_classes(place / CLASSES_FILE)}
     records = read_records(place / RESULTS_FILE)
+    speakers = {s.identity(): dataclasses.asdict(s) for s in read_speakers(place / SPEAKERS_FILE, records)}
+    classes = {c.identity(): dataclasses.asdict(c) for c in read_classes(place / CLASSES_FILE)}
     found = {}
     for record in records:
         content = {k: v for k, v in dataclasses.asdict(record).items() if k not in ("seconds", "versions")}
-        found[record.identity()] = (content, classes[record.identity()])
-    assert len(found) == len(records) == len(classes) > 0
+        found[record.identity()] = (content, classes[record.identity()], speakers[record.identity()])
+    assert len(found) == len(records) == len(classes) == len(speakers) > 0
     return found
 
 

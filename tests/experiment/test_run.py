@@ -27,6 +27,7 @@ from s3prl_mi.experiment import folder as folder_room
 from s3prl_mi.experiment import supervised_task, views_task
 from s3prl_mi.results.class_contributions import CLASSES_FILE, read_classes
 from s3prl_mi.results.record import RESULTS_FILE, read_records
+from s3prl_mi.results.speaker_sums import SPEAKERS_FILE, read_speakers
 from s3prl_mi.states import extraction
 from s3prl_mi.states.store import Store
 from s3prl_mi.states.writer import Writer
@@ -519,6 +520,25 @@ def test_classes_share_the_bound(finished, task):
             assert right / record.eval_frames == pytest.approx(record.accuracy, abs=1e-12)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_sums_by_speaker_make_the_bound_and_its_interval(finished, task):
+    folder = finished.folder / task
+    records = read_records(folder / RESULTS_FILE)
+    sums = {s.identity(): s for s in read_speakers(folder / SPEAKERS_FILE, records)}
+    assert len(sums) == len(records)
+    for r in records:
+        s = sums[r.identity()]
+        assert sum(s.frames) == sum(map(sum, s.class_frames)) == r.eval_frames
+        assert sum(s.loss_bits) / r.eval_frames == pytest.approx(r.cross_entropy_bits, abs=1e-9)
+        assert s.groups == sorted(s.groups)
+        assert (r.ci_over, r.ci_groups) == (s.over, len(s.groups))
+        interval = s.left_out().interval()
+        assert (r.ci_low_bits, r.ci_high_bits) == pytest.approx((interval.low, interval.high), abs=1e-9)
+        assert r.ci_low_bits < r.mi_lower_bound_bits < r.ci_high_bits
+        assert r.prior_cross_entropy_bits > r.entropy_bits - 1e-9
+        assert (r.speaker_information_bits is not None) == (task == "mi_views" and s.over == "speakers")
+
+
 def test_halves_of_a_split_share_no_speaker(corpus):
     data = DataConfig(libri_root=str(corpus.root))
     first, second = (list_utterances(data, f"fit-a@{n}/2") for n in (1, 2))
@@ -553,7 +573,8 @@ def test_a_new_run_takes_no_classes_of_the_old_one(run):
     assert run("mi_views", layers="last", clusters=4) == 0
     folder = run.folder / "experiment"
     assert {c.n_clusters for c in read_classes(folder / CLASSES_FILE)} == {4}
-    assert len(list(folder.glob("mi_classes.*.jsonl"))) == 1
+    assert len(list(folder.glob("mi_classes.*.jsonl"))) == len(list(folder.glob("mi_speakers.*.jsonl"))) == 1
+    assert len((folder / SPEAKERS_FILE).read_text().splitlines()) == len(read_records(folder / RESULTS_FILE))
 
 
 def test_fit_and_eval_on_halves(run):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from s3prl_mi.results.class_contributions import EstimateLine
 from s3prl_mi.results.record import Record
+from s3prl_mi.results.speaker_sums import SpeakerRecord
 
 SUPERVISED: dict[str, Any] = {
     "task": "mi_supervised", "view": None, "n_clusters": None, "scored_frames": "all", "n_classes": 40,
@@ -71,6 +76,26 @@ def curve(values: list[float], seeds: int = 1, **changes: Any) -> list[Record]:
         for layer, bits in enumerate(values)
         for seed in range(seeds)
     ]
+
+
+def speaker_sums(record: Record, deviations: Sequence[float], groups: Sequence[str] = ()) -> SpeakerRecord:
+    """Sums of speakers with as many frames of one class each, whose bounds lie around that of the record.
+
+    Its jackknife error is the standard deviation of `deviations` by the square root of their number.
+    """
+    n = len(deviations)
+    own = record.mi_lower_bound_bits + np.array(deviations) - np.mean(deviations)
+    return SpeakerRecord(
+        **EstimateLine.fields_of(record),
+        upstream_sha256=record.upstream_sha256,
+        over="speakers",
+        groups=list(groups or map(str, range(n))),
+        frames=[100] * n,
+        loss_bits=(-100 * own).tolist(),
+        mi_lower_bound_bits=record.mi_lower_bound_bits,
+        bound_without_bits=((n * record.mi_lower_bound_bits - own) / (n - 1)).tolist(),
+        class_frames=[[100]] * n,
+    )
 
 
 VERSION_1_LINE = (

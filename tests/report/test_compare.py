@@ -18,7 +18,8 @@ from s3prl_mi.report.compare.table import Column, build
 from s3prl_mi.report.s3prl_runs import read_run
 from s3prl_mi.results.collect import Result
 from s3prl_mi.results.record import RESULTS_FILE, append_records
-from tests.helpers.records import SUPERVISED, VERSION_1_LINE, curve, make
+from s3prl_mi.results.speaker_sums import SPEAKERS_FILE, append_speakers
+from tests.helpers.records import SUPERVISED, VERSION_1_LINE, curve, make, speaker_sums
 from tests.report.test_s3prl_runs import best, run, wrong
 
 FREE = {
@@ -436,3 +437,37 @@ class TestCommand:
     def test_broken_pairs(self, tmp_path, word):
         with pytest.raises(MIError, match="expected two names with = between them"):
             command(study(tmp_path / "a"), "--label", word)
+
+
+def test_models_and_layers_that_the_speech_cannot_tell_apart(results):
+    for name, result in ((r.label, r) for r in results):
+        spread = {"wavlm": 0.3, "data2vec": -0.3}.get(name, 0.0)
+        tilt = [spread + 0.1 * (r.task == "mi_supervised") * r.layer for r in result.records]
+        append_to = result.folder / SPEAKERS_FILE
+        append_to.parent.mkdir(exist_ok=True)
+        sums = [speaker_sums(r, (0.2 + t, -0.2 - t, 0.1, -0.1)) for r, t in zip(result.records, tilt, strict=True)]
+        append_speakers(append_to, sums)
+    table = build(results, published=False)
+    text = to_screen(table)
+    assert (
+        "I(Za;Zb) last: models wavlm and data2vec cannot be told apart from the best on this speech (4 speakers)"
+        in text
+    )
+    row = next(r for r in table.rows if r.label == "hubert")
+    assert [a.regret for a in row.agreements] == [None]  # the same layer by both
+    wide = to_csv(table)[""].splitlines()
+    assert "mi_views_logistic_last_ci_low" in wide[0]
+    assert build([r for r in results if r.label == "hubert"], published=False).orders == {}
+
+
+def test_bits_lost_with_their_interval(tmp_path):
+    free, labelled = curve([0.5, 0.9, 0.7]), curve([2.0, 2.4, 2.5], **SUPERVISED)
+    for spread, same in ((0.2, "tie"), (0.001, "no")):
+        folder = tmp_path / same
+        folder.mkdir()
+        off = {2: spread}
+        sums = [speaker_sums(r, (0.2 + off.get(r.layer, 0), -0.2, 0.1, -0.1)) for r in labelled]
+        append_speakers(folder / SPEAKERS_FILE, sums)
+        text = to_screen(build([Result(folder, free, "a"), Result(folder, labelled, "a")], published=False))
+        (line,) = [x for x in text.splitlines() if "0.100 [" in x]
+        assert line.split()[4] == same

@@ -15,7 +15,8 @@ from s3prl_mi.report.html.sections import _note, _points
 from s3prl_mi.report.html.writing import write_report
 from s3prl_mi.results.class_contributions import append_classes
 from s3prl_mi.results.record import append_records
-from tests.helpers.records import SUPERVISED, VERSION_1_CLASSES, VERSION_1_LINE
+from s3prl_mi.results.speaker_sums import SPEAKERS_FILE, append_speakers
+from tests.helpers.records import SUPERVISED, VERSION_1_CLASSES, VERSION_1_LINE, speaker_sums
 from tests.report.test_figures import classes_of
 from tests.report.test_report import SHIFT, make, png_size
 
@@ -187,7 +188,21 @@ class TestWhatIsLeftOut:
         records = [published(n, bits=b + s / 10, seed=s) for n, b in (("a", 1.0), ("b", 1.01)) for s in (0, 1)]
         experiment(tmp_path / "one", records, classes=False)
         text = write_report([tmp_path], tmp_path / "out").read_text()
-        assert "closer than their seeds scatter" in text
+        assert "How sure this order is cannot be said" in text
+        for r, off in zip(records, (0.1, 0.1, -0.1, -0.1), strict=True):
+            append_speakers(tmp_path / "one" / SPEAKERS_FILE, [speaker_sums(r, (off, 0.2, -off))])
+        text = write_report([tmp_path], tmp_path / "out").read_text()
+        assert "Models b and a cannot be told apart from the best on this speech (3 speakers)" in text
+
+    def test_steps_that_cannot_be_told_apart(self, tmp_path):
+        records = [trained(step, bits=bits, last_layer=0) for step, bits in ((0, 0.1), (200, 0.82), (1600, 0.8))]
+        experiment(tmp_path / "one", records, classes=False)
+        for r in records:
+            off = 0.05 * (r.step == 200)
+            append_speakers(tmp_path / "one" / SPEAKERS_FILE, [speaker_sums(r, (0.1 + off, -0.1 - off, 0.0, 0.0))])
+        text = write_report([tmp_path], tmp_path / "out").read_text()
+        assert "step 200 is picked without labels" in text
+        assert "steps 200 and 1,600 cannot be told apart from the best on this speech (4 speakers)" in text
 
 
 class TestComparison:

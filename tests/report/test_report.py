@@ -23,9 +23,10 @@ from s3prl_mi.report.s3prl_log import final_line, write_log, write_tensorboard
 from s3prl_mi.report.terminal import comparison_table, screen_table
 from s3prl_mi.report.wording import decimals, format_bits
 from s3prl_mi.results.record import append_records, read_records
+from s3prl_mi.results.speaker_sums import SPEAKERS_FILE, append_speakers
 from s3prl_mi.results.summary import Summary, best_layers, summarise, write_summary
 from tests.helpers.paths import REPO
-from tests.helpers.records import SUPERVISED
+from tests.helpers.records import SUPERVISED, speaker_sums
 from tests.helpers.records import make as make_record
 
 CHECKPOINT = {"name": "hubert-000960.ckpt", "sha256": "ab" * 32}
@@ -174,7 +175,9 @@ class TestSummaryFile:
         write_summary(tmp_path / "s.csv", grid())
         rows = read_csv(tmp_path / "s.csv")
         assert len(rows) == 6
-        assert {tuple(r) for r in rows} == {tuple(f.name for f in dataclasses.fields(Summary) if f.name != "key")}
+        assert {tuple(r) for r in rows} == {
+            tuple(f.name for f in dataclasses.fields(Summary) if f.name not in ("key", "left_out"))
+        }
 
     def test_a_failed_write_leaves_the_old_file_and_no_other(self, tmp_path, monkeypatch):
         path = tmp_path / "s.csv"
@@ -214,6 +217,33 @@ class TestScreenTable:
             assert part in text
         assert "left out" not in text
         assert text.isascii()
+
+    def test_intervals_over_speakers_and_layers_that_cannot_be_told_apart(self, tmp_path):
+        records = grid(prior_cross_entropy_bits=5.75)
+        sums = [speaker_sums(r, (0.2, -0.2, 0.1 * r.layer, -0.1 * r.layer)) for r in records]
+        append_speakers(tmp_path / SPEAKERS_FILE, sums)
+        text = screen_table(records, tmp_path)
+        assert "in bits, mean over 3 seeds; 95 % interval over 4 speakers" in text
+        reach = 3.1824463 * statistics.stdev((0.2, -0.2, 0.1, -0.1)) / 2
+        assert f"1.302 [{1.302 - reach:.2f}, {1.302 + reach:.2f}] *" in text
+        assert (
+            "logistic: layers 1 and 2 cannot be told apart from the best on this speech (4 speakers); 1 leads 2 by 0.1"
+            in text
+        )
+        assert "those of the former cost 0.25 bits" in text
+        assert "+-" not in text
+        write_summary(tmp_path / "s.csv", records, sums)
+        row = next(r for r in read_csv(tmp_path / "s.csv") if (r["layer"], r["probe"]) == ("1", "logistic"))
+        assert float(row["ci_high_bits"]) == pytest.approx(1.302 + reach)
+        assert (row["ci_over"], row["ci_groups"], row["prior_cross_entropy_bits"]) == ("speakers", "4", "5.75")
+        with sheet(6, 4) as figure:
+            axes = figure.subplots()
+            plot_layers(axes, summarise(records, sums))
+            assert len(axes.collections) >= 2  # a band per probe
+            assert axes.get_legend_handles_labels()[1].count("95 % interval over 4 speakers") == 1
+            low, high = axes.get_ylim()
+            assert low < 1.002 - reach
+            assert high > 1.51 + reach
 
     def test_the_header_of_mi_supervised(self):
         records = grid(entropy=4.58, unlabelled_frames=1812, unseen_frames=3, **SUPERVISED)

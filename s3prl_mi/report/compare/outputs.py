@@ -114,7 +114,10 @@ def _main_grid(table: Table, probe: str) -> _Grid:
         title=f"Lower bounds in bits by the {probe} probe, {seeds}",
         head=head + (["scores from"] if metrics else []),
         rows=rows,
-        below=[f"{CHOICE_NAMES[c]}: {CHOICES[c]}" for c in CHOICES if any(x.choice == c for x in own)],
+        below=[
+            *(f"{CHOICE_NAMES[c]}: {CHOICES[c]}" for c in CHOICES if any(x.choice == c for x in own)),
+            *(f"{c.title}: {table.orders[c].sentence('model')}" for c in own if c in table.orders),
+        ],
     )
 
 
@@ -168,8 +171,8 @@ def _relations_grid(table: Table) -> _Grid:
 def _agreements_grid(table: Table) -> _Grid:
     rows = [
         [
-            row.label, a.probe, str(a.unsupervised_layer), str(a.labelled_layer), "yes" if a.same else "no",
-            f"{a.regret_bits:.3f}", "-" if a.last_lost_bits is None else f"{a.last_lost_bits:.3f}", str(a.relation.n),
+            row.label, a.probe, str(a.unsupervised_layer), str(a.labelled_layer), *_regret(a),
+            "-" if a.last_lost_bits is None else f"{a.last_lost_bits:.3f}", str(a.relation.n),
             "-" if (rho := a.relation.of("spearman")) is None else f"{rho.value:+.2f}",
         ]
         for row in table.rows for a in row.agreements
@@ -181,10 +184,20 @@ def _agreements_grid(table: Table) -> _Grid:
         rows=rows,
         left=2,
         below=[
-            "bits lost: I(Z;Y) at the layer chosen with labels minus that at the layer chosen without",
+            "bits lost: I(Z;Y) at the layer chosen with labels minus that at the layer chosen without; in brackets its "
+            "95 % interval over speakers, corrected for the number of layers",
+            "tie: the speech scored cannot tell both layers apart",
             "lost by last: the same for taking the last layer unseen; rho: Spearman's, of both bounds over layers",
         ],
     )
+
+
+def _regret(a: LayerAgreement) -> tuple[str, str]:
+    """Whether both choices are the same, or tied on this speech; and the bits lost."""
+    i = a.regret
+    if i is None or i.low is None:
+        return "yes" if a.same else "no", f"{a.regret_bits:.3f}"
+    return "no" if i.excludes() else "tie", f"{a.regret_bits:.3f} [{i.low:.3f}, {i.high:.3f}]"
 
 
 def _paper_grid(table: Table, paper: Sequence[PaperRow]) -> _Grid:
@@ -295,6 +308,7 @@ def latex_text(text: str) -> str:
 
 
 _FIELDS = {"bits": "mi_lower_bound_bits", "sd": "mi_lower_bound_bits_sd", "seeds": "n_seeds", "layer": "layer"}
+_FIELDS |= {"ci_low": "ci_low_bits", "ci_high": "ci_high_bits"}
 _SCORE_FIELDS = {"": "percent", "_from": "kind", "_source": "source", "_remark": "remark"}
 """Endings of columns -> fields of a summary, of a score."""
 
@@ -327,6 +341,7 @@ def _agreement_line(label: str, a: LayerAgreement) -> dict[str, object]:
         "label": label, "probe": a.probe, "view": a.setting.view, "scored_frames": a.setting.scored_frames,
         "n_clusters": a.setting.n_clusters, "unsupervised_layer": a.unsupervised_layer,
         "labelled_layer": a.labelled_layer, "regret_bits": a.regret_bits, "last_lost_bits": a.last_lost_bits,
+        "regret_ci_low": getattr(a.regret, "low", None), "regret_ci_high": getattr(a.regret, "high", None),
         "layers": a.relation.n, "spearman": getattr(a.relation.of("spearman"), "value", None),
     }  # fmt: skip
 

@@ -13,7 +13,9 @@ from ...results.collect import Result, checkpoint_stem
 from ...results.comparability import NOTED, group_by_key
 from ...results.correlation import Relation, correlate
 from ...results.selection import LayerAgreement, best_of, last_layer, layer_agreements
+from ...results.speaker_sums import sums_of
 from ...results.summary import PROBE_ORDER, Summary, layer_key, rank_in, summarise
+from ...results.ties import Ties, ties
 from ..s3prl_runs import METRICS, S3prlRun
 from ..wording import BOUND
 from .comparable import check
@@ -78,6 +80,8 @@ class Table:
     """Those that any row has, in order: by probe, task, choice."""
     relations: Mapping[tuple[Column, str], Relation]
     """(bound, `per` or `wer`) -> how both go together over the rows."""
+    orders: Mapping[Column, Ties[str]]
+    """Which models the speech scored cannot tell apart, by bound."""
     settings: Sequence[tuple[str, str]]
     """What was measured, by task: name, text."""
     mixed: Sequence[str]
@@ -138,7 +142,8 @@ def build(
     notes += _score_notes(rows, runs, results)
     keys = group_by_key((r for result in results for r in result.records), *NOTED)
     settings = [(BOUND[task], key.describe("task")) for task in TASKS for key in keys if key.task == task]
-    return Table(rows, columns, _relations(rows, columns), settings, mixed, notes)
+    orders = {} if mixed else _orders(rows, columns)
+    return Table(rows, columns, _relations(rows, columns), orders, settings, mixed, notes)
 
 
 TAKES_ANY_FILE = ("dinosr", "cotraining")
@@ -162,7 +167,7 @@ def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue]) ->
     records = [r for result in results for r in result.records]
     layers: dict[tuple[str, str], dict[int, Summary]] = {}
     figures: dict[Column, Summary] = {}
-    for s in summarise(records):
+    for s in summarise(records, sums_of(results)):
         if isinstance(s.layer, int):
             layers.setdefault((s.task, s.probe), {})[s.layer] = s
         else:
@@ -183,7 +188,7 @@ def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue]) ->
         figures=figures,
         layers=layers,
         scores=scores,
-        agreements=layer_agreements(records),
+        agreements=[_with_interval(a, layers["mi_supervised", a.probe]) for a in layer_agreements(records)],
     )
 
 
@@ -216,6 +221,24 @@ def _finest(results: Sequence[Result]) -> tuple[list[Result], list[str]]:
         for (label, shift), layers in left.items()
     ]
     return kept, notes
+
+
+def _with_interval(a: LayerAgreement, labelled: Mapping[int, Summary]) -> LayerAgreement:
+    """With the interval of the bits lost, paired by speaker; corrected for the layers that the best was chosen from."""
+    best, free = labelled[a.labelled_layer].left_out, labelled[a.unsupervised_layer].left_out
+    if a.same or best is None or free is None or best.groups != free.groups:
+        return a
+    return replace(a, regret=(best - free).interval(a.relation.n - 1))
+
+
+def _orders(rows: Sequence[ModelRow], columns: Sequence[Column]) -> dict[Column, Ties[str]]:
+    """Which models cannot be told apart, of the bounds that all rows have with their sums by speaker."""
+    found: dict[Column, Ties[str]] = {}
+    for column in columns:
+        left_out = {row.label: f.left_out for row in rows if (f := row.figures.get(column)) and f.left_out}
+        if len(left_out) == len(rows) and (order := ties(left_out)):
+            found[column] = order
+    return found
 
 
 def _distinct(columns: Sequence[Column], rows: Sequence[ModelRow]) -> list[Column]:

@@ -77,12 +77,17 @@ def _picks(records: Sequence[Record]) -> dict[str, CheckpointPick]:
 
 
 def stability_words(pick: CheckpointPick) -> str:
-    """The pick, how stable it is and what it costs against the choice with labels, in plain words."""
-    text = f"With the {pick.probe} probe at layer {pick.layer}, step {pick.step:,} is picked without labels"
+    """The pick, what else has the same and what it costs against the choice with labels, in plain words.
+
+    Seeds, views and clusters vary the estimate, not the speech: they say nothing about other speakers.
+    """
+    text = (
+        f"With the {pick.probe} probe at layer {pick.layer}, step {pick.step:,} is picked without labels on this speech"
+    )
     for s in pick.stability:
         same = round(s.fraction_same * len(s.picks))
         what = {"seed": "seeds", "view": "views", "clusters": "numbers of clusters"}[s.factor]
-        text += f"{',' if s is pick.stability[0] else ' and'} by {same} of {len(s.picks)} {what}"
+        text += f"{', as' if s is pick.stability[0] else ' and'} by {same} of {len(s.picks)} {what}"
     if pick.labelled_step is not None and pick.regret_bits is not None:
         text += f"; labels pick step {pick.labelled_step:,}"
         text += ", the same" if pick.regret_bits == 0 else f" ({pick.regret_bits:.3f} bits of I(Z;Y) more)"
@@ -130,8 +135,8 @@ def _draw(series: Series, groups: Mapping[ComparisonKey, list[Summary]], number:
             f"Over training: {name}",
             f"How {quantities} grow with the training of {name} ({settings}; "
             f"{seeds_text(everything, '±')}). The dotted line is the checkpoint that one would pick "
-            "without any label, by the highest I(Za;Zb) at the last layer: where it meets the peak of I(Z;Y), the "
-            "choice without labels is the right one. " + " ".join(stability_words(p) for p in picks.values()),
+            "without any label, by the highest I(Za;Zb) at the last layer: where it meets the peak of I(Z;Y), both "
+            "choices agree on this speech. " + " ".join(stability_words(p) for p in picks.values()),
             f"Curves of {quantities} over training steps of {name}.",
         )
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ...core.config import TASKS
 from ...core.words import span
 from ...results.record import Record
+from ...results.speaker_sums import SpeakerRecord
 from ...results.summary import Panel, Summary, by_panel, rank_in, required, worth_marking
-from ..wording import BOUND_TEX, CEILING, decimals, distinguish, seeds_text
+from ..wording import BOUND_TEX, CEILING, decimals, distinguish, interval_text, seeds_text
 from .picture import (
     MARKERS,
     bits_axis,
@@ -40,8 +43,9 @@ _FAR = 1.6
 """A ceiling higher than so many times the highest estimate is stated instead of drawn."""
 
 
-def draw_layers(path_png: Path, records: Iterable[Record]) -> None:
-    """Draw `mi_layers.png`: bits by layer, a line per probe and kind of frames, error bars of one sd.
+def draw_layers(path_png: Path, records: Iterable[Record], speakers: Iterable[SpeakerRecord] = ()) -> None:
+    """Draw `mi_layers.png`: bits by layer, a line per probe and kind of frames, error bars of one sd
+    over seeds, a light band of the 95 % interval over the speakers scored.
 
     The best layer of each line is ringed. The ceiling H(Y) or H(c) is drawn dashed where it is near, else
     stated in the legend. A single layer, or `weighted`, is drawn as points. Estimates that are not comparable
@@ -50,12 +54,13 @@ def draw_layers(path_png: Path, records: Iterable[Record]) -> None:
     Args:
         path_png: where to write (1280 x 840 pixels per plot, at most three in a row).
         records: of one experiment.
+        speakers: of the records, for the intervals.
 
     Raises:
         MIError: no record.
     """
     groups: dict[tuple[Any, ...], list[Summary]] = {}
-    for s in sorted(required(records), key=lambda s: rank_in(s.task, TASKS)):
+    for s in sorted(required(records, speakers), key=lambda s: rank_in(s.task, TASKS)):
         groups.setdefault((s.task, s.view, s.n_clusters, s.frame_shift_ms), []).append(s)
     columns = min(3, len(groups))
     rows = math.ceil(len(groups) / columns)
@@ -69,9 +74,9 @@ def draw_layers(path_png: Path, records: Iterable[Record]) -> None:
 
 
 def _legend(part: Any, axes: Axes) -> None:
-    """The estimates first, the ceilings after them; below the plot, where no curve can run."""
+    """The estimates first, the intervals and ceilings after them; below the plot, where no curve can run."""
     entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
-    entries.sort(key=lambda entry: entry[1].startswith("ceiling"))
+    entries.sort(key=lambda entry: entry[1].startswith(("95 %", "ceiling")))
     columns = min(3, len(entries)) if len(entries) < 4 else 2 if max(len(e[1]) for e in entries) < 60 else 1
     part.legend(*zip(*entries, strict=True), fontsize=8, loc="outside lower center", ncols=columns, columnspacing=1.5)
 
@@ -92,6 +97,7 @@ def plot_layers(axes: Axes, summaries: Sequence[Summary]) -> None:
             _LINES[i % len(_LINES)] if several else "none",
             marker=MARKERS[i % len(MARKERS)], color=colour, markersize=4.5 if several else 6,
         )  # fmt: skip
+        _intervals(axes, line, at, colour, interval_text(summaries) if n == 0 else None)
         if not several:
             _write(axes, at[first.layer], first, _bits(first, summaries), colour)
     best = sorted(worth_marking(summaries), key=lambda s: -s.mi_lower_bound_bits)
@@ -102,10 +108,25 @@ def plot_layers(axes: Axes, summaries: Sequence[Summary]) -> None:
             _write(axes, places[s.layer], s, text, colours[s.probe], below=rank > 0)
     layer_axis(axes, places)
     highest = _ceilings(axes, panels, names, places)
-    bits_axis([axes], summaries, highest, headroom=0.12, from_zero=not several)
+    bits_axis([axes], summaries, highest, headroom=0.12, from_zero=not several, intervals=True)
     what = summaries[0].task
     dress(axes, "layer (index into the upstream's hidden states)", f"lower bound of {BOUND_TEX[what]} (bits)")
     _titles(axes, summaries)
+
+
+def _intervals(
+    axes: Axes, line: Sequence[Summary], at: Mapping[int | str, float], colour: str, label: str | None
+) -> None:
+    """95 % intervals over speakers: a band over numbered layers, a bar where there is one or a weighted sum."""
+    for kind in (int, str):
+        own = [s for s in line if isinstance(s.layer, kind)]
+        ends = [(at[s.layer], s.ci_low_bits, s.ci_high_bits) for s in own if s.ci_low_bits is not None]
+        x, low, high = np.array(ends, dtype=np.float64).reshape(-1, 3).T
+        if len(ends) > 1 and kind is int:
+            axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0, zorder=0, label=label)
+        elif ends:
+            axes.vlines(x, low, high, color=colour, alpha=0.25, linewidth=5, zorder=0, label=label or "_")
+        label = None if ends else label  # once in the legend
 
 
 def _bits(s: Summary, among: Sequence[Summary]) -> str:

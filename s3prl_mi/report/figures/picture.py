@@ -229,6 +229,7 @@ def bits_axis(
     ceiling: float = 0.0,
     headroom: float = 0.08,
     from_zero: bool = False,
+    intervals: bool = False,
 ) -> None:
     """Start at zero unless all values lie far above it; a line at zero where some lie below.
 
@@ -238,10 +239,12 @@ def bits_axis(
         ceiling: drawn there as well, in bits.
         headroom: above the highest, as a fraction of the height.
         from_zero: start at zero wherever the values lie (unless below).
+        intervals: their intervals are drawn.
     """
     drawn = list(drawn)
-    low = min((s.mi_lower_bound_bits - s.mi_lower_bound_bits_sd for s in drawn), default=0.0)
-    high = max((s.mi_lower_bound_bits + s.mi_lower_bound_bits_sd for s in drawn), default=1.0)
+    ends = [end for s in drawn for end in (s.ci_low_bits, s.ci_high_bits) if end is not None] if intervals else []
+    low = min([s.mi_lower_bound_bits - s.mi_lower_bound_bits_sd for s in drawn] + ends, default=0.0)
+    high = max([s.mi_lower_bound_bits + s.mi_lower_bound_bits_sd for s in drawn] + ends, default=1.0)
     bottom = 0.0 if low >= 0 and (from_zero or low < 0.6 * high) else low - 0.1 * max(high - low, 1e-3)
     top = high + headroom * max(high - bottom, 1e-3)
     for axes in all_axes:

@@ -11,6 +11,7 @@ from ...results.collect import Result, collect
 from ...results.comparability import ComparisonKey
 from ...results.record import Record
 from ...results.selection import last_layer
+from ...results.speaker_sums import sums_of
 from ...results.summary import Summary, summarise
 from ..compare.scores import ScoreValue, scores_of
 from ..compare.table import published_name
@@ -63,7 +64,7 @@ def read_report_data(folders: Sequence[Path | str], stock: Sequence[Path | str] 
     results = collect(folders)
     runs = read_runs(stock) if stock else []
     records = [r for result in results for r in result.records]
-    summaries = summarise(records)
+    summaries = summarise(records, sums_of(results))
     groups, names = by_key(summaries), short_names(results)
     series, mixed = series_of(summaries, records)
     return ReportData(

@@ -9,8 +9,9 @@ from ...core.words import count, span
 from ...results.comparability import ComparisonKey
 from ...results.correlation import correlate
 from ...results.record import Record
-from ...results.selection import LayerAgreement, layer_agreements
-from ..figures.checkpoint_curves import stability_words
+from ...results.selection import CheckpointPick, LayerAgreement, layer_agreements
+from ...results.ties import ties
+from ..figures.checkpoint_curves import Series, stability_words
 from ..wording import BOUND, decimals, frames_note
 from .report_data import ReportData, best_of_models
 
@@ -46,13 +47,26 @@ def _data(records: Sequence[Record]) -> str:
     return f"{labels}fitted on {fit}, scored on {scored} ({span(min(frames), max(frames))} frames)"
 
 
+NO_INTERVAL = "How sure this order is cannot be said: not all have sums by the same speakers (mi_speakers.jsonl)"
+
+
 def findings(data: ReportData) -> list[str]:
     """Sentences on the best model of each setting, on layers, checkpoints and error rates."""
     found = [s for s in (_best(data, key) for key in data.headline) if s]
     found += _layers(data)
     found += _tasks_agree(data)
-    found += [f"Checkpoints of {s.name}: {stability_words(p)}" for s in data.series for p in s.picks.values()]
+    for s in data.series:
+        found += [f"Checkpoints of {s.name}: {stability_words(p)}{_steps_tied(s, p)}" for p in s.picks.values()]
     return found + _warnings(data)
+
+
+def _steps_tied(series: Series, pick: CheckpointPick) -> str:
+    """Which steps the speech scored cannot tell from the one picked; empty without sums by speaker."""
+    wanted = (pick.probe, pick.layer, pick.setting)
+    own = [s for s in series.summaries if (s.probe, s.layer, s.key) == wanted]
+    left_out = {s.step or 0: s.left_out for s in own if s.left_out is not None}
+    order = ties(left_out) if len(left_out) == len(pick.curve) else None
+    return f" By I(Za;Zb), {order.sentence('step', {n: f'{n:,}' for n in left_out})}." if order else ""
 
 
 def _best(data: ReportData, key: ComparisonKey) -> str:
@@ -70,9 +84,10 @@ def _best(data: ReportData, key: ComparisonKey) -> str:
     if len(ranking) > 1:
         rest = ", ".join(f"{m} {v}" for m, v in list(zip(models, values, strict=True))[1:5])
         text += f"; then {rest}" + (f" and {len(ranking) - 5} more" if len(ranking) > 5 else "")
-        gap = best.mi_lower_bound_bits - ranking[1].mi_lower_bound_bits
-        if gap < best.mi_lower_bound_bits_sd + ranking[1].mi_lower_bound_bits_sd:
-            text += ". The first two are closer than their seeds scatter: no order between them"
+        left_out = {name: s.left_out for name, s in zip(models, ranking, strict=True) if s.left_out is not None}
+        order = ties(left_out) if len(left_out) == len(ranking) else None
+        words = order.sentence("model") if order else NO_INTERVAL
+        text += f". {words[0].upper()}{words[1:]}"
         if ranking[-1].mi_lower_bound_bits < 0:
             text += (
                 ". Below zero a probe does worse than the targets' frequency alone: the model's frames mean something "
