@@ -67,3 +67,8 @@ def upstreams_of_this_test_only(monkeypatch):
     from s3prl_mi.upstreams import names
 
     monkeypatch.setattr(names, "_OWN", dict(names._OWN))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes comes first, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_processes.py")

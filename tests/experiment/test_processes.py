@@ -30,8 +30,9 @@ def contents(run, name: str, folder: str = "") -> dict:
     return found
 
 
-@pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize(("task", "mode"), [("mi_supervised", "disk"), ("mi_views", "disk"), ("mi_views", "auto")])
+@pytest.mark.parametrize(
+    ("task", "mode", "count"), [("mi_supervised", "disk", 3), ("mi_views", "disk", 2), ("mi_views", "auto", 3)]
+)
 def test_an_experiment_on_several_processes_has_the_records_of_one(run, task, mode, count):
     several = {"store__mode": mode, "probes": ["logistic", "mlp"], "views__mask": ["6/10", "3/10"]}
     assert run(task, "hubert-base", name="alone", store__root=str(run.folder / "alone-store"), **several) == 0
