@@ -1,8 +1,8 @@
 """Many processes, one experiment: `torchrun --nproc_per_node N -m s3prl_mi.run_downstream ...`.
 
 Processes share work, not sums: each extracts whole batches of utterances (`states.extraction`) and measures whole grid
-points (`shared`), so every number is computed by one process alone and is the same on any number of them. What travels
-are barriers and small objects, by gloo.
+points (`shared`), so every number is computed by one process alone and is the same on any number of them, if each has
+as many threads. What travels are barriers and small objects, by gloo.
 
 Outside of a `session` every function here stands for a world of one process. Inside, all but `world` and `is_main` are
 collective: every process calls them in the same order. A process that fails with an `MIError` reports it with its next

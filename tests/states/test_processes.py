@@ -1,4 +1,4 @@
-"""Several processes fill one entry: the bits of one process, whatever their number and whoever is killed."""
+"""Several processes fill one entry: the bits of one process, whatever their number, also when one is killed."""
 
 from __future__ import annotations
 
