@@ -43,6 +43,9 @@ class AlignmentConfig:
     """Whether silence is a class of its own or its frames are left out."""
     max_missing: float = 0.1
     """Refuse a split if a larger fraction of its utterances has no alignment."""
+    min_count: int = 1
+    """Labels of fewer fit frames become one class, `<unk>`, and with them those that only the eval split has: for open
+    sets such as words (20, say). 1: every label is a class of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +252,7 @@ def _check_ranges(config: MIConfig) -> None:
         ("views.shift_ms", config.views.shift_ms, lambda ms: ms > 0, f"{positive} of ms"),
         ("views.mask", config.views.mask, mask_span, "masked/period in frames, such as 30/40, masked < period"),
         ("datarc.max_unreadable", data.max_unreadable, lambda part: 0 <= part <= 1, fraction),
+        ("datarc.alignments.min_count", data.alignments.min_count, lambda n: n > 0, "at least 1 frame"),
         ("datarc.alignments.max_missing", data.alignments.max_missing, lambda part: 0 <= part <= 1, fraction),
     ]
     for name, values, holds, wanted in rules:

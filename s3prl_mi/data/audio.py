@@ -122,7 +122,8 @@ def read_waveform(utterance: Utterance) -> Waveform:
         Shape (n_samples,), float32; integer formats lie in [-1, 1].
 
     Raises:
-        AudioError: missing, corrupt, cut short, empty or shorter than 25 ms, or holding NaN or infinite samples.
+        AudioError: missing, corrupt, cut short, empty or shorter than 25 ms, holding NaN or infinite samples, or
+            one single value (digital silence, which features normalised per utterance blow up).
     """
     path = utterance.path
     try:
@@ -135,6 +136,8 @@ def read_waveform(utterance: Utterance) -> Waveform:
     bad = int(np.count_nonzero(~np.isfinite(mono)))
     if bad:
         raise AudioError(f"{path}: {bad} of {len(mono)} samples are NaN or infinite")
+    if len(mono) and mono.min() == mono.max():
+        raise AudioError(f"{path}: all {len(mono)} samples are {mono[0]:g} (digital silence)")
     if rate != SAMPLE_RATE and len(mono):
         mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
     _check_length(path, len(mono))

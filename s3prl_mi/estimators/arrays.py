@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike
 
 from ..core.errors import MIError
 from ..core.types import FloatMatrix, IntVector
-from .folds import time_blocks
+from .folds import assign_folds, time_folds
 from .frames import Frames
-from .mi_supervised import Estimate, Vocabulary, fit_supervised, score_supervised
+from .mi_supervised import Estimate, Vocabulary, fit_supervised, known_frames, score_supervised
 from .mi_views import fit_codebooks_of_view, fit_views, score_views
 from .probes import ProbeSpec
 
@@ -28,6 +28,7 @@ def estimate_supervised_mi(
     *,
     protocol: str = "default",
     groups: Sequence[Hashable] | np.ndarray | None = None,
+    min_count: int = 1,
     device: str = "cpu",
 ) -> Estimate:
     """Lower bound of I(Z;Y) in bits, between hidden states and labels.
@@ -42,6 +43,7 @@ def estimate_supervised_mi(
         protocol: `default` or `paper` (`s3prl_mi.estimators.probes`).
         groups: speaker or utterance of each fit frame; regularisation is chosen on held-out groups. Without
             it, blocks of consecutive frames are held out.
+        min_count: labels of fewer fit frames become one class `<unk>`, and with them labels that only eval has.
         device: where to compute.
 
     Returns:
@@ -63,11 +65,12 @@ def estimate_supervised_mi(
     """
     fit_frames, eval_frames = _frames(fit_z, "fit_z"), _frames(eval_z, "eval_z")
     _same_width(fit_frames, eval_frames, "fit_z", "eval_z")
-    vocabulary = Vocabulary.of(_labels(fit_y, len(fit_frames), "fit_y"))
+    vocabulary = Vocabulary.of(_labels(fit_y, len(fit_frames), "fit_y"), min_count)
     fit_ids = vocabulary.ids(_host(fit_y))
     eval_ids = vocabulary.ids(_labels(eval_y, len(eval_frames), "eval_y"))
     classes, spec = len(vocabulary.labels), ProbeSpec((probe,), protocol, (seed,), device)
-    probes = fit_supervised(fit_frames, fit_ids, classes, _groups(groups, len(fit_frames)), spec)
+    known_frames(eval_ids)
+    probes = fit_supervised(fit_frames, fit_ids, classes, _folds(groups, len(fit_frames)), spec)
     return score_supervised(probes, eval_frames, eval_ids, spec, len(fit_frames))[0][0]
 
 
@@ -118,9 +121,9 @@ def estimate_view_mi(
     for a, b, which in ((fit_a, fit_b, "fit"), (eval_a, eval_b, "eval")):
         if len(a) != len(b):
             raise MIError(f"{which}_za has {len(a)} frames and {which}_zb {len(b)}: row i of both must be one pair.")
-    spec = ProbeSpec((probe,), protocol, (seed,), device)
-    codebooks = fit_codebooks_of_view(fit_b, clusters, spec.seeds, iterations, device)
-    probes = fit_views(fit_a, fit_b, codebooks, _groups(groups, len(fit_a)), spec)
+    spec, folds = ProbeSpec((probe,), protocol, (seed,), device), _folds(groups, len(fit_a))
+    codebooks = fit_codebooks_of_view(fit_b, clusters, spec, folds, iterations)
+    probes = fit_views(fit_a, fit_b, codebooks, folds, spec)
     return score_views(probes, codebooks, eval_a, eval_b, spec, len(fit_a))[0][0]
 
 
@@ -160,10 +163,10 @@ def _same_width(a: Frames, b: Frames, name_a: str, name_b: str) -> None:
         raise MIError(f"{name_a} has {a.dim} dimensions and {name_b} {b.dim}.")
 
 
-def _groups(groups: Any, count: int) -> IntVector:
+def _folds(groups: Any, count: int) -> IntVector:
     if groups is None:
-        return time_blocks(count)
+        return time_folds(count)
     if len(groups) != count:
         raise MIError(f"groups has {len(groups)} entries for {count} fit frames.")
     names = {name: i for i, name in enumerate(dict.fromkeys(_host(groups)))}
-    return np.array([names[g] for g in _host(groups)], dtype=np.int64)
+    return assign_folds(np.array([names[g] for g in _host(groups)], dtype=np.int64))

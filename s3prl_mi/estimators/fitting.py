@@ -12,19 +12,29 @@ from torch.nn import functional
 from ..core.arithmetic import fast_products, fast_type
 from ..core.errors import MIError
 from ..core.types import IntVector
-from .folds import assign_folds
+from .folds import time_folds
 from .frames import Frames, Inputs, fit_affine
 from .logistic import Linear, Problems, minimise
 from .network import LEFT_OUT, Network, train
 from .probe import FittedProbe
 from .probes import MLP_DEFAULT, PROBES, NetworkSettings, ProbeSpec
 
-L2_PATH = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
-"""L2 strengths tried, strongest first, relative to the mean loss in nats (scikit-learn's 1 / (C n_frames)); the best is
-the lowest point of a parabola through three of them."""
+L2_PATH = (100.0, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
+"""L2 strengths that may be tried, relative to the mean loss in nats (scikit-learn's 1 / (C n_frames)); the best is the
+lowest point of a parabola through three of them."""
+
+PATH_START = 3
+"""Position in `L2_PATH` of the first strength tried; stronger ones are tried where it does better than weaker ones."""
 
 FIT_TOLERANCE = 2e-5
 """Nats by which a logistic probe may be above the minimum of its loss (`logistic.minimise`)."""
+
+PATH_TOLERANCE = 1e-5
+"""The same for losses of held-out speakers that the L2 strength is chosen by: with few and different speakers they move
+far more than the loss that is minimised."""
+
+CHOICE_TOLERANCE = 1e-4
+"""The same where a looser fit is enough for a choice."""
 
 SELECTION_FRAMES = 50_000
 """Choices are made on at most so many fit frames, evenly spaced: neighbours in time say much the same."""
@@ -50,15 +60,15 @@ ROUND_STEPS = 20
 """Mini-batches in a round, or a quarter of an epoch if that is more."""
 
 CHOICE_SEED = 0
-"""Choices are made once for all seeds, with a codebook and an MLP of this seed: they do not depend on which
-seeds are asked for."""
+"""Choices are made once for all seeds, with codebooks and an MLP of this seed: they do not depend on which seeds are
+asked for."""
 
 
 def fit_probes(
     frames: Frames,
     targets: Tensor,
     classes: int,
-    groups: IntVector,
+    folds: IntVector,
     spec: ProbeSpec,
     choice: Tensor | None = None,
 ) -> list[FittedProbe]:
@@ -68,10 +78,10 @@ def fit_probes(
         frames: the fit split, n_frames of them.
         targets: class ids, shape (n_frames, n_seeds), or (n_frames, 1) where all seeds share them.
         classes: number of classes.
-        groups: speaker (or utterance) of each frame, shape (n_frames,); choices are made on held-out groups.
+        folds: fold of each frame, shape (n_frames,); choices are made on each fold held out. -1: in none.
         spec: the probes, and how to fit them.
-        choice: targets that choices are made with, shape (n_frames, 1), where each seed has targets of its own
-            (those of `CHOICE_SEED`); None: the shared targets.
+        choice: targets that choices are made with while a fold is held out, shape (n_frames, n_folds), where each
+            seed has targets of its own; None: the shared targets.
 
     Returns:
         One fitted probe for each of `spec.probes`.
@@ -86,7 +96,7 @@ def fit_probes(
     inputs = Inputs(frames, fit_affine(frames, spec.device))
     targets = targets.to(inputs.device)
     choice = None if choice is None else choice.to(inputs.device)
-    fitting = Fitting(inputs, targets, choice, classes, groups, spec.seeds)
+    fitting = Fitting(inputs, targets, choice, classes, folds, spec.seeds)
     with fast_products():
         return [PROBES[name].fit[spec.protocol](fitting) for name in spec.probes]
 
@@ -100,21 +110,21 @@ class Fitting:
         targets: Tensor,
         choice: Tensor | None,
         classes: int,
-        groups: IntVector,
+        folds: IntVector,
         seeds: tuple[int, ...],
     ) -> None:
         self.inputs, self.targets, self.classes, self.seeds = inputs, targets, classes, seeds
         self.device = inputs.device
         self._shared = choice is None  # all seeds have the targets that choices are made with
-        choice = targets[:, :1] if choice is None else choice
+        self.n_folds = 1 + int(folds.max()) if choice is None else choice.shape[1]
+        choice = targets[:, :1].expand(-1, self.n_folds) if choice is None else choice
         stride = max(1, -(-len(inputs) // SELECTION_FRAMES))
         rows = np.arange(0, len(inputs), stride)
-        self.sample = inputs if stride == 1 else inputs.select(rows)
-        self.all_choice = choice[:, 0]
-        self.choice = choice[torch.from_numpy(rows).to(self.device)]
-        folds = assign_folds(groups[rows])
-        self.n_folds = 1 + int(folds.max())
-        self.folds = torch.from_numpy(folds).to(self.device)
+        rows = rows[folds[rows] >= 0]
+        self.sample = inputs if len(rows) == len(inputs) else inputs.select(rows)
+        self.sample_rows = torch.from_numpy(rows).to(self.device)
+        self.choice = choice[self.sample_rows]
+        self.folds = folds[rows]
         self._logistic: tuple[Linear, float] | None = None
         self._of_folds: Linear | None = None
         self._by_time = False
@@ -147,8 +157,17 @@ class Fitting:
             self._logistic = (linear, l2)
         return self._logistic
 
+    def _held_out(self, folds: IntVector) -> tuple[Tensor, bool]:
+        """Which frames each fold holds out, (n_frames, n_folds); by time (True) where all belong to one fold."""
+        by_time = bool((folds == folds[0]).all())
+        own = torch.from_numpy(time_folds(len(folds), self.n_folds) if by_time else folds).to(self.device)
+        return own[:, None] == torch.arange(self.n_folds, device=self.device), by_time
+
     def _choose_l2(self) -> tuple[float, Linear]:
         """Follow the path from strong to weak, each step starting from the last, until held-out loss rises.
+
+        Losses of converged fits count: one that stops early is shrunk by that alone, and would lead to too weak an L2.
+        It is good enough to reject the next strength, which it only flatters.
 
         Returns:
             The strength for all frames, and the probes of the best strength tried, one per fold.
@@ -156,52 +175,53 @@ class Fitting:
         stride = max(1, -(-len(self.sample) // L2_FRAMES))
         rows = np.arange(0, len(self.sample), stride)
         few = self.sample if stride == 1 else self.sample.select(rows)
-        at = torch.from_numpy(rows).to(self.device)
-        held_out = self.folds[at, None] == torch.arange(self.n_folds, device=self.device)
+        held_out, self._by_time = self._held_out(self.folds[rows])
         weight = held_out.double().sum(0) / len(few)
-        self._by_time = bool((weight == 1).any())
-        if self._by_time:  # one speaker is left of these frames: blocks of time are held out
-            blocks = assign_folds(np.zeros(len(rows), np.int64), self.n_folds)
-            held_out = torch.from_numpy(blocks).to(self.device)[:, None] == torch.arange(
-                self.n_folds, device=self.device
-            )
-            weight = held_out.double().sum(0) / len(few)
-        target = self.choice[at].expand(-1, self.n_folds)
-        linear: Linear | None = None
-        tried: list[tuple[float, float]] = []
-        best = None
-        for l2 in L2_PATH:
-            strengths = torch.full((self.n_folds,), l2, device=self.device)
+        target = self.choice[torch.from_numpy(rows).to(self.device)]
+        probes: dict[int, Linear] = {}
+        losses: dict[int, float] = {}
+
+        def fit(n: int, start: Linear | None, tolerance: float) -> float:
+            strengths = torch.full((self.n_folds,), L2_PATH[n], device=self.device)
             problems = Problems(target, held_out, self.classes, strengths)
-            linear, loss = minimise(few, problems, linear, tolerance=1e-3)
-            tried.append((l2, float((loss * weight).sum())))
-            if tried[-1][1] > min(v for _, v in tried):
+            probes[n], loss = minimise(few, problems, start, tolerance=tolerance)
+            losses[n] = float((loss * weight).sum())
+            return losses[n]
+
+        n = PATH_START
+        fit(n, None, PATH_TOLERANCE)
+        while n + 1 < len(L2_PATH):
+            if fit(n + 1, probes[n], CHOICE_TOLERANCE) > losses[n]:
                 break
-            best = linear
-        assert best is not None
+            if fit(n + 1, probes[n + 1], PATH_TOLERANCE) > losses[n]:
+                break
+            n += 1
+        while 0 < n <= PATH_START and fit(n - 1, probes[n], PATH_TOLERANCE) < losses[n]:
+            n -= 1
+        tried = [(L2_PATH[i], losses[i]) for i in sorted(losses)]
         # A penalty weighs against the sum of losses, and the final fit has one fold more of them. What lies between the
         # frames tried repeats part of them: measured, their square root (1: new speech, 0: the same again).
-        return _lowest_point(tried) * (1 - 1 / self.n_folds) / stride**0.5, best
+        return _lowest_point(tried) * (1 - 1 / self.n_folds) / stride**0.5, probes[n]
 
     def _start(self, problems: Problems) -> Linear:
         """Where the final fit begins: at the mean of the folds' probes, which saves a third of its steps.
 
-        A class of the final targets starts from the classes of `choice` that its frames have.
+        A class of the final targets starts from the classes of a fold's `choice` that its frames have.
         """
         assert self._of_folds is not None
-        weight, bias = self._of_folds.weight.mean(1), self._of_folds.bias.mean(0)
-        frequency = Problems(self.choice, None, self.classes, problems.l2[:1]).priors()[0]
-        pull = bias - frequency.log()
+        weight = self._of_folds.weight
+        pull = self._of_folds.bias - Problems(self.choice, None, self.classes, problems.l2).priors().log()
+        start = problems.priors().log()
         if self._shared:
-            return Linear(weight[:, None], (pull + problems.priors()[0].log())[None])
-        weights, biases = [], []
-        for own, prior in zip(self.targets.T, problems.priors(), strict=True):
-            pairs = torch.bincount(own * self.classes + self.all_choice, minlength=self.classes**2).float()
-            pairs = pairs.view(self.classes, self.classes)
-            fraction = (pairs / pairs.sum(1, keepdim=True).clamp_min(1)).T
-            weights.append(weight @ fraction)
-            biases.append(pull @ fraction + prior.log())
-        return Linear(torch.stack(weights, 1), torch.stack(biases))
+            return Linear(weight.mean(1, keepdim=True), pull.mean(0) + start)
+        weights = []
+        for own, bias in zip(self.targets[self.sample_rows].T, start, strict=True):
+            pairs = [torch.bincount(own * self.classes + c, minlength=self.classes**2) for c in self.choice.T]
+            counts = torch.stack(pairs).view(-1, self.classes, self.classes).float()  # (n_folds, own, choice)
+            fraction = counts / counts.sum(2, keepdim=True).clamp_min(1) / self.n_folds
+            weights.append(torch.einsum("dfc,foc->do", weight, fraction))
+            bias += torch.einsum("fc,foc->o", pull, fraction)
+        return Linear(torch.stack(weights, 1), start)
 
     def mlp(self) -> FittedProbe:
         """Three-layer MLP mixed with the logistic probe; rounds and weight chosen on held-out speakers."""
@@ -218,14 +238,14 @@ class Fitting:
     def _choose_rounds(self, l2: float, round_steps: int) -> tuple[int, float]:
         """Rounds of training and weight of the MLP that do best on the speakers of the first folds, each held out."""
         count = min(CHOICE_FOLDS, self.n_folds)
-        held_out = self.folds[:, None] == torch.arange(count, device=self.device)
-        target = self.choice.expand(-1, count)
+        held_out, by_time = self._held_out(self.folds)
+        held_out, target = held_out[:, :count], self.choice[:, :count]
         assert self._of_folds is not None
         strengths = torch.full((count,), l2, device=self.device)
         problems = Problems(target, held_out, self.classes, strengths)
         # a start that has seen the speakers held out would still know them at the end
-        start = None if self._by_time else self._of_folds.problem(range(count))
-        linear, _ = minimise(self.sample, problems, start, tolerance=1e-3)
+        start = None if by_time != self._by_time else self._of_folds.problem(range(count))
+        linear, _ = minimise(self.sample, problems, start, tolerance=CHOICE_TOLERANCE)
         spacing = max(1, -(-len(self.sample) * count // self.n_folds // CHECK_FRAMES))
         spaced = torch.arange(len(self.sample), device=self.device) % spacing == 0
         checked = []
@@ -233,7 +253,7 @@ class Fitting:
             rows = (held_out[:, fold] & spaced).nonzero()[:, 0]
             x = self.sample.take(rows.cpu())
             base = linear.problem(fold)(x)
-            checked.append((x.to(fast_type(self.device)), base, self.choice[rows]))
+            checked.append((x.to(fast_type(self.device)), base, target[rows, fold : fold + 1]))
         best, chosen, waited = float("inf"), (1, 0.0), 0
 
         def check(step: int, network: Network) -> bool:
@@ -267,8 +287,12 @@ class Fitting:
         """The paper's protocol: a fixed number of epochs of SGD, nothing chosen."""
         n = len(self.inputs)
         steps = PAPER_EPOCHS * max(1, n // min(settings.batch, n))
-        targets = self.targets.expand(-1, len(self.seeds))
-        network = train(self.inputs, targets, torch.arange(n), self.classes, self.seeds, settings, steps)
+        networks = [
+            train(self.inputs, target[:, None], torch.arange(n), self.classes, [s], settings, steps, order_seed=s)
+            for s, target in zip(self.seeds, self.targets.expand(-1, len(self.seeds)).T, strict=True)
+        ]
+        weights, biases = ([n.weights for n in networks], [n.biases for n in networks])
+        network = Network(*([torch.cat(layer) for layer in zip(*of, strict=True)] for of in (weights, biases)))
         chosen = {"epochs": PAPER_EPOCHS, "learning_rate": settings.learning_rate}
         return self._probe(name, None, network, 1.0, chosen)
 

@@ -1,14 +1,15 @@
 """Frames of one layer as the estimators read them: blocks of rows, standardised, on a device.
 
-A probe's first step is an affine map fitted on the fit split: subtract the mean, divide by the standard
-deviation, and turn to the principal axes. It is invertible, so it changes no mutual information; the axes
-make the logistic probe's curvature nearly diagonal, which is what lets it converge in a few steps.
+A probe's first step is fitted on the fit split: clip each dimension, subtract the mean, divide by the standard
+deviation, and turn to the principal axes. Clipping keeps one bad frame from deciding on all that follows, and is part
+of q, so the bound stays one. The rest is invertible and changes no mutual information; the axes make the logistic
+probe's curvature nearly diagonal, which is what lets it converge in a few steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,14 @@ BLOCK_ROWS = 4096
 
 CACHE_BYTES = 1 << 30
 """Standardised frames of a layer are kept in memory below this size, and read again block by block above."""
+
+
+RANGE_FRAMES = 4096
+"""Evenly spaced fit frames, or up to twice as many, from which it is found how far values may lie from the median."""
+
+RANGE, SPARSE_RANGE = 5.0, 10.0
+"""Values are clipped so many times as far from their median as the 1st or 99th percentile, whichever is farther (11.6
+standard deviations of a Gaussian). Where all of these are equal (sparse codes): times as far as the farthest value."""
 
 
 class Array2D(Protocol):
@@ -85,15 +94,57 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class AffineMap:
-    """``x -> (x - mean) @ matrix``: standardisation and rotation, part of every probe.
+class ValueRange:
+    """Where the values of each dimension are clipped; `low` and `high` have shape (dim,), or none for all alike."""
 
-    `mean` has shape (dim,), `matrix` (dim, dim), `variance` (dim,) holds the variance of each output.
+    low: Tensor = field(default_factory=lambda: torch.tensor(-torch.inf))
+    high: Tensor = field(default_factory=lambda: torch.tensor(torch.inf))
+
+    def to(self, device: torch.device | str) -> ValueRange:
+        """A copy on `device`."""
+        return ValueRange(self.low.to(device), self.high.to(device))
+
+    def clip(self, x: Tensor) -> Tensor:
+        """A copy of frames x (n_frames, dim), clipped."""
+        return x.clamp(self.low, self.high)
+
+
+def median_and_reach(frames: Frames) -> tuple[Tensor, Tensor]:
+    """The median of each dimension and how far from it values are left as they are; float64, shape (dim,), CPU.
+
+    Infinite where no frame that was looked at differs from another.
+    """
+    spaced = frames.select(np.arange(0, len(frames), max(1, len(frames) // RANGE_FRAMES)))
+    x = np.ascontiguousarray(spaced.read(0, len(spaced)).T)  # (dim, n)
+    n = x.shape[1]
+    order = np.partition(x, (n // 100, n // 2, n - 1 - n // 100), axis=1)
+    low, median, high = (order[:, i].astype(np.float64) for i in (n // 100, n // 2, n - 1 - n // 100))
+    with np.errstate(invalid="ignore"):  # frames that are refused later
+        reach = RANGE * np.maximum(high - median, median - low)
+        farthest = np.maximum(x.max(1) - median, median - x.min(1))
+    farthest = SPARSE_RANGE * np.where(farthest > 0, farthest, farthest.max())
+    reach = np.where(reach > 0, reach, np.where(farthest > 0, farthest, np.inf))
+    return torch.from_numpy(median), torch.from_numpy(reach)
+
+
+def fit_range(frames: Frames, device: torch.device | str = "cpu") -> ValueRange:
+    """A range that holds all but bad frames of the fit split, on `device`."""
+    median, reach = median_and_reach(frames)
+    return ValueRange((median - reach).float(), (median + reach).float()).to(device)
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    """``x -> (clip(x) - mean) @ matrix``: standardisation and rotation, part of every probe.
+
+    `mean` has shape (dim,), `matrix` (dim, dim), `variance` (dim,) holds the variance of each output. Maps saved by
+    protocols before default-4 and paper-2 have no range.
     """
 
     mean: Tensor
     matrix: Tensor
     variance: Tensor
+    values: ValueRange = field(default_factory=ValueRange)
 
     @property
     def dim(self) -> int:
@@ -102,15 +153,20 @@ class AffineMap:
 
     def to(self, device: torch.device | str) -> AffineMap:
         """A copy on `device`."""
-        return AffineMap(self.mean.to(device), self.matrix.to(device), self.variance.to(device))
+        mean, matrix, variance = (t.to(device) for t in (self.mean, self.matrix, self.variance))
+        return AffineMap(mean, matrix, variance, self.values.to(device))
+
+    def centred(self, x: Tensor) -> Tensor:
+        """Frames x (n_frames, dim), clipped, minus the mean."""
+        return self.values.clip(x).sub_(self.mean)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map frames x of shape (n_frames, dim)."""
-        return (x - self.mean) @ self.matrix
+        return self.centred(x) @ self.matrix
 
 
 def fit_affine(frames: Frames, device: torch.device | str = "cpu") -> AffineMap:
-    """Fit the standardisation and the principal axes of the standardised frames.
+    """Fit the range of values, the standardisation and the principal axes of the standardised frames.
 
     Dimensions that never vary (by more than float32's rounding of their values) are mapped to zero.
 
@@ -127,34 +183,34 @@ def fit_affine(frames: Frames, device: torch.device | str = "cpu") -> AffineMap:
     n, dim = len(frames), frames.dim
     first = torch.zeros(dim, dtype=torch.float64)
     second = torch.zeros(dim, dim, dtype=torch.float64)
+    median, reach = median_and_reach(frames)
+    values = ValueRange((median - reach).float(), (median + reach).float()).to(device)
     # keeps sums of products small, so that float32 products lose nothing
-    shift = near_mean(frames).to(device)
+    unit = torch.where(reach.isfinite(), reach, 1.0)
+    shift, inverse = median.float().to(device), (1 / unit).float().to(device)
     for start, stop in frames.blocks():
         x = torch.from_numpy(frames.read(start, stop)).to(device)
         if not bool(torch.isfinite(x).all()):
             raise MIError("hidden states hold NaN or infinite values")
-        x = x - shift
+        x = values.clip(x).sub_(shift).mul_(inverse)
         first += x.sum(0, dtype=torch.float64).cpu()
         second += (x.T @ x).double().cpu()
     centre = first / n
     covariance = second / n - torch.outer(centre, centre)
     variance = covariance.diagonal().clamp_min(0)
     # each dimension against its own rounding, not against the others: a small one may hold all the information
-    rounding = 4 * torch.finfo(torch.float32).eps * (shift.cpu().double() + centre).abs()
+    mean = median + centre * unit
+    rounding = 4 * torch.finfo(torch.float32).eps * mean.abs() / unit
     scale = torch.where(variance > rounding.square(), variance, torch.inf).rsqrt()
     correlation = covariance * torch.outer(scale, scale)
-    values, axes = torch.linalg.eigh(correlation)
-    matrix = scale[:, None] * axes
+    spectrum, axes = torch.linalg.eigh(correlation)
+    matrix = (scale / unit)[:, None] * axes
     return AffineMap(
-        mean=(shift.cpu().double() + centre).float().to(device),
+        mean=mean.float().to(device),
         matrix=matrix.float().to(device),
-        variance=values.clamp_min(0).float().to(device),
+        variance=spectrum.clamp_min(0).float().to(device),
+        values=values,
     )
-
-
-def near_mean(frames: Frames) -> Tensor:
-    """A point near the mean of the frames, from the first of them; shape (dim,), on the CPU."""
-    return torch.from_numpy(frames.read(0, BLOCK_ROWS)).mean(0)
 
 
 class CachedBlocks:
@@ -225,7 +281,7 @@ class Inputs(CachedBlocks):
     def blocks_to_fold(self, size: int = BLOCK_ROWS) -> Iterator[tuple[int, int, Tensor]]:
         """All frames as (start, stop, block) for the weights of `fold`: mapped if they are in memory, else centred."""
         for start, stop in self.frames.blocks(size):
-            x = self._read(start, stop).sub_(self.affine.mean) if self._cache is None else self._cache[start:stop]
+            x = self.affine.centred(self._read(start, stop)) if self._cache is None else self._cache[start:stop]
             yield start, stop, x
 
     def take(self, positions: Tensor) -> Tensor:

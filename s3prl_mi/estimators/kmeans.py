@@ -1,12 +1,15 @@
 """The codebook of mi_views: k-means fitted on frames of the fit split, for several seeds at a time.
 
 Lloyd's algorithm from k-means++ seeding (Arthur and Vassilvitskii 2007), on the hidden states as they are (not
-standardised), as in the paper. All seeds share each read of the frames and one matrix product.
+standardised), as in the paper; only values far outside those of other frames are clipped (`frames.fit_range`). All
+seeds share each read of the frames and one matrix product.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,7 +17,7 @@ from torch import Tensor
 
 from ..core.arithmetic import HALF_FRAMES, fast_products, half_is_fast
 from ..core.errors import MIError
-from .frames import CACHE_BYTES, CachedBlocks, Frames
+from .frames import CACHE_BYTES, CachedBlocks, Frames, ValueRange, fit_range
 
 SAMPLE_FRAMES = 100
 """Evenly spaced frames per cluster, from which k-means++ draws and on which Lloyd's algorithm runs first."""
@@ -28,15 +31,41 @@ ROWS = 1024
 """Rows scored at a time: their scores stay in the processor's cache."""
 
 
-class _Centred(CachedBlocks):
-    """Frames minus one `centre` near their mean.
+@dataclass(frozen=True)
+class Codebooks:
+    """Centroids, shape (n_books, clusters, dim), float32, of frames that are clipped to a range of values.
 
-    Far from the origin the sums of frames, and the fraction of their length by which a centroid moves, would lose
-    the digits in which frames differ.
+    NaN for clusters that no frame belongs to, which occur where there are fewer different frames than clusters.
     """
 
-    def __init__(self, frames: Frames, centre: Tensor) -> None:
-        super().__init__(frames, lambda x: x.sub_(centre), centre.device, CACHE_BYTES)
+    centroids: Tensor
+    values: ValueRange = field(default_factory=ValueRange)
+
+    def only(self, books: slice) -> Codebooks:
+        """Some of the codebooks."""
+        return Codebooks(self.centroids[books], self.values)
+
+    def state(self) -> list[Tensor]:
+        """CPU tensors, for torch.save."""
+        return [t.cpu() for t in (self.centroids, self.values.low, self.values.high)]
+
+    @staticmethod
+    def from_state(state: list[Tensor] | Tensor, device: torch.device | str) -> Codebooks:
+        """What `state()` described, on `device`; before default-4 that was centroids, the last for choices."""
+        state = [state[:-1]] if isinstance(state, Tensor) else state
+        return Codebooks(state[0].to(device), ValueRange(*state[1:]).to(device))
+
+
+class _Centred(CachedBlocks):
+    """Clipped frames minus one `centre` near their mean, in a `unit` of their size.
+
+    Far from the origin the sums of frames, and the fraction of their length by which a centroid moves, would lose
+    the digits in which frames differ; squares of very large or small values would leave float32.
+    """
+
+    def __init__(self, frames: Frames, values: ValueRange, centre: Tensor, unit: float) -> None:
+        mapped = lambda x: values.clip(x).sub_(centre).mul_(unit)  # noqa: E731
+        super().__init__(frames, mapped, centre.device, CACHE_BYTES)
 
     def variance(self) -> float:
         """Variance of the frames, summed over dimensions."""
@@ -57,7 +86,8 @@ def fit_codebooks(
     seeds: Sequence[int],
     iterations: int = 100,
     device: torch.device | str = "cpu",
-) -> Tensor:
+    values: ValueRange | None = None,
+) -> Codebooks:
     """Fit one codebook per seed.
 
     Args:
@@ -66,10 +96,10 @@ def fit_codebooks(
         seeds: what k-means++ draws with; a codebook depends on its own seed only.
         iterations: the most steps of Lloyd's algorithm on all frames; it stops before when centroids hardly move.
         device: where to compute.
+        values: the range to clip frames to, on `device`; None: that of these frames.
 
     Returns:
-        Centroids, shape (n_seeds, clusters, dim), float32, on `device`; NaN for clusters that no frame belongs to,
-        which occur where there are fewer different frames than clusters.
+        One codebook per seed, on `device`.
 
     Raises:
         MIError: fewer than two clusters, or fewer frames than clusters.
@@ -85,18 +115,27 @@ def fit_codebooks(
     stride = max(1, len(frames) // (SAMPLE_FRAMES * clusters))
     with fast_products():
         spaced = frames.select(np.arange(0, len(frames), stride))
-        sample = torch.from_numpy(spaced.read(0, len(spaced)))
-        centre = sample.mean(0).to(device)
-        books = _seed_codebooks(sample, clusters, own).to(device) - centre
+        values = fit_range(frames, device) if values is None else values
+        sample = values.to("cpu").clip(torch.from_numpy(spaced.read(0, len(spaced))))
+        centre = sample.mean(0)
+        sample -= centre
+        unit = _unit(sample)
+        books = _seed_codebooks(sample * unit, clusters, own).to(device)
         del sample
+        centre = centre.to(device)
         if stride > 1:
-            few = _Centred(spaced, centre)
+            few = _Centred(spaced, values, centre, unit)
             books = _lloyd(few, books, iterations)
             del few
-        data = _Centred(frames, centre)
+        data = _Centred(frames, values, centre, unit)
         books = _lloyd(data, books, iterations)
-        books = _without_duplicates(data, books) + centre
-    return books[[own.index(seed) for seed in seeds]]
+        books = _without_duplicates(data, books) / unit + centre
+    return Codebooks(books[[own.index(seed) for seed in seeds]], values)
+
+
+def _unit(x: Tensor) -> float:
+    """A power of two that brings the largest value to about 1; products in float32 keep their digits."""
+    return 2.0 ** -math.frexp(float(x.abs().max()))[1]
 
 
 def _lloyd(data: _Centred, books: Tensor, iterations: int) -> Tensor:
@@ -136,19 +175,21 @@ def _without_duplicates(data: _Centred, books: Tensor) -> Tensor:
     return books.masked_fill(gone[:, :, None], float("nan"))
 
 
-def assign(frames: Frames, codebooks: Tensor) -> Tensor:
+def assign(frames: Frames, codebooks: Codebooks) -> Tensor:
     """Ids of the nearest centroids.
 
     Args:
         frames: n_frames of them.
-        codebooks: centroids, shape (n_seeds, clusters, dim).
+        codebooks: n_books of them.
 
     Returns:
-        Cluster ids, shape (n_frames, n_seeds), int64, on the codebooks' device.
+        Cluster ids, shape (n_frames, n_books), int64, on the codebooks' device.
     """
-    out = torch.empty(len(frames), len(codebooks), dtype=torch.long, device=codebooks.device)
+    books, device = codebooks.centroids, codebooks.centroids.device
+    out = torch.empty(len(frames), len(books), dtype=torch.long, device=device)
     for start, stop in frames.blocks():
-        out[start:stop] = _nearest(torch.from_numpy(frames.read(start, stop)).to(codebooks.device), codebooks)
+        x = torch.from_numpy(frames.read(start, stop)).to(device)
+        out[start:stop] = _nearest(codebooks.values.clip(x), books)
     return out
 
 
@@ -158,7 +199,9 @@ def _nearest(x: Tensor, books: Tensor) -> Tensor:
     # small numbers in the product: float32 keeps its digits far from the origin
     centre = books.nanmean((0, 1))
     moved = (books - centre).reshape(-1, dim)
-    scores = torch.addmm(moved.square().sum(1)[None], x - centre, moved.T, alpha=-2.0)
+    unit = _unit(moved.nan_to_num())
+    moved = moved * unit
+    scores = torch.addmm(moved.square().sum(1)[None], (x - centre) * unit, moved.T, alpha=-2.0)
     # a product with NaN taints nothing but its own column
     return scores.nan_to_num(nan=float("inf"), posinf=float("inf")).view(-1, seeds, clusters).argmin(2)
 

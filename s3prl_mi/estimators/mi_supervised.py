@@ -6,12 +6,14 @@ eval split; H(Y) is the entropy of the labels of the very frames scored.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core.errors import MIError
@@ -25,6 +27,9 @@ from .probes import PROTOCOLS, ProbeSpec
 
 MAX_UNSEEN = 0.05
 """Refuse to score if a larger fraction of the eval frames has labels that never occur in the fit split."""
+
+UNKNOWN = "<unk>"
+"""The class of labels that are too rare in the fit split, where a least count is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +68,28 @@ class Estimate:
 class Vocabulary:
     """The labels of the fit split: class id = position. Fixed before fitting.
 
-    Sorted; in order of appearance where labels cannot be sorted (members of an Enum, mixed tuples).
+    With `UNKNOWN` among them, that is the class of all other labels: a function of the label, so the bound of the
+    information about it is one of that about the label, too. Sorted; in order of appearance where labels cannot be
+    sorted (members of an Enum, mixed tuples).
     """
 
     labels: tuple[Hashable, ...]
 
     @staticmethod
-    def of(labels: Sequence[Hashable] | np.ndarray) -> Vocabulary:
-        """The labels that occur."""
-        occurring = dict.fromkeys(_plain(labels))
+    def of(labels: Sequence[Hashable] | np.ndarray, min_count: int = 1) -> Vocabulary:
+        """The labels that occur at least `min_count` times, and `UNKNOWN` if others do."""
+        counts = Counter(_plain(labels))
+        occurring = dict.fromkeys(label if n >= min_count else UNKNOWN for label, n in counts.items())
         try:
             return Vocabulary(tuple(sorted(occurring, key=lambda v: (str(type(v)), v))))
         except TypeError:
             return Vocabulary(tuple(occurring))
 
     def ids(self, labels: Sequence[Hashable] | np.ndarray) -> IntVector:
-        """Class ids, shape (n_frames,); -1 for labels unseen in the fit split."""
+        """Class ids, shape (n_frames,); -1 for labels unseen in the fit split, where there is no class `UNKNOWN`."""
         index = {label: i for i, label in enumerate(self.labels)}
-        return np.array([index.get(label, -1) for label in _plain(labels)], dtype=np.int64)
+        other = index.get(UNKNOWN, -1)
+        return np.array([index.get(label, other) for label in _plain(labels)], dtype=np.int64)
 
 
 def _plain(labels: Sequence[Hashable] | np.ndarray) -> list[Any]:
@@ -142,7 +151,7 @@ def estimates_of(
 
 
 def fit_supervised(
-    frames: Frames, ids: IntVector, classes: int, groups: IntVector, spec: ProbeSpec
+    frames: Frames, ids: IntVector, classes: int, folds: IntVector, spec: ProbeSpec
 ) -> list[FittedProbe]:
     """Fit probes of labels on one layer; all seeds share the targets.
 
@@ -150,11 +159,29 @@ def fit_supervised(
         frames: labelled fit frames of one layer.
         ids: their class ids, shape (n_frames,).
         classes: size of the vocabulary.
-        groups: speaker or utterance of each frame.
+        folds: fold of each frame (`folds.assign_folds`).
         spec: the probes, and how to fit them.
     """
-    probes, priors = fit_probes(frames, _column(ids), classes, groups, spec), log_priors(_column(ids), classes)
+    probes, priors = fit_probes(frames, _column(ids), classes, folds, spec), log_priors(_column(ids), classes)
     return [replace(p, log_priors=priors.expand(len(spec.seeds), -1)) for p in probes]
+
+
+def known_frames(ids: IntVector) -> NDArray[np.bool_]:
+    """Which eval frames have a label of the fit split, from class ids of shape (n_frames,), -1 for unseen labels.
+
+    Raises:
+        MIError: too many have none.
+    """
+    known = ids >= 0
+    unseen = int((~known).sum())
+    if unseen == len(ids) or unseen > MAX_UNSEEN * len(ids):
+        raise MIError(
+            f"{unseen} of {len(ids)} eval frames have labels that never occur in the fit split (at most "
+            f"{MAX_UNSEEN:.0%} are left out): are both splits labelled with the same inventory? Labels of an open set, "
+            f"such as words, need a class {UNKNOWN} for rare ones: downstream_expert.datarc.alignments.min_count "
+            "(min_count= for arrays), such as 20."
+        )
+    return known
 
 
 def score_supervised(
@@ -176,15 +203,10 @@ def score_supervised(
         groups: speaker or utterance of each eval frame, for intervals.
 
     Raises:
-        MIError: no frame left to score, or too many with unseen labels.
+        MIError: as `known_frames`.
     """
-    known = ids >= 0
+    known = known_frames(ids)
     unseen = int((~known).sum())
-    if unseen == len(frames) or unseen > MAX_UNSEEN * len(frames):
-        raise MIError(
-            f"{unseen} of {len(frames)} eval frames have labels that never occur in the fit split (at most "
-            f"{MAX_UNSEEN:.0%} are left out): are both splits labelled with the same inventory?"
-        )
     groups = groups.select(known) if groups is not None else None
     return estimates_of(probes, frames.select(known), _column(ids[known]), spec, fit_frames, unseen, groups)
 

@@ -20,7 +20,7 @@ from .frames import Inputs
 from .probes import NetworkSettings
 
 BATCH_ORDER_SEED = 0
-"""Mini-batches are the same for all seeds: a seed decides on initial weights and dropout."""
+"""Mini-batches are the same for all seeds that are trained together: a seed decides on initial weights and dropout."""
 
 LEFT_OUT = -100
 """Target of a frame that a network does not train on."""
@@ -79,6 +79,7 @@ def train(
     steps: int,
     check_every: int = 0,
     check: Callable[[int, Network], bool] = lambda _step, _network: True,
+    order_seed: int = BATCH_ORDER_SEED,
 ) -> Network:
     """Train one network per seed on some of the frames.
 
@@ -92,6 +93,7 @@ def train(
         steps: the most mini-batches.
         check_every: call `check` after so many steps (0: never).
         check: takes the number of steps done and the networks so far; False ends the training.
+        order_seed: of the order of mini-batches.
 
     Returns:
         The networks, with averaged weights where the settings say so.
@@ -103,9 +105,9 @@ def train(
     parameters = start.weights + start.biases
     averaged = [p.clone() for p in parameters]
     mean = Network(averaged[:depth], averaged[depth:])
-    optimiser = _AdamW(parameters, settings) if settings.optimiser == "adamw" else _Momentum(parameters, settings)
+    optimiser = _AdamW(parameters, settings) if settings.optimiser == "adamw" else _SGD(parameters, settings)
     drop = _dropout(settings.dropout, seeds, dtype, device)
-    for done, batch in enumerate(_batches(positions, settings.batch, steps), start=1):
+    for done, batch in enumerate(_batches(positions, settings.batch, steps, order_seed), start=1):
         target = targets[batch.to(targets.device)].T.reshape(-1)
         x = inputs.take(batch).to(dtype)
         # the master weights are float32; products read them as `dtype`
@@ -156,23 +158,19 @@ class _AdamW:
         )
 
 
-class _Momentum:
-    """Gradient descent with momentum 0.9."""
+class _SGD:
+    """Plain gradient descent."""
 
     def __init__(self, parameters: list[Tensor], settings: NetworkSettings) -> None:
-        self.values = parameters
-        self.learning_rate = settings.learning_rate
-        self.speed = [torch.zeros_like(p) for p in self.values]
+        self.values, self.learning_rate = parameters, settings.learning_rate
 
     def step(self, gradients: list[Tensor]) -> None:
-        torch._foreach_mul_(self.speed, 0.9)
-        torch._foreach_add_(self.speed, gradients)
-        torch._foreach_add_(self.values, self.speed, alpha=-self.learning_rate)
+        torch._foreach_add_(self.values, gradients, alpha=-self.learning_rate)
 
 
-def _batches(positions: Tensor, size: int, count: int) -> Iterator[Tensor]:
+def _batches(positions: Tensor, size: int, count: int, order_seed: int = BATCH_ORDER_SEED) -> Iterator[Tensor]:
     """`count` mini-batches of frames, from one random order of all `positions` after another."""
-    order = torch.Generator().manual_seed(BATCH_ORDER_SEED)
+    order = torch.Generator().manual_seed(order_seed)
     size = min(size, len(positions))
     whole = len(positions) // size * size  # what does not fill a batch waits for the next order
     while count > 0:

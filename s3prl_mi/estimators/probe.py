@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.types import Bits
 from .bounds import NATS_TO_BITS
-from .frames import AffineMap, Frames
+from .frames import AffineMap, Frames, ValueRange
 from .intervals import FrameGroups
 from .logistic import Linear
 from .network import Network
@@ -51,9 +51,10 @@ class FittedProbe:
 
     def state(self) -> dict[str, Any]:
         """Plain dict of CPU tensors, for torch.save."""
+        a = self.affine
         return {
             "name": self.name,
-            "affine": [t.cpu() for t in (self.affine.mean, self.affine.matrix, self.affine.variance)],
+            "affine": [t.cpu() for t in (a.mean, a.matrix, a.variance, a.values.low, a.values.high)],
             "linear": None if self.linear is None else [self.linear.weight.cpu(), self.linear.bias.cpu()],
             "network": None
             if self.network is None
@@ -67,9 +68,10 @@ class FittedProbe:
     def from_state(state: dict[str, Any], device: torch.device | str) -> FittedProbe:
         """The probe that `state()` described, on `device`; version 1 of this package wrote other names."""
         linear, network = state["linear"], state["network"]
+        mean, matrix, variance, *values = state["affine"]
         return FittedProbe(
             state["kind"] if "kind" in state else state["name"],
-            AffineMap(*state["affine"]).to(device),
+            AffineMap(mean, matrix, variance, ValueRange(*values)).to(device),
             None if linear is None else Linear(linear[0].to(device), linear[1].to(device)),
             None
             if network is None

@@ -4,13 +4,14 @@ A new probe is a new entry of `PROBES`, and a name in `core.config.MIConfig.prob
 torch: what plans, sorts and draws estimates reads it, too.
 
 Protocol `default` (version in its name): the logistic probe is fitted to convergence, its L2 strength chosen by
-cross-validation over held-out speakers of the fit split, then fitted on all of it. The MLP probe's number of training
+cross-validation over held-out speakers of the fit split (of mi_views: with codebooks without these speakers), then
+fitted on all of it. The MLP probe's number of training
 steps is chosen on held-out speakers; its prediction is ``softmax(w * MLP logits + (1 - w) * logistic logits)`` with the
 MLP's weight w chosen there too, so that it falls back to the logistic probe where it adds nothing.
 
 Protocol `paper`: what Liu, Yeh and Glass (ICASSP 2024, section 3) state: learning rate 0.1, 10 epochs, MLP of 3 layers
-with ReLU and dropout. Not stated, and chosen here: SGD with momentum 0.9, batches of 256 frames, width 512, dropout
-0.1, standardised input.
+with ReLU and dropout. Not stated, and chosen here: SGD (without momentum), batches of 256 frames in an order of the
+seed's, width 512, dropout 0.1, standardised input.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from .fitting import Fitting
     from .probe import FittedProbe
 
-PROTOCOLS = {"default": "default-3", "paper": "paper-1"}
+PROTOCOLS = {"default": "default-4", "paper": "paper-2"}
 """Name in the config -> name and version in records; a change of any number here or in `fitting` needs a new one."""
 
 

@@ -73,6 +73,7 @@ def measure(
     plan, began = experiment.plan, time.time()
     probes = [p for p in plan.probes if any(point.identity(p, seed) in missing for seed in plan.seeds)]
     try:
+        task.check_sides(fit, scored, point.layer)
         fitted = task.fit(fit, point, probes)
         estimates = task.score(fitted, scored, point)
     except MIError as error:

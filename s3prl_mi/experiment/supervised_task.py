@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from ..core.errors import MIError
 from ..data.alignments.files import match_utterances, open_alignments
 from ..data.splits import Split
-from ..estimators.mi_supervised import Estimate, Vocabulary, fit_supervised, score_supervised
+from ..estimators.folds import assign_folds
+from ..estimators.mi_supervised import Estimate, Vocabulary, fit_supervised, known_frames, score_supervised
 from ..states.layer_weights import learn_weights
 from ..states.split_states import Layer, SplitStates
 from ..upstreams.geometry import Geometry
@@ -66,11 +67,18 @@ class SupervisedTask(MITask):
         labels = self.labels(side, layer)
         return labels.utterances, labels.unlabelled
 
+    def check_sides(self, fit: SplitStates, scored: SplitStates, layer: Layer) -> None:
+        """Refuses labels of which too many occur in the eval split only."""
+        known_frames(self._vocabulary(self.labels(fit, layer)).ids(self.labels(scored, layer).labels))
+
+    def _vocabulary(self, labels: Labelled) -> Vocabulary:
+        return Vocabulary.of(labels.labels, self.context.config.datarc.alignments.min_count)
+
     def fit(self, side: SplitStates, point: GridPoint, probes: Sequence[str]) -> Fitted:
         """Fit probes of the labels."""
         c, layer = self.context, point.layer
         labels = self.labels(side, layer)
-        vocabulary = Vocabulary.of(labels.labels)
+        vocabulary = self._vocabulary(labels)
         n_classes, ids = len(vocabulary.labels), vocabulary.ids(labels.labels)
         if n_classes < 2:
             raise MIError(
@@ -84,8 +92,8 @@ class SupervisedTask(MITask):
                 every = [side.frames(n, None).select(labels.rows) for n in range(c.n_layers)]
                 weights = learn_weights(every, ids, n_classes, c.normalize, c.device)
         z = side.frames(layer, weights).select(labels.rows)
-        groups = held_out_groups(side.entries(layer), side.utterances)[labels.rows]
-        fitted = fit_supervised(z, ids, n_classes, groups, c.probes(probes, c.seeds))
+        folds = assign_folds(held_out_groups(side.entries(layer), side.utterances)[labels.rows])
+        fitted = fit_supervised(z, ids, n_classes, folds, c.probes(probes, c.seeds))
         return Fitted(fitted, list(c.seeds), len(z), weights, list(vocabulary.labels))
 
     def score(self, fitted: Fitted, side: SplitStates, point: GridPoint) -> list[Estimate]:

@@ -56,7 +56,7 @@ class Fitted:
     fit_frames: int
     weights: LayerWeights | None
     targets: Any
-    """The vocabulary (a list of labels) or the codebooks (a tensor)."""
+    """The vocabulary (a list of labels) or the codebooks (`Codebooks.state`)."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,10 @@ class MITask(ABC):
         """Refuse, before anything is extracted, splits or layers that would fail later."""
         if "weighted" in layers:
             self._given_weights()
+
+    def check_sides(self, fit: Any, scored: Any, layer: Layer) -> None:
+        """Refuse, before anything is fitted, sides that could not be scored."""
+        del fit, scored, layer
 
     @abstractmethod
     def fit(self, side: SplitStates, point: GridPoint, probes: Sequence[str]) -> Fitted:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from ..core.errors import MIError
-from ..core.types import FloatMatrix
+from ..core.types import FloatMatrix, IntVector
 from ..data.splits import Split
+from ..estimators.folds import assign_folds
 from ..estimators.frames import Frames
+from ..estimators.kmeans import Codebooks
 from ..estimators.mi_supervised import Estimate
 from ..estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
 from ..states.split_states import Layer, SplitStates
@@ -27,7 +28,7 @@ class ViewsTask(MITask):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._codebooks: tuple[tuple[Layer, int | None], torch.Tensor] | None = None
+        self._codebooks: tuple[tuple[Layer, int | None], Codebooks] | None = None
 
     def check(self, splits: Sequence[Split], layers: Sequence[Layer]) -> None:
         """Also refuses a shift that is no whole number of frames, and weights that need labels."""
@@ -44,7 +45,7 @@ class ViewsTask(MITask):
 
     def class_names(self, fitted: Fitted) -> list[str]:
         """Numbers of the clusters."""
-        return [str(n) for n in range(fitted.targets.shape[1])]
+        return [str(n) for n in range(fitted.targets[0].shape[-2])]
 
     def fit(self, side: SplitStates, point: GridPoint, probes: Sequence[str]) -> Fitted:
         """Fit codebooks of view b and probes from view a."""
@@ -54,20 +55,20 @@ class ViewsTask(MITask):
         if point.view.kind == "mask":
             rows = self._pairs(side, point._replace(scored_frames="masked")).rows_a[:COMPARED_FRAMES]
             refuse_equal_views(*(z.select(rows).read(0, len(rows)) for z in (every_a, b)))
-        codebooks = self._codebooks_of(b, point)
+        folds = assign_folds(held_out_groups(side.entries(layer), side.utterances))
+        codebooks = self._codebooks_of(b, point, folds)
         pairs = self._pairs(side, point)
         a = every_a.select(pairs.rows_a)
-        groups = held_out_groups(side.entries(layer), side.utterances)[pairs.rows_a]
-        fitted = fit_views(a, b.select(pairs.rows_b), codebooks, groups, c.probes(probes, c.seeds))
-        return Fitted(fitted, list(c.seeds), len(a), weights, codebooks.cpu())
+        fitted = fit_views(a, b.select(pairs.rows_b), codebooks, folds[pairs.rows_b], c.probes(probes, c.seeds))
+        return Fitted(fitted, list(c.seeds), len(a), weights, codebooks.only(slice(len(c.seeds))).state())
 
-    def _codebooks_of(self, frames_b: Frames, point: GridPoint) -> torch.Tensor:
+    def _codebooks_of(self, frames_b: Frames, point: GridPoint, folds: IntVector) -> Codebooks:
         """The codebooks of a layer, fitted once: they serve every mask pattern, shift and kind of frames."""
         c, which = self.context, (point.layer, point.n_clusters)
         if self._codebooks is None or self._codebooks[0] != which:
             assert point.n_clusters is not None
-            iterations = c.config.kmeans_iterations
-            codebooks = fit_codebooks_of_view(frames_b, point.n_clusters, c.seeds, iterations, c.device)
+            spec, iterations = c.probes((), c.seeds), c.config.kmeans_iterations
+            codebooks = fit_codebooks_of_view(frames_b, point.n_clusters, spec, folds, iterations)
             self._codebooks = (which, codebooks)
         return self._codebooks[1]
 
@@ -78,7 +79,8 @@ class ViewsTask(MITask):
         b = side.frames(point.layer, fitted.weights).select(pairs.rows_b)
         spec = c.probes([p.name for p in fitted.probes], fitted.seeds)
         groups = scored_groups(side.entries(point.layer), side.utterances, pairs.rows_a)
-        by_probe = score_views(fitted.probes, fitted.targets.to(c.device), a, b, spec, fitted.fit_frames, groups)
+        books = Codebooks.from_state(fitted.targets, c.device)
+        by_probe = score_views(fitted.probes, books, a, b, spec, fitted.fit_frames, groups)
         return [estimate for estimates in by_probe for estimate in estimates]
 
     def _pairs(self, side: SplitStates, point: GridPoint) -> Pairs:

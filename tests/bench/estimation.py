@@ -24,6 +24,7 @@ from torch import nn
 
 from s3prl_mi.estimators.bounds import NATS_TO_BITS, entropy_bits
 from s3prl_mi.estimators.fitting import CHOICE_FOLDS, PATIENCE, ROUND_STEPS
+from s3prl_mi.estimators.folds import assign_folds
 from s3prl_mi.estimators.frames import Frames
 from s3prl_mi.estimators.kmeans import assign
 from s3prl_mi.estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
@@ -49,8 +50,9 @@ def ours(d: Data, names: Sequence[str], seeds: Sequence[int]) -> tuple[list[floa
     """Bits of each probe (mean over seeds), and the probes."""
     spec = ProbeSpec(tuple(names), "default", tuple(seeds))
     fit, b, a = Frames([d["za"]]), Frames([d["zb"]]), Frames([d["eza"]])
-    books = fit_codebooks_of_view(Frames([d["zb_all"]]), CLUSTERS, seeds)
-    probes = fit_views(fit, b, books, d["g"], spec)
+    folds = assign_folds(d["g_all"])
+    books = fit_codebooks_of_view(Frames([d["zb_all"]]), CLUSTERS, spec, folds)
+    probes = fit_views(fit, b, books, folds[d["rows_b"]], spec)
     scored = score_views(probes, books, a, Frames([d["ezb"]]), spec, len(fit))
     return [float(np.mean([e.mi_lower_bound_bits for e in s])) for s in scored], probes
 
@@ -179,7 +181,9 @@ class TorchMLP:
 def mlp(args: argparse.Namespace) -> Iterator[Row]:
     """5 MLPs one by one in plain torch against ours, both with choosing on three speakers how long to train."""
     d = frames.views(args)
-    books = fit_codebooks_of_view(Frames([d["zb_all"]]), CLUSTERS, range(SEEDS))
+    folds = assign_folds(d["g_all"])
+    spec = ProbeSpec(("mlp",), "default", tuple(range(SEEDS)))
+    books = fit_codebooks_of_view(Frames([d["zb_all"]]), CLUSTERS, spec, folds)
     y = assign(Frames([d["zb"]]), books).numpy()
     TorchMLP({k: v[:2000] for k, v in d.items()}, y[:2000, 0]).final(0, 1)  # torch.optim's import takes seconds
     eval_y = assign(Frames([d["ezb"]]), books).numpy()
@@ -199,7 +203,7 @@ def mlp(args: argparse.Namespace) -> Iterator[Row]:
         began = time.perf_counter()
         with torch.no_grad():
             fit, b = Frames([d["za"]]), Frames([d["zb"]])
-            probes = fit_views(fit, b, books, d["g"], spec)
+            probes = fit_views(fit, b, books, folds[d["rows_b"]], spec)
         times[len(names)] = time.perf_counter() - began
     found = score_views(probes, books, Frames([d["eza"]]), Frames([d["ezb"]]), spec, len(fit))
     bits = float(np.mean([e.mi_lower_bound_bits for e in found[1]]))

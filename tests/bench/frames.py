@@ -67,4 +67,4 @@ def _side(upstream: Upstream, config: DataConfig, name: str, layers: tuple[int, 
 
     a, b = read(MASK), read(PLAIN)
     groups = held_out_groups([plain], side.utterances, side.order)
-    return {"za": a[pairs.rows_a], "zb": b[pairs.rows_b], "zb_all": b, "g": groups[pairs.rows_a]}
+    return {"za": a[pairs.rows_a], "zb": b[pairs.rows_b], "zb_all": b, "g_all": groups, "rows_b": pairs.rows_b}

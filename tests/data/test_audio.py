@@ -216,8 +216,9 @@ class TestWaveform:
 
     def test_channels_are_averaged(self, tmp_path):
         stereo = np.stack([np.full(800, 0.5), np.full(800, -0.25)], axis=1)
+        stereo[-1] = 0.25
         wave = read_waveform(utterance(write(tmp_path / "a.wav", stereo)))
-        np.testing.assert_allclose(wave, 0.125, atol=1e-6)
+        np.testing.assert_allclose(wave, stereo.mean(1), atol=1e-6)
 
     @pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000])
     def test_resampled_tone_stays_the_tone(self, tmp_path, rate):
@@ -226,10 +227,15 @@ class TestWaveform:
         inner = slice(400, -400)
         np.testing.assert_allclose(wave[inner], tone(1)[:, 0][inner], atol=2e-3)
 
+    def test_digital_silence_is_refused(self, tmp_path):
+        path = write(tmp_path / "a.wav", np.full(1600, 0.25))
+        with pytest.raises(AudioError, match=r"all 1600 samples are 0\.25"):
+            read_waveform(utterance(path))
+
     @pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000, 96000])
     @pytest.mark.parametrize("n", [3001, 4567, 8000])
     def test_probe_foretells_the_length(self, tmp_path, rate, n):
-        path = write(tmp_path / "a.wav", np.zeros((n, 2)), rate)
+        path = write(tmp_path / "a.wav", np.resize([[0.1, 0.1], [-0.1, -0.1]], (n, 2)), rate)
         info = read_header(utterance(path))
         assert info == (len(read_waveform(utterance(path))), rate, 2)
 
@@ -264,7 +270,7 @@ class TestWaveform:
 
     @pytest.mark.parametrize(("n", "message"), [(0, "empty, at least 25 ms"), (399, "only 24.9 ms long")])
     def test_too_short(self, tmp_path, n, message):
-        path = write(tmp_path / "a.wav", np.zeros(n))
+        path = write(tmp_path / "a.wav", np.resize([0.1, -0.1], n))
         for read in (read_header, read_waveform):
             with pytest.raises(AudioError, match=message):
                 read(utterance(path))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupKFold
 
-from s3prl_mi.estimators.folds import BLOCK, FOLDS, assign_folds, time_blocks
+from s3prl_mi.estimators.folds import FOLDS, GAP, assign_folds, time_folds
 
 
 @settings(deadline=None)
@@ -36,19 +36,23 @@ def test_names_of_groups_do_not_matter_when_their_order_does_not_change():
     np.testing.assert_array_equal(assign_folds(groups), assign_folds(groups * 1000 + 7))
 
 
-def test_one_speaker_is_cut_into_blocks_of_time():
+def test_one_speaker_is_cut_into_blocks_of_time_with_gaps():
+    """Each fold two long blocks; neighbours of two folds are at least a gap apart."""
     folds = assign_folds(np.zeros(6000, dtype=np.int64))
-    assert folds.max() + 1 == FOLDS
-    changes = np.flatnonzero(np.diff(folds))
-    assert (np.diff(changes) >= BLOCK).all()
-    assert np.bincount(folds).min() >= 0.9 * 6000 / FOLDS
+    np.testing.assert_array_equal(folds, time_folds(6000))
+    np.testing.assert_array_equal(np.unique(folds), np.arange(-1, FOLDS))
+    kept = np.flatnonzero(folds >= 0)
+    borders = np.flatnonzero(np.diff(folds[kept]))
+    assert len(borders) == 2 * FOLDS - 1
+    assert (np.diff(kept)[borders] > GAP).all()
+    assert np.bincount(folds[kept]).min() >= 0.8 * 6000 / FOLDS
 
 
-@pytest.mark.parametrize(("n", "size"), [(100_000, BLOCK), (2000, 40), (60, 1), (1, 1)])
-def test_time_blocks_are_shorter_where_there_are_few_frames(n, size):
-    blocks = time_blocks(n)
-    assert blocks.shape == (n,)
-    assert np.bincount(blocks).max() == size
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 60, 2000])
+def test_folds_of_time_where_there_are_few_frames(n):
+    folds = time_folds(n)
+    assert folds.shape == (n,)
+    assert len(np.unique(folds[folds >= 0])) == min(n, FOLDS)
 
 
 @pytest.mark.parametrize(("groups", "folds"), [([3], [0]), ([3, 3], [0, 1]), ([1, 2], [0, 1])])

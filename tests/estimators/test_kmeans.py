@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators import kmeans
 from s3prl_mi.estimators.frames import Frames
-from s3prl_mi.estimators.kmeans import assign, fit_codebooks
+from s3prl_mi.estimators.kmeans import Codebooks, assign, fit_codebooks
 
 SEEDS = [0, 1, 2, 3, 4, 5]
 
@@ -32,7 +32,7 @@ def inertia(z, book):
 def test_inertia_is_not_worse_than_scikit_learns(spread, offset):
     """On average over seeds, as each run ends in a local optimum; tolerance 2 %."""
     z, _ = blobs(3000, 25, 6, spread)
-    books = fit_codebooks(Frames([z + offset]), 15, SEEDS)
+    books = fit_codebooks(Frames([z + offset]), 15, SEEDS).centroids
     ours = [inertia((z + offset).astype(np.float32), b) for b in books]
     theirs = [KMeans(15, n_init=1, random_state=s, max_iter=100).fit(z).inertia_ for s in SEEDS]
     assert np.mean(ours) <= 1.02 * np.mean(theirs)
@@ -48,8 +48,8 @@ def test_well_separated_blobs_are_found():
 def test_centroids_are_the_means_of_their_frames_after_convergence():
     z, _ = blobs(1500, 6, 4, 8.0)
     frames = Frames([z])
-    (book,) = fit_codebooks(frames, 6, [0]).numpy()
-    ids = assign(frames, torch.from_numpy(book)[None])[:, 0].numpy()
+    (book,) = fit_codebooks(frames, 6, [0]).centroids.numpy()
+    ids = assign(frames, Codebooks(torch.from_numpy(book)[None]))[:, 0].numpy()
     means = np.stack([z[ids == k].mean(0) for k in range(6)])
     np.testing.assert_allclose(book, means, atol=1e-3)
 
@@ -58,7 +58,7 @@ def test_assign_is_the_nearest_centroid_even_far_from_the_origin():
     rng = np.random.default_rng(0)
     z = (rng.normal(size=(5000, 8)) + 1e4).astype(np.float32)
     books = (rng.normal(size=(2, 20, 8)) + 1e4).astype(np.float32)
-    ids = assign(Frames([z[:1234], z[1234:]]), torch.from_numpy(books)).numpy()
+    ids = assign(Frames([z[:1234], z[1234:]]), Codebooks(torch.from_numpy(books))).numpy()
     distance = ((z.astype(np.float64)[:, None, None] - books.astype(np.float64)[None]) ** 2).sum(3)
     chosen = np.take_along_axis(distance, ids[:, :, None], 2)[:, :, 0]
     np.testing.assert_allclose(chosen, distance.min(2), atol=1e-4)
@@ -66,18 +66,20 @@ def test_assign_is_the_nearest_centroid_even_far_from_the_origin():
 
 def test_a_codebook_depends_on_its_own_seed_only():
     z, _ = blobs(2500, 30, 6, 1.0)
-    together = fit_codebooks(Frames([z]), 12, [0, 1, 2])
-    torch.testing.assert_close(together, fit_codebooks(Frames([z]), 12, [0, 1, 2]), atol=0, rtol=0)
-    torch.testing.assert_close(fit_codebooks(Frames([z]), 12, [2])[0], together[2], atol=1e-5, rtol=0)
-    torch.testing.assert_close(fit_codebooks(Frames([z]), 12, [1, 0])[1], together[0], atol=1e-5, rtol=0)
+    together, again, third, first = (
+        fit_codebooks(Frames([z]), 12, seeds).centroids for seeds in ([0, 1, 2], [0, 1, 2], [2], [1, 0])
+    )
+    torch.testing.assert_close(together, again, atol=0, rtol=0)
+    torch.testing.assert_close(third[0], together[2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(first[1], together[0], atol=1e-5, rtol=0)
     assert not torch.allclose(together[0], together[1], atol=1e-2)
 
 
 def test_streaming_from_disk_gives_the_same_codebook(monkeypatch):
     z, _ = blobs(2500, 30, 6, 1.0)
-    kept = fit_codebooks(Frames([z]), 12, [0, 1])
+    kept = fit_codebooks(Frames([z]), 12, [0, 1]).centroids
     monkeypatch.setattr(kmeans, "CACHE_BYTES", 0)
-    torch.testing.assert_close(fit_codebooks(Frames([z[:7], z[7:]]), 12, [0, 1]), kept, atol=1e-5, rtol=0)
+    torch.testing.assert_close(fit_codebooks(Frames([z[:7], z[7:]]), 12, [0, 1]).centroids, kept, atol=1e-5, rtol=0)
 
 
 def test_frames_in_memory_are_left_as_they_are():
@@ -108,7 +110,7 @@ def test_fewer_different_frames_than_clusters():
     z = np.repeat(np.random.default_rng(0).normal(size=(4, 3)), 100, axis=0)
     frames = Frames([z])
     books = fit_codebooks(frames, 10, [0, 1])
-    for ids, book in zip(assign(frames, books).T, books, strict=True):
+    for ids, book in zip(assign(frames, books).T, books.centroids, strict=True):
         used = torch.isfinite(book).all(1)
         assert used.sum() == 4
         assert set(ids.tolist()) == set(used.nonzero()[:, 0].tolist())
@@ -123,9 +125,9 @@ def test_ids_of_repeated_frames_do_not_hang_on_what_is_assigned_together():
     books = fit_codebooks(frames, 50, [0, 1, 2])
     every = assign(frames, books)
     for seeds in ([0], [1], [2], [0, 1], [1, 2]):
-        torch.testing.assert_close(assign(frames, books[seeds]), every[:, seeds])
+        torch.testing.assert_close(assign(frames, Codebooks(books.centroids[seeds])), every[:, seeds])
     few = Frames([codes])
-    ids = assign(few, books[:2])
+    ids = assign(few, books.only(slice(2)))
     assert (torch.isin(ids[:, 0], every[:, 0])).all()
     assert [len(ids[:, s].unique()) for s in (0, 1)] == [40, 40]
 
@@ -144,9 +146,9 @@ def test_number_of_clusters_that_is_none(clusters):
 def test_inertia_is_that_of_a_hundred_iterations(monkeypatch):
     """Within 2 % for each seed, 1 % on average, though steps end when they hardly gain any more."""
     z, _ = blobs(6000, 40, 12, 0.8)
-    books = fit_codebooks(Frames([z]), 20, SEEDS)
+    books = fit_codebooks(Frames([z]), 20, SEEDS).centroids
     monkeypatch.setattr(kmeans, "TOLERANCE", 0.0)
-    full = fit_codebooks(Frames([z]), 20, SEEDS, 100)
+    full = fit_codebooks(Frames([z]), 20, SEEDS, 100).centroids
     ratios = [inertia(z, ours) / inertia(z, theirs) for ours, theirs in zip(books, full, strict=True)]
     assert max(ratios) <= 1.02
     assert np.mean(ratios) <= 1.01
@@ -154,7 +156,7 @@ def test_inertia_is_that_of_a_hundred_iterations(monkeypatch):
 
 def test_a_seed_asked_for_twice_is_fitted_once():
     z, _ = blobs(500, 5, 3, 2.0)
-    books = fit_codebooks(Frames([z]), 4, [3, 1, 3])
+    books = fit_codebooks(Frames([z]), 4, [3, 1, 3]).centroids
     assert torch.equal(books[0], books[2])
     assert not torch.equal(books[0], books[1])
 

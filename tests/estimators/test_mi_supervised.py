@@ -343,7 +343,7 @@ def test_the_record_is_plain_data():
     estimate = estimate_supervised_mi(z[:600], y[:600], z[600:], y[600:], seed=7)
     record = json.loads(json.dumps(dataclasses.asdict(estimate)))
     assert (record["fit_frames"], record["eval_frames"], record["labels"], record["seed"]) == (600, 400, 3, 7)
-    assert (record["probe"], record["protocol"]) == ("logistic", "default-3")
+    assert (record["probe"], record["protocol"]) == ("logistic", "default-4")
     for key in ("mi_lower_bound_bits", "entropy_bits", "cross_entropy_bits", "accuracy"):
         assert type(getattr(estimate, key)) is float
 

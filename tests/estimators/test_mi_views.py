@@ -9,8 +9,9 @@ import torch
 from s3prl_mi import estimate_view_mi
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators.bounds import entropy_bits
+from s3prl_mi.estimators.folds import assign_folds, time_folds
 from s3prl_mi.estimators.frames import Frames
-from s3prl_mi.estimators.kmeans import assign
+from s3prl_mi.estimators.kmeans import Codebooks, assign, fit_codebooks
 from s3prl_mi.estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
 from s3prl_mi.estimators.probes import ProbeSpec
 
@@ -113,14 +114,17 @@ def test_permuting_the_ids_of_clusters_changes_nothing(probe):
     """Entropy to the last bit, the bound within 0.002 bits (logistic) and 0.02 (MLP: other initial weights)."""
     fit, held_out = channel(1500, 0.2, 0), channel(4000, 0.2, 1)
     a, b, ea, eb = (Frames([z]) for z in (*fit, *held_out))
-    codebook = fit_codebooks_of_view(b, 8, [0])
-    groups, spec = np.arange(1500) // 30, ProbeSpec((probe,), "default", (0,))
+    folds, spec = assign_folds(np.arange(1500) // 30), ProbeSpec((probe,), "default", (0,))
+    codebook = fit_codebooks_of_view(b, 8, spec, folds)
 
     def bound(book):
-        probes = fit_views(a, b, book, groups, spec)
+        probes = fit_views(a, b, book, folds, spec)
         return score_views(probes, book, ea, eb, spec, 1500)[0][0]
 
-    plain, renamed = bound(codebook), bound(codebook[:, torch.tensor([3, 1, 4, 0, 7, 5, 2, 6])])
+    plain, renamed = (
+        bound(codebook),
+        bound(Codebooks(codebook.centroids[:, torch.tensor([3, 1, 4, 0, 7, 5, 2, 6])], codebook.values)),
+    )
     assert renamed.entropy_bits == pytest.approx(plain.entropy_bits, abs=1e-12)
     assert renamed.mi_lower_bound_bits == pytest.approx(
         plain.mi_lower_bound_bits, abs=0.002 if probe == "logistic" else 0.02
@@ -129,7 +133,7 @@ def test_permuting_the_ids_of_clusters_changes_nothing(probe):
 
 def test_entropy_is_that_of_the_clusters_of_the_eval_split():
     fit, held_out = channel(1500, 0.2, 0), channel(3000, 0.2, 1)
-    codebook = fit_codebooks_of_view(Frames([fit[1]]), 5, [3])
+    codebook = fit_codebooks(Frames([fit[1]]), 5, [3])
     expected = entropy_bits(np.bincount(assign(Frames([held_out[1]]), codebook)[:, 0].numpy()))
     assert estimate(fit, held_out, clusters=5, seed=3).entropy_bits == pytest.approx(expected, abs=1e-12)
 
@@ -145,7 +149,7 @@ def test_eval_frames_never_reach_codebook_and_probe(monkeypatch):
     fit = channel(1000, 0.2, 0)
     for held_out in (channel(500, 0.2, 1), channel(900, 0.9, 2, offset=5.0)):
         estimate(fit, held_out, clusters=8)
-    assert torch.equal(*books)
+    assert torch.equal(*(b.centroids for b in books))
     (first,), (second,) = probes
     assert torch.equal(first.linear.weight, second.linear.weight)
     assert torch.equal(first.affine.matrix, second.affine.matrix)
@@ -162,10 +166,10 @@ def test_seeds():
     assert alone[0] == alone[1] != alone[2]
     a, b, ea, eb = (Frames([z]) for z in (*split[0], *split[1]))
     seeds = [0, 1, 2]
-    codebooks = fit_codebooks_of_view(b, 8, seeds)
     # as estimate_view_mi does without groups
-    spec = ProbeSpec(("logistic",), "default", tuple(seeds))
-    probes = fit_views(a, b, codebooks, np.arange(1000) // 20, spec)
+    spec, folds = ProbeSpec(("logistic",), "default", tuple(seeds)), time_folds(1000)
+    codebooks = fit_codebooks_of_view(b, 8, spec, folds)
+    probes = fit_views(a, b, codebooks, folds, spec)
     together = score_views(probes, codebooks, ea, eb, spec, 1000)[0]
     assert [e.seed for e in together] == seeds
     assert together[0].mi_lower_bound_bits == pytest.approx(alone[0], abs=1e-4)
@@ -193,7 +197,7 @@ def test_views_of_unequal_width_and_the_paper_protocol():
     (a, b), (ea, eb) = channel(1500, 0.1, 0), channel(3000, 0.1, 1)
     widen = np.random.default_rng(0).normal(size=(8, 15))
     found = estimate((a @ widen, b), (ea @ widen, eb), clusters=8, protocol="paper")
-    assert found.protocol == "paper-1"
+    assert found.protocol == "paper-2"
     assert found.mi_lower_bound_bits == pytest.approx(channel_bits(0.1), abs=0.2)
     assert found.mi_lower_bound_bits < channel_bits(0.1) + 0.03
 

@@ -16,6 +16,7 @@ from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators import fitting, logistic
 from s3prl_mi.estimators.bounds import NATS_TO_BITS
 from s3prl_mi.estimators.fitting import L2_PATH, Fitting, _lowest_point, fit_probes
+from s3prl_mi.estimators.folds import assign_folds
 from s3prl_mi.estimators.frames import Frames
 from s3prl_mi.estimators.probe import FittedProbe, score
 from s3prl_mi.estimators.probes import PROBES, PROTOCOLS, ProbeSpec
@@ -36,7 +37,7 @@ def speech(speakers, per_speaker, seed, dim=24, classes=6, shift=1.0):
 
 def fit(z, y, groups, probes=("logistic",), seeds=(0,), protocol="default", classes=6):
     spec = ProbeSpec(probes, protocol, seeds)
-    return fit_probes(Frames([z]), torch.from_numpy(y)[:, None], classes, groups, spec)
+    return fit_probes(Frames([z]), torch.from_numpy(y)[:, None], classes, assign_folds(groups), spec)
 
 
 def bits(probes, z, y):
@@ -243,7 +244,8 @@ def test_clusters_of_another_seed_start_from_those_of_the_choice(monkeypatch):
     names = np.array([3, 0, 5, 1, 4, 2])
     choice = torch.from_numpy(y)[:, None]
     targets = torch.cat([choice, torch.from_numpy(names[y])[:, None]], 1)
-    fit_probes(Frames([z]), targets, 6, groups, ProbeSpec(("logistic",), "default", (0, 1)), choice)
+    spec = ProbeSpec(("logistic",), "default", (0, 1))
+    fit_probes(Frames([z]), targets, 6, groups, spec, choice.expand(-1, 5))
     (start,) = starts
     torch.testing.assert_close(start.weight[:, 1][:, names], start.weight[:, 0])
     torch.testing.assert_close(start.bias[1][names], start.bias[0])
@@ -267,7 +269,7 @@ def test_one_seed_whose_clusters_are_not_the_choices_starts_from_its_own(monkeyp
     real = Fitting._start
     monkeypatch.setattr(Fitting, "_start", lambda self, problems: starts.append(real(self, problems)) or starts[-1])
     for targets in (choice, names[choice]):
-        fit_probes(Frames([z]), targets, 6, groups, ProbeSpec(("logistic",), "default", (7,)), choice)
+        fit_probes(Frames([z]), targets, 6, groups, ProbeSpec(("logistic",), "default", (7,)), choice.expand(-1, 5))
     torch.testing.assert_close(starts[1].weight[:, 0][:, names], starts[0].weight[:, 0])
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from s3prl_mi.core.errors import MIError
+from s3prl_mi.estimators.folds import assign_folds
 from s3prl_mi.estimators.frames import Frames
 from s3prl_mi.estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
 from s3prl_mi.estimators.probes import ProbeSpec
@@ -151,12 +152,12 @@ def test_the_bound_is_that_of_states_masked_by_the_model_itself(name, fields, wr
         return np.flatnonzero(np.concatenate([mask_pattern(len(p), 10, 4) for p in parts]))
 
     (fit_a, fit_b), (eval_a, eval_b) = states(fit), states(scored)
-    books = fit_codebooks_of_view(Frames(fit_b), 6, [3])
-    speaker = np.unique(fit.groups, return_inverse=True)[1]
-    groups = np.repeat(speaker, [len(p) for p in fit_b])[rows(fit_b)]
-    a, b = Frames(fit_a, rows(fit_b)), Frames(fit_b, rows(fit_b))
     spec = ProbeSpec(("logistic",), "default", (3,))
-    probes = fit_views(a, b, books, groups, spec)
+    speaker = np.unique(fit.groups, return_inverse=True)[1]
+    folds = assign_folds(np.repeat(speaker, [len(p) for p in fit_b]))
+    books = fit_codebooks_of_view(Frames(fit_b), 6, spec, folds)
+    a, b = Frames(fit_a, rows(fit_b)), Frames(fit_b, rows(fit_b))
+    probes = fit_views(a, b, books, folds[rows(fit_b)], spec)
     scored_a, scored_b = (Frames(parts, rows(eval_b)) for parts in (eval_a, eval_b))
     expected = score_views(probes, books, scored_a, scored_b, spec, len(a))[0][0]
     found = measure_views(model.train(), audio, **options)
