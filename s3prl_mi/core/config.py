@@ -128,6 +128,9 @@ class MIConfig:
     """A count (seeds start at --seed) or a list of seeds."""
     clusters: tuple[int, ...] = (50,)
     """Size of the k-means codebook of view b. A list is a sweep."""
+    codebook: Literal["auto", "raw"] = "auto"
+    """What the codebook is of: `raw`, view b's hidden states as they are, as in the paper (and always with
+    `protocol: paper`); `auto`, these or their whitened principal axes, whichever tell more on held-out fit speakers."""
     kmeans_iterations: int = 100
     """At most; k-means stops earlier where its centroids hardly move."""
     batch_size: int = 0

@@ -13,8 +13,9 @@ from ..core.errors import MIError
 from ..core.types import FloatMatrix, IntVector
 from .folds import assign_folds, time_folds
 from .frames import Frames
+from .kmeans import fit_codebooks
 from .mi_supervised import Estimate, Vocabulary, fit_supervised, known_frames, score_supervised
-from .mi_views import fit_codebooks_of_view, fit_views, score_views
+from .mi_views import AXES, choose_codebook, fit_views, score_views
 from .probes import ProbeSpec
 
 
@@ -84,6 +85,7 @@ def estimate_view_mi(
     seed: int = 0,
     *,
     iterations: int = 100,
+    codebook: str = "auto",
     protocol: str = "default",
     groups: Sequence[Hashable] | np.ndarray | None = None,
     device: str = "cpu",
@@ -99,6 +101,7 @@ def estimate_view_mi(
         probe: `logistic` or `mlp`.
         seed: of k-means and of the MLP.
         iterations: most steps of k-means.
+        codebook: `raw`, of view b as it is; `auto`, of what tells more on groups held out (`mi_views.choose_codebook`).
         protocol: `default` or `paper`.
         groups: speaker or utterance of each fit row.
         device: where to compute.
@@ -122,8 +125,10 @@ def estimate_view_mi(
         if len(a) != len(b):
             raise MIError(f"{which}_za has {len(a)} frames and {which}_zb {len(b)}: row i of both must be one pair.")
     spec, folds = ProbeSpec((probe,), protocol, (seed,), device), _folds(groups, len(fit_a))
-    codebooks = fit_codebooks_of_view(fit_b, clusters, spec, folds, iterations)
-    probes = fit_views(fit_a, fit_b, codebooks, folds, spec)
+    axes = AXES if codebook == "auto" else ()
+    choice = choose_codebook(fit_a, fit_b, np.arange(len(fit_b)), clusters, spec, folds, axes)
+    codebooks = fit_codebooks(fit_b, clusters, [seed], iterations, device, choice.inputs if choice else None)
+    probes = fit_views(fit_a, fit_b, codebooks, choice, folds, spec)
     return score_views(probes, codebooks, eval_a, eval_b, spec, len(fit_a))[0][0]
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 from ..core.arithmetic import fast_products, fast_type
 from ..core.errors import MIError
 from ..core.types import IntVector
+from .bounds import NATS_TO_BITS, entropy_bits
 from .folds import time_folds
 from .frames import Frames, Inputs, fit_affine
 from .logistic import Linear, Problems, minimise
@@ -35,6 +36,9 @@ far more than the loss that is minimised."""
 
 CHOICE_TOLERANCE = 1e-4
 """The same where a looser fit is enough for a choice."""
+
+ROUGH_TOLERANCE, USUAL_L2 = 1e-3, 0.02
+"""The same, and the L2 strength, where whole targets are compared (`held_out_bits`)."""
 
 SELECTION_FRAMES = 50_000
 """Choices are made on at most so many fit frames, evenly spaced: neighbours in time say much the same."""
@@ -99,6 +103,35 @@ def fit_probes(
     fitting = Fitting(inputs, targets, choice, classes, folds, spec.seeds)
     with fast_products():
         return [PROBES[name].fit[spec.protocol](fitting) for name in spec.probes]
+
+
+def held_out_bits(
+    frames: Frames, targets: Tensor, classes: int, folds: IntVector, n_folds: int, device: torch.device | str
+) -> Tensor:
+    """H(c) - E[-log2 q(c|z)] on each held-out fold, for comparing targets: of a probe of one strength, loosely fitted.
+
+    Args:
+        frames: n_frames of the fit split.
+        targets: class ids, shape (n_frames, n * n_folds): those of each fold that is held out, n times.
+        classes: number of classes.
+        folds: fold of each frame, shape (n_frames,).
+        n_folds: so many of them, the first, are held out.
+        device: where to compute.
+
+    Returns:
+        Bits, shape (n * n_folds,).
+    """
+    held_out = torch.from_numpy(folds).to(targets.device)[:, None] == torch.arange(n_folds, device=targets.device)
+    held_out = held_out.repeat(1, targets.shape[1] // n_folds)
+    strengths = torch.full((targets.shape[1],), USUAL_L2, device=targets.device)
+    with fast_products():
+        problems = Problems(targets, held_out, classes, strengths)
+        _, nats = minimise(Inputs(frames, fit_affine(frames, device)), problems, tolerance=ROUGH_TOLERANCE)
+    entropies = [
+        entropy_bits(np.bincount(t[out].cpu().numpy())) if bool(out.any()) else 0.0
+        for t, out in zip(targets.T, held_out.T, strict=True)
+    ]
+    return torch.tensor(entropies, dtype=torch.float64) - nats.cpu() * NATS_TO_BITS
 
 
 class Fitting:

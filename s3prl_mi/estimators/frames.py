@@ -100,11 +100,16 @@ class ValueRange:
     low: Tensor = field(default_factory=lambda: torch.tensor(-torch.inf))
     high: Tensor = field(default_factory=lambda: torch.tensor(torch.inf))
 
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.low.device
+
     def to(self, device: torch.device | str) -> ValueRange:
         """A copy on `device`."""
         return ValueRange(self.low.to(device), self.high.to(device))
 
-    def clip(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """A copy of frames x (n_frames, dim), clipped."""
         return x.clamp(self.low, self.high)
 
@@ -137,8 +142,8 @@ def fit_range(frames: Frames, device: torch.device | str = "cpu") -> ValueRange:
 class AffineMap:
     """``x -> (clip(x) - mean) @ matrix``: standardisation and rotation, part of every probe.
 
-    `mean` has shape (dim,), `matrix` (dim, dim), `variance` (dim,) holds the variance of each output. Maps saved by
-    protocols before default-4 and paper-2 have no range.
+    `mean` has shape (dim,), `matrix` (dim, n_axes), axes of least variance first; `variance` (n_axes,) is that of each
+    output. Maps saved by protocols before default-4 and paper-2 have no range.
     """
 
     mean: Tensor
@@ -151,14 +156,26 @@ class AffineMap:
         """Dimensions of the frames it maps."""
         return len(self.mean)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.mean.device
+
     def to(self, device: torch.device | str) -> AffineMap:
         """A copy on `device`."""
         mean, matrix, variance = (t.to(device) for t in (self.mean, self.matrix, self.variance))
         return AffineMap(mean, matrix, variance, self.values.to(device))
 
+    def whitened(self, axes: int) -> AffineMap:
+        """The map to the principal axes of most variance, at most so many, each of variance 1."""
+        varied = self.variance > 1e-6 * self.variance[-1]
+        kept = varied.nonzero()[-axes:, 0]
+        matrix = self.matrix[:, kept] / self.variance[kept].sqrt()
+        return AffineMap(self.mean, matrix, torch.ones_like(self.variance[kept]), self.values)
+
     def centred(self, x: Tensor) -> Tensor:
         """Frames x (n_frames, dim), clipped, minus the mean."""
-        return self.values.clip(x).sub_(self.mean)
+        return self.values(x).sub_(self.mean)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map frames x of shape (n_frames, dim)."""
@@ -192,7 +209,7 @@ def fit_affine(frames: Frames, device: torch.device | str = "cpu") -> AffineMap:
         x = torch.from_numpy(frames.read(start, stop)).to(device)
         if not bool(torch.isfinite(x).all()):
             raise MIError("hidden states hold NaN or infinite values")
-        x = values.clip(x).sub_(shift).mul_(inverse)
+        x = values(x).sub_(shift).mul_(inverse)
         first += x.sum(0, dtype=torch.float64).cpu()
         second += (x.T @ x).double().cpu()
     centre = first / n
@@ -218,19 +235,20 @@ class CachedBlocks:
 
     Args:
         frames: what to read.
-        mapped: the map, of frames (n, dim) on `device` to frames (n, dim).
+        mapped: the map, of frames (n, frames.dim) on `device` to frames (n, dim).
+        dim: dimensions of mapped frames.
         device: where to compute.
         cache_bytes: keep the mapped frames if they need at most this much.
     """
 
     def __init__(
-        self, frames: Frames, mapped: Callable[[Tensor], Tensor], device: torch.device, cache_bytes: int
+        self, frames: Frames, mapped: Callable[[Tensor], Tensor], dim: int, device: torch.device, cache_bytes: int
     ) -> None:
-        self.frames, self.dim, self.device = frames, frames.dim, device
+        self.frames, self.dim, self.device = frames, dim, device
         self._mapped, self._cache_bytes = mapped, cache_bytes
         self._cache: Tensor | None = None
-        if len(frames) * frames.dim * 4 <= cache_bytes:
-            cache = torch.empty(len(frames), frames.dim, device=device)
+        if len(frames) * dim * 4 <= cache_bytes:
+            cache = torch.empty(len(frames), dim, device=device)
             for start, stop in frames.blocks():
                 cache[start:stop] = mapped(self._read(start, stop))
             self._cache = cache
@@ -256,7 +274,7 @@ class Inputs(CachedBlocks):
 
     def __init__(self, frames: Frames, affine: AffineMap, cache_bytes: int = CACHE_BYTES) -> None:
         self.affine = affine
-        super().__init__(frames, affine, affine.mean.device, cache_bytes)
+        super().__init__(frames, affine, affine.dim, affine.device, cache_bytes)
 
     def select(self, rows: NDArray[np.integer]) -> Inputs:
         """Some of the frames, by ascending position; not mapped again where they are in memory."""

@@ -1,8 +1,8 @@
 """The codebook of mi_views: k-means fitted on frames of the fit split, for several seeds at a time.
 
-Lloyd's algorithm from k-means++ seeding (Arthur and Vassilvitskii 2007), on the hidden states as they are (not
-standardised), as in the paper; only values far outside those of other frames are clipped (`frames.fit_range`). All
-seeds share each read of the frames and one matrix product.
+Lloyd's algorithm from k-means++ seeding (Arthur and Vassilvitskii 2007), on frames after a map of their own: the hidden
+states as they are, as in the paper, but for values far outside those of other frames (`frames.fit_range`), or their
+whitened principal axes (`frames.AffineMap.whitened`). All seeds share each read of the frames and one matrix product.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ..core.arithmetic import HALF_FRAMES, fast_products, half_is_fast
 from ..core.errors import MIError
-from .frames import CACHE_BYTES, CachedBlocks, Frames, ValueRange, fit_range
+from .frames import CACHE_BYTES, AffineMap, CachedBlocks, Frames, ValueRange, fit_range
 
 SAMPLE_FRAMES = 100
 """Evenly spaced frames per cluster, from which k-means++ draws and on which Lloyd's algorithm runs first."""
@@ -31,41 +32,53 @@ ROWS = 1024
 """Rows scored at a time: their scores stay in the processor's cache."""
 
 
+CodebookInputs: TypeAlias = ValueRange | AffineMap
+"""What maps frames (n_frames, dim) before they are clustered."""
+
+
 @dataclass(frozen=True)
 class Codebooks:
-    """Centroids, shape (n_books, clusters, dim), float32, of frames that are clipped to a range of values.
+    """Centroids, shape (n_books, clusters, dim), float32, of frames after the map `inputs`.
 
     NaN for clusters that no frame belongs to, which occur where there are fewer different frames than clusters.
     """
 
     centroids: Tensor
-    values: ValueRange = field(default_factory=ValueRange)
+    inputs: CodebookInputs = field(default_factory=ValueRange)
 
-    def only(self, books: slice) -> Codebooks:
-        """Some of the codebooks."""
-        return Codebooks(self.centroids[books], self.values)
+    @property
+    def axes(self) -> int:
+        """Whitened principal axes that frames are mapped to; 0: frames are as they are."""
+        return self.centroids.shape[2] if isinstance(self.inputs, AffineMap) else 0
 
     def state(self) -> list[Tensor]:
         """CPU tensors, for torch.save."""
-        return [t.cpu() for t in (self.centroids, self.values.low, self.values.high)]
+        inputs = self.inputs
+        values = inputs.values if isinstance(inputs, AffineMap) else inputs
+        whitening = [inputs.mean, inputs.matrix, inputs.variance] if isinstance(inputs, AffineMap) else []
+        return [t.cpu() for t in (self.centroids, values.low, values.high, *whitening)]
 
     @staticmethod
     def from_state(state: list[Tensor] | Tensor, device: torch.device | str) -> Codebooks:
         """What `state()` described, on `device`; before default-4 that was centroids, the last for choices."""
-        state = [state[:-1]] if isinstance(state, Tensor) else state
-        return Codebooks(state[0].to(device), ValueRange(*state[1:]).to(device))
+        centroids, *of_map = [state[:-1]] if isinstance(state, Tensor) else state
+        inputs: CodebookInputs = ValueRange(*of_map[:2])
+        if len(of_map) > 2:
+            low, high, mean, matrix, variance = of_map
+            inputs = AffineMap(mean, matrix, variance, ValueRange(low, high))
+        return Codebooks(centroids.to(device), inputs.to(device))
 
 
 class _Centred(CachedBlocks):
-    """Clipped frames minus one `centre` near their mean, in a `unit` of their size.
+    """Mapped frames minus one `centre` near their mean, in a `unit` of their size.
 
     Far from the origin the sums of frames, and the fraction of their length by which a centroid moves, would lose
     the digits in which frames differ; squares of very large or small values would leave float32.
     """
 
-    def __init__(self, frames: Frames, values: ValueRange, centre: Tensor, unit: float) -> None:
-        mapped = lambda x: values.clip(x).sub_(centre).mul_(unit)  # noqa: E731
-        super().__init__(frames, mapped, centre.device, CACHE_BYTES)
+    def __init__(self, frames: Frames, inputs: CodebookInputs, centre: Tensor, unit: float) -> None:
+        mapped = lambda x: inputs(x).sub_(centre).mul_(unit)  # noqa: E731
+        super().__init__(frames, mapped, len(centre), centre.device, CACHE_BYTES)
 
     def variance(self) -> float:
         """Variance of the frames, summed over dimensions."""
@@ -86,7 +99,7 @@ def fit_codebooks(
     seeds: Sequence[int],
     iterations: int = 100,
     device: torch.device | str = "cpu",
-    values: ValueRange | None = None,
+    inputs: CodebookInputs | None = None,
 ) -> Codebooks:
     """Fit one codebook per seed.
 
@@ -95,8 +108,8 @@ def fit_codebooks(
         clusters: size of each codebook.
         seeds: what k-means++ draws with; a codebook depends on its own seed only.
         iterations: the most steps of Lloyd's algorithm on all frames; it stops before when centroids hardly move.
-        device: where to compute.
-        values: the range to clip frames to, on `device`; None: that of these frames.
+        device: where to compute, unless `inputs` are given.
+        inputs: the map of the frames; None: clipped to their own range.
 
     Returns:
         One codebook per seed, on `device`.
@@ -115,22 +128,22 @@ def fit_codebooks(
     stride = max(1, len(frames) // (SAMPLE_FRAMES * clusters))
     with fast_products():
         spaced = frames.select(np.arange(0, len(frames), stride))
-        values = fit_range(frames, device) if values is None else values
-        sample = values.to("cpu").clip(torch.from_numpy(spaced.read(0, len(spaced))))
+        inputs = fit_range(frames, device) if inputs is None else inputs
+        sample = inputs.to("cpu")(torch.from_numpy(spaced.read(0, len(spaced))))
         centre = sample.mean(0)
         sample -= centre
         unit = _unit(sample)
-        books = _seed_codebooks(sample * unit, clusters, own).to(device)
+        books = _seed_codebooks(sample * unit, clusters, own).to(inputs.device)
         del sample
-        centre = centre.to(device)
+        centre = centre.to(inputs.device)
         if stride > 1:
-            few = _Centred(spaced, values, centre, unit)
+            few = _Centred(spaced, inputs, centre, unit)
             books = _lloyd(few, books, iterations)
             del few
-        data = _Centred(frames, values, centre, unit)
+        data = _Centred(frames, inputs, centre, unit)
         books = _lloyd(data, books, iterations)
         books = _without_duplicates(data, books) / unit + centre
-    return Codebooks(books[[own.index(seed) for seed in seeds]], values)
+    return Codebooks(books[[own.index(seed) for seed in seeds]], inputs)
 
 
 def _unit(x: Tensor) -> float:
@@ -189,7 +202,7 @@ def assign(frames: Frames, codebooks: Codebooks) -> Tensor:
     out = torch.empty(len(frames), len(books), dtype=torch.long, device=device)
     for start, stop in frames.blocks():
         x = torch.from_numpy(frames.read(start, stop)).to(device)
-        out[start:stop] = _nearest(codebooks.values.clip(x), books)
+        out[start:stop] = _nearest(codebooks.inputs(x), books)
     return out
 
 

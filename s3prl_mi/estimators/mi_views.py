@@ -2,7 +2,9 @@
 
 Source: Liu, Yeh and Glass (ICASSP 2024), eq. 6 to 8. c is k-means fitted on all frames of view b of the fit split;
 q is fitted and chosen on the scored frames of the fit split; entropy and expectation are over the eval split.
-The first inequality holds for any c (data processing), the second for any q. Choices are made with codebooks of their
+The first inequality holds for any c (data processing), the second for any q. So c may be a codebook of the states as
+they are, as in the paper, or of their whitened principal axes, in which small directions count as much as large ones:
+what tells more on held-out speakers of the fit split. Choices are made with codebooks of their
 own, each fitted without the speakers that it is used to hold out: in the final codebooks speakers of the fit split have
 clusters of their own, which a probe that has not heard them cannot know, so choices would shrink it too far.
 """
@@ -16,67 +18,116 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..core.types import IntVector
 from .bounds import entropy_bits
-from .fitting import CHOICE_SEED, fit_probes
-from .frames import Frames
+from .fitting import CHOICE_FOLDS, CHOICE_SEED, fit_probes, held_out_bits
+from .frames import Frames, fit_affine, fit_range
 from .intervals import FrameGroups
-from .kmeans import SAMPLE_FRAMES, Codebooks, assign, fit_codebooks
+from .kmeans import SAMPLE_FRAMES, CodebookInputs, Codebooks, assign, fit_codebooks
 from .mi_supervised import Estimate, estimates_of
 from .probe import FittedProbe, log_priors
 from .probes import ProbeSpec
 
 logger = logging.getLogger(__name__)
 
+AXES = (32, 64)
+"""Numbers of whitened principal axes of view b that the codebook may be of, instead of the states as they are."""
 
-def fit_codebooks_of_view(
-    frames_b: Frames, clusters: int, spec: ProbeSpec, folds: IntVector, iterations: int = 100
-) -> Codebooks:
-    """The codebooks c: k-means on view b of the fit split.
+AXES_FRAMES = 6_000
+"""Pairs, evenly spaced, on which they are tried, with the speakers of `CHOICE_FOLDS` folds held out."""
+
+CHOICE_ITERATIONS = 10
+"""Steps of Lloyd's algorithm for codebooks that serve choices only."""
+
+
+def choose_codebook(
+    frames_a: Frames,
+    frames_b: Frames,
+    rows_b: IntVector,
+    clusters: int,
+    spec: ProbeSpec,
+    folds: IntVector,
+    axes: Sequence[int] = AXES,
+) -> Codebooks | None:
+    """What the codebook c is of: hidden states as they are, or so many of their whitened principal axes.
+
+    It is what gives the highest bound on speakers held out within the fit split, with a logistic probe of one strength.
 
     Args:
-        frames_b: all frames of view b in the fit split, scored or not.
+        frames_a: scored fit frames of view a, n_pairs of them.
+        frames_b: all frames of view b in the fit split, scored or not, n_rows of them.
+        rows_b: rows of `frames_b` that are their partners, shape (n_pairs,).
         clusters: size of a codebook.
-        spec: seeds of k-means++, and the device.
-        folds: fold of each frame (`folds.assign_folds`), shape (n_frames,).
-        iterations: most steps of Lloyd's algorithm.
+        spec: where to compute.
+        folds: fold of each row (`folds.assign_folds`), shape (n_rows,).
+        axes: numbers of axes to try beside the states as they are.
 
     Returns:
-        One per seed, then (unless the protocol chooses nothing) one of `CHOICE_SEED` per fold, fitted without it
-        on some frames: it serves choices only.
+        Codebooks that serve choices, one per fold, each fitted without it on some frames; None where the protocol
+        chooses nothing.
 
     Raises:
         MIError: fewer frames than clusters.
     """
-    own = fit_codebooks(frames_b, clusters, spec.seeds, iterations, spec.device)
-    books = [own.centroids]
-    for fold in range(1 + int(folds.max())) if spec.protocol == "default" else ():
-        kept = frames_b.select((folds != fold) & (folds >= 0))
-        kept = kept if len(kept) >= clusters else frames_b
-        kept = kept.select(np.arange(0, len(kept), max(1, len(kept) // (SAMPLE_FRAMES * clusters))))
-        books.append(fit_codebooks(kept, clusters, [CHOICE_SEED], iterations, spec.device, own.values).centroids)
-    return Codebooks(torch.cat(books), own.values)
+    if spec.protocol != "default":
+        return None
+    maps: list[CodebookInputs] = [fit_range(frames_b, spec.device)]
+    if axes:
+        whole = fit_affine(frames_b, spec.device)
+        maps += [whole.whitened(n) for n in sorted({min(n, frames_b.dim) for n in axes})]
+    n_folds = 1 + int(folds.max())
+
+    def without(some: range, inputs: CodebookInputs) -> Codebooks:
+        """A codebook without each of some folds."""
+        books = []
+        for fold in some:
+            kept = frames_b.select((folds != fold) & (folds >= 0))
+            kept = kept if len(kept) >= clusters else frames_b
+            kept = kept.select(np.arange(0, len(kept), max(1, len(kept) // (SAMPLE_FRAMES * clusters))))
+            books.append(fit_codebooks(kept, clusters, [CHOICE_SEED], CHOICE_ITERATIONS, inputs=inputs).centroids)
+        return Codebooks(torch.cat(books), inputs)
+
+    if len(maps) == 1:
+        return without(range(n_folds), maps[0])
+    few = range(min(CHOICE_FOLDS, n_folds))
+    tried = [without(few, inputs) for inputs in maps]
+    spaced = np.arange(0, len(rows_b), max(1, len(rows_b) // AXES_FRAMES))
+    pairs, partners = frames_a.select(spaced), frames_b.select(rows_b[spaced])
+    targets = torch.cat([assign(partners, books) for books in tried], 1)
+    bits = held_out_bits(pairs, targets, clusters, folds[rows_b[spaced]], len(few), spec.device)
+    best = tried[int(bits.view(len(tried), -1).mean(1).argmax())]
+    if len(few) == n_folds:
+        return best
+    rest = without(range(len(few), n_folds), best.inputs)
+    return Codebooks(torch.cat([best.centroids, rest.centroids]), best.inputs)
 
 
 def fit_views(
-    frames_a: Frames, frames_b: Frames, codebooks: Codebooks, folds: IntVector, spec: ProbeSpec
+    frames_a: Frames,
+    frames_b: Frames,
+    codebooks: Codebooks,
+    choice: Codebooks | None,
+    folds: IntVector,
+    spec: ProbeSpec,
 ) -> list[FittedProbe]:
     """Fit probes that predict the cluster of view b from view a; frame i of both is the same pair.
 
     Args:
         frames_a: scored fit frames of view a.
         frames_b: their partners of view b.
-        codebooks: from `fit_codebooks_of_view`, with the same `spec`.
-        folds: fold of each pair, of those that the codebooks were fitted with.
+        codebooks: one per seed, fitted on all frames of view b in the fit split.
+        choice: from `choose_codebook`; None where the protocol chooses nothing.
+        folds: fold of each pair, of those that `choice` was fitted with.
         spec: the probes, and how to fit them.
     """
-    targets = assign(frames_b, codebooks)
-    clusters, seeds = codebooks.centroids.shape[1], len(spec.seeds)
-    own, choice = targets[:, :seeds], targets[:, seeds:]
-    _warn_if_uneven(own, clusters)
-    probes = fit_probes(frames_a, own, clusters, folds, spec, choice if choice.shape[1] else None)
-    priors = log_priors(own, clusters)
+    targets, clusters = assign(frames_b, codebooks), codebooks.centroids.shape[1]
+    _warn_if_uneven(targets, clusters)
+    probes = fit_probes(frames_a, targets, clusters, folds, spec, None if choice is None else assign(frames_b, choice))
+    priors = log_priors(targets, clusters)
+    for settings in (s for p in probes for s in p.settings):
+        settings["codebook_axes"] = codebooks.axes
     return [replace(p, log_priors=priors) for p in probes]
 
 
@@ -105,12 +156,12 @@ def score_views(
 
     Args:
         probes: from `fit_views`.
-        codebooks: as fitted; those of the seeds come first.
+        codebooks: as fitted.
         frames_a: scored eval frames of view a.
         frames_b: their partners of view b.
         spec: as fitted.
         fit_frames: pairs the probes were fitted on.
         groups: speaker or utterance of each eval pair, for intervals.
     """
-    targets = assign(frames_b, codebooks.only(slice(len(spec.seeds))))
+    targets = assign(frames_b, codebooks)
     return estimates_of(probes, frames_a, targets, spec, fit_frames, groups=groups)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..core.errors import MIError
-from ..core.types import FloatMatrix, IntVector
+from ..core.types import FloatMatrix
 from ..data.splits import Split
 from ..estimators.folds import assign_folds
 from ..estimators.frames import Frames
-from ..estimators.kmeans import Codebooks
+from ..estimators.kmeans import Codebooks, fit_codebooks
 from ..estimators.mi_supervised import Estimate
-from ..estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
+from ..estimators.mi_views import AXES, choose_codebook, fit_views, score_views
 from ..states.split_states import Layer, SplitStates
 from ..upstreams.views import shift_frames
 from .frame_pairs import Pairs, held_out_groups, paired_frames, scored_groups
@@ -28,7 +28,7 @@ class ViewsTask(MITask):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._codebooks: tuple[tuple[Layer, int | None], Codebooks] | None = None
+        self._codebooks: tuple[tuple[Layer, int, int], Codebooks] | None = None
 
     def check(self, splits: Sequence[Split], layers: Sequence[Layer]) -> None:
         """Also refuses a shift that is no whole number of frames, and weights that need labels."""
@@ -56,20 +56,23 @@ class ViewsTask(MITask):
             rows = self._pairs(side, point._replace(scored_frames="masked")).rows_a[:COMPARED_FRAMES]
             refuse_equal_views(*(z.select(rows).read(0, len(rows)) for z in (every_a, b)))
         folds = assign_folds(held_out_groups(side.entries(layer), side.utterances))
-        codebooks = self._codebooks_of(b, point, folds)
-        pairs = self._pairs(side, point)
+        pairs, spec = self._pairs(side, point), c.probes(probes, c.seeds)
         a = every_a.select(pairs.rows_a)
-        fitted = fit_views(a, b.select(pairs.rows_b), codebooks, folds[pairs.rows_b], c.probes(probes, c.seeds))
-        return Fitted(fitted, list(c.seeds), len(a), weights, codebooks.only(slice(len(c.seeds))).state())
+        assert point.n_clusters is not None
+        axes = AXES if c.config.codebook == "auto" else ()
+        choice = choose_codebook(a, b, pairs.rows_b, point.n_clusters, spec, folds, axes)
+        codebooks = self._codebooks_of(b, point, choice)
+        fitted = fit_views(a, b.select(pairs.rows_b), codebooks, choice, folds[pairs.rows_b], spec)
+        return Fitted(fitted, list(c.seeds), len(a), weights, codebooks.state())
 
-    def _codebooks_of(self, frames_b: Frames, point: GridPoint, folds: IntVector) -> Codebooks:
+    def _codebooks_of(self, frames_b: Frames, point: GridPoint, choice: Codebooks | None) -> Codebooks:
         """The codebooks of a layer, fitted once: they serve every mask pattern, shift and kind of frames."""
-        c, which = self.context, (point.layer, point.n_clusters)
+        c, clusters = self.context, point.n_clusters
+        assert clusters is not None
+        which = (point.layer, clusters, choice.axes if choice else 0)
         if self._codebooks is None or self._codebooks[0] != which:
-            assert point.n_clusters is not None
-            spec, iterations = c.probes((), c.seeds), c.config.kmeans_iterations
-            codebooks = fit_codebooks_of_view(frames_b, point.n_clusters, spec, folds, iterations)
-            self._codebooks = (which, codebooks)
+            inputs, iterations = choice.inputs if choice else None, c.config.kmeans_iterations
+            self._codebooks = (which, fit_codebooks(frames_b, clusters, c.seeds, iterations, c.device, inputs))
         return self._codebooks[1]
 
     def score(self, fitted: Fitted, side: SplitStates, point: GridPoint) -> list[Estimate]:

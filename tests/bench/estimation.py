@@ -26,8 +26,8 @@ from s3prl_mi.estimators.bounds import NATS_TO_BITS, entropy_bits
 from s3prl_mi.estimators.fitting import CHOICE_FOLDS, PATIENCE, ROUND_STEPS
 from s3prl_mi.estimators.folds import assign_folds
 from s3prl_mi.estimators.frames import Frames
-from s3prl_mi.estimators.kmeans import assign
-from s3prl_mi.estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
+from s3prl_mi.estimators.kmeans import assign, fit_codebooks
+from s3prl_mi.estimators.mi_views import choose_codebook, fit_views, score_views
 from s3prl_mi.estimators.probe import FittedProbe
 from s3prl_mi.estimators.probes import MLP_DEFAULT, ProbeSpec
 
@@ -46,13 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cells", type=int, default=1, help="seeds of the baseline that are measured")
 
 
-def ours(d: Data, names: Sequence[str], seeds: Sequence[int]) -> tuple[list[float], list[FittedProbe]]:
-    """Bits of each probe (mean over seeds), and the probes."""
+def ours(
+    d: Data, names: Sequence[str], seeds: Sequence[int], axes: Sequence[int] = ()
+) -> tuple[list[float], list[FittedProbe]]:
+    """Bits of each probe (mean over seeds), and the probes; the baselines' codebook is of the states as they are."""
     spec = ProbeSpec(tuple(names), "default", tuple(seeds))
     fit, b, a = Frames([d["za"]]), Frames([d["zb"]]), Frames([d["eza"]])
     folds = assign_folds(d["g_all"])
-    books = fit_codebooks_of_view(Frames([d["zb_all"]]), CLUSTERS, spec, folds)
-    probes = fit_views(fit, b, books, folds[d["rows_b"]], spec)
+    choice = choose_codebook(fit, Frames([d["zb_all"]]), d["rows_b"], CLUSTERS, spec, folds, axes)
+    books = fit_codebooks(Frames([d["zb_all"]]), CLUSTERS, seeds, inputs=choice.inputs if choice else None)
+    probes = fit_views(fit, b, books, choice, folds[d["rows_b"]], spec)
     scored = score_views(probes, books, a, Frames([d["ezb"]]), spec, len(fit))
     return [float(np.mean([e.mi_lower_bound_bits for e in s])) for s in scored], probes
 
@@ -183,7 +186,7 @@ def mlp(args: argparse.Namespace) -> Iterator[Row]:
     d = frames.views(args)
     folds = assign_folds(d["g_all"])
     spec = ProbeSpec(("mlp",), "default", tuple(range(SEEDS)))
-    books = fit_codebooks_of_view(Frames([d["zb_all"]]), CLUSTERS, spec, folds)
+    books = fit_codebooks(Frames([d["zb_all"]]), CLUSTERS, spec.seeds)
     y = assign(Frames([d["zb"]]), books).numpy()
     TorchMLP({k: v[:2000] for k, v in d.items()}, y[:2000, 0]).final(0, 1)  # torch.optim's import takes seconds
     eval_y = assign(Frames([d["ezb"]]), books).numpy()
@@ -203,7 +206,8 @@ def mlp(args: argparse.Namespace) -> Iterator[Row]:
         began = time.perf_counter()
         with torch.no_grad():
             fit, b = Frames([d["za"]]), Frames([d["zb"]])
-            probes = fit_views(fit, b, books, folds[d["rows_b"]], spec)
+            choice = choose_codebook(fit, Frames([d["zb_all"]]), d["rows_b"], CLUSTERS, spec, folds, ())
+            probes = fit_views(fit, b, books, choice, folds[d["rows_b"]], spec)
         times[len(names)] = time.perf_counter() - began
     found = score_views(probes, books, Frames([d["eza"]]), Frames([d["ezb"]]), spec, len(fit))
     bits = float(np.mean([e.mi_lower_bound_bits for e in found[1]]))

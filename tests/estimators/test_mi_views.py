@@ -12,7 +12,7 @@ from s3prl_mi.estimators.bounds import entropy_bits
 from s3prl_mi.estimators.folds import assign_folds, time_folds
 from s3prl_mi.estimators.frames import Frames
 from s3prl_mi.estimators.kmeans import Codebooks, assign, fit_codebooks
-from s3prl_mi.estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
+from s3prl_mi.estimators.mi_views import choose_codebook, fit_views, score_views
 from s3prl_mi.estimators.probes import ProbeSpec
 
 BOTH = pytest.mark.parametrize("probe", ["logistic", "mlp"])
@@ -115,15 +115,15 @@ def test_permuting_the_ids_of_clusters_changes_nothing(probe):
     fit, held_out = channel(1500, 0.2, 0), channel(4000, 0.2, 1)
     a, b, ea, eb = (Frames([z]) for z in (*fit, *held_out))
     folds, spec = assign_folds(np.arange(1500) // 30), ProbeSpec((probe,), "default", (0,))
-    codebook = fit_codebooks_of_view(b, 8, spec, folds)
+    codebook, choice = fit_codebooks(b, 8, [0]), choose_codebook(a, b, np.arange(1500), 8, spec, folds, ())
 
     def bound(book):
-        probes = fit_views(a, b, book, folds, spec)
+        probes = fit_views(a, b, book, choice, folds, spec)
         return score_views(probes, book, ea, eb, spec, 1500)[0][0]
 
     plain, renamed = (
         bound(codebook),
-        bound(Codebooks(codebook.centroids[:, torch.tensor([3, 1, 4, 0, 7, 5, 2, 6])], codebook.values)),
+        bound(Codebooks(codebook.centroids[:, torch.tensor([3, 1, 4, 0, 7, 5, 2, 6])], codebook.inputs)),
     )
     assert renamed.entropy_bits == pytest.approx(plain.entropy_bits, abs=1e-12)
     assert renamed.mi_lower_bound_bits == pytest.approx(
@@ -142,8 +142,7 @@ def test_eval_frames_never_reach_codebook_and_probe(monkeypatch):
     """Other eval frames: the same codebook and the same probe, to the last bit."""
     books, probes = [], []
     monkeypatch.setattr(
-        "s3prl_mi.estimators.arrays.fit_codebooks_of_view",
-        lambda *a: books.append(fit_codebooks_of_view(*a)) or books[-1],
+        "s3prl_mi.estimators.arrays.fit_codebooks", lambda *a: books.append(fit_codebooks(*a)) or books[-1]
     )
     monkeypatch.setattr("s3prl_mi.estimators.arrays.fit_views", lambda *a: probes.append(fit_views(*a)) or probes[-1])
     fit = channel(1000, 0.2, 0)
@@ -168,8 +167,9 @@ def test_seeds():
     seeds = [0, 1, 2]
     # as estimate_view_mi does without groups
     spec, folds = ProbeSpec(("logistic",), "default", tuple(seeds)), time_folds(1000)
-    codebooks = fit_codebooks_of_view(b, 8, spec, folds)
-    probes = fit_views(a, b, codebooks, folds, spec)
+    choice = choose_codebook(a, b, np.arange(1000), 8, spec, folds)
+    codebooks = fit_codebooks(b, 8, seeds, inputs=choice.inputs)
+    probes = fit_views(a, b, codebooks, choice, folds, spec)
     together = score_views(probes, codebooks, ea, eb, spec, 1000)[0]
     assert [e.seed for e in together] == seeds
     assert together[0].mi_lower_bound_bits == pytest.approx(alone[0], abs=1e-4)
@@ -194,7 +194,7 @@ def test_fewer_different_frames_than_clusters():
 
 
 def test_views_of_unequal_width_and_the_paper_protocol():
-    (a, b), (ea, eb) = channel(1500, 0.1, 0), channel(3000, 0.1, 1)
+    (a, b), (ea, eb) = channel(4000, 0.1, 0), channel(3000, 0.1, 1)
     widen = np.random.default_rng(0).normal(size=(8, 15))
     found = estimate((a @ widen, b), (ea @ widen, eb), clusters=8, protocol="paper")
     assert found.protocol == "paper-2"

@@ -14,7 +14,7 @@ from s3prl_mi.estimators import mi_supervised, mi_views
 from s3prl_mi.estimators.folds import assign_folds
 from s3prl_mi.estimators.frames import Frames, Inputs, fit_affine
 from s3prl_mi.estimators.mi_supervised import UNKNOWN, Vocabulary
-from s3prl_mi.estimators.mi_views import fit_codebooks_of_view
+from s3prl_mi.estimators.mi_views import choose_codebook
 from s3prl_mi.estimators.probes import ProbeSpec
 
 MEANS = np.random.default_rng(7).normal(size=(10, 64))
@@ -68,13 +68,30 @@ def test_codebooks_of_choices_never_see_the_speakers_held_out(monkeypatch):
     seen = []
     real = mi_views.fit_codebooks
     monkeypatch.setattr(
-        mi_views, "fit_codebooks", lambda frames, *rest: seen.append(frames.rows) or real(frames, *rest)
+        mi_views, "fit_codebooks", lambda frames, *rest, **kw: seen.append(frames.rows) or real(frames, *rest, **kw)
     )
-    books = fit_codebooks_of_view(Frames([z]), 8, ProbeSpec((), "default", (3, 4)), folds)
-    assert len(books.centroids) == 2 + 5
-    assert [set(groups[rows]) for rows in seen[1:]] == [set(groups[folds != f]) for f in range(5)]
-    only = fit_codebooks_of_view(Frames([z]), 8, ProbeSpec((), "paper", (3, 4)), folds)
-    assert torch.equal(only.centroids, books.centroids[:2])  # the final ones are those of all frames
+    every = Frames([z]), Frames([z]), np.arange(len(z)), 8
+    books = choose_codebook(*every, ProbeSpec((), "default", (3, 4)), folds)
+    assert books is not None
+    assert len(books.centroids) == 5
+    tried, rest = [0, 1, 2] * 2, [3, 4]  # as they are or on two axes, then what is left of the better one
+    assert [set(groups[rows]) for rows in seen] == [set(groups[folds != f]) for f in tried + rest]
+    assert choose_codebook(*every, ProbeSpec((), "paper", (3, 4)), folds) is None
+
+
+def test_the_codebook_is_of_what_tells_more():
+    """View a says nothing about a loud direction of view b, and all about quiet ones: raw 0.9 bits lower."""
+    rng = np.random.default_rng(0)
+    groups, zb = np.repeat(np.arange(10), 400), rng.normal(size=(8000, 12)).astype(np.float32)
+    za = zb[:, 2:] + 0.2 * rng.normal(size=(8000, 10)).astype(np.float32)
+    zb[:, :2] *= 20
+    split = za[:4000], zb[:4000], za[4000:], zb[4000:]
+    auto, raw = (estimate_view_mi(*split, clusters=16, groups=groups, codebook=c) for c in ("auto", "raw"))
+    assert (auto.settings["codebook_axes"], raw.settings["codebook_axes"]) == (12, 0)
+    assert raw.mi_lower_bound_bits < 0.1 < 0.8 < auto.mi_lower_bound_bits
+    zb[:, 2:] += 30 * zb[:, :2].mean(1, keepdims=True)  # what is loud is shared now
+    shared = estimate_view_mi(zb[:4000, :6], zb[:4000], zb[4000:, :6], zb[4000:], clusters=16, groups=groups)
+    assert shared.mi_lower_bound_bits > 2
 
 
 def test_one_bad_frame_hardly_matters():

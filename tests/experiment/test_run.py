@@ -45,7 +45,7 @@ WHAT_IS_FITTED = (
     (supervised_task, "fit_supervised"),
     (supervised_task, "learn_weights"),
     (views_task, "fit_views"),
-    (views_task, "fit_codebooks_of_view"),
+    (views_task, "fit_codebooks"),
 )
 
 
@@ -487,8 +487,8 @@ def test_a_sweep_gives_what_its_parts_give(run, finished, monkeypatch):
 
     monkeypatch.setattr(extraction, "_extract", counted)
     books: list[int] = []
-    fit = views_task.fit_codebooks_of_view
-    monkeypatch.setattr(views_task, "fit_codebooks_of_view", lambda b, n, *rest: books.append(n) or fit(b, n, *rest))
+    fit = views_task.fit_codebooks
+    monkeypatch.setattr(views_task, "fit_codebooks", lambda b, n, *rest: books.append(n) or fit(b, n, *rest))
     assert run("mi_views", "hubert-base", views__mask=["6/10", "3/10"], clusters=[6, 3], layers=[1]) == 0
     mine, theirs = run.numbers(), finished.numbers("mi_views")
     assert len(mine) == 2 * 2 * 2

@@ -17,7 +17,8 @@ from torch import nn
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators.folds import assign_folds
 from s3prl_mi.estimators.frames import Frames
-from s3prl_mi.estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
+from s3prl_mi.estimators.kmeans import fit_codebooks
+from s3prl_mi.estimators.mi_views import choose_codebook, fit_views, score_views
 from s3prl_mi.estimators.probes import ProbeSpec
 from s3prl_mi.experiment.frame_pairs import held_out_groups
 from s3prl_mi.training import ViewsMeter, measure_views
@@ -155,9 +156,10 @@ def test_the_bound_is_that_of_states_masked_by_the_model_itself(name, fields, wr
     spec = ProbeSpec(("logistic",), "default", (3,))
     speaker = np.unique(fit.groups, return_inverse=True)[1]
     folds = assign_folds(np.repeat(speaker, [len(p) for p in fit_b]))
-    books = fit_codebooks_of_view(Frames(fit_b), 6, spec, folds)
     a, b = Frames(fit_a, rows(fit_b)), Frames(fit_b, rows(fit_b))
-    probes = fit_views(a, b, books, folds[rows(fit_b)], spec)
+    choice = choose_codebook(a, Frames(fit_b), rows(fit_b), 6, spec, folds)
+    books = fit_codebooks(Frames(fit_b), 6, [3], inputs=choice.inputs)
+    probes = fit_views(a, b, books, choice, folds[rows(fit_b)], spec)
     scored_a, scored_b = (Frames(parts, rows(eval_b)) for parts in (eval_a, eval_b))
     expected = score_views(probes, books, scored_a, scored_b, spec, len(a))[0][0]
     found = measure_views(model.train(), audio, **options)
