@@ -356,6 +356,26 @@ def test_evaluate_refuses_what_was_fitted_and_what_is_not_there(finished, capsys
     assert "Did you mean 'eval'" in one_error(capsys.readouterr().err)
 
 
+def test_speech_that_was_fitted_on_is_found_under_other_names(run, corpus, tmp_path, capsys):
+    mine = corpus.copy(tmp_path / "mine")
+    for name in mine.of("fit-b"):
+        copied = mine.root / "later" / "99" / "1" / f"99-{name}.flac"
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.write_bytes(mine.audio[name].read_bytes())
+    said = refused(run, capsys, "mi_views", corpus=mine, seeds=1, datarc__eval_splits=["later"])
+    first = mine.of("fit-b")[0]
+    assert f"{mine.audio[first]} " in said
+    assert f"99-{first}.flac " in said
+    assert "datarc.eval_splits" in said
+    assert run("mi_views", corpus=mine, seeds=1) == 0
+    capsys.readouterr()
+    assert run.evaluate("later") == 1
+    assert f"99-{first}.flac " in one_error(capsys.readouterr().err)
+    mine.audio[first].parents[2].rename(mine.root / "gone")  # then it cannot be checked, and says so
+    assert run.evaluate("later") == 0
+    assert "the fit splits are not here" in capsys.readouterr().err
+
+
 def test_evaluate_before_training_is_refused(run, capsys):
     words = [
         "-m",
