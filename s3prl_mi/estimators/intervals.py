@@ -158,6 +158,21 @@ class GroupSums:
         frames = self.class_frames
         return float(_bounds(frames.sum(0), (_bounds(frames, 0.0) * frames.sum(1)).sum()))
 
+    def within_groups(self) -> NDArray[np.float64]:
+        """H - CE of each group with the class frequencies of its own frames, shape (n_groups,), in bits.
+
+        Their mean over frames is the bound minus `group_information_bits`: a plug-in estimate of what the frames tell
+        about the classes beyond who the group is.
+
+        Example:
+            >>> frames = np.array([[90, 10], [10, 90]])  # each speaker has a class of its own
+            >>> sums = GroupSums("speakers", ("a", "b"), frames, np.array([46.9, 46.9]))
+            >>> within = sums.within_groups()
+            >>> f"{sums.left_out().value:.2f} in all, within speakers {within.round(2).tolist()}"
+            '0.53 in all, within speakers [0.0, 0.0]'
+        """
+        return _bounds(self.class_frames, self.loss_bits)
+
 
 def _check_groups(first: LeftOut, *others: LeftOut) -> None:
     for other in others:

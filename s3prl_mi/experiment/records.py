@@ -46,6 +46,7 @@ def build_records(
     file, sha256 = upstream.checkpoint_name, upstream.checkpoint_sha256 or ""
     weights = fitted.weights.describe() if fitted.weights else ""
     intervals = [e.by_group.left_out().interval() if e.by_group else None for e in estimates]
+    about_speakers = [_speaker_information(e) if source.task == "mi_views" else None for e in estimates]
     return [
         Record(
             task=source.task,
@@ -76,7 +77,8 @@ def build_records(
             ci_over=e.by_group.over if e.by_group else None,
             ci_groups=i.groups if i else None,
             prior_cross_entropy_bits=e.prior_cross_entropy_bits,
-            speaker_information_bits=_speaker_information(e) if source.task == "mi_views" else None,
+            speaker_information_bits=shared,
+            within_speaker_bits=None if shared is None else float(e.mi_lower_bound_bits) - shared,
             accuracy=float(e.accuracy),
             fit_frames=e.fit_frames,
             eval_frames=e.eval_frames,
@@ -90,7 +92,7 @@ def build_records(
             versions=dict(source.versions),
             precision=source.precision,
         )
-        for e, i in zip(estimates, intervals, strict=True)
+        for e, i, shared in zip(estimates, intervals, about_speakers, strict=True)
     ]
 
 

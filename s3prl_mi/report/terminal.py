@@ -15,7 +15,17 @@ from .figures.best_layers import Comparison, best_by_label
 from .figures.experiment_layers import PICTURE_FILE
 from .figures.picture import probes_in
 from .s3prl_log import LOG_FILE
-from .wording import BOUND, CEILING, decimals, format_bits, format_interval, interval_text, prior_note, seeds_text
+from .wording import (
+    BOUND,
+    CEILING,
+    decimals,
+    format_bits,
+    format_interval,
+    interval_text,
+    prior_note,
+    seeds_text,
+    speaker_note,
+)
 
 
 def screen_table(records: Iterable[Record], expdir: Path | None = None) -> str:
@@ -38,7 +48,7 @@ def screen_table(records: Iterable[Record], expdir: Path | None = None) -> str:
     summaries = required(records, speakers)
     blocks = [_panel_table(panel, rows) for panel, rows in by_panel(summaries).items()]
     footer = ["* best layer of the probe on the frames scored"] if worth_marking(summaries) else []
-    if any(s.left_out for s in summaries):
+    if any(layer_ties(rows) for rows in by_panel(summaries).values()):
         footer.append("told apart: by differences paired by speaker, which hold together with 95 % (Bonferroni)")
     if expdir is not None:
         footer.append(f"{expdir}: {RESULTS_FILE} (every estimate), {SUMMARY_FILE}, {PICTURE_FILE}, {LOG_FILE}")
@@ -69,7 +79,7 @@ def _panel_table(panel: Panel, summaries: list[Summary]) -> str:
             row.append(f"{next(s.entropy_bits for s in summaries if s.layer == layer):.3f}")
         rows.append(row)
     notes = [f"{probe}: {found.sentence('layer')}" for probe, found in layer_ties(summaries).items()]
-    below = "".join(f"\n{line}" for line in filter(None, [*notes, prior_note(summaries)]))
+    below = "".join(f"\n{line}" for line in filter(None, [*notes, prior_note(summaries), speaker_note(summaries)]))
     return f"{_header(panel, summaries)}\n\n{columns(rows)}" + (f"\n{below}" if below else "")
 
 

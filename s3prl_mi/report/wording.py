@@ -72,6 +72,21 @@ def prior_note(summaries: Sequence[Summary]) -> str:
     )
 
 
+def speaker_note(summaries: Sequence[Summary]) -> str:
+    """A sentence on how much of the best bound of mi_views is who speaks; empty where that is not known."""
+    best = max(summaries, key=lambda s: s.mi_lower_bound_bits)
+    shared, within = best.speaker_information_bits, best.within_speaker_bits
+    if shared is None or within is None:
+        return ""
+    low, high = best.within_speaker_low_bits, best.within_speaker_high_bits
+    spread = f" ({low:.2f} to {high:.2f} by speaker)" if low is not None and high is not None else ""
+    return (
+        f"who speaks: the clusters tell {shared:.2f} bits about the speaker; of {best.mi_lower_bound_bits:.2f} bits "
+        f"(layer {best.layer}, {best.probe}) {within:.2f} stay with each speaker's own cluster frequencies{spread}; "
+        "no bound of I(Za;Zb)"
+    )
+
+
 def frames_note(group: Sequence[Summary]) -> str:
     """A sentence of warning where models were scored on different amounts of speech; else nothing."""
     low, high = min(s.eval_frames for s in group), max(s.eval_frames for s in group)

@@ -97,6 +97,9 @@ class Record:
     speaker_information_bits: Bits | None = None
     """Of mi_views: plug-in I(c;speaker) of the eval frames, how much the clusters say about who speaks. Not a bound of
     I(Za;Zb)."""
+    within_speaker_bits: Bits | None = None
+    """Of mi_views: the same bits with the clusters' frequencies taken per speaker, H(c|speaker) - cross_entropy_bits =
+    mi_lower_bound_bits - speaker_information_bits: how much is left without who speaks. Not a bound of I(Za;Zb)."""
     accuracy: float
     """Fraction of the eval frames whose most probable target is right, 0 to 1."""
     fit_frames: int

@@ -46,6 +46,9 @@ class SpeakerRecord(EstimateLine):
     """The bound of all groups, as in `mi_results.jsonl`."""
     bound_without_bits: list[Bits]
     """The bound without each group: all that the jackknife needs."""
+    within_bits: list[Bits] | None = None
+    """H - CE of each group with the class frequencies of its own frames; their mean over frames is
+    `within_speaker_bits` in `mi_results.jsonl`. Not bounds of I(Z;Y) or I(Za;Zb)."""
     class_frames: list[list[int]] | None = None
     """Frames by group (row) and class (column); None above 20 000 numbers."""
     schema_version: int = SCHEMA_VERSION
@@ -67,6 +70,7 @@ def speaker_records(records: Sequence[Record], estimates: Sequence[Estimate]) ->
             loss_bits=sums.loss_bits.tolist(),
             mi_lower_bound_bits=r.mi_lower_bound_bits,
             bound_without_bits=sums.left_out().without_each.tolist(),
+            within_bits=sums.within_groups().tolist(),
             class_frames=sums.class_frames.tolist() if sums.class_frames.size <= MOST_CELLS else None,
         )
         for r, e in zip(records, estimates, strict=True)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..core.errors import MIError
 from ..core.files import write_whole
 from ..core.types import Bits
@@ -92,6 +94,10 @@ class Summary:
     ci_groups: int | None
     prior_cross_entropy_bits: Bits | None
     speaker_information_bits: Bits | None
+    within_speaker_bits: Bits | None
+    within_speaker_low_bits: Bits | None
+    """Of the speaker with the least within-speaker bits, and with the most."""
+    within_speaker_high_bits: Bits | None
     key: ComparisonKey
     left_out: LeftOut | None = None
     """The mean over seeds without each speaker, where `mi_speakers.jsonl` was read."""
@@ -167,16 +173,22 @@ def _summary(panel: Panel, records: list[Record], sums: Mapping[tuple[Any, ...],
         "n_classes": max(r.n_classes for r in records),
         "skipped_utterances": last.utterances.get("skipped", 0),
     }
-    for name in ("prior_cross_entropy_bits", "speaker_information_bits"):
+    for name in ("prior_cross_entropy_bits", "speaker_information_bits", "within_speaker_bits"):
         known = [v for r in records if (v := getattr(r, name)) is not None]
         values[name] = statistics.fmean(known) if known else None
-    left_out = mean_left_out([sums.get(sums_key(r)) for r in records])
+    lines = [sums.get(sums_key(r)) for r in records]
+    left_out = mean_left_out(lines)
     interval = left_out.interval() if left_out else None
+    within = [line.within_bits for line in lines if line is not None and line.within_bits]
+    complete = left_out is not None and len(within) == len(records) and values["within_speaker_bits"] is not None
+    by_speaker = np.mean(within, axis=0).tolist() if complete else None
     values |= {
         "ci_low_bits": interval.low if interval else None,
         "ci_high_bits": interval.high if interval else None,
         "ci_over": left_out.over if left_out else None,
         "ci_groups": interval.groups if interval else None,
+        "within_speaker_low_bits": min(by_speaker) if by_speaker else None,
+        "within_speaker_high_bits": max(by_speaker) if by_speaker else None,
     }
     return Summary(**{name: values[name] for name in (*COLUMNS, "key")}, left_out=left_out)
 

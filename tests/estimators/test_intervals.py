@@ -114,6 +114,17 @@ def test_two_speakers_by_hand():
     assert interval.error == pytest.approx(0.375)
     assert interval.high - interval.value == pytest.approx(0.375 * 12.7062047, rel=1e-6)  # t of one degree of freedom
     assert sums.group_information_bits() == pytest.approx(entropy - 0.5 * 1.0)
+    assert sums.within_groups().tolist() == pytest.approx([1 - 2 / 4, 0 - 1 / 4])
+
+
+def test_what_only_says_who_speaks_is_gone_within_speakers():
+    """A probe that knows the speaker's class frequencies and nothing else: all of its bits are who speaks."""
+    frames = np.array([[60, 30, 10], [5, 15, 80], [40, 40, 20]])
+    loss = np.array([100 * entropy_bits(row) for row in frames])
+    sums = GroupSums("speakers", ("a", "b", "c"), frames, loss)
+    assert sums.left_out().value > 0.2
+    assert sums.within_groups() == pytest.approx([0, 0, 0], abs=1e-9)
+    assert sums.group_information_bits() == pytest.approx(sums.left_out().value)
 
 
 def test_sums_are_of_the_groups_that_have_frames():

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -557,6 +558,11 @@ def test_sums_by_speaker_make_the_bound_and_its_interval(finished, task):
         assert r.ci_low_bits < r.mi_lower_bound_bits < r.ci_high_bits
         assert r.prior_cross_entropy_bits > r.entropy_bits - 1e-9
         assert (r.speaker_information_bits is not None) == (task == "mi_views" and s.over == "speakers")
+        if r.speaker_information_bits is None:
+            assert r.within_speaker_bits is None
+        else:
+            assert r.within_speaker_bits == pytest.approx(np.average(s.within_bits, weights=s.frames), abs=1e-9)
+            assert r.within_speaker_bits < r.mi_lower_bound_bits
 
 
 def test_halves_of_a_split_share_no_speaker(corpus):

@@ -12,7 +12,7 @@ from ...results.record import Record
 from ...results.selection import CheckpointPick, LayerAgreement, layer_agreements
 from ...results.ties import ties
 from ..figures.checkpoint_curves import Series, stability_words
-from ..wording import BOUND, decimals, frames_note
+from ..wording import BOUND, decimals, frames_note, prior_note, speaker_note
 from .report_data import ReportData, best_of_models
 
 _QUANTITIES = {
@@ -53,6 +53,7 @@ NO_INTERVAL = "How sure this order is cannot be said: not all have sums by the s
 def findings(data: ReportData) -> list[str]:
     """Sentences on the best model of each setting, on layers, checkpoints and error rates."""
     found = [s for s in (_best(data, key) for key in data.headline) if s]
+    found += _made_of(data)
     found += _layers(data)
     found += _tasks_agree(data)
     for s in data.series:
@@ -94,6 +95,21 @@ def _best(data: ReportData, key: ComparisonKey) -> str:
                 "else for speakers that it was not fitted on, or there is too little speech"
             )
     return text + "."
+
+
+def _made_of(data: ReportData) -> list[str]:
+    """What else than phonetic detail is in the bits: the priors of other speech, and who speaks."""
+    found = []
+    for key in data.headline:
+        ranking = list(best_of_models(data.groups[key]).values())
+        notes = {data.names[s.upstream_sha256]: note for s in ranking if (note := prior_note([s]))}
+        if notes:
+            name, note = next(iter(notes.items()))
+            others = f" (the same holds of {count(len(notes) - 1, 'other model')})" if len(notes) > 1 else ""
+            found.append(f"{BOUND[key.task]} of {name} ({key.describe()}): {note}{others}.")
+        if note := speaker_note(ranking):
+            found.append(f"{data.names[ranking[0].upstream_sha256]} ({key.describe()}), {note}.")
+    return found
 
 
 def agreements(data: ReportData) -> dict[str, list[LayerAgreement]]:
