@@ -65,6 +65,7 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
                         {"fit": 0, "eval": used, "skipped": scored.found - used},
                         unlabelled,
                         time.time() - began,
+                        task.label_digest(fitted, scored, point.layer),
                     )
                     classes = class_records(records, estimates, task.class_names(fitted))
                     made.append((number, records, classes, speaker_records(records, estimates)))

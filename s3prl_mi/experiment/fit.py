@@ -86,6 +86,7 @@ def measure(
         {"fit": used[0], "eval": used[1], "skipped": fit.found + scored.found - sum(used)},
         sum(unlabelled),
         time.time() - began,
+        task.label_digest(fitted, scored, point.layer),
     )
     new = [n for n, record in enumerate(records) if record.identity() in missing]
     records, estimates = [records[n] for n in new], [estimates[n] for n in new]

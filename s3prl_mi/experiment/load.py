@@ -79,6 +79,7 @@ class Experiment:
             eval_splits=eval_splits,
             label_set=label_set(data.alignments) if spec.task == "mi_supervised" else None,
             precision=self.precision,
+            kmeans_iterations=spec.config.kmeans_iterations,
             versions={**versions(), "started": self.started},
         )
 

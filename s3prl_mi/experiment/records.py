@@ -29,6 +29,7 @@ class Source:
     eval_splits: Sequence[str]
     label_set: str | None
     precision: str
+    kmeans_iterations: int
     versions: Mapping[str, str]
 
 
@@ -40,6 +41,7 @@ def build_records(
     utterances: dict[str, int],
     unlabelled: int,
     seconds: Seconds,
+    label_digest: str | None = None,
 ) -> list[Record]:
     """Records of the estimates of one grid point, which took so many seconds together."""
     upstream, layer, names = source.upstream, point.layer, list(source.layer_names)
@@ -66,6 +68,7 @@ def build_records(
             view=point.view_text,
             scored_frames=point.scored_frames,
             n_clusters=point.n_clusters,
+            kmeans_iterations=source.kmeans_iterations if source.task == "mi_views" else None,
             seed=e.seed,
             fit_splits=list(source.fit_splits),
             eval_splits=list(source.eval_splits),
@@ -84,6 +87,7 @@ def build_records(
             eval_frames=e.eval_frames,
             n_classes=e.labels,
             label_set=source.label_set,
+            label_digest=label_digest,
             unseen_frames=e.unseen_frames,
             unlabelled_frames=unlabelled,
             utterances=utterances,

@@ -66,6 +66,10 @@ class SupervisedTask(MITask):
         labels = self.labels(side, layer)
         return labels.utterances, labels.unlabelled
 
+    def label_digest(self, fitted: Fitted, side: SplitStates, layer: Layer) -> str:
+        """Of the labels fitted on and scored."""
+        return f"{fitted.label_digest or 'unknown'}/{self.labels(side, layer).digest}"
+
     def fit(self, side: SplitStates, point: GridPoint, probes: Sequence[str]) -> Fitted:
         """Fit probes of the labels."""
         c, layer = self.context, point.layer
@@ -86,7 +90,7 @@ class SupervisedTask(MITask):
         z = side.frames(layer, weights).select(labels.rows)
         groups = held_out_groups(side.entries(layer), side.utterances)[labels.rows]
         fitted = fit_supervised(z, ids, n_classes, groups, c.probes(probes, c.seeds))
-        return Fitted(fitted, list(c.seeds), len(z), weights, list(vocabulary.labels))
+        return Fitted(fitted, list(c.seeds), len(z), weights, list(vocabulary.labels), labels.digest)
 
     def score(self, fitted: Fitted, side: SplitStates, point: GridPoint) -> list[Estimate]:
         """Score probes of the labels."""

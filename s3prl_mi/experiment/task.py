@@ -57,6 +57,8 @@ class Fitted:
     weights: LayerWeights | None
     targets: Any
     """The vocabulary (a list of labels) or the codebooks (a tensor)."""
+    label_digest: str | None = None
+    """Of the labels fitted on; None for clusters, and where an old file does not say."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,11 @@ class MITask(ABC):
         """Utterances of a side that are used, and frames of theirs that are left out for want of a label."""
         del layer
         return side.used, 0
+
+    def label_digest(self, fitted: Fitted, side: SplitStates, layer: Layer) -> str | None:
+        """Of the labels fitted on and scored, as in `Record.label_digest`; None for clusters."""
+        del fitted, side, layer
+        return None
 
     def class_names(self, fitted: Fitted) -> list[str]:
         """Names of the classes that the probes distinguish."""

@@ -71,6 +71,8 @@ class Record:
     """Frames scored: `masked`, `unmasked` or `all`."""
     n_clusters: int | None = None
     """Size of the codebook of mi_views; None for mi_supervised."""
+    kmeans_iterations: int | None = None
+    """The most steps of k-means that the codebook of mi_views was given; None for mi_supervised and in old records."""
     seed: int
     """Of the probe (initialisation and order of batches) and of k-means."""
     fit_splits: list[str]
@@ -110,6 +112,9 @@ class Record:
     """Number of classes: labels seen in the fit split, or clusters."""
     label_set: str | None = None
     """What the labels are (`phones, stress stripped, silence as a class`); None for mi_views."""
+    label_digest: str | None = None
+    """Hash of the labels and their times, of the fit and of the eval splits (`1f0c22ab/97d8e104`), whatever the
+    upstream; None for mi_views and in old records."""
     unseen_frames: int = 0
     """Eval frames left out of entropy and cross-entropy as their label never occurs in the fit split."""
     unlabelled_frames: int = 0

@@ -116,6 +116,7 @@ class ViewsMeter:
             eval_splits=["held-out (eval)"],
             label_set=None,
             precision="fp32",
+            kmeans_iterations=MIConfig().kmeans_iterations,
             versions=versions(),
         )
         utterances = {"fit": len(self.fit.waveforms), "eval": len(self.scored.waveforms), "skipped": 0}

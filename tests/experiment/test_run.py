@@ -541,6 +541,24 @@ def test_classes_share_the_bound(finished, task):
             assert right / record.eval_frames == pytest.approx(record.accuracy, abs=1e-12)
 
 
+def test_the_digest_of_labels_is_that_of_the_alignments_alone(finished, run, corpus, tmp_path):
+    digests = {r.label_digest for r in finished.records("mi_supervised")}
+    assert len(digests) == 1
+    assert {(r.label_digest, r.kmeans_iterations) for r in finished.records("mi_views")} == {(None, 100)}
+    assert run("mi_supervised", seeds=1) == 0  # fbank, at another frame rate
+    assert {r.label_digest for r in run.records()} == digests
+    mine = corpus.copy(tmp_path / "mine")
+    path = mine.textgrid(mine.of("eval")[0])
+    path.write_text(path.read_text().replace('"AA', '"IY'))
+    assert run("mi_supervised", corpus=mine, name="edited", seeds=1) == 0
+    (edited,) = {r.label_digest for r in run.records("edited")}
+    (digest,) = digests
+    assert edited.split("/")[0] == digest.split("/")[0]
+    assert edited.split("/")[1] != digest.split("/")[1]
+    assert run.evaluate("eval", name="edited") == 0
+    assert {r.label_digest for r in run.records("edited/evaluate/eval")} == {edited}
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_sums_by_speaker_make_the_bound_and_its_interval(finished, task):
     folder = finished.folder / task

@@ -156,6 +156,8 @@ DIFFERENT = {
     "fit_split": {"fit_splits": ["dev-clean"]},
     "eval_split": {"eval_splits": ["test-clean"]},
     "utterances": {"utterances": {"fit": 4, "eval": 4, "skipped": 0}},
+    "codebook": {"kmeans_iterations": 3},
+    "precision": {"precision": "bf16"},
 }
 
 
@@ -183,6 +185,17 @@ class TestRefusal:
         ]
         with pytest.raises(MIError, match=r"labels .*: 40 phones, stress stripped in one; 900 words in two"):
             check(pair)
+
+    def test_other_alignments_by_their_digest_or_by_the_entropy_of_their_labels(self, tmp_path):
+        def pair(first, second, **changes):
+            one, two = (make(model=m, entropy=h, **SUPERVISED) for m, h in (("a", first), ("b", second)))
+            return [Result(tmp_path, [one], "one"), Result(tmp_path, [dataclasses.replace(two, **changes)], "two")]
+
+        assert check(pair(4.575, 4.59)) == []
+        with pytest.raises(MIError, match=r"labels \(.*H\(Y\) is 4.300 bits in two; 4.575 in one"):
+            check(pair(4.575, 4.3))
+        with pytest.raises(MIError, match=r"alignments \(.*labels unknown in one; labels ab/cd in two"):
+            check(pair(4.575, 4.575, label_digest="ab/cd"))
 
     def test_several_differences_in_one_message(self, tmp_path):
         pair = [
