@@ -34,7 +34,7 @@ LOCK_FILE = ".mi_results.lock"
 KEPT = "hidden_states"
 """Key of the settings under which stands how hidden states were kept, and why."""
 
-_FREE = ("layers", "seeds", "probes", "frames", "views", "clusters", "store", "batch_size")
+_FREE = ("layers", "seeds", "probes", "fit_ci", "frames", "views", "clusters", "store", "batch_size")
 """Config keys that may differ between records of one experiment."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from .. import __version__
 from ..core.config import AlignmentConfig, Task
 from ..core.types import SAMPLE_RATE, Bits, Seconds
+from ..estimators.intervals import of_both_sides
 from ..estimators.mi_supervised import Estimate
 from ..results.record import Record, last_encoder_layer
 from ..upstreams.loading import Upstream
@@ -48,6 +49,7 @@ def build_records(
     file, sha256 = upstream.checkpoint_name, upstream.checkpoint_sha256 or ""
     weights = fitted.weights.describe() if fitted.weights else ""
     intervals = [e.by_group.left_out().interval() if e.by_group else None for e in estimates]
+    of_fit = [e.fit_left_out.interval() if e.fit_left_out else None for e in estimates]
     about_speakers = [_speaker_information(e) if source.task == "mi_views" else None for e in estimates]
     return [
         Record(
@@ -79,6 +81,12 @@ def build_records(
             ci_high_bits=i.high if i else None,
             ci_over=e.by_group.over if e.by_group else None,
             ci_groups=i.groups if i else None,
+            fit_ci_low_bits=f.low if f else None,
+            fit_ci_high_bits=f.high if f else None,
+            fit_ci_over=e.fit_left_out.over if e.fit_left_out else None,
+            fit_ci_groups=f.groups if f else None,
+            total_ci_low_bits=of_both_sides(i, f).low if i and f else None,
+            total_ci_high_bits=of_both_sides(i, f).high if i and f else None,
             prior_cross_entropy_bits=e.prior_cross_entropy_bits,
             speaker_information_bits=shared,
             within_speaker_bits=None if shared is None else float(e.mi_lower_bound_bits) - shared,
@@ -96,7 +104,7 @@ def build_records(
             versions=dict(source.versions),
             precision=source.precision,
         )
-        for e, i, shared in zip(estimates, intervals, about_speakers, strict=True)
+        for e, i, f, shared in zip(estimates, intervals, of_fit, about_speakers, strict=True)
     ]
 
 

@@ -48,7 +48,7 @@ def load_probe(folder: Path, point: GridPoint, probe: str, device: str) -> Fitte
         c = torch.load(path, map_location="cpu", weights_only=True)
         weights = None if c["weights"] is None else LayerWeights(np.array(c["weights"][0]), *c["weights"][1:])
         probes = [FittedProbe.from_state(c["probe"], device)]
-        return Fitted(probes, c["seeds"], c["fit_frames"], weights, c["targets"], c.get("label_digest"))
+        return Fitted(probes, c["seeds"], c["fit_frames"], weights, c["targets"], None, c.get("label_digest"))
     except FileNotFoundError:
         raise MIError(
             f"no fitted probes {path}: train with these layers, views, frames, clusters and probes first (-m train -a)."

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import torch
+
 from ..core.errors import MIError
 from ..data.alignments.files import match_utterances, open_alignments
 from ..data.splits import Split
 from ..estimators.mi_supervised import Estimate, Vocabulary, fit_supervised, score_supervised
+from ..estimators.refits import fit_without_each
 from ..states.layer_weights import learn_weights
 from ..states.split_states import Layer, SplitStates
 from ..upstreams.geometry import Geometry
@@ -90,7 +93,12 @@ class SupervisedTask(MITask):
         z = side.frames(layer, weights).select(labels.rows)
         groups = held_out_groups(side.entries(layer), side.utterances)[labels.rows]
         fitted = fit_supervised(z, ids, n_classes, groups, c.probes(probes, c.seeds))
-        return Fitted(fitted, list(c.seeds), len(z), weights, list(vocabulary.labels), labels.digest)
+        refits = None
+        if c.config.fit_ci:
+            speakers = scored_groups(side.entries(layer), side.utterances, labels.rows)
+            targets = torch.from_numpy(ids)[:, None]
+            refits = fit_without_each(fitted, z, targets, n_classes, speakers, c.probes(probes, c.seeds))
+        return Fitted(fitted, list(c.seeds), len(z), weights, list(vocabulary.labels), refits, labels.digest)
 
     def score(self, fitted: Fitted, side: SplitStates, point: GridPoint) -> list[Estimate]:
         """Score probes of the labels."""

@@ -17,6 +17,7 @@ from ..data.splits import Split
 from ..estimators.mi_supervised import Estimate
 from ..estimators.probe import FittedProbe
 from ..estimators.probes import ProbeSpec
+from ..estimators.refits import Refits
 from ..states.layer_weights import LayerWeights, read_weights, uniform
 from ..states.split_states import Layer, SplitStates
 from ..upstreams.geometry import Geometry
@@ -57,6 +58,8 @@ class Fitted:
     weights: LayerWeights | None
     targets: Any
     """The vocabulary (a list of labels) or the codebooks (a tensor)."""
+    refits: Refits | None = None
+    """Probes without each group of fit speakers, where the config asks for them; not saved."""
     label_digest: str | None = None
     """Of the labels fitted on; None for clusters, and where an old file does not say."""
 

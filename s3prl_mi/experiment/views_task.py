@@ -11,8 +11,10 @@ from ..core.errors import MIError
 from ..core.types import FloatMatrix
 from ..data.splits import Split
 from ..estimators.frames import Frames
+from ..estimators.kmeans import assign
 from ..estimators.mi_supervised import Estimate
 from ..estimators.mi_views import fit_codebooks_of_view, fit_views, score_views
+from ..estimators.refits import fit_without_each
 from ..states.split_states import Layer, SplitStates
 from ..upstreams.views import shift_frames
 from .frame_pairs import Pairs, held_out_groups, paired_frames, scored_groups
@@ -58,8 +60,13 @@ class ViewsTask(MITask):
         pairs = self._pairs(side, point)
         a = every_a.select(pairs.rows_a)
         groups = held_out_groups(side.entries(layer), side.utterances)[pairs.rows_a]
-        fitted = fit_views(a, b.select(pairs.rows_b), codebooks, groups, c.probes(probes, c.seeds))
-        return Fitted(fitted, list(c.seeds), len(a), weights, codebooks.cpu())
+        b, spec, refits = b.select(pairs.rows_b), c.probes(probes, c.seeds), None
+        fitted = fit_views(a, b, codebooks, groups, spec)
+        if c.config.fit_ci:
+            speakers = scored_groups(side.entries(layer), side.utterances, pairs.rows_a)
+            targets = assign(b, codebooks[:-1])
+            refits = fit_without_each(fitted, a, targets, codebooks.shape[1], speakers, spec)
+        return Fitted(fitted, list(c.seeds), len(a), weights, codebooks.cpu(), refits)
 
     def _codebooks_of(self, frames_b: Frames, point: GridPoint) -> torch.Tensor:
         """The codebooks of a layer, fitted once: they serve every mask pattern, shift and kind of frames."""

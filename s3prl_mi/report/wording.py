@@ -43,8 +43,10 @@ def seeds_text(summaries: Sequence[Summary], sign: str = "+-") -> str:
 
 
 def format_interval(s: Summary, places: int) -> str:
-    """A mean with its interval over speakers; the mean alone where there is none."""
+    """A mean with its interval over speakers, of both sides where it has one; the mean alone where there is none."""
     low, high = s.ci_low_bits, s.ci_high_bits
+    if s.total_ci_low_bits is not None:
+        low, high = s.total_ci_low_bits, s.total_ci_high_bits
     if low is None or high is None:
         return f"{s.mi_lower_bound_bits:.{places}f}"
     ends = min(places, 2) if high - low >= 0.05 else places
@@ -57,7 +59,11 @@ def interval_text(summaries: Sequence[Summary]) -> str:
     if not known:
         return ""
     groups = [s.ci_groups or 0 for s in known]
-    return f"95 % interval over {span(min(groups), max(groups))} {known[0].ci_over}"
+    text = f"95 % interval over {span(min(groups), max(groups))} {known[0].ci_over}"
+    fitted = [s.fit_ci_groups for s in known if s.fit_ci_groups and s.total_ci_low_bits is not None]
+    if len(fitted) == len(known):
+        return f"{text} scored and {span(min(fitted), max(fitted))} groups fitted on"
+    return text
 
 
 def prior_note(summaries: Sequence[Summary]) -> str:

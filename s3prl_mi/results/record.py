@@ -93,6 +93,20 @@ class Record:
     """What the interval is over: `speakers`; `utterances` where speakers are unknown. Not over seeds or fit speech."""
     ci_groups: int | None = None
     """How many speakers (or utterances) were scored."""
+    fit_ci_low_bits: Bits | None = None
+    """With `fit_ci: true`: lower end of the 95 % interval of the bound over the choice of fit speakers, by probes
+    fitted without each group of them. The codebook, the scaling and what was chosen stay as they are."""
+    fit_ci_high_bits: Bits | None = None
+    """Its upper end."""
+    fit_ci_over: str | None = None
+    """What its groups are of: `speakers`; `utterances` where speakers are unknown."""
+    fit_ci_groups: int | None = None
+    """How many groups of fit speakers were left out in turn: each a speaker where there are at most 10."""
+    total_ci_low_bits: Bits | None = None
+    """With `fit_ci: true`: lower end of the 95 % interval over the choice of speakers on both sides; the variances of
+    both add."""
+    total_ci_high_bits: Bits | None = None
+    """Its upper end."""
     prior_cross_entropy_bits: Bits | None = None
     """Cross-entropy of the fit split's class frequencies on the eval frames, without Z; what it exceeds entropy_bits by
     is the prior mismatch of the two splits."""

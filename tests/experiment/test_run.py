@@ -560,6 +560,25 @@ def test_the_digest_of_labels_is_that_of_the_alignments_alone(finished, run, cor
 
 
 @pytest.mark.parametrize("task", TASKS)
+def test_intervals_over_the_choice_of_fit_speakers(run, capsys, task):
+    assert run(task, seeds=1, name="plain") == 0
+    assert run(task, seeds=1, fit_ci=True) == 0
+    assert "scored and 3 groups fitted on" in capsys.readouterr().out
+    assert run.numbers() == run.numbers("plain")
+    ((old,), (r,)) = run.records("plain"), run.records()
+    assert old.fit_ci_groups is old.fit_ci_low_bits is old.total_ci_low_bits is None
+    assert (r.fit_ci_over, r.fit_ci_groups) == ("speakers", 3)
+    (sums,) = read_speakers(run.folder / "experiment" / SPEAKERS_FILE, [r])
+    assert sorted(sums.fit_groups) == ["11", "12", "13"]
+    interval = sums.fit_left_out().interval()
+    assert (r.fit_ci_low_bits, r.fit_ci_high_bits) == pytest.approx((interval.low, interval.high))
+    assert r.total_ci_low_bits <= min(r.ci_low_bits, r.fit_ci_low_bits)
+    assert r.total_ci_high_bits >= max(r.ci_high_bits, r.fit_ci_high_bits)
+    assert run(task, "fbank", "-a", seeds=2, fit_ci=False) == 0  # a free setting: what is there stays
+    assert [x.fit_ci_groups for x in run.records()] == [3, None]
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_sums_by_speaker_make_the_bound_and_its_interval(finished, task):
     folder = finished.folder / task
     records = read_records(folder / RESULTS_FILE)
