@@ -42,15 +42,26 @@ def seeds_text(summaries: Sequence[Summary], sign: str = "+-") -> str:
     return "one seed" if high == 1 else f"mean {sign} sd over {span(low, high)} seeds"
 
 
-def format_interval(s: Summary, places: int) -> str:
-    """A mean with its interval over speakers, of both sides where it has one; the mean alone where there is none."""
+def format_estimate(s: Summary, places: int) -> str:
+    """A mean with its interval over speakers, of both sides where it has one; else with its deviation over seeds.
+
+    The interval is what an order may be judged by; seeds say nothing about other speech.
+    """
     low, high = s.ci_low_bits, s.ci_high_bits
     if s.total_ci_low_bits is not None:
         low, high = s.total_ci_low_bits, s.total_ci_high_bits
     if low is None or high is None:
-        return f"{s.mi_lower_bound_bits:.{places}f}"
+        return format_bits(s.mi_lower_bound_bits, s.mi_lower_bound_bits_sd, s.n_seeds, places)
     ends = min(places, 2) if high - low >= 0.05 else places
     return f"{s.mi_lower_bound_bits:.{places}f} [{low:.{ends}f}, {high:.{ends}f}]"
+
+
+def spread_text(summaries: Sequence[Summary]) -> str:
+    """What stands behind the means that `format_estimate` writes: an interval, or the deviation over seeds."""
+    seeds, interval = seeds_text(summaries), interval_text(summaries)
+    if interval and all(s.ci_low_bits is not None for s in summaries):
+        return f"{seeds.replace('mean +- sd', 'mean')}; {interval}"
+    return f"{seeds}; in brackets {interval}" if interval else seeds
 
 
 def interval_text(summaries: Sequence[Summary]) -> str:
