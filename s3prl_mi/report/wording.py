@@ -56,6 +56,16 @@ def format_estimate(s: Summary, places: int) -> str:
     return f"{s.mi_lower_bound_bits:.{places}f} [{low:.{ends}f}, {high:.{ends}f}]"
 
 
+def ends(interval: tuple[float, float]) -> str:
+    """The interval of a coefficient.
+
+    Example:
+        >>> ends((-0.123, 1.0))
+        '[-0.12, +1.00]'
+    """
+    return f"[{interval[0]:+.2f}, {interval[1]:+.2f}]"
+
+
 def spread_text(summaries: Sequence[Summary]) -> str:
     """What stands behind the means that `format_estimate` writes: an interval, or the deviation over seeds."""
     seeds, interval = seeds_text(summaries), interval_text(summaries)

@@ -15,7 +15,7 @@ from ...core.words import columns
 from ...results.correlation import INTERVAL, KINDS, NAMES, Correlation, Relation
 from ...results.selection import LayerAgreement
 from ..s3prl_runs import METRICS
-from ..wording import BOUND, decimals, format_estimate, spread_text
+from ..wording import BOUND, decimals, ends, format_estimate, spread_text
 from .paper import CAVEAT, PaperRow, unmeasured, without_paper
 from .scores import SCORE_NAMES
 from .table import CHOICE_NAMES, CHOICES, Column, ModelRow, Table
@@ -169,16 +169,12 @@ def _relations_grid(table: Table) -> _Grid:
         head=["bound", "probe", "score", "n", *NAMES.values(), *(["rho over speakers"] if speakers else [])],
         rows=[
             [c.title, c.probe, SCORE_NAMES[m], str(r.n), *(str(r.of(kind)) for kind in KINDS)]
-            + ([_ends(r.over_speakers)] if speakers else [])
+            + ([ends(r.over_speakers) if r.over_speakers else "-"] if speakers else [])
             for c, m, r in shown
         ],
         left=3,
         below=below,
     )
-
-
-def _ends(interval: tuple[float, float] | None) -> str:
-    return "-" if interval is None else f"[{interval[0]:+.2f}, {interval[1]:+.2f}]"
 
 
 def _agreements_grid(table: Table) -> _Grid:

@@ -71,8 +71,9 @@ def score_scatter(
             f"scatter_{task}_{number}",
             f"{BOUND[task]} against {what}",
             f"Each point is one model: its bits at its best layer ({setting}) against its {what} in the SUPERB task, "
-            "where lower is better. Horizontal bars: 95 % interval over the speakers scored. If points fall from "
-            "upper left to lower right, more bits go with fewer errors.",
+            "where lower is better. Bars: 95 % interval over the speakers scored; differences between models, "
+            "paired by speaker, are far tighter. If points fall from upper left to lower right, more bits go with fewer "
+            "errors.",
             f"Scatter plot of {BOUND[task]} against {what} with the name of each model.",
         )
 

@@ -23,7 +23,7 @@ from ..figures.phones import class_bits, confusion_pictures, phone_bits
 from ..figures.picture import Picture, layer_word, probes_in
 from ..figures.score_scatter import Point, score_scatter
 from ..figures.sweeps import sweeps
-from ..wording import BOUND, CEILING, decimals, format_estimate, spread_text
+from ..wording import BOUND, CEILING, decimals, ends, format_estimate, spread_text
 from .report_data import ReportData, best_of_models
 from .words import agreements, findings, what_was_measured
 
@@ -139,7 +139,7 @@ def _note(relation: Relation, n_points: int) -> str:
         return "too few for a correlation"
     text = f"Spearman {spearman}" + (f" (n = {relation.n}, without *)" if relation.n < n_points else "")
     over = relation.over_speakers
-    return text + (f"; over speakers [{over[0]:+.2f}, {over[1]:+.2f}]" if over else "")
+    return text + (f"\nover speakers {ends(over)}" if over else "")
 
 
 # --- Checkpoints, clusters, classes -----------------------------------------------------------------------

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from ...core.words import count, span
 from ...results.comparability import ComparisonKey
-from ...results.correlation import correlate
+from ...results.correlation import correlate, with_speakers
 from ...results.record import Record
 from ...results.selection import CheckpointPick, LayerAgreement, layer_agreements
 from ...results.ties import ties
 from ..figures.checkpoint_curves import Series, stability_words
-from ..wording import BOUND, decimals, frames_note, prior_note, speaker_note
+from ..wording import BOUND, decimals, ends, frames_note, prior_note, speaker_note
 from .report_data import ReportData, best_of_models
 
 _QUANTITIES = {
@@ -152,7 +152,11 @@ def _tasks_agree(data: ReportData) -> list[str]:
         models = [m for m in a if m in b]
         if len(models) > 2:
             x, y = ([best[m].mi_lower_bound_bits for m in models] for best in (a, b))
-            sentences.append(correlate(x, y, f"I(Za;Zb) ({free.view})", "I(Z;Y)").sentence)
+            relation = correlate(x, y, f"I(Za;Zb) ({free.view})", "I(Z;Y)")
+            of_a, of_b = ([best[m].left_out for m in models] for best in (a, b))
+            over = with_speakers(relation, of_a, of_b).over_speakers
+            how_sure = f" Over the speakers scored, rho of these models is {ends(over)} (95 %)." if over else ""
+            sentences.append(relation.sentence + how_sure)
     return sentences
 
 
