@@ -71,9 +71,8 @@ def score_scatter(
             f"scatter_{task}_{number}",
             f"{BOUND[task]} against {what}",
             f"Each point is one model: its bits at its best layer ({setting}) against its {what} in the SUPERB task, "
-            "where lower is better. Bars: 95 % interval over the speakers scored; differences between models, "
-            "paired by speaker, are far tighter. If points fall from upper left to lower right, more bits go with fewer "
-            "errors.",
+            "where lower is better. Bars: 95 % interval over the speakers scored; differences between models, paired "
+            "by speaker, are tighter. If points fall from upper left to lower right, more bits go with fewer errors.",
             f"Scatter plot of {BOUND[task]} against {what} with the name of each model.",
         )
 
@@ -101,7 +100,7 @@ def place_names(axes: Axes, points: Sequence[Point], size: float = 7.5) -> None:
     for p in points:
         (left, y), (x, _), (right, _) = axes.transData.transform([(x, p.score) for x in (p.low, p.bits, p.high)])
         taken.append(Bbox.from_extents(x, y, x, y).padded(5 * pixel))
-        taken.append(Bbox.from_extents(left, y - 3 * pixel, right, y + 3 * pixel))  # error bar
+        taken.append(Bbox.from_extents(left, y - pixel, right, y + pixel))  # error bar
     frame = axes.get_window_extent().padded(-2)
     for p in points:
         tried: list[tuple[float, Any, Bbox]] = []

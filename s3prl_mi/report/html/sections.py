@@ -225,8 +225,8 @@ def _bits(s: Summary | None, places: int) -> Cell:
 
 # --- Settings of every run --------------------------------------------------------------------------------
 
-_OUTCOMES = {"mi_lower_bound_bits", "entropy_bits", "cross_entropy_bits", "accuracy", "seconds", "probe_settings"}
-"""What the rows of settings leave out; everything else that a record holds is a setting."""
+_OUTCOMES = {"accuracy", "seconds", "probe_settings"}
+"""What the rows of settings leave out, with all bits; everything else that a record holds is a setting."""
 _PATTERNS = ("mi_settings.json", "args_*.yaml", "config_*.yaml")
 
 
@@ -240,7 +240,11 @@ def _run(data: ReportData, result: Result) -> dict[str, Any]:
     files = [sorted(folder.glob(pattern))[-1:] for pattern in _PATTERNS]
     return {
         "title": f"{data.names[result.first.upstream_sha256]}: {tasks} — {result.folder} ({size})",
-        "rows": [[f.name, _values(result.records, f.name)] for f in fields(Record) if f.name not in _OUTCOMES],
+        "rows": [
+            [f.name, _values(result.records, f.name)]
+            for f in fields(Record)
+            if f.name not in _OUTCOMES and not f.name.endswith("_bits")
+        ],
         "files": {path.name: _content(path) for found in files for path in found},
     }
 
