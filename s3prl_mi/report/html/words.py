@@ -33,8 +33,8 @@ def what_was_measured(data: ReportData) -> list[str]:
             sentences.append(f"{text}; {_data(records)}.")
     sentences.append(
         "All numbers are lower bounds in bits per frame on speech that no probe was fitted on: a model may hold more "
-        "than a probe finds. Only the best layer is chosen by these same numbers, which is a bit optimistic. Intervals are "
-        "over the speakers scored; standard deviations are over seeds and do not cover the choice of speech."
+        "than a probe finds. Only the best layer is chosen by these same numbers, which is a bit optimistic. Intervals "
+        "are over the speakers scored; standard deviations are over seeds and do not cover the choice of speech."
     )
     return sentences
 
