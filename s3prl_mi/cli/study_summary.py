@@ -64,7 +64,7 @@ def _comparison(folder: Path) -> str:
             heading += "the other settings are in the report.\n\n"
             results = keep(results, Filters(view=usual.view, clusters=usual.n_clusters, frames=usual.scored_frames))
         try:
-            tables.append(heading + to_screen(build(results)))
+            tables.append(heading + to_screen(build(results, allowed=("precision",))))
         except MIError as error:  # what earlier commands left in the folder was measured otherwise
             tables.append(f"{heading}No table: {error} (options of `s3prl-mi compare {folder}`)\n")
     return "\n".join(tables)

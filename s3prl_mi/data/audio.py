@@ -27,6 +27,8 @@ MIN_SAMPLES = 400
 _UNKNOWN_LENGTH = 1 << 48
 """libsndfile reports its largest count for a FLAC stream whose header does not say how long it is."""
 _BLOCK = 1 << 20
+_COMPARED = 4096
+"""Samples of two files that are compared at a time."""
 
 
 class AudioError(Exception):
@@ -201,3 +203,21 @@ def content_hash(path: str | Path) -> str:
     except OSError as error:
         raise AudioError(_cause(Path(path), error)) from error
     return digest.hexdigest()
+
+
+def same_samples(one: Path, other: Path) -> bool:
+    """Whether two files hold the same samples, whatever their formats; read up to the first difference.
+
+    Raises:
+        AudioError: a file cannot be read.
+    """
+    try:
+        with _Stream(str(one)) as a, _Stream(str(other)) as b:
+            while True:
+                left, right = (f.read(_COMPARED, dtype="float32", always_2d=True) for f in (a, b))
+                if not np.array_equal(left, right):
+                    return False
+                if not len(left):
+                    return True
+    except (OSError, RuntimeError, ValueError) as error:
+        raise AudioError(_cause(one, error)) from error

@@ -8,11 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..core.config import DataConfig
-from ..core.distributed import gather, together, world
+from ..core.distributed import from_main, gather, together, world
 from ..core.errors import MIError
 from ..core.types import SAMPLE_RATE, Seconds
 from ..core.words import count
-from .audio import AudioError, AudioInfo, SkipCounter, content_hash, first_causes, read_header
+from .audio import (
+    AudioError,
+    AudioInfo,
+    SkipCounter,
+    content_hash,
+    first_causes,
+    read_header,
+    same_samples,
+)
 from .utterances import Utterance, list_utterances
 
 
@@ -120,3 +128,51 @@ def check_audio(utterances: Sequence[Utterance], max_unreadable: float, name: st
             unreadable.append((utterance.id, str(error)))
     SkipCounter(len(utterances), max_unreadable, name, unreadable).check()
     return Split(name, [u for u in utterances if u.id in headers], headers, unreadable, max_unreadable)
+
+
+def refuse_shared_audio(fit: Sequence[Split], scored: Sequence[Split]) -> None:
+    """Refuse speech that is both fitted on and scored, by content: whatever its paths, ids and splits are called.
+
+    The same are files of the same bytes, and files of one length that decode to the same samples (FLAC and WAV of one
+    recording). Copies that were resampled or compressed with loss are not found. Costs little: the hashes are those by
+    which the store knows the files, and few files have the length of another. All processes ask at the same time.
+
+    Raises:
+        MIError: naming the first two files, and how many more there are.
+    """
+    for split in (*fit, *scored):
+        _ = split.hashes
+    pairs = from_main(lambda: _same_audio(fit, scored))
+    if not pairs:
+        return
+    (one, other), more = pairs[0], len(pairs) - 1
+    raise MIError(
+        f"the same speech is fitted on and scored: {one.path} (utterance {one.id} of {one.split}) and {other.path} "
+        f"({other.id} of {other.split}) are one recording{f', and so are {more} more pairs' if more else ''}. A bound "
+        "needs speech that was not fitted on: take the copies out of datarc.fit_splits or datarc.eval_splits, or halve "
+        "one split by speakers (NAME@1/2 and NAME@2/2)."
+    )
+
+
+def _same_audio(fit: Sequence[Split], scored: Sequence[Split]) -> list[tuple[Utterance, Utterance]]:
+    """Utterances of both sides that are one recording: the fitted one, the scored one."""
+    by_hash = {split.hashes[u.id]: u for split in fit for u in split.utterances}
+    by_length: dict[AudioInfo, list[Utterance]] = {}
+    for split in fit:
+        for u in split.utterances:
+            by_length.setdefault(split.headers[u.id], []).append(u)
+    found = []
+    for split in scored:
+        for u in split.utterances:
+            same = by_hash.get(split.hashes[u.id]) or next(
+                (v for v in by_length.get(split.headers[u.id], ()) if _readable_and_same(u, v)), None
+            )
+            found += [(same, u)] if same is not None else []
+    return found
+
+
+def _readable_and_same(one: Utterance, other: Utterance) -> bool:
+    try:
+        return same_samples(one.path, other.path)
+    except AudioError:  # a damaged body shows, and is counted, when it is extracted
+        return False

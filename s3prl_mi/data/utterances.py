@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -167,7 +167,6 @@ def _list_manifest(manifest: Path, data: DataConfig, split: str) -> list[Utteran
                 f"manifest {manifest}: it has no column 'split', so its lines cannot be told apart, but "
                 f"{len(named)} splits are named ({', '.join(named)}). Add a column split with these names."
             )
-    _check_leak(manifest, lines, data, split)
     chosen = {number: u for number, u in lines.items() if u.split in ("", split)}
     if not chosen:
         there = sorted({u.split for u in lines.values()})
@@ -188,23 +187,6 @@ def _list_manifest(manifest: Path, data: DataConfig, split: str) -> list[Utteran
                 "(relative paths count from the manifest's folder)."
             )
     return [replace(utterance, split=split) for utterance in chosen.values()]
-
-
-def _check_leak(manifest: Path, lines: Mapping[int, Utterance], data: DataConfig, split: str) -> None:
-    """Refuse an audio file that is both fitted on and scored: that would void the bound.
-
-    Scored are the config's eval splits and, with `-m evaluate -t`, the split that is being listed.
-    """
-    fit_names = {split_part(n)[0] for n in data.fit_splits}
-    eval_names = {split_part(n)[0] for n in data.eval_splits} | ({split} - fit_names)
-    fitted = {u.path: number for number, u in lines.items() if u.split in fit_names}
-    for number, utterance in lines.items():
-        first = fitted.get(utterance.path, number)
-        if utterance.split in eval_names and first != number:
-            raise MIError(
-                f"manifest {manifest}: {utterance.path} is in a fit split (line {first}) and in an "
-                f"eval split (line {number}); the bound needs unseen audio. Remove one of the two lines."
-            )
 
 
 def _read_manifest(manifest: Path) -> dict[int, Utterance]:

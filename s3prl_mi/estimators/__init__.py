@@ -9,6 +9,8 @@
 | `kmeans` | codebooks of view b |
 | `probes` | the registry of probes and protocols; `ProbeSpec`: which to fit and how |
 | `fitting` | fits a probe; what is chosen on held-out speakers |
+| `intervals` | how sure a bound is: 95 % intervals over speakers |
+| `refits` | probes without each group of fit speakers: what their choice adds to an interval |
 | `folds` | which frames are held out |
 | `logistic`, `network` | the two kinds of probe: L-BFGS, mini-batches |
 | `probe` | a fitted probe: prediction, state on disk, scores |

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -318,16 +319,24 @@ class Fitting:
 
     def by_sgd(self, name: str, settings: NetworkSettings) -> FittedProbe:
         """The paper's protocol: a fixed number of epochs of SGD, nothing chosen."""
-        n = len(self.inputs)
-        steps = PAPER_EPOCHS * max(1, n // min(settings.batch, n))
-        networks = [
-            train(self.inputs, target[:, None], torch.arange(n), self.classes, [s], settings, steps, order_seed=s)
-            for s, target in zip(self.seeds, self.targets.expand(-1, len(self.seeds)).T, strict=True)
-        ]
-        weights, biases = ([n.weights for n in networks], [n.biases for n in networks])
-        network = Network(*([torch.cat(layer) for layer in zip(*of, strict=True)] for of in (weights, biases)))
+        targets = self.targets.expand(-1, len(self.seeds))
+        network = train_by_sgd(self.inputs, targets, self.classes, self.seeds, settings)
         chosen = {"epochs": PAPER_EPOCHS, "learning_rate": settings.learning_rate}
         return self._probe(name, None, network, 1.0, chosen)
+
+
+def train_by_sgd(
+    inputs: Inputs, targets: Tensor, classes: int, seeds: Sequence[int], settings: NetworkSettings
+) -> Network:
+    """Networks for targets of shape (n_frames, n_seeds) by the paper's protocol, each over an order of its own."""
+    n = len(inputs)
+    steps = PAPER_EPOCHS * max(1, n // min(settings.batch, n))
+    networks = [
+        train(inputs, target[:, None], torch.arange(n), classes, [seed], settings, steps, order_seed=seed)
+        for seed, target in zip(seeds, targets.T, strict=True)
+    ]
+    of_layers = ([n.weights for n in networks], [n.biases for n in networks])
+    return Network(*([torch.cat(layer) for layer in zip(*of, strict=True)] for of in of_layers))
 
 
 def _summed_loss(logits: Tensor, target: Tensor) -> float:

@@ -7,7 +7,8 @@ bootstrap with replacement would lower H, as it repeats speakers. Speakers, not 
 voice resemble each other, and intervals that ignore this are several times too short.
 
 `python -m tests.bench coverage` counts how often the interval holds the value of all speakers. It covers the choice of
-*eval* speakers; probes and codebooks stay as they were fitted.
+*eval* speakers; probes and codebooks stay as they were fitted. What the choice of *fit* speakers adds is found by
+fitting again without each group of them (`refits`).
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class LeftOut:
             return Interval(self.value, None, None, None, n, comparisons)
         off = self.without_each - self.without_each.mean()
         error = float(np.sqrt((n - 1) / n * np.square(off).sum()))
-        reach = _reach(n, comparisons) * error
+        reach = _reach(n - 1, comparisons) * error
         return Interval(self.value, self.value - reach, self.value + reach, error, n, comparisons)
 
 
@@ -158,6 +159,20 @@ class GroupSums:
         frames = self.class_frames
         return float(_bounds(frames.sum(0), (_bounds(frames, 0.0) * frames.sum(1)).sum()))
 
+    def within_groups(self) -> NDArray[np.float64]:
+        """H - CE of each group with the class frequencies of its own frames, shape (n_groups,), in bits.
+
+        Their mean over frames is the bound minus `group_information_bits`: a plug-in estimate of what the frames tell
+        about the classes beyond who the group is.
+
+        Example:
+            >>> frames = np.array([[90, 10], [10, 90]])  # each speaker has a class of its own
+            >>> sums = GroupSums("speakers", ("a", "b"), frames, np.array([40.0, 45.0]))
+            >>> f"{sums.left_out().value:.3f}", sums.within_groups().round(3).tolist()
+            ('0.575', [0.069, 0.019])
+        """
+        return _bounds(self.class_frames, self.loss_bits)
+
 
 def _check_groups(first: LeftOut, *others: LeftOut) -> None:
     for other in others:
@@ -174,9 +189,31 @@ def _bounds(frames: NDArray[np.integer], loss: NDArray[np.float64] | float) -> N
         return np.asarray(entropy - loss / total)
 
 
-def _reach(n: int, comparisons: int) -> float:
-    """How many standard errors an interval over n groups reaches to either side (Student's t)."""
-    return float(stdtrit(n - 1, 0.5 + (1 - (1 - LEVEL) / comparisons) / 2))
+def _reach(degrees: float, comparisons: int = 1) -> float:
+    """How many standard errors an interval of so many degrees of freedom reaches to either side (Student's t)."""
+    return float(stdtrit(degrees, 0.5 + (1 - (1 - LEVEL) / comparisons) / 2))
+
+
+def of_both_sides(scored: Interval, fitted: Interval) -> Interval:
+    """The interval of a bound over the speakers of both splits, which are drawn apart: variances add.
+
+    Degrees of freedom by Welch and Satterthwaite; never tighter than either side's. `groups` are those of both.
+
+    Example:
+        >>> one = LeftOut("speakers", ("a", "b", "c"), 1.0, np.array([0.9, 1.0, 1.1])).interval()
+        >>> both = of_both_sides(one, one)
+        >>> round(both.error / one.error, 3), both.groups
+        (1.414, 6)
+    """
+    groups = scored.groups + fitted.groups
+    if scored.error is None or fitted.error is None:
+        return Interval(scored.value, None, None, None, groups)
+    a, b = scored.error**2, fitted.error**2
+    degrees = (a + b) ** 2 / (a**2 / (scored.groups - 1) + b**2 / (fitted.groups - 1)) if a + b else 1.0
+    error = float(np.sqrt(a + b))
+    sides = [_reach(i.groups - 1) * (i.error or 0.0) for i in (scored, fitted)]
+    reach = max(_reach(degrees) * error, *sides)
+    return Interval(scored.value, scored.value - reach, scored.value + reach, error, groups)
 
 
 def groups_needed(interval: Interval, difference: Bits | None = None) -> int | None:
@@ -195,6 +232,6 @@ def groups_needed(interval: Interval, difference: Bits | None = None) -> int | N
         return None
     spread = interval.error * np.sqrt(interval.groups)  # of one group
     for n in np.unique(np.geomspace(2, 1e6, 4000).astype(int)):
-        if _reach(n, interval.comparisons) * spread / np.sqrt(n) < size:
+        if _reach(n - 1, interval.comparisons) * spread / np.sqrt(n) < size:
             return int(n)
     return None

@@ -21,7 +21,7 @@ from ..core.types import Bits, IntVector
 from .bounds import NATS_TO_BITS, contributions_bits, entropy_bits, lower_bound_bits
 from .fitting import fit_probes
 from .frames import Frames
-from .intervals import FrameGroups, GroupSums
+from .intervals import FrameGroups, GroupSums, LeftOut
 from .probe import FittedProbe, Score, log_priors, score
 from .probes import PROTOCOLS, ProbeSpec
 
@@ -43,6 +43,7 @@ class Estimate:
     `confusion`: frames by class (row) and most probable class (column), or None for many classes.
     `prior_cross_entropy_bits`: cross-entropy of the fit split's class frequencies, without looking at Z.
     `by_group`: sums per eval speaker or utterance, for intervals; None where groups are not given.
+    `fit_left_out`: the bound of probes fitted without each group of fit speakers (`refits`); None where not asked for.
     """
 
     mi_lower_bound_bits: Bits
@@ -62,6 +63,7 @@ class Estimate:
     confusion: list[list[int]] | None = field(repr=False, compare=False)
     prior_cross_entropy_bits: Bits | None = field(default=None, repr=False)
     by_group: GroupSums | None = field(default=None, repr=False, compare=False)
+    fit_left_out: LeftOut | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

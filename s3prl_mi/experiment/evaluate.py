@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from tqdm import tqdm
@@ -9,6 +10,7 @@ from tqdm import tqdm
 from ..core.distributed import gather, is_main, shared, together
 from ..core.errors import MIError
 from ..core.split_names import overlap
+from ..data.splits import Split, refuse_shared_audio
 from ..results.class_contributions import ClassRecord, class_records
 from ..results.record import Record
 from ..results.speaker_sums import SpeakerRecord, speaker_records
@@ -16,6 +18,8 @@ from .folder import ExperimentFolder, determinants
 from .load import Experiment, is_of, provide_states, read_splits
 from .records import build_records
 from .saved_probes import load_probe
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
@@ -38,6 +42,7 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
         raise MIError(f"-t {split}: {', '.join(both)} was fitted on; the bound needs unseen speech.")
     experiment.folder.check_fitted_under(determinants(spec, experiment.upstream, experiment.precision))
     splits = read_splits(experiment, names)
+    refuse_shared_audio(_fit_splits(experiment), splits)
     experiment.new_task().check(splits, plan.layers)
     source, title = experiment.source(names), "+".join(names)
     work = list(enumerate((point, probe) for point in plan.points for probe in plan.probes))
@@ -60,6 +65,7 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
                         {"fit": 0, "eval": used, "skipped": scored.found - used},
                         unlabelled,
                         time.time() - began,
+                        task.label_digest(fitted, scored, point.layer),
                     )
                     classes = class_records(records, estimates, task.class_names(fitted))
                     made.append((number, records, classes, speaker_records(records, estimates)))
@@ -71,3 +77,12 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
             [r for m in every for r in m[1]], [c for m in every for c in m[2]], [s for m in every for s in m[3]]
         )
     return folder
+
+
+def _fit_splits(experiment: Experiment) -> list[Split]:
+    """What was fitted on, as far as it is still there."""
+    try:
+        return read_splits(experiment, experiment.spec.config.datarc.fit_splits)
+    except MIError as error:
+        logger.warning("the fit splits are not here, so that they hold none of this speech is not checked: %s", error)
+        return []

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 from tqdm import tqdm
 
 from ..core.distributed import is_main, shared, together
 from ..core.errors import MIError
 from ..data.splits import Split
+from ..estimators.intervals import LeftOut
+from ..estimators.mi_supervised import Estimate
 from ..results.class_contributions import class_records
 from ..results.speaker_sums import speaker_records
 from ..states.split_states import SplitStates
@@ -18,7 +22,7 @@ from .folder import KEPT
 from .load import Experiment, is_of, provide_states
 from .records import build_records
 from .saved_probes import save_probes
-from .task import GridPoint, Identity, MITask
+from .task import Fitted, GridPoint, Identity, MITask
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +79,7 @@ def measure(
     try:
         task.check_sides(fit, scored, point.layer)
         fitted = task.fit(fit, point, probes)
-        estimates = task.score(fitted, scored, point)
+        estimates = _with_fit_side(task, fitted, scored, point)
     except MIError as error:
         raise MIError(f"layer {point.layer} of {experiment.upstream.name}: {error}") from None
     used, unlabelled = zip(*(task.used(side, point.layer) for side in (fit, scored)), strict=True)
@@ -87,12 +91,26 @@ def measure(
         {"fit": used[0], "eval": used[1], "skipped": fit.found + scored.found - sum(used)},
         sum(unlabelled),
         time.time() - began,
+        task.label_digest(fitted, scored, point.layer),
     )
     new = [n for n, record in enumerate(records) if record.identity() in missing]
     records, estimates = [records[n] for n in new], [estimates[n] for n in new]
     save_probes(experiment.folder.path, point, fitted)
     classes = class_records(records, estimates, task.class_names(fitted))
     experiment.folder.append(records, classes, speaker_records(records, estimates))
+
+
+def _with_fit_side(task: MITask, fitted: Fitted, scored: SplitStates, point: GridPoint) -> list[Estimate]:
+    """Score fitted probes, and with `fit_ci` those without each group of fit speakers."""
+    estimates, refits = task.score(fitted, scored, point), fitted.refits
+    if refits is None:
+        return estimates
+    without = [task.score(replace(fitted, probes=probes), scored, point) for probes in refits.probes]
+    bounds = np.array([[e.mi_lower_bound_bits for e in others] for others in without])
+    return [
+        replace(e, fit_left_out=LeftOut(refits.over, refits.groups, e.mi_lower_bound_bits, bounds[:, n]))
+        for n, e in enumerate(estimates)
+    ]
 
 
 def _warn_of_few_speakers(fit: Sequence[Split]) -> None:

@@ -34,7 +34,7 @@ LOCK_FILE = ".mi_results.lock"
 KEPT = "hidden_states"
 """Key of the settings under which stands how hidden states were kept, and why."""
 
-_FREE = ("layers", "seeds", "probes", "frames", "views", "clusters", "store", "batch_size")
+_FREE = ("layers", "seeds", "probes", "fit_ci", "frames", "views", "clusters", "store", "batch_size")
 """Config keys that may differ between records of one experiment."""
 
 
@@ -135,9 +135,10 @@ def determinants(spec: RunSpec, upstream: Upstream, precision: str) -> dict[str,
     """Settings that every record of an experiment shares."""
     config = dataclasses.asdict(spec.config)
     data = config["datarc"]
-    no_effect = (config, "kmeans_iterations") if spec.task == "mi_supervised" else (data, "alignments")
+    of_codebook = ((config, "codebook"), (config, "kmeans_iterations"))
+    no_effect = of_codebook if spec.task == "mi_supervised" else ((data, "alignments"),)
     places = ((data["alignments"], "path"), (data, "libri_root"), (data, "manifest"))
-    for section, key in (*((config, key) for key in _FREE), *places, no_effect):
+    for section, key in (*((config, key) for key in _FREE), *places, *no_effect):
         del section[key]
     return {
         "task": spec.task,

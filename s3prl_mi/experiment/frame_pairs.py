@@ -5,9 +5,10 @@ Rows count through the utterances of one or several entries laid end to end.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,9 @@ class Labelled:
     unlabelled: int
     """Frames left out because the alignment has a gap there, or because silence is dropped."""
     utterances: int
+    digest: str
+    """Hash of the labels and their times, of all utterances of the side: the same for every upstream, also for one that
+    cannot read a recording."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ def labelled_frames(
     Raises:
         MIError: a malformed alignment, or one of another recording.
     """
+    digests: dict[str, str] = {}
     rows: list[IntVector] = []
     labels: list[NDArray[np.object_]] = []
     unlabelled = used = 0
@@ -112,6 +117,7 @@ def labelled_frames(
         intervals = alignments.intervals(utterances[utterance])
         if intervals is None:
             continue
+        digests[utterance] = _digest(intervals)
         check_duration(intervals, n_samples[utterance] / SAMPLE_RATE, utterance)
         found = frame_labels(intervals, geometry.centres_seconds(count), utterance)
         keep = np.array([v is not None and not (drop_silence and v == SILENCE) for v in found], dtype=np.bool_)
@@ -120,8 +126,17 @@ def labelled_frames(
         unlabelled += int((~keep).sum())
         used += 1
     if not rows:
-        return Labelled(np.zeros(0, np.int64), np.zeros(0, object), unlabelled, used)
-    return Labelled(np.concatenate(rows), np.concatenate(labels), unlabelled, used)
+        return Labelled(np.zeros(0, np.int64), np.zeros(0, object), unlabelled, used, "")
+    there = {u for entry in entries for u in entry.utterances}
+    for u in utterances.values():
+        if u.id not in there and (intervals := alignments.intervals(u)) is not None:
+            digests[u.id] = _digest(intervals)
+    return Labelled(np.concatenate(rows), np.concatenate(labels), unlabelled, used, _digest(sorted(digests.items())))
+
+
+def _digest(content: Sequence[Any]) -> str:
+    """Eight hex digits that tell contents apart."""
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:8]
 
 
 def paired_frames(

@@ -12,6 +12,7 @@ from ..core.distributed import first_on_each_machine, from_main, is_main, togeth
 from ..core.errors import MIError
 from ..core.types import SAMPLE_RATE
 from ..data.splits import Split, read_split
+from ..estimators.refits import MOST_GROUPS
 from ..states.extraction import dims_of
 from ..states.provider import HiddenStateProvider
 from ..states.split_states import Layer
@@ -79,6 +80,7 @@ class Experiment:
             eval_splits=eval_splits,
             label_set=label_set(data.alignments) if spec.task == "mi_supervised" else None,
             precision=self.precision,
+            config=spec.config,
             versions={**versions(), "started": self.started},
         )
 
@@ -155,7 +157,9 @@ def provide_states(experiment: Experiment, *sides: list[Split]) -> HiddenStatePr
     )
     if is_main() and experiment.spec.evaluate_split is None:
         fit_seconds = sum(split.seconds for split in sides[0])
-        logger.info(describe_runtime(plan, states, fit_seconds, experiment.spec.device))
+        speakers = {u.speaker or u.id for split in sides[0] for u in split.utterances}
+        refits = min(MOST_GROUPS, len(speakers)) if config.fit_ci else 0
+        logger.info(describe_runtime(plan, states, fit_seconds, experiment.spec.device, refits))
     return states
 
 

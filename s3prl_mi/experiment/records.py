@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import __version__
-from ..core.config import AlignmentConfig, Task
+from ..core.config import AlignmentConfig, MIConfig, Task
 from ..core.types import SAMPLE_RATE, Bits, Seconds
+from ..estimators.intervals import of_both_sides
 from ..estimators.mi_supervised import Estimate
 from ..results.record import Record, last_encoder_layer
 from ..upstreams.loading import Upstream
@@ -29,6 +30,7 @@ class Source:
     eval_splits: Sequence[str]
     label_set: str | None
     precision: str
+    config: MIConfig
     versions: Mapping[str, str]
 
 
@@ -40,12 +42,17 @@ def build_records(
     utterances: dict[str, int],
     unlabelled: int,
     seconds: Seconds,
+    label_digest: str | None = None,
 ) -> list[Record]:
     """Records of the estimates of one grid point, which took so many seconds together."""
     upstream, layer, names = source.upstream, point.layer, list(source.layer_names)
     file, sha256 = upstream.checkpoint_name, upstream.checkpoint_sha256 or ""
     weights = fitted.weights.describe() if fitted.weights else ""
     intervals = [e.by_group.left_out().interval() if e.by_group else None for e in estimates]
+    of_fit = [e.fit_left_out.interval() if e.fit_left_out else None for e in estimates]
+    about_speakers = [_speaker_information(e) if source.task == "mi_views" else None for e in estimates]
+    config = source.config
+    codebook = (config.codebook if config.protocol == "default" else "raw") if source.task == "mi_views" else None
     return [
         Record(
             task=source.task,
@@ -65,6 +72,9 @@ def build_records(
             view=point.view_text,
             scored_frames=point.scored_frames,
             n_clusters=point.n_clusters,
+            codebook=codebook,
+            codebook_axes=e.settings.get("codebook_axes"),
+            kmeans_iterations=config.kmeans_iterations if codebook else None,
             seed=e.seed,
             fit_splits=list(source.fit_splits),
             eval_splits=list(source.eval_splits),
@@ -75,13 +85,21 @@ def build_records(
             ci_high_bits=i.high if i else None,
             ci_over=e.by_group.over if e.by_group else None,
             ci_groups=i.groups if i else None,
+            fit_ci_low_bits=f.low if f else None,
+            fit_ci_high_bits=f.high if f else None,
+            fit_ci_over=e.fit_left_out.over if e.fit_left_out else None,
+            fit_ci_groups=f.groups if f else None,
+            total_ci_low_bits=of_both_sides(i, f).low if i and f else None,
+            total_ci_high_bits=of_both_sides(i, f).high if i and f else None,
             prior_cross_entropy_bits=e.prior_cross_entropy_bits,
-            speaker_information_bits=_speaker_information(e) if source.task == "mi_views" else None,
+            speaker_information_bits=shared,
+            within_speaker_bits=None if shared is None else float(e.mi_lower_bound_bits) - shared,
             accuracy=float(e.accuracy),
             fit_frames=e.fit_frames,
             eval_frames=e.eval_frames,
             n_classes=e.labels,
             label_set=source.label_set,
+            label_digest=label_digest,
             unseen_frames=e.unseen_frames,
             unlabelled_frames=unlabelled,
             utterances=utterances,
@@ -90,7 +108,7 @@ def build_records(
             versions=dict(source.versions),
             precision=source.precision,
         )
-        for e, i in zip(estimates, intervals, strict=True)
+        for e, i, f, shared in zip(estimates, intervals, of_fit, about_speakers, strict=True)
     ]
 
 

@@ -13,6 +13,7 @@ import sys
 from tqdm import tqdm
 
 from ..core.distributed import from_main, is_main
+from ..data.splits import refuse_shared_audio
 from ..report.experiment_files import write_all
 from ..report.terminal import screen_table
 from ..results.record import read_records
@@ -43,6 +44,7 @@ def train(experiment: Experiment) -> None:
     """Fit on the fit splits and score on the eval splits, as far as the folder has no records yet."""
     spec, plan, data = experiment.spec, experiment.plan, experiment.spec.config.datarc
     fit_splits, eval_splits = (read_splits(experiment, names) for names in (data.fit_splits, data.eval_splits))
+    refuse_shared_audio(fit_splits, eval_splits)
     settings = determinants(spec, experiment.upstream, experiment.precision)
     settings["speech"] = digest_of([*fit_splits, *eval_splits])
     finished = from_main(lambda: {r.identity() for r in experiment.folder.begin(settings, resume=spec.resume)})

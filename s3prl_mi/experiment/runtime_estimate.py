@@ -20,18 +20,24 @@ _NOISE: Seconds = 4
 
 # Passes over frames, counted on LibriSpeech-mini; one is forward and backward.
 _KMEANS_PASSES, _CHOICE_PASSES, _FIT_PASSES = 12, 200, 22
+_REFIT_PASSES = 8
 _CHOICE_FRAMES = 15_000
 _MLP_NETWORKS_CHOSEN, _MLP_WIDTH = 3, 256
 _MLP_FRAMES, _MLP_PASSES = 150 * 512, 1.75
 
 
-def describe_runtime(plan: Plan, states: HiddenStateProvider, fit_seconds: Seconds, device: str) -> str:
-    """Roughly how long it takes to extract hidden states and to carry out a plan on so much audio, in words."""
+def describe_runtime(
+    plan: Plan, states: HiddenStateProvider, fit_seconds: Seconds, device: str, refits: int = 0
+) -> str:
+    """Roughly how long it takes to extract hidden states and to carry out a plan on so much audio, in words.
+
+    `refits`: groups of fit speakers that each probe is fitted without.
+    """
     missing, dims = states.missing_seconds, states.dims
     with running_in(states.upstream, states.precision):
         extraction = missing / _extraction_speed(states.upstream) if missing else 0.0
     frames = fit_seconds * SAMPLE_RATE / states.upstream.stride
-    per_point = {dim: _point_seconds(plan, dim, frames, device) for dim in set(dims)}
+    per_point = {dim: _point_seconds(plan, dim, frames, device, refits) for dim in set(dims)}
     of_layers = [dims[n] if isinstance(n, int) else dims[0] for n in plan.layers]
     points_per_layer = len(plan.points) / len(plan.layers)
     estimation = points_per_layer * sum(per_point[dim] for dim in of_layers) / world().size
@@ -50,14 +56,15 @@ def _extraction_speed(upstream: Upstream) -> float:
     return _NOISE / (time.perf_counter() - began)
 
 
-def _point_seconds(plan: Plan, dim: int, frames: float, device: str) -> Seconds:
+def _point_seconds(plan: Plan, dim: int, frames: float, device: str, refits: int) -> Seconds:
     """Time that the probes and the codebook of a grid point take on so many fit frames."""
     seeds, classes = len(plan.seeds), max((c or 40) for c in plan.n_clusters)
     one, all_seeds = (_pass_seconds(dim, n * classes, device) for n in (1, seeds + 1))
     seconds = _CHOICE_PASSES * min(frames, _CHOICE_FRAMES) * one + _FIT_PASSES * frames * all_seeds
+    seconds += refits * _REFIT_PASSES * frames * all_seeds
     if "mlp" in plan.probes:
         seen = max(_MLP_FRAMES, _MLP_PASSES * frames)
-        seconds += seen * _pass_seconds(dim, _MLP_WIDTH, device) * (_MLP_NETWORKS_CHOSEN + seeds)
+        seconds += seen * _pass_seconds(dim, _MLP_WIDTH, device) * (_MLP_NETWORKS_CHOSEN + seeds * (1 + refits))
     if plan.task == "mi_views":  # one codebook serves the views and kinds of frames that follow each other
         seconds += _KMEANS_PASSES * frames * all_seeds / (len(plan.views) * len(plan.scored_frames))
     return seconds

@@ -29,6 +29,7 @@ def save_probes(folder: Path, point: GridPoint, fitted: Fitted) -> None:
         "seeds": fitted.seeds,
         "fit_frames": fitted.fit_frames,
         "targets": fitted.targets,
+        "label_digest": fitted.label_digest,
         "weights": None if w is None else [w.weights.tolist(), w.normalize, w.source],
     }
     for probe in fitted.probes:
@@ -46,7 +47,8 @@ def load_probe(folder: Path, point: GridPoint, probe: str, device: str) -> Fitte
     try:
         c = torch.load(path, map_location="cpu", weights_only=True)
         weights = None if c["weights"] is None else LayerWeights(np.array(c["weights"][0]), *c["weights"][1:])
-        return Fitted([FittedProbe.from_state(c["probe"], device)], c["seeds"], c["fit_frames"], weights, c["targets"])
+        probes = [FittedProbe.from_state(c["probe"], device)]
+        return Fitted(probes, c["seeds"], c["fit_frames"], weights, c["targets"], None, c.get("label_digest"))
     except FileNotFoundError:
         raise MIError(
             f"no fitted probes {path}: train with these layers, views, frames, clusters and probes first (-m train -a)."

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import torch
+
 from ..core.errors import MIError
 from ..data.alignments.files import match_utterances, open_alignments
 from ..data.splits import Split
 from ..estimators.folds import assign_folds
 from ..estimators.mi_supervised import Estimate, Vocabulary, fit_supervised, known_frames, score_supervised
+from ..estimators.refits import fit_without_each
 from ..states.layer_weights import learn_weights
 from ..states.split_states import Layer, SplitStates
 from ..upstreams.geometry import Geometry
@@ -74,6 +77,10 @@ class SupervisedTask(MITask):
     def _vocabulary(self, labels: Labelled) -> Vocabulary:
         return Vocabulary.of(labels.labels, self.context.config.datarc.alignments.min_count)
 
+    def label_digest(self, fitted: Fitted, side: SplitStates, layer: Layer) -> str:
+        """Of the labels fitted on and scored."""
+        return f"{fitted.label_digest or 'unknown'}/{self.labels(side, layer).digest}"
+
     def fit(self, side: SplitStates, point: GridPoint, probes: Sequence[str]) -> Fitted:
         """Fit probes of the labels."""
         c, layer = self.context, point.layer
@@ -92,9 +99,12 @@ class SupervisedTask(MITask):
                 every = [side.frames(n, None).select(labels.rows) for n in range(c.n_layers)]
                 weights = learn_weights(every, ids, n_classes, c.normalize, c.device)
         z = side.frames(layer, weights).select(labels.rows)
-        folds = assign_folds(held_out_groups(side.entries(layer), side.utterances)[labels.rows])
-        fitted = fit_supervised(z, ids, n_classes, folds, c.probes(probes, c.seeds))
-        return Fitted(fitted, list(c.seeds), len(z), weights, list(vocabulary.labels))
+        folds, spec = assign_folds(held_out_groups(side.entries(layer), side.utterances)), c.probes(probes, c.seeds)
+        fitted, refits = fit_supervised(z, ids, n_classes, folds[labels.rows], spec), None
+        if c.config.fit_ci:
+            speakers = scored_groups(side.entries(layer), side.utterances, labels.rows)
+            refits = fit_without_each(fitted, z, torch.from_numpy(ids)[:, None], n_classes, speakers, spec)
+        return Fitted(fitted, list(c.seeds), len(z), weights, list(vocabulary.labels), refits, labels.digest)
 
     def score(self, fitted: Fitted, side: SplitStates, point: GridPoint) -> list[Estimate]:
         """Score probes of the labels."""

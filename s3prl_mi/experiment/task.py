@@ -17,6 +17,7 @@ from ..data.splits import Split
 from ..estimators.mi_supervised import Estimate
 from ..estimators.probe import FittedProbe
 from ..estimators.probes import ProbeSpec
+from ..estimators.refits import Refits
 from ..states.layer_weights import LayerWeights, read_weights, uniform
 from ..states.split_states import Layer, SplitStates
 from ..upstreams.geometry import Geometry
@@ -57,6 +58,10 @@ class Fitted:
     weights: LayerWeights | None
     targets: Any
     """The vocabulary (a list of labels) or the codebooks (`Codebooks.state`)."""
+    refits: Refits | None = None
+    """Probes without each group of fit speakers, where the config asks for them; not saved."""
+    label_digest: str | None = None
+    """Of the labels fitted on; None for clusters, and where an old file does not say."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,11 @@ class MITask(ABC):
         """Utterances of a side that are used, and frames of theirs that are left out for want of a label."""
         del layer
         return side.used, 0
+
+    def label_digest(self, fitted: Fitted, side: SplitStates, layer: Layer) -> str | None:
+        """Of the labels fitted on and scored, as in `Record.label_digest`; None for clusters."""
+        del fitted, side, layer
+        return None
 
     def class_names(self, fitted: Fitted) -> list[str]:
         """Names of the classes that the probes distinguish."""

@@ -11,9 +11,10 @@ from ..core.types import FloatMatrix
 from ..data.splits import Split
 from ..estimators.folds import assign_folds
 from ..estimators.frames import Frames
-from ..estimators.kmeans import Codebooks, fit_codebooks
+from ..estimators.kmeans import Codebooks, assign, fit_codebooks
 from ..estimators.mi_supervised import Estimate
 from ..estimators.mi_views import AXES, choose_codebook, fit_views, score_views
+from ..estimators.refits import fit_without_each
 from ..states.split_states import Layer, SplitStates
 from ..upstreams.views import shift_frames
 from .frame_pairs import Pairs, held_out_groups, paired_frames, scored_groups
@@ -62,8 +63,12 @@ class ViewsTask(MITask):
         axes = AXES if c.config.codebook == "auto" else ()
         choice = choose_codebook(a, b, pairs.rows_b, point.n_clusters, spec, folds, axes)
         codebooks = self._codebooks_of(b, point, choice)
-        fitted = fit_views(a, b.select(pairs.rows_b), codebooks, choice, folds[pairs.rows_b], spec)
-        return Fitted(fitted, list(c.seeds), len(a), weights, codebooks.state())
+        partners, refits = b.select(pairs.rows_b), None
+        fitted = fit_views(a, partners, codebooks, choice, folds[pairs.rows_b], spec)
+        if c.config.fit_ci:
+            speakers = scored_groups(side.entries(layer), side.utterances, pairs.rows_a)
+            refits = fit_without_each(fitted, a, assign(partners, codebooks), point.n_clusters, speakers, spec)
+        return Fitted(fitted, list(c.seeds), len(a), weights, codebooks.state(), refits)
 
     def _codebooks_of(self, frames_b: Frames, point: GridPoint, choice: Codebooks | None) -> Codebooks:
         """The codebooks of a layer, fitted once: they serve every mask pattern, shift and kind of frames."""

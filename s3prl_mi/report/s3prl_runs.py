@@ -10,7 +10,8 @@ Source: s3prl 0.4.18, downstream/ctc/expert.py and downstream/asr/expert.py.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ..core.errors import MIError, nearest
+from ..estimators.intervals import LeftOut
 from ..results.record import Record
 from ..upstreams.s3prl_states import latest_states, load_states
 from .published_scores import canonical
@@ -57,6 +59,8 @@ class ErrorRate:
     """As the task calls it."""
     source: str
     """File, and how the value was taken from it."""
+    left_out: LeftOut | None = None
+    """The rate without each speaker of the split (utterance, where ids do not begin with one), for intervals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +223,20 @@ def _test(folder: Path, task: _Task) -> ErrorRate | None:
     hypotheses, references = (_ark(p, task.separator) for p in paths)
     if hypotheses.keys() != references.keys() or not references:
         raise MIError(f"{paths[0]}: not the same utterances as {paths[1].name}; evaluate again to write both.")
-    errors = sum(edit_distance(hypotheses[u], tokens) for u, tokens in references.items())
-    rate = errors / max(1, sum(map(len, references.values())))
-    return ErrorRate(100 * rate, task.test.removesuffix("-noLM"), f"counted in {paths[0].name}, {paths[1].name}")
+    errors = {u: edit_distance(hypotheses[u], tokens) for u, tokens in references.items()}
+    left_out = _without_each(errors, {u: len(tokens) for u, tokens in references.items()})
+    source = f"counted in {paths[0].name}, {paths[1].name}"
+    return ErrorRate(left_out.value, task.test.removesuffix("-noLM"), source, left_out)
+
+
+def _without_each(errors: Mapping[str, int], tokens: Mapping[str, int]) -> LeftOut:
+    """Percent of errors of all utterances, and without each speaker: LibriSpeech's ids are `speaker-chapter-number`."""
+    known = all(re.fullmatch(r"\d+-\d+-\d+", u) for u in errors)
+    names, group = np.unique([u.partition("-")[0] if known else u for u in errors], return_inverse=True)
+    wrong, all_tokens = (np.bincount(group, [counts[u] for u in errors]) for counts in (errors, tokens))
+    without = 100 * (wrong.sum() - wrong) / np.maximum(1, all_tokens.sum() - all_tokens)
+    total = 100 * float(wrong.sum()) / max(1, all_tokens.sum())
+    return LeftOut("speakers" if known else "utterances", tuple(names.tolist()), total, without)
 
 
 def _ark(path: Path, separator: str | None) -> dict[str, list[str]]:

@@ -15,7 +15,15 @@ from .figures.best_layers import Comparison, best_by_label
 from .figures.experiment_layers import PICTURE_FILE
 from .figures.picture import probes_in
 from .s3prl_log import LOG_FILE
-from .wording import BOUND, CEILING, decimals, format_bits, format_interval, interval_text, prior_note, seeds_text
+from .wording import (
+    BOUND,
+    CEILING,
+    decimals,
+    format_estimate,
+    prior_note,
+    speaker_note,
+    spread_text,
+)
 
 
 def screen_table(records: Iterable[Record], expdir: Path | None = None) -> str:
@@ -38,7 +46,7 @@ def screen_table(records: Iterable[Record], expdir: Path | None = None) -> str:
     summaries = required(records, speakers)
     blocks = [_panel_table(panel, rows) for panel, rows in by_panel(summaries).items()]
     footer = ["* best layer of the probe on the frames scored"] if worth_marking(summaries) else []
-    if any(s.left_out for s in summaries):
+    if any(layer_ties(rows) for rows in by_panel(summaries).values()):
         footer.append("told apart: by differences paired by speaker, which hold together with 95 % (Bonferroni)")
     if expdir is not None:
         footer.append(f"{expdir}: {RESULTS_FILE} (every estimate), {SUMMARY_FILE}, {PICTURE_FILE}, {LOG_FILE}")
@@ -48,8 +56,6 @@ def screen_table(records: Iterable[Record], expdir: Path | None = None) -> str:
 def _panel_table(panel: Panel, summaries: list[Summary]) -> str:
     found = {(s.layer, s.probe): s for s in summaries}
     best = worth_marking(summaries)
-    # intervals instead of deviations over seeds, where all have one: they are what an order may be judged by
-    intervals = all(s.ci_low_bits is not None for s in summaries)
     places = {p: decimals(s.mi_lower_bound_bits_sd for s in summaries if s.probe == p) for p in probes_in(summaries)}
     entropies = [s.entropy_bits for s in summaries]
     own_ceiling = max(entropies) - min(entropies) >= 0.0005
@@ -62,14 +68,12 @@ def _panel_table(panel: Panel, summaries: list[Summary]) -> str:
             if s is None:
                 row += ["-", "-"]
             else:
-                bits = format_bits(s.mi_lower_bound_bits, s.mi_lower_bound_bits_sd, s.n_seeds, places[probe])
-                bits = format_interval(s, places[probe]) if intervals else bits
-                row += [bits + (" *" if s in best else "  "), f"{100 * s.accuracy:.1f}"]
+                row += [format_estimate(s, places[probe]) + (" *" if s in best else "  "), f"{100 * s.accuracy:.1f}"]
         if own_ceiling:
             row.append(f"{next(s.entropy_bits for s in summaries if s.layer == layer):.3f}")
         rows.append(row)
     notes = [f"{probe}: {found.sentence('layer')}" for probe, found in layer_ties(summaries).items()]
-    below = "".join(f"\n{line}" for line in filter(None, [*notes, prior_note(summaries)]))
+    below = "".join(f"\n{line}" for line in filter(None, [*notes, prior_note(summaries), speaker_note(summaries)]))
     return f"{_header(panel, summaries)}\n\n{columns(rows)}" + (f"\n{below}" if below else "")
 
 
@@ -99,10 +103,7 @@ def _header(panel: Panel, summaries: list[Summary]) -> str:
         "ceiling": f"{CEILING[key.task]} = {ceiling} bits ({of})",
         "left out": ", ".join(f"{n:,} {what}" for n, what in left_out if n),
     }
-    seeds, interval = seeds_text(summaries), interval_text(summaries)
-    if all(s.ci_low_bits is not None for s in summaries):
-        seeds = seeds.replace("mean +- sd", "mean")
-    title = f"{key.task}: lower bound of {BOUND[key.task]} in bits, {'; '.join(filter(None, (seeds, interval)))}"
+    title = f"{key.task}: lower bound of {BOUND[key.task]} in bits, {spread_text(summaries)}"
     return "\n".join([title, *(f"  {name:<9} {text}" for name, text in lines.items() if text)])
 
 
@@ -129,10 +130,7 @@ def _comparison_block(key: Comparison, by_label: dict[str, list[Summary]]) -> st
     rows = [["", *(f"{p} (bits, layer)" for p in probes), CEILING[key.task], "frame shift"]]
     rows[0] += ["view"] if key.kind else []
     for label, group in by_label.items():
-        found = {
-            s.probe: f"{format_bits(s.mi_lower_bound_bits, s.mi_lower_bound_bits_sd, s.n_seeds, places)} ({s.layer})"
-            for s in group
-        }
+        found = {s.probe: f"{format_estimate(s, places)} ({s.layer})" for s in group}
         first = group[0]
         row = [
             label,
@@ -142,5 +140,5 @@ def _comparison_block(key: Comparison, by_label: dict[str, list[Summary]]) -> st
         ]
         rows.append([*row, first.view] if first.view else row)
     what = f"{key.task}, {key.describe()}" if key.kind else key.task
-    title = f"{what}: lower bound of {BOUND[key.task]} in bits, best layer, {seeds_text(everything)}"
+    title = f"{what}: lower bound of {BOUND[key.task]} in bits, best layer, {spread_text(everything)}"
     return f"{title}\n\n{columns(rows, left=1)}"

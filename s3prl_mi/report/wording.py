@@ -42,13 +42,36 @@ def seeds_text(summaries: Sequence[Summary], sign: str = "+-") -> str:
     return "one seed" if high == 1 else f"mean {sign} sd over {span(low, high)} seeds"
 
 
-def format_interval(s: Summary, places: int) -> str:
-    """A mean with its interval over speakers; the mean alone where there is none."""
+def format_estimate(s: Summary, places: int) -> str:
+    """A mean with its interval over speakers, of both sides where it has one; else with its deviation over seeds.
+
+    The interval is what an order may be judged by; seeds say nothing about other speech.
+    """
     low, high = s.ci_low_bits, s.ci_high_bits
+    if s.total_ci_low_bits is not None:
+        low, high = s.total_ci_low_bits, s.total_ci_high_bits
     if low is None or high is None:
-        return f"{s.mi_lower_bound_bits:.{places}f}"
+        return format_bits(s.mi_lower_bound_bits, s.mi_lower_bound_bits_sd, s.n_seeds, places)
     ends = min(places, 2) if high - low >= 0.05 else places
     return f"{s.mi_lower_bound_bits:.{places}f} [{low:.{ends}f}, {high:.{ends}f}]"
+
+
+def ends(interval: tuple[float, float]) -> str:
+    """The interval of a coefficient.
+
+    Example:
+        >>> ends((-0.123, 1.0))
+        '[-0.12, +1.00]'
+    """
+    return f"[{interval[0]:+.2f}, {interval[1]:+.2f}]"
+
+
+def spread_text(summaries: Sequence[Summary]) -> str:
+    """What stands behind the means that `format_estimate` writes: an interval, or the deviation over seeds."""
+    seeds, interval = seeds_text(summaries), interval_text(summaries)
+    if interval and all(s.ci_low_bits is not None for s in summaries):
+        return f"{seeds.replace('mean +- sd', 'mean')}; {interval}"
+    return f"{seeds}; in brackets {interval}" if interval else seeds
 
 
 def interval_text(summaries: Sequence[Summary]) -> str:
@@ -57,7 +80,11 @@ def interval_text(summaries: Sequence[Summary]) -> str:
     if not known:
         return ""
     groups = [s.ci_groups or 0 for s in known]
-    return f"95 % interval over {span(min(groups), max(groups))} {known[0].ci_over}"
+    text = f"95 % interval over {span(min(groups), max(groups))} {known[0].ci_over}"
+    fitted = [s.fit_ci_groups for s in known if s.fit_ci_groups and s.total_ci_low_bits is not None]
+    if len(fitted) == len(known):
+        return f"{text} scored and {span(min(fitted), max(fitted))} groups fitted on"
+    return text
 
 
 def prior_note(summaries: Sequence[Summary]) -> str:
@@ -69,6 +96,21 @@ def prior_note(summaries: Sequence[Summary]) -> str:
     return (
         f"class frequencies of the fit and eval splits differ: those of the former cost {mismatch:.2f} bits on the "
         "latter (prior mismatch), more than a tenth of the bound"
+    )
+
+
+def speaker_note(summaries: Sequence[Summary]) -> str:
+    """A sentence on how much of the best bound of mi_views is who speaks; empty where that is not known."""
+    best = max(summaries, key=lambda s: s.mi_lower_bound_bits)
+    shared, within = best.speaker_information_bits, best.within_speaker_bits
+    if shared is None or within is None:
+        return ""
+    low, high = best.within_speaker_low_bits, best.within_speaker_high_bits
+    spread = f" ({low:.2f} to {high:.2f} by speaker)" if low is not None and high is not None else ""
+    return (
+        f"who speaks: the clusters tell {shared:.2f} bits about the speaker; of {best.mi_lower_bound_bits:.2f} bits "
+        f"(layer {best.layer}, {best.probe}) {within:.2f} stay with each speaker's own cluster frequencies{spread}; "
+        "no bound of I(Za;Zb)"
     )
 
 

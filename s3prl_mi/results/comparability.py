@@ -1,7 +1,8 @@
 """What may be compared: the one definition, for summaries, curves, figures, tables and `s3prl-mi compare`.
 
-Two estimates are comparable if everything agrees but what is compared: the model, the layer, the probe, the seed. The
-precision of the forward pass is not a part: it moves bounds by less than seeds do, and records name it.
+Two estimates are comparable if everything agrees but what is compared: the model, the layer, the probe, the seed. What
+an old record does not hold (its alignments, the limit of k-means) is unknown there: the same as in other old records,
+and different from everything that is known. Old records without a precision are of fp32.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from ..core.types import Bits
 from .record import Record
 
 if TYPE_CHECKING:
@@ -24,9 +26,12 @@ class ComparisonKey(NamedTuple):
     view: str | None
     scored_frames: str
     n_clusters: int | None
+    codebook: str | None
+    kmeans_iterations: int | None
     n_classes: int | None
     """Of mi_supervised; None for mi_views, where seeds may use different numbers of clusters."""
     label_set: str | None
+    label_digest: str | None
     frame_shift_ms: float
     fit_splits: tuple[str, ...]
     eval_splits: tuple[str, ...]
@@ -35,6 +40,9 @@ class ComparisonKey(NamedTuple):
     layer_weights: str | None
     """Where the weights of a weighted sum come from, the same for runs of one kind on several upstreams; None for a
     layer."""
+    precision: str | None
+    """`bf16` or `fp32` for mi_views, whose codebook is of such states (so `mixed` is `fp32`); None for mi_supervised,
+    which it moves by less than 0.001 bits (`upstreams.precision`)."""
 
     @classmethod
     def of(cls, estimate: Record | Summary) -> ComparisonKey:
@@ -48,8 +56,11 @@ class ComparisonKey(NamedTuple):
             view=r.view,
             scored_frames=r.scored_frames,
             n_clusters=r.n_clusters,
+            codebook=(r.codebook or "raw") if r.task == "mi_views" else None,
+            kmeans_iterations=r.kmeans_iterations,
             n_classes=r.n_classes if r.task == "mi_supervised" else None,
             label_set=r.label_set,
+            label_digest=r.label_digest,
             frame_shift_ms=r.frame_shift_ms,
             fit_splits=tuple(r.fit_splits),
             eval_splits=tuple(r.eval_splits),
@@ -57,6 +68,7 @@ class ComparisonKey(NamedTuple):
             layer_weights=r.layer_name.partition(":")[0].replace(f" on {r.upstream}", "")
             if r.layer == "weighted"
             else None,
+            precision={"mixed": "fp32"}.get(r.precision, r.precision) if r.task == "mi_views" else None,
         )
 
     def without(self, *parts: str) -> ComparisonKey:
@@ -71,7 +83,7 @@ class ComparisonKey(NamedTuple):
 
     def describe(self, *leave: str) -> str:
         """In words, for titles and captions, without the parts in `leave`."""
-        leave = leave or ("task", "protocol", "fit_split", "utterances", "weights")
+        leave = (*(leave or ("task", "protocol", "fit_split", "utterances", "weights")), *UNDESCRIBED)
         words = {name: text for name, text in self.in_words().items() if name not in leave}
         return ", ".join(f"one frame {text}" if name == "frame_rate" else text for name, text in words.items())
 
@@ -99,6 +111,11 @@ def _utterances(key: ComparisonKey) -> str:
     return f"fit on {fit} and scored on {scored} utterances" if key.n_utterances else ""
 
 
+def _codebook(key: ComparisonKey) -> str:
+    limit = "an unknown number of" if key.kmeans_iterations is None else key.kmeans_iterations
+    return f"codebook {key.codebook}, at most {limit} k-means steps" if key.task == "mi_views" else ""
+
+
 PARTS: dict[str, Part] = {
     "task": Part(("task",), "task", lambda k: k.task),
     "view": Part(
@@ -113,10 +130,16 @@ PARTS: dict[str, Part] = {
         ("n_clusters",), "clusters", lambda k: f"{k.n_clusters} clusters" if k.n_clusters else "",
         "--clusters N keeps one",
     ),
+    "codebook": Part(("codebook", "kmeans_iterations"), "codebook (what it is of, k-means steps)", _codebook, "measure both with one codebook"),
     "labels": Part(
         ("n_classes", "label_set"), "set of labels",
         lambda k: f"{k.n_classes} {k.label_set or 'labels'}" if k.task == "mi_supervised" else "",
         "measure both with one set of labels",
+    ),
+    "alignments": Part(
+        ("label_digest",), "alignments",
+        lambda k: f"labels {k.label_digest or 'unknown'}" if k.task == "mi_supervised" else "",
+        "measure both with one datarc.alignments, on the same utterances",
     ),
     "frame_rate": Part(
         ("frame_shift_ms",), "frame rate", lambda k: f"every {k.frame_shift_ms:g} ms" if k.frame_shift_ms else "",
@@ -137,14 +160,25 @@ PARTS: dict[str, Part] = {
         ("layer_weights",), "weights of a weighted sum", lambda k: k.layer_weights or "",
         "measure both with one featurizer",
     ),
+    "precision": Part(
+        ("precision",), "precision of the codebook's states", lambda k: k.precision or "",
+        "measure both with --precision fp32",
+    ),
     "protocol": Part(("protocol",), "protocol", lambda k: f"protocol {k.protocol}" if k.protocol else "",
          "--protocol NAME keeps one"),
 }  # fmt: skip
 """By the names that `--allow` takes (but for `task`)."""
 
-NOTED = ("utterances", "weights")
+NOTED = ("utterances", "weights", "precision")
 """Parts that summaries and figures leave open: a report warns where models were scored on different amounts of speech,
-and a weighted sum stands in the table of the layers that it sums. Only `s3prl-mi compare` refuses them."""
+a weighted sum stands in the table of the layers that it sums, and the precision is one that suits each upstream (bf16
+moves a codebook as another seed does). Only `s3prl-mi compare` refuses them."""
+
+UNDESCRIBED = ("codebook", "alignments", "precision")
+"""Parts that titles do not name."""
+
+ENTROPY_TOLERANCE: Bits = 0.02
+"""H(Y) of labels that are the same differs by less between upstreams, whose frames lie a little otherwise."""
 
 _NOUNS = [part.noun for part in PARTS.values()]
 MUST_AGREE = f"{', '.join(_NOUNS[:-1])} or {_NOUNS[-1]}"
@@ -170,7 +204,8 @@ def differences(keys: Iterable[ComparisonKey]) -> dict[str, list[str]]:
     """Name of each part in which keys differ -> its values in words, in order of appearance.
 
     Example:
-        >>> key = ComparisonKey("mi_views", "default-1", "shift", "all", 50, None, None, 10.0, (), (), None, None)
+        >>> blank = dict.fromkeys(ComparisonKey._fields)
+        >>> key = ComparisonKey(**blank | {"task": "mi_views", "n_clusters": 50})
         >>> differences([key, key._replace(n_clusters=100)])
         {'clusters': ['50 clusters', '100 clusters']}
     """

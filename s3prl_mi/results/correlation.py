@@ -3,19 +3,21 @@
 Intervals are 95 % and by Fisher's z: the coefficient is transformed by atanh, where it is about normal with
 variance 1/(n-3) (Pearson; Fisher 1921), (1 + r^2/2)/(n-3) (Spearman; Bonett and Wright 2000) or 0.437/(n-4)
 (Kendall; Fieller, Hartley and Pearson 1957). They take the points for a random sample of a population of models,
-which published models are not, so an interval is the least doubt there is.
+which published models are not, so an interval is the least doubt there is. `with_speakers` adds how far the
+coefficient of these very models moves with the speakers that both columns were measured on.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from ..core.errors import MIError
+from ..estimators.intervals import LeftOut
 
 FEWEST = 4
 """With fewer points than this there is no coefficient."""
@@ -62,6 +64,8 @@ class Relation:
     """Points that share their x or their y with another."""
     sentence: str
     """What this shows and what it does not, in plain words."""
+    over_speakers: tuple[float, float] | None = None
+    """95 % interval of Spearman's coefficient over the choice of speakers, of these very models."""
 
     def of(self, kind: Kind) -> Correlation | None:
         """The coefficient of a kind, if there is one."""
@@ -110,6 +114,51 @@ def correlate(
         return Relation(n, (), ties, f"All {n} {things} have the same {same}: a correlation is not defined.")
     coefficients = tuple(_coefficient(kind, a, b) for kind in KINDS)
     return Relation(n, coefficients, ties, _sentence(coefficients[0], ties, x_name, y_name, expected, things))
+
+
+DRAWS = 4000
+
+
+def with_speakers(
+    relation: Relation, x: Sequence[LeftOut | None], y: Sequence[LeftOut | None], draws: int = DRAWS
+) -> Relation:
+    """A relation with the interval of Spearman's coefficient over the choice of speakers, where both sides have them.
+
+    Models stay these; what moves is the speech. Values are drawn around those found, by the jackknife's covariance
+    between models over the speakers of each side (Student's t of n - 1 degrees), so a speaker who is hard for all
+    models moves all of them; sides with the same speakers move together. The interval holds 95 % of the coefficients
+    drawn. It says nothing about other models: that is what Fisher's interval is for.
+
+    Args:
+        relation: of the same models in the same order.
+        x: the value of each model without each speaker.
+        y: the same of the other column.
+        draws: how many.
+    """
+    from scipy.stats import rankdata
+
+    sides = [[v for v in side if v is not None] for side in (x, y)]
+    if not relation.coefficients or any(len(s) < relation.n or len({v.groups for v in s}) > 1 for s in sides):
+        return relation
+    if any(len(s[0].groups) < 2 for s in sides):
+        return relation
+    rng = np.random.default_rng(0)
+    moves: dict[tuple[str, ...], np.ndarray] = {}
+    ranks = []
+    for side in sides:
+        n = len(side[0].groups)
+        if side[0].groups not in moves:
+            scale = np.sqrt((n - 1) / rng.chisquare(n - 1, (draws, 1)))
+            moves[side[0].groups] = rng.normal(size=(draws, n)) * scale
+        without = np.stack([v.without_each for v in side], axis=1)  # (n speakers, n models)
+        off = (without - without.mean(0)) * np.sqrt((n - 1) / n)
+        drawn = np.array([v.value for v in side]) + moves[side[0].groups] @ off
+        ranks.append(rankdata(drawn, axis=1))
+    a, b = (r - r.mean(1, keepdims=True) for r in ranks)
+    spread = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    found = ((a * b).sum(1) / np.where(spread > 0, spread, 1.0))[spread > 0]
+    low, high = np.quantile(found, [0.025, 0.975])
+    return replace(relation, over_speakers=(float(low), float(high)))
 
 
 def _coefficient(kind: Kind, a: np.ndarray, b: np.ndarray) -> Correlation:

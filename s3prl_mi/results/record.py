@@ -71,6 +71,13 @@ class Record:
     """Frames scored: `masked`, `unmasked` or `all`."""
     n_clusters: int | None = None
     """Size of the codebook of mi_views; None for mi_supervised."""
+    codebook: str | None = None
+    """Of mi_views, what the codebook may be of: `raw`, hidden states as they are; `auto`, these or their whitened
+    principal axes. None in old records, which are `raw`."""
+    codebook_axes: int | None = None
+    """How many axes it is of; 0: it is of hidden states as they are."""
+    kmeans_iterations: int | None = None
+    """The most steps of k-means that the codebook of mi_views was given; None for mi_supervised and in old records."""
     seed: int
     """Of the probe (initialisation and order of batches) and of k-means."""
     fit_splits: list[str]
@@ -91,12 +98,29 @@ class Record:
     """What the interval is over: `speakers`; `utterances` where speakers are unknown. Not over seeds or fit speech."""
     ci_groups: int | None = None
     """How many speakers (or utterances) were scored."""
+    fit_ci_low_bits: Bits | None = None
+    """With `fit_ci: true`: lower end of the 95 % interval of the bound over the choice of fit speakers, by probes
+    fitted without each group of them. The codebook, the scaling and what was chosen stay as they are."""
+    fit_ci_high_bits: Bits | None = None
+    """Its upper end."""
+    fit_ci_over: str | None = None
+    """What its groups are of: `speakers`; `utterances` where speakers are unknown."""
+    fit_ci_groups: int | None = None
+    """How many groups of fit speakers were left out in turn: each a speaker where there are at most 10."""
+    total_ci_low_bits: Bits | None = None
+    """With `fit_ci: true`: lower end of the 95 % interval over the choice of speakers on both sides; the variances of
+    both add."""
+    total_ci_high_bits: Bits | None = None
+    """Its upper end."""
     prior_cross_entropy_bits: Bits | None = None
     """Cross-entropy of the fit split's class frequencies on the eval frames, without Z; what it exceeds entropy_bits by
     is the prior mismatch of the two splits."""
     speaker_information_bits: Bits | None = None
     """Of mi_views: plug-in I(c;speaker) of the eval frames, how much the clusters say about who speaks. Not a bound of
     I(Za;Zb)."""
+    within_speaker_bits: Bits | None = None
+    """Of mi_views: the same bits with the clusters' frequencies taken per speaker, H(c|speaker) - cross_entropy_bits =
+    mi_lower_bound_bits - speaker_information_bits: how much is left without who speaks. Not a bound of I(Za;Zb)."""
     accuracy: float
     """Fraction of the eval frames whose most probable target is right, 0 to 1."""
     fit_frames: int
@@ -107,6 +131,9 @@ class Record:
     """Number of classes: labels seen in the fit split, or clusters."""
     label_set: str | None = None
     """What the labels are (`phones, stress stripped, silence as a class`); None for mi_views."""
+    label_digest: str | None = None
+    """Hash of the labels and their times, of the fit and of the eval splits (`1f0c22ab/97d8e104`), whatever the
+    upstream; None for mi_views and in old records."""
     unseen_frames: int = 0
     """Eval frames left out of entropy and cross-entropy as their label never occurs in the fit split."""
     unlabelled_frames: int = 0

@@ -46,6 +46,15 @@ class SpeakerRecord(EstimateLine):
     """The bound of all groups, as in `mi_results.jsonl`."""
     bound_without_bits: list[Bits]
     """The bound without each group: all that the jackknife needs."""
+    within_bits: list[Bits] | None = None
+    """H - CE of each group with the class frequencies of its own frames; their mean over frames is
+    `within_speaker_bits` in `mi_results.jsonl`. Not bounds of I(Z;Y) or I(Za;Zb)."""
+    fit_over: str | None = None
+    """With `fit_ci: true`, of the fit side: `speakers` or `utterances`."""
+    fit_groups: list[str] | None = None
+    """Those left out together, joined by `+`."""
+    fit_bound_without_bits: list[Bits] | None = None
+    """The bound of probes fitted without each of these groups."""
     class_frames: list[list[int]] | None = None
     """Frames by group (row) and class (column); None above 20 000 numbers."""
     schema_version: int = SCHEMA_VERSION
@@ -54,24 +63,39 @@ class SpeakerRecord(EstimateLine):
         """For intervals and paired differences."""
         return LeftOut(self.over, tuple(self.groups), self.mi_lower_bound_bits, np.array(self.bound_without_bits))
 
+    def fit_left_out(self) -> LeftOut | None:
+        """The same of the fit side, where it was asked for."""
+        if self.fit_over is None or self.fit_groups is None or self.fit_bound_without_bits is None:
+            return None
+        without = np.array(self.fit_bound_without_bits)
+        return LeftOut(self.fit_over, tuple(self.fit_groups), self.mi_lower_bound_bits, without)
+
 
 def speaker_records(records: Sequence[Record], estimates: Sequence[Estimate]) -> list[SpeakerRecord]:
     """The sums of some estimates, given their records in the same order."""
-    return [
-        SpeakerRecord(
-            **EstimateLine.fields_of(r),
-            upstream_sha256=r.upstream_sha256,
-            over=sums.over,
-            groups=list(sums.groups),
-            frames=sums.class_frames.sum(1).tolist(),
-            loss_bits=sums.loss_bits.tolist(),
-            mi_lower_bound_bits=r.mi_lower_bound_bits,
-            bound_without_bits=sums.left_out().without_each.tolist(),
-            class_frames=sums.class_frames.tolist() if sums.class_frames.size <= MOST_CELLS else None,
+    found = []
+    for r, e in zip(records, estimates, strict=True):
+        sums, fit = e.by_group, e.fit_left_out
+        if sums is None:
+            continue
+        found.append(
+            SpeakerRecord(
+                **EstimateLine.fields_of(r),
+                upstream_sha256=r.upstream_sha256,
+                over=sums.over,
+                groups=list(sums.groups),
+                frames=sums.class_frames.sum(1).tolist(),
+                loss_bits=sums.loss_bits.tolist(),
+                mi_lower_bound_bits=r.mi_lower_bound_bits,
+                bound_without_bits=sums.left_out().without_each.tolist(),
+                within_bits=sums.within_groups().tolist(),
+                fit_over=fit.over if fit else None,
+                fit_groups=list(fit.groups) if fit else None,
+                fit_bound_without_bits=fit.without_each.tolist() if fit else None,
+                class_frames=sums.class_frames.tolist() if sums.class_frames.size <= MOST_CELLS else None,
+            )
         )
-        for r, e in zip(records, estimates, strict=True)
-        if (sums := e.by_group) is not None
-    ]
+    return found
 
 
 def append_speakers(path: Path, records: Iterable[SpeakerRecord]) -> None:

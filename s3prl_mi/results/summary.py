@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..core.errors import MIError
 from ..core.files import write_whole
 from ..core.types import Bits
-from ..estimators.intervals import LeftOut
+from ..estimators.intervals import LeftOut, of_both_sides
 from ..estimators.probes import PROBES
 from .comparability import NOTED, ComparisonKey
 from .record import RESULTS_FILE, Record
@@ -90,8 +92,16 @@ class Summary:
     ci_high_bits: Bits | None
     ci_over: str | None
     ci_groups: int | None
+    total_ci_low_bits: Bits | None
+    """The same over the choice of fit speakers, too (`fit_ci_groups` of them): with `fit_ci: true`."""
+    total_ci_high_bits: Bits | None
+    fit_ci_groups: int | None
     prior_cross_entropy_bits: Bits | None
     speaker_information_bits: Bits | None
+    within_speaker_bits: Bits | None
+    within_speaker_low_bits: Bits | None
+    """Of the speaker with the least within-speaker bits, and with the most."""
+    within_speaker_high_bits: Bits | None
     key: ComparisonKey
     left_out: LeftOut | None = None
     """The mean over seeds without each speaker, where `mi_speakers.jsonl` was read."""
@@ -167,24 +177,36 @@ def _summary(panel: Panel, records: list[Record], sums: Mapping[tuple[Any, ...],
         "n_classes": max(r.n_classes for r in records),
         "skipped_utterances": last.utterances.get("skipped", 0),
     }
-    for name in ("prior_cross_entropy_bits", "speaker_information_bits"):
+    for name in ("prior_cross_entropy_bits", "speaker_information_bits", "within_speaker_bits"):
         known = [v for r in records if (v := getattr(r, name)) is not None]
         values[name] = statistics.fmean(known) if known else None
-    left_out = mean_left_out([sums.get(sums_key(r)) for r in records])
+    lines = [sums.get(sums_key(r)) for r in records]
+    left_out = _mean([line.left_out() if line else None for line in lines])
     interval = left_out.interval() if left_out else None
+    of_fit = _mean([line.fit_left_out() if line else None for line in lines])
+    fitted = of_fit.interval() if of_fit else None
+    total = of_both_sides(interval, fitted) if interval and fitted else None
+    within = [line.within_bits for line in lines if line is not None and line.within_bits]
+    complete = left_out is not None and len(within) == len(records) and values["within_speaker_bits"] is not None
+    by_speaker = np.mean(within, axis=0).tolist() if complete else None
     values |= {
         "ci_low_bits": interval.low if interval else None,
         "ci_high_bits": interval.high if interval else None,
         "ci_over": left_out.over if left_out else None,
         "ci_groups": interval.groups if interval else None,
+        "total_ci_low_bits": total.low if total else None,
+        "total_ci_high_bits": total.high if total else None,
+        "fit_ci_groups": fitted.groups if fitted else None,
+        "within_speaker_low_bits": min(by_speaker) if by_speaker else None,
+        "within_speaker_high_bits": max(by_speaker) if by_speaker else None,
     }
     return Summary(**{name: values[name] for name in (*COLUMNS, "key")}, left_out=left_out)
 
 
-def mean_left_out(lines: Sequence[SpeakerRecord | None]) -> LeftOut | None:
-    """The mean over seeds without each speaker; None where a seed has no sums, or those of other speakers."""
-    found = [line.left_out() for line in lines if line is not None]
-    if not found or len(found) < len(lines) or any(f.groups != found[0].groups for f in found):
+def _mean(seeds: Sequence[LeftOut | None]) -> LeftOut | None:
+    """The mean over seeds without each group; None where a seed has no sums, or those of other groups."""
+    found = [s for s in seeds if s is not None]
+    if not found or len(found) < len(seeds) or any(f.groups != found[0].groups for f in found):
         return None
     return LeftOut.mean(found)
 

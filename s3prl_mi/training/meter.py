@@ -84,7 +84,8 @@ class ViewsMeter:
         self.fit, self.scored = halves(audio, groups, eval_audio, eval_groups, max_seconds)
         self.layers, self.clusters, self.probe, self.seed = tuple(layers), clusters, probe, seed
         self.view, self.family, self.forward = view, family, forward
-        self.encoder, self.normalize, self.protocol = encoder, normalize, protocol
+        self.encoder, self.normalize = encoder, normalize
+        self.config = MIConfig(protocol=protocol)  # type: ignore[arg-type]
 
     def measure(self, model: nn.Module) -> list[Estimate]:
         """Measure each layer of the model as it is now, on the device where it is; it is left exactly as it was.
@@ -116,6 +117,7 @@ class ViewsMeter:
             eval_splits=["held-out (eval)"],
             label_set=None,
             precision="fp32",
+            config=self.config,
             versions=versions(),
         )
         utterances = {"fit": len(self.fit.waveforms), "eval": len(self.scored.waveforms), "skipped": 0}
@@ -138,7 +140,7 @@ class ViewsMeter:
             layers = [layer % n_layers for layer in self.layers]
             fit, scored = (_extract(upstream, half, view, layers) for half in (self.fit, self.scored))
             context = Context(
-                config=MIConfig(protocol=self.protocol),  # type: ignore[arg-type]
+                config=self.config,
                 upstream=upstream,
                 n_layers=n_layers,
                 views=(view,),

@@ -16,7 +16,7 @@ from s3prl_mi.data.audio import (
     read_header,
     read_waveform,
 )
-from s3prl_mi.data.splits import check_audio
+from s3prl_mi.data.splits import check_audio, refuse_shared_audio
 from s3prl_mi.data.utterances import Utterance, list_utterances, spread
 from tests.helpers.paths import MINI
 
@@ -150,10 +150,6 @@ class TestManifest:
                 r"line 3: .*'x' was used in line 2",
             ),
             ("split\taudio\nfti\twavs/a.wav\n", r"split 'fit': no line.*Did you mean 'fti'"),
-            (
-                "split\taudio\nfit\twavs/a.wav\neval\twavs/a.wav\n",
-                r"fit split \(line 2\).*eval split \(line 3\)",
-            ),
             ("split\taudio\n", r"no utterance in it"),
             ("", r"no utterance in it"),
         ],
@@ -161,12 +157,6 @@ class TestManifest:
     def test_faults(self, tmp_path, text, message):
         with pytest.raises(MIError, match=message):
             list_utterances(self.make(tmp_path, text), "fit")
-
-    def test_a_split_of_evaluate_may_not_hold_fitted_audio(self, tmp_path):
-        data = self.make(tmp_path, "split\taudio\nfit\twavs/a.wav\nlater\twavs/a.wav\n")
-        assert [u.id for u in list_utterances(data, "fit")] == ["a"]
-        with pytest.raises(MIError, match="the bound needs unseen audio"):
-            list_utterances(data, "later")
 
     def test_as_excel_writes_unicode_text(self, tmp_path):
         data = self.make(tmp_path, "split\taudio\tid\r\nfit\twavs/a.wav\té\r\n", encoding="utf-16")
@@ -346,3 +336,39 @@ def test_content_hash(tmp_path):
     assert content_hash(tmp_path / "empty") == "cae66941d9efbd404e4d88758ea67670"
     with pytest.raises(AudioError, match="no such file"):
         content_hash(tmp_path / "nope")
+
+
+class TestSharedAudio:
+    """The same speech on both sides, by content."""
+
+    NOISE = np.random.default_rng(0).integers(-9000, 9000, (3, 2000)).astype(np.int16)
+
+    def split(self, folder, name, suffix=".flac", offset=0):
+        for i, samples in enumerate(self.NOISE, start=offset):
+            write(folder / f"{name}-{i}{suffix}", samples, subtype="PCM_16")
+        return check_audio([utterance(p) for p in sorted(folder.glob(f"{name}-*"))], 0.0, name)
+
+    def test_other_speech_of_the_same_lengths_passes(self, tmp_path):
+        fit = self.split(tmp_path, "fit")
+        for i in range(3):
+            write(tmp_path / f"eval-{i}.flac", self.NOISE[i][::-1].copy())
+        refuse_shared_audio([fit], [check_audio([utterance(p) for p in tmp_path.glob("eval-*")], 0.0, "eval")])
+
+    @pytest.mark.parametrize("suffix", [".flac", ".wav"])
+    def test_copies_under_other_ids_and_in_another_format(self, tmp_path, suffix):
+        fit, scored = self.split(tmp_path, "fit"), self.split(tmp_path, "eval", suffix, offset=7)
+        with pytest.raises(MIError, match=r"fit-0\.flac .*eval-7.*2 more pairs.*@1/2"):
+            refuse_shared_audio([fit], [scored])
+
+    def test_a_link(self, tmp_path):
+        fit = self.split(tmp_path, "fit")
+        (tmp_path / "eval.flac").symlink_to(tmp_path / "fit-2.flac")
+        scored = check_audio([utterance(tmp_path / "eval.flac")], 0.0, "eval")
+        with pytest.raises(MIError, match=r"fit-2\.flac .*eval\.flac .*are one recording\. "):
+            refuse_shared_audio([fit], [scored])
+
+    def test_a_damaged_file_is_not_compared(self, tmp_path):
+        fit, scored = self.split(tmp_path, "fit"), self.split(tmp_path, "eval", ".wav")
+        for path in (tmp_path / f"eval-{i}.wav" for i in range(3)):
+            path.write_bytes(path.read_bytes()[:-1000])
+        refuse_shared_audio([fit], [scored])

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators.bounds import entropy_bits
-from s3prl_mi.estimators.intervals import FrameGroups, GroupSums, LeftOut, groups_needed
+from s3prl_mi.estimators.intervals import FrameGroups, GroupSums, Interval, LeftOut, groups_needed, of_both_sides
 
 
 def sums_of(rng: np.random.Generator, n: int, classes: int = 6, gain: float = 0.7) -> GroupSums:
@@ -114,6 +115,28 @@ def test_two_speakers_by_hand():
     assert interval.error == pytest.approx(0.375)
     assert interval.high - interval.value == pytest.approx(0.375 * 12.7062047, rel=1e-6)  # t of one degree of freedom
     assert sums.group_information_bits() == pytest.approx(entropy - 0.5 * 1.0)
+    assert sums.within_groups().tolist() == pytest.approx([1 - 2 / 4, 0 - 1 / 4])
+
+
+def test_what_only_says_who_speaks_is_gone_within_speakers():
+    """A probe that knows the speaker's class frequencies and nothing else: all of its bits are who speaks."""
+    frames = np.array([[60, 30, 10], [5, 15, 80], [40, 40, 20]])
+    loss = np.array([100 * entropy_bits(row) for row in frames])
+    sums = GroupSums("speakers", ("a", "b", "c"), frames, loss)
+    assert sums.left_out().value > 0.2
+    assert sums.within_groups() == pytest.approx([0, 0, 0], abs=1e-9)
+    assert sums.group_information_bits() == pytest.approx(sums.left_out().value)
+
+
+def test_of_both_sides_variances_add():
+    scored, fitted = (Interval(1.0, 0.0, 2.0, error, n) for error, n in ((0.03, 31), (0.04, 11)))
+    both = of_both_sides(scored, fitted)
+    assert both.error == pytest.approx(0.05)
+    degrees = 0.05**4 / (0.03**4 / 30 + 0.04**4 / 10)  # Welch and Satterthwaite: 22.1
+    assert both.high - both.value == pytest.approx(0.05 * stats.t.ppf(0.975, degrees))
+    assert of_both_sides(scored, Interval(1.0, None, None, None, 1)).low is None
+    few = LeftOut("speakers", ("a", "b"), 1.0, np.array([0.9, 1.1])).interval()
+    assert of_both_sides(few, few).low <= few.low  # more degrees of freedom do not make it tighter
 
 
 def test_sums_are_of_the_groups_that_have_frames():

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -356,6 +357,26 @@ def test_evaluate_refuses_what_was_fitted_and_what_is_not_there(finished, capsys
     assert "Did you mean 'eval'" in one_error(capsys.readouterr().err)
 
 
+def test_speech_that_was_fitted_on_is_found_under_other_names(run, corpus, tmp_path, capsys):
+    mine = corpus.copy(tmp_path / "mine")
+    for name in mine.of("fit-b"):
+        copied = mine.root / "later" / "99" / "1" / f"99-{name}.flac"
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.write_bytes(mine.audio[name].read_bytes())
+    said = refused(run, capsys, "mi_views", corpus=mine, seeds=1, datarc__eval_splits=["later"])
+    first = mine.of("fit-b")[0]
+    assert f"{mine.audio[first]} " in said
+    assert f"99-{first}.flac " in said
+    assert "datarc.eval_splits" in said
+    assert run("mi_views", corpus=mine, seeds=1) == 0
+    capsys.readouterr()
+    assert run.evaluate("later") == 1
+    assert f"99-{first}.flac " in one_error(capsys.readouterr().err)
+    mine.audio[first].parents[2].rename(mine.root / "gone")  # then it cannot be checked, and says so
+    assert run.evaluate("later") == 0
+    assert "the fit splits are not here" in capsys.readouterr().err
+
+
 def test_evaluate_before_training_is_refused(run, capsys):
     words = [
         "-m",
@@ -520,6 +541,43 @@ def test_classes_share_the_bound(finished, task):
             assert right / record.eval_frames == pytest.approx(record.accuracy, abs=1e-12)
 
 
+def test_the_digest_of_labels_is_that_of_the_alignments_alone(finished, run, corpus, tmp_path):
+    digests = {r.label_digest for r in finished.records("mi_supervised")}
+    assert len(digests) == 1
+    assert {(r.label_digest, r.kmeans_iterations) for r in finished.records("mi_views")} == {(None, 100)}
+    assert run("mi_supervised", seeds=1) == 0  # fbank, at another frame rate
+    assert {r.label_digest for r in run.records()} == digests
+    mine = corpus.copy(tmp_path / "mine")
+    path = mine.textgrid(mine.of("eval")[0])
+    path.write_text(path.read_text().replace('"AA', '"IY'))
+    assert run("mi_supervised", corpus=mine, name="edited", seeds=1) == 0
+    (edited,) = {r.label_digest for r in run.records("edited")}
+    (digest,) = digests
+    assert edited.split("/")[0] == digest.split("/")[0]
+    assert edited.split("/")[1] != digest.split("/")[1]
+    assert run.evaluate("eval", name="edited") == 0
+    assert {r.label_digest for r in run.records("edited/evaluate/eval")} == {edited}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_intervals_over_the_choice_of_fit_speakers(run, capsys, task):
+    assert run(task, seeds=1, name="plain") == 0
+    assert run(task, seeds=1, fit_ci=True) == 0
+    assert "scored and 3 groups fitted on" in capsys.readouterr().out
+    assert run.numbers() == run.numbers("plain")
+    ((old,), (r,)) = run.records("plain"), run.records()
+    assert old.fit_ci_groups is old.fit_ci_low_bits is old.total_ci_low_bits is None
+    assert (r.fit_ci_over, r.fit_ci_groups) == ("speakers", 3)
+    (sums,) = read_speakers(run.folder / "experiment" / SPEAKERS_FILE, [r])
+    assert sorted(sums.fit_groups) == ["11", "12", "13"]
+    interval = sums.fit_left_out().interval()
+    assert (r.fit_ci_low_bits, r.fit_ci_high_bits) == pytest.approx((interval.low, interval.high))
+    assert r.total_ci_low_bits <= min(r.ci_low_bits, r.fit_ci_low_bits)
+    assert r.total_ci_high_bits >= max(r.ci_high_bits, r.fit_ci_high_bits)
+    assert run(task, "fbank", "-a", seeds=2, fit_ci=False) == 0  # a free setting: what is there stays
+    assert [x.fit_ci_groups for x in run.records()] == [3, None]
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_sums_by_speaker_make_the_bound_and_its_interval(finished, task):
     folder = finished.folder / task
@@ -537,6 +595,11 @@ def test_sums_by_speaker_make_the_bound_and_its_interval(finished, task):
         assert r.ci_low_bits < r.mi_lower_bound_bits < r.ci_high_bits
         assert r.prior_cross_entropy_bits > r.entropy_bits - 1e-9
         assert (r.speaker_information_bits is not None) == (task == "mi_views" and s.over == "speakers")
+        if r.speaker_information_bits is None:
+            assert r.within_speaker_bits is None
+        else:
+            assert r.within_speaker_bits == pytest.approx(np.average(s.within_bits, weights=s.frames), abs=1e-9)
+            assert r.within_speaker_bits < r.mi_lower_bound_bits
 
 
 def test_halves_of_a_split_share_no_speaker(corpus):

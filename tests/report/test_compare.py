@@ -156,6 +156,8 @@ DIFFERENT = {
     "fit_split": {"fit_splits": ["dev-clean"]},
     "eval_split": {"eval_splits": ["test-clean"]},
     "utterances": {"utterances": {"fit": 4, "eval": 4, "skipped": 0}},
+    "codebook": {"codebook": "auto"},
+    "precision": {"precision": "bf16"},
 }
 
 
@@ -183,6 +185,17 @@ class TestRefusal:
         ]
         with pytest.raises(MIError, match=r"labels .*: 40 phones, stress stripped in one; 900 words in two"):
             check(pair)
+
+    def test_other_alignments_by_their_digest_or_by_the_entropy_of_their_labels(self, tmp_path):
+        def pair(first, second, **changes):
+            one, two = (make(model=m, entropy=h, **SUPERVISED) for m, h in (("a", first), ("b", second)))
+            return [Result(tmp_path, [one], "one"), Result(tmp_path, [dataclasses.replace(two, **changes)], "two")]
+
+        assert check(pair(4.575, 4.59)) == []
+        with pytest.raises(MIError, match=r"labels \(.*H\(Y\) is 4.300 bits in two; 4.575 in one"):
+            check(pair(4.575, 4.3))
+        with pytest.raises(MIError, match=r"alignments \(.*labels unknown in one; labels ab/cd in two"):
+            check(pair(4.575, 4.575, label_digest="ab/cd"))
 
     def test_several_differences_in_one_message(self, tmp_path):
         pair = [
@@ -471,3 +484,35 @@ def test_bits_lost_with_their_interval(tmp_path):
         text = to_screen(build([Result(folder, free, "a"), Result(folder, labelled, "a")], published=False))
         (line,) = [x for x in text.splitlines() if "0.100 [" in x]
         assert line.split()[4] == same
+
+
+def test_intervals_over_speakers_in_cells_and_of_the_rank_correlation(results, tmp_path):
+    """Four models, whose errors are counted in stock runs of five speakers."""
+    for result in results:
+        result.folder.mkdir(exist_ok=True)
+        sums = [speaker_sums(r, (0.02, -0.02, 0.01, -0.01)) for r in result.records]
+        append_speakers(result.folder / SPEAKERS_FILE, sums)
+    runs = []
+    for name, errors in (("wav2vec2", 40), ("hubert", 30), ("wavlm", 20), ("data2vec", 10)):
+        folder = run(tmp_path / f"run_{name}", upstream=name)
+        for kind in ("hyp", "ref"):
+            lines = [
+                f"{s}-1-0000 " + " ".join("X" * (kind == "hyp") * (errors + s) + "A" * 100)[: 2 * 100 - 1]
+                for s in range(5)
+            ]
+            (folder / f"test-{kind}.ark").write_text("".join(f"{line}\n" for line in lines))
+        runs.append(read_run(folder))
+    table = build(results, runs=runs, published=False)
+    relation = table.relations[Column("mi_views", "logistic", "last"), "per"]
+    assert relation.of("spearman").value == -1
+    assert relation.over_speakers == (pytest.approx(-1), pytest.approx(-1))  # far apart for all speakers alike
+    text = to_screen(table)
+    assert "by the logistic probe, one seed; 95 % interval over 4 speakers" in text
+    assert re.search(r"^data2vec .* 1\.800 \[1\.77, 1\.83\]", text, re.MULTILINE)
+    assert "+-" not in text
+    assert "[-1.00, -1.00]" in text
+    lines = rows_of(to_csv(table)["_correlations"])
+    found = {r["coefficient"]: r["low_over_speakers"] for r in lines if r["choice"] == "last"}
+    assert found["kendall"] == ""
+    assert float(found["spearman"]) == pytest.approx(-1)
+    assert "rho over speakers" not in to_screen(build(results))

@@ -117,7 +117,7 @@ class TestPlaces:
         assert picture.spread([1.0] * 5, 1.0, 0.0, 2.0) == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0])
 
     def test_names_of_near_points_do_not_cover_each_other(self):
-        points = [Point(f"model_{i}", 1 + i / 1000, 0.0, 10 + i / 1000, i) for i in range(5)]
+        points = [Point(f"model_{i}", x := 1 + i / 1000, x, x, 10 + i / 1000, i) for i in range(5)]
         with picture.sheet(6, 5) as figure:
             axes = figure.subplots()
             axes.set_xlim(0.5, 1.5)

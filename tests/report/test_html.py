@@ -184,6 +184,14 @@ class TestWhatIsLeftOut:
         text = write_report([tmp_path], tmp_path / "out").read_text()
         assert "shows no information" in text
 
+    def test_prior_mismatch_and_who_speaks_are_findings(self, tmp_path):
+        known = {"prior_cross_entropy_bits": 5.7, "speaker_information_bits": 0.3, "within_speaker_bits": 0.95}
+        experiment(tmp_path / "one", [published("a", bits=1.25, **known), published("b")], classes=False)
+        text = write_report([tmp_path], tmp_path / "out").read_text()
+        assert "those of the former cost 0.20 bits on the latter (prior mismatch)" in text
+        assert "0.95 stay with each speaker" in text
+        assert "same holds" not in text
+
     def test_a_close_race_is_called_one(self, tmp_path):
         records = [published(n, bits=b + s / 10, seed=s) for n, b in (("a", 1.0), ("b", 1.01)) for s in (0, 1)]
         experiment(tmp_path / "one", records, classes=False)

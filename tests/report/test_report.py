@@ -245,6 +245,16 @@ class TestScreenTable:
             assert low < 1.002 - reach
             assert high > 1.51 + reach
 
+    def test_how_much_of_the_bits_is_who_speaks(self, tmp_path):
+        records = [make(1.25, seed=s, speaker_information_bits=0.25, within_speaker_bits=1.0) for s in (0, 1)]
+        assert "1.00 stay with each speaker's own cluster frequencies; no bound" in screen_table(records)
+        sums = [dataclasses.replace(speaker_sums(r, (0.2, -0.2)), within_bits=[0.7 + r.seed / 5, 1.1]) for r in records]
+        append_speakers(tmp_path / SPEAKERS_FILE, sums)
+        text = screen_table(records, tmp_path)
+        assert "the clusters tell 0.25 bits about the speaker; of 1.25 bits (layer 0, logistic) 1.00 stay" in text
+        assert "(0.80 to 1.10 by speaker)" in text
+        assert "who speaks" not in screen_table([make()])
+
     def test_the_header_of_mi_supervised(self):
         records = grid(entropy=4.58, unlabelled_frames=1812, unseen_frames=3, **SUPERVISED)
         text = screen_table(records, Path("result/x"))

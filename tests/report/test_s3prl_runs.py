@@ -62,6 +62,17 @@ class TestPhones:
         assert (found.metric, found.test.percent, found.test.split) == ("per", 50.0, "test")
         assert found.test.source == "counted in test-hyp.ark, test-ref.ark"
         assert found.dev is None
+        assert (found.test.left_out.over, found.test.left_out.groups) == ("utterances", ("u0", "u1"))
+
+    def test_the_rate_without_each_speaker(self, tmp_path):
+        run(tmp_path)
+        texts = {"61-70-0000": "A B C D", "61-70-0001": "A B", "121-1-0000": "A B C D"}
+        wrong = {"61-70-0000": "A B C X", "61-70-0001": "A B", "121-1-0000": "X X C D"}
+        for kind, lines in (("hyp", wrong), ("ref", texts)):
+            (tmp_path / f"test-{kind}.ark").write_text("".join(f"{u} {text}\n" for u, text in lines.items()))
+        found = read_run(tmp_path).test.left_out
+        assert (found.over, found.groups, found.value) == ("speakers", ("121", "61"), pytest.approx(30.0))
+        assert found.without_each.tolist() == pytest.approx([100 / 6, 50.0])
 
     def test_an_empty_hypothesis_counts_as_s3prl_does(self, tmp_path):
         arks(run(tmp_path), "test", ["", "A"], ["A B", "A"])

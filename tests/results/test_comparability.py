@@ -23,6 +23,9 @@ DIFFERENT = {
     "view": ({}, {"view": "shift(60 ms)"}),
     "frames": ({}, {"scored_frames": "all"}),
     "clusters": ({}, {"n_clusters": 100}),
+    "codebook": ({"kmeans_iterations": 100}, {"kmeans_iterations": 3}),
+    "alignments": (SUPERVISED | {"label_digest": "ab/cd"}, SUPERVISED | {"label_digest": "ab/ce"}),
+    "precision": ({}, {"precision": "bf16"}),
     "labels": (SUPERVISED, SUPERVISED | {"label_set": "words"}),
     "frame_rate": ({}, {"frame_shift_ms": 10.0}),
     "fit_split": ({}, {"fit_splits": ["dev-clean"]}),
@@ -57,6 +60,21 @@ def test_the_number_of_classes_is_a_part_of_the_labels():
 )
 def test_what_is_compared_is_no_part(change):
     assert len(group_by_key([make(), make(**change)])) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [("codebook", {}, {"kmeans_iterations": 100}), ("alignments", SUPERVISED, SUPERVISED | {"label_digest": "ab/cd"})],
+)
+def test_what_an_old_record_does_not_hold_is_unknown(name, old, new):
+    assert len(group_by_key([make(**old), make(model="wavlm", **old)])) == 1
+    found = differences(group_by_key([make(**old), make(**new)]))
+    assert list(found) == [name]
+    assert "unknown" in found[name][0]
+
+
+def test_the_precision_of_mi_supervised_is_no_part():
+    assert len(group_by_key([make(**SUPERVISED), make(**SUPERVISED | {"precision": "bf16"})])) == 1
 
 
 def test_the_same_featurizer_on_two_upstreams_is_one():

@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.results.correlation import correlate, fisher_interval
+from s3prl_mi.estimators.intervals import LeftOut
+from s3prl_mi.results.correlation import correlate, fisher_interval, with_speakers
 
 # Figures of the paper's Table 2: I(Za;Zb) by MLP against PER.
 BITS = [1.08, 2.04, 2.05, 2.15, 1.63, 2.05, 2.36]
@@ -110,3 +112,62 @@ def test_mistakes():
         correlate([1, 2, 3], [1, 2])
     with pytest.raises(MIError, match="not a finite number"):
         correlate([1, 2, 3, math.nan], [1, 2, 3, 4])
+
+
+def over(values, off, n=20, seed=0, names="s"):
+    """Values of models whose standard error over n speakers is about `off`, apart from what all share."""
+    moves = np.random.default_rng(seed).normal(size=(n, len(values))) * off / np.sqrt(n)
+    groups = tuple(f"{names}{i}" for i in range(n))
+    return [LeftOut("speakers", groups, v, v + moves[:, k]) for k, v in enumerate(values)]
+
+
+def rho_over_speakers(bits, errors, off, shared=0.0):
+    x, y = over(bits, off), over(errors, off, seed=1, names="t")
+    moved = shared * np.random.default_rng(2).normal(size=20)
+    x = [LeftOut(v.over, v.groups, v.value, v.without_each + moved) for v in x]
+    return with_speakers(correlate(bits, errors), x, y).over_speakers
+
+
+def test_over_speakers_models_far_apart_keep_their_order_and_close_ones_do_not():
+    bits, errors = [1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 4.0, 3.0, 5.0]
+    assert rho_over_speakers(bits, errors, 0.01) == pytest.approx((0.9, 0.9))
+    low, high = rho_over_speakers(bits, errors, 1.0)
+    assert -0.5 < low < 0.5
+    assert high > 0.85
+    low, high = rho_over_speakers(bits, errors, 1000.0)  # nothing but noise
+    assert low < -0.8
+    assert high > 0.8
+
+
+def test_what_moves_all_models_alike_changes_no_order():
+    bits, errors = [1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 4.0, 3.0, 5.0]
+    assert rho_over_speakers(bits, errors, 0.01, shared=10.0) == pytest.approx((0.9, 0.9))
+
+
+def test_sides_with_the_same_speakers_move_together():
+    """Bits and errors that move as one keep their correlation whatever the speakers."""
+    values = [1.0, 1.1, 1.2, 1.3]
+    x = over(values, 5.0)
+    assert with_speakers(correlate(values, values), x, x).over_speakers == (pytest.approx(1.0), pytest.approx(1.0))
+
+
+def test_the_spread_is_that_over_draws_of_speakers():
+    """Against drawing speakers afresh: means of n numbers per model."""
+    rng = np.random.default_rng(5)
+    truth, n = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 2.5]), 30
+    draws = truth + 2.0 * rng.normal(size=(400, n, 6))
+    other = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    rhos = [values(correlate(list(d.mean(0)), other))["spearman"] for d in draws]
+    first = draws[0]
+    x = [LeftOut("speakers", tuple(map(str, range(n))), m.mean(), (m.sum() - m) / (n - 1)) for m in first.T]
+    y = over(other, 0.0, names="t")
+    low, high = with_speakers(correlate(list(first.mean(0)), other), x, y).over_speakers
+    assert np.mean([low <= r <= high for r in rhos]) > 0.9
+
+
+def test_without_speakers_on_both_sides_there_is_no_interval_over_them():
+    values = [1.0, 2.0, 3.0, 4.0]
+    x = over(values, 0.1)
+    relation = correlate(values, values)
+    assert with_speakers(relation, x, [None] * 4).over_speakers is None
+    assert with_speakers(relation, x, over(values[:3], 0.1) + over(values[3:], 0.1, names="u")).over_speakers is None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ...core.config import TASKS
 from ...core.errors import MIError
 from ...results.collect import Result
-from ...results.comparability import PARTS, ComparisonKey, differences, group_by_key
+from ...results.comparability import ENTROPY_TOLERANCE, PARTS, ComparisonKey, differences, group_by_key
 from ...results.record import Record
 from ...results.summary import FRAMES_ORDER, rank_in
 
@@ -88,16 +88,22 @@ def check(results: Sequence[Result], allowed: Sequence[str] = ()) -> list[str]:
             raise MIError(f"--allow {name!r}: no such difference. Choose from {', '.join(ALLOWABLE)}.")
     refused: dict[str, list[str]] = {}
     noted: list[str] = []
+
+    def add(name: str, text: str) -> None:
+        if name in allowed:
+            noted.append(f"Not comparable ({name}, allowed). {text}.")
+        else:
+            refused.setdefault(name, []).append(text)
+
     for task in TASKS:
         keys = [(r.label, k) for r in results for k in group_by_key(x for x in r.records if x.task == task)]
         _check_one_per_model(task, keys)
         for name, values in differences(k for _, k in keys).items():
             labels = {v: [label for label, k in keys if k.in_words().get(name) == v] for v in values}
             text = f"{task}: " + "; ".join(f"{v} in {_listed(labels[v])}" for v in values)
-            if name in allowed:
-                noted.append(f"Not comparable ({name}, allowed). {text}.")
-            else:
-                refused.setdefault(name, []).append(text)
+            add(name, text)
+        if task == "mi_supervised" and (text := _entropies(results)):
+            add("labels", text)
     if refused:
         lines = [f"They differ in {name} ({PARTS[name].fix}): {'. '.join(t)}. " for name, t in refused.items()]
         raise MIError(
@@ -105,6 +111,15 @@ def check(results: Sequence[Result], allowed: Sequence[str] = ()) -> list[str]:
             f"side all the same with --allow {','.join([*allowed, *refused])}."
         )
     return noted
+
+
+def _entropies(results: Sequence[Result]) -> str:
+    """The least and the largest H(Y), where they differ by more than frames that lie otherwise explain; else empty."""
+    found = {r.label: x.entropy_bits for r in results for x in r.records if x.task == "mi_supervised"}
+    low, high = min(found, key=lambda k: found[k], default=None), max(found, key=lambda k: found[k], default=None)
+    if low is None or high is None or found[high] - found[low] <= ENTROPY_TOLERANCE:
+        return ""
+    return f"mi_supervised: H(Y) is {found[low]:.3f} bits in {low}; {found[high]:.3f} in {high}"
 
 
 def _check_one_per_model(task: str, keys: Sequence[tuple[str, ComparisonKey]]) -> None:

@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ...core.words import columns, span
-from ...results.correlation import INTERVAL, KINDS, NAMES, Relation
+from ...core.words import columns
+from ...results.correlation import INTERVAL, KINDS, NAMES, Correlation, Relation
 from ...results.selection import LayerAgreement
 from ..s3prl_runs import METRICS
-from ..wording import BOUND, decimals, format_bits
+from ..wording import BOUND, decimals, ends, format_estimate, spread_text
 from .paper import CAVEAT, PaperRow, unmeasured, without_paper
 from .scores import SCORE_NAMES
 from .table import CHOICE_NAMES, CHOICES, Column, ModelRow, Table
@@ -107,11 +107,10 @@ def _main_grid(table: Table, probe: str) -> _Grid:
         for row in table.rows
     ]
     head = ["upstream", *(c.title for c in own), *(f"{SCORE_NAMES[m]} %" for m in metrics)]
-    counts = [f.n_seeds for row in table.rows for c, f in row.figures.items() if c.probe == probe]
-    seeds = "one seed" if max(counts) == 1 else f"mean +- sd over {span(min(counts), max(counts))} seeds"
+    shown = [f for row in table.rows for c, f in row.figures.items() if c.probe == probe]
     return _Grid(
         name=probe,
-        title=f"Lower bounds in bits by the {probe} probe, {seeds}",
+        title=f"Lower bounds in bits by the {probe} probe, {spread_text(shown)}",
         head=head + (["scores from"] if metrics else []),
         rows=rows,
         below=[
@@ -126,7 +125,7 @@ def _bits(row: ModelRow, column: Column, table: Table) -> str:
     if figure is None:
         return "-"
     places = decimals(r.figures[column].mi_lower_bound_bits_sd for r in table.rows if column in r.figures)
-    text = format_bits(figure.mi_lower_bound_bits, figure.mi_lower_bound_bits_sd, figure.n_seeds, places)
+    text = format_estimate(figure, places)
     return f"{text} ({figure.layer})" if column.choice in ("free", "best") else text
 
 
@@ -158,11 +157,21 @@ def _relations_grid(table: Table) -> _Grid:
         mine = {c: r for (c, m), r in table.relations.items() if m == metric}
         headlines = [c for c in mine if c.choice == "last" and mine[c].coefficients] or list(mine)[:1]
         below += [mine[c].sentence for c in headlines if c.probe == headlines[0].probe]
+    speakers = any(r.over_speakers for _, _, r in shown)
+    if speakers:
+        below.append(
+            "rho over speakers: 95 % interval of Spearman's rho of these very models over the choice of speakers, of "
+            "those scored in bits and of those whose errors were counted"
+        )
     return _Grid(
         name="correlations",
         title="Correlation of bits with error rates over models",
-        head=["bound", "probe", "score", "n", *NAMES.values()],
-        rows=[[c.title, c.probe, SCORE_NAMES[m], str(r.n), *(str(r.of(kind)) for kind in KINDS)] for c, m, r in shown],
+        head=["bound", "probe", "score", "n", *NAMES.values(), *(["rho over speakers"] if speakers else [])],
+        rows=[
+            [c.title, c.probe, SCORE_NAMES[m], str(r.n), *(str(r.of(kind)) for kind in KINDS)]
+            + ([ends(r.over_speakers) if r.over_speakers else "-"] if speakers else [])
+            for c, m, r in shown
+        ],
         left=3,
         below=below,
     )
@@ -309,6 +318,7 @@ def latex_text(text: str) -> str:
 
 _FIELDS = {"bits": "mi_lower_bound_bits", "sd": "mi_lower_bound_bits_sd", "seeds": "n_seeds", "layer": "layer"}
 _FIELDS |= {"ci_low": "ci_low_bits", "ci_high": "ci_high_bits"}
+_FIELDS |= {"total_ci_low": "total_ci_low_bits", "total_ci_high": "total_ci_high_bits"}
 _SCORE_FIELDS = {"": "percent", "_from": "kind", "_source": "source", "_remark": "remark"}
 """Endings of columns -> fields of a summary, of a score."""
 
@@ -331,9 +341,15 @@ def _long(column: Column, metric: str, relation: Relation) -> list[dict[str, obj
         same | {
             "coefficient": getattr(c, "kind", None), "value": getattr(c, "value", None), "low": getattr(c, "low", None),
             "high": getattr(c, "high", None), "interval": INTERVAL, "sentence": relation.sentence,
+            **dict(zip(("low_over_speakers", "high_over_speakers"), _over_speakers(c, relation), strict=True)),
         }
         for c in relation.coefficients or [None]
     ]  # fmt: skip
+
+
+def _over_speakers(c: Correlation | None, relation: Relation) -> tuple[float | None, float | None]:
+    found = relation.over_speakers if c is not None and c.kind == "spearman" else None
+    return found or (None, None)
 
 
 def _agreement_line(label: str, a: LayerAgreement) -> dict[str, object]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.errors import MIError, nearest
+from ...estimators.intervals import LeftOut
 from ...results.collect import Result
 from ..published_scores import Score, canonical, paper_figures, score_of, scores
 from ..s3prl_runs import METRICS, Metric, S3prlRun, chosen_run
@@ -27,6 +28,8 @@ class ScoreValue:
     """Shown with a mark, and left out of correlations: a secondary source that could not be checked."""
     remark: str = ""
     """What a reader must know, such as that it is of the dev split."""
+    left_out: LeftOut | None = None
+    """The rate without each speaker, where the errors were counted."""
 
 
 ScoreTable = Mapping[str, Mapping[str, ScoreValue]]
@@ -116,7 +119,8 @@ def _own(runs: Sequence[S3prlRun], metric: Metric) -> ScoreValue | None:
         remarks.append("of a fine-tuned upstream (-f), not of the frozen one that was measured")
     # not what the other scores are: a correlation over both would mix two measurements
     source = f"{run.folder}: {score.source}"
-    return ScoreValue(score.percent, "own run", source, doubtful=bool(remarks), remark=", ".join(remarks))
+    remark, without = ", ".join(remarks), score.left_out
+    return ScoreValue(score.percent, "own run", source, doubtful=bool(remarks), remark=remark, left_out=without)
 
 
 def _published(score: Score, metric: Metric) -> ScoreValue | None:

@@ -11,7 +11,7 @@ from ...core.config import TASKS
 from ...core.errors import MIError
 from ...results.collect import Result, checkpoint_stem
 from ...results.comparability import NOTED, group_by_key
-from ...results.correlation import Relation, correlate
+from ...results.correlation import Relation, correlate, with_speakers
 from ...results.selection import LayerAgreement, best_of, last_layer, layer_agreements
 from ...results.speaker_sums import sums_of
 from ...results.summary import PROBE_ORDER, Summary, layer_key, rank_in, summarise
@@ -258,7 +258,9 @@ def _relations(rows: Sequence[ModelRow], columns: Sequence[Column]) -> dict[tupl
         bits = [r.figures[column].mi_lower_bound_bits for r in trusted]
         errors = [r.scores[metric].percent for r in trusted]
         name = f"{BOUND[column.task]} ({CHOICE_NAMES[column.choice]}, {column.probe})"
-        found[column, metric] = correlate(bits, errors, name, SCORE_NAMES[metric], "negative")
+        relation = correlate(bits, errors, name, SCORE_NAMES[metric], "negative")
+        of_bits, of_errors = [r.figures[column].left_out for r in trusted], [r.scores[metric].left_out for r in trusted]
+        found[column, metric] = with_speakers(relation, of_bits, of_errors)
     return found
 
 

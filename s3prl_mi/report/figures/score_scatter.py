@@ -20,7 +20,9 @@ class Point:
 
     name: str
     bits: float
-    bits_sd: float
+    low: float
+    """Ends of the interval of the bits over speakers; the bits themselves where there is none."""
+    high: float
     score: float
     number: int
     """Position of the model, for its colour and marker."""
@@ -53,7 +55,8 @@ def score_scatter(
                 continue
             for p in shown:
                 axes.errorbar(
-                    p.bits, p.score, xerr=p.bits_sd or None, linestyle="none", markersize=5.5, elinewidth=0.9,
+                    p.bits, p.score, xerr=[[p.bits - p.low], [p.high - p.bits]] if p.high > p.low else None,
+                    linestyle="none", markersize=5.5, elinewidth=0.9,
                     capsize=2, gid=p.name, **look(p.number),
                 )  # fmt: skip
             axes.margins(0.16, 0.12)
@@ -68,7 +71,8 @@ def score_scatter(
             f"scatter_{task}_{number}",
             f"{BOUND[task]} against {what}",
             f"Each point is one model: its bits at its best layer ({setting}) against its {what} in the SUPERB task, "
-            "where lower is better. If points fall from upper left to lower right, more bits go with fewer errors.",
+            "where lower is better. Bars: 95 % interval over the speakers scored; differences between models, paired "
+            "by speaker, are tighter. If points fall from upper left to lower right, more bits go with fewer errors.",
             f"Scatter plot of {BOUND[task]} against {what} with the name of each model.",
         )
 
@@ -94,11 +98,9 @@ def place_names(axes: Axes, points: Sequence[Point], size: float = 7.5) -> None:
     pixel = axes.figure.dpi / 72
     taken = []
     for p in points:
-        (left, y), (x, _), (right, _) = axes.transData.transform(
-            [(p.bits + side * p.bits_sd, p.score) for side in (-1, 0, 1)]
-        )
+        (left, y), (x, _), (right, _) = axes.transData.transform([(x, p.score) for x in (p.low, p.bits, p.high)])
         taken.append(Bbox.from_extents(x, y, x, y).padded(5 * pixel))
-        taken.append(Bbox.from_extents(left, y - 3 * pixel, right, y + 3 * pixel))  # error bar
+        taken.append(Bbox.from_extents(left, y - pixel, right, y + pixel))  # error bar
     frame = axes.get_window_extent().padded(-2)
     for p in points:
         tried: list[tuple[float, Any, Bbox]] = []

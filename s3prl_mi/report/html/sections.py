@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from ...core.words import count, duration
 from ...results.collect import Result
 from ...results.comparability import ComparisonKey
-from ...results.correlation import Relation, correlate
+from ...results.correlation import Relation, correlate, with_speakers
 from ...results.record import Record
 from ...results.selection import CheckpointPick
 from ...results.summary import Summary
@@ -23,7 +23,7 @@ from ..figures.phones import class_bits, confusion_pictures, phone_bits
 from ..figures.picture import Picture, layer_word, probes_in
 from ..figures.score_scatter import Point, score_scatter
 from ..figures.sweeps import sweeps
-from ..wording import BOUND, CEILING, decimals, format_bits
+from ..wording import BOUND, CEILING, decimals, ends, format_estimate, spread_text
 from .report_data import ReportData, best_of_models
 from .words import agreements, findings, what_was_measured
 
@@ -104,16 +104,27 @@ def _scores(data: ReportData) -> Section | None:
 
 def _points(data: ReportData, key: ComparisonKey, probe: str, metric: str) -> tuple[list[Point], Relation]:
     numbers = {m: i for i, m in enumerate(data.names)}
-    points, trusted = [], []
+    points: list[Point] = []
+    trusted: list[tuple[Summary, ScoreValue]] = []
     for model, best in best_of_models(data.groups[key], probe).items():
         rate = data.rates.get(model, {}).get(metric)
         if rate is not None:
             name = data.names[model] + (" *" if rate.doubtful else "")
-            bits, sd = best.mi_lower_bound_bits, best.mi_lower_bound_bits_sd
-            points.append(Point(name, bits, sd, rate.percent, numbers[model]))
-            trusted += [] if rate.doubtful else points[-1:]
-    bits_of, scores_of = [p.bits for p in trusted], [p.score for p in trusted]
-    return points, correlate(bits_of, scores_of, BOUND[key.task], SCORES[metric], expected="negative")
+            bits, low, high = best.mi_lower_bound_bits, best.ci_low_bits, best.ci_high_bits
+            points.append(
+                Point(
+                    name,
+                    bits,
+                    bits if low is None else low,
+                    bits if high is None else high,
+                    rate.percent,
+                    numbers[model],
+                )
+            )
+            trusted += [] if rate.doubtful else [(best, rate)]
+    bits_of, scores_of = [s.mi_lower_bound_bits for s, _ in trusted], [r.percent for _, r in trusted]
+    relation = correlate(bits_of, scores_of, BOUND[key.task], SCORES[metric], expected="negative")
+    return points, with_speakers(relation, [s.left_out for s, _ in trusted], [r.left_out for _, r in trusted])
 
 
 def _source(value: ScoreValue) -> str:
@@ -126,7 +137,9 @@ def _note(relation: Relation, n_points: int) -> str:
     spearman = relation.of("spearman")
     if spearman is None:
         return "too few for a correlation"
-    return f"Spearman {spearman}" + (f" (n = {relation.n}, without *)" if relation.n < n_points else "")
+    text = f"Spearman {spearman}" + (f" (n = {relation.n}, without *)" if relation.n < n_points else "")
+    over = relation.over_speakers
+    return text + (f"\nover speakers {ends(over)}" if over else "")
 
 
 # --- Checkpoints, clusters, classes -----------------------------------------------------------------------
@@ -198,21 +211,22 @@ def _comparison(data: ReportData, key: ComparisonKey, group: Sequence[Summary]) 
     return {
         "head": ["model", *layers, CEILING[key.task], "frames scored", "seeds", *scores],
         "rows": rows,
-        "caption": f"{BOUND[key.task]} in bits: {key.describe()}; protocol {key.protocol}",
+        "caption": f"{BOUND[key.task]} in bits: {key.describe()}; protocol {key.protocol}; "
+        + spread_text(group).replace("+-", "±"),
     }
 
 
 def _bits(s: Summary | None, places: int) -> Cell:
     if s is None:
         return "-"
-    words = format_bits(s.mi_lower_bound_bits, s.mi_lower_bound_bits_sd, s.n_seeds, places).replace("+-", "±")
+    words = format_estimate(s, places).replace("+-", "±")
     return f"{words} ({s.layer})", layer_word(s.layer)
 
 
 # --- Settings of every run --------------------------------------------------------------------------------
 
-_OUTCOMES = {"mi_lower_bound_bits", "entropy_bits", "cross_entropy_bits", "accuracy", "seconds", "probe_settings"}
-"""What the rows of settings leave out; everything else that a record holds is a setting."""
+_OUTCOMES = {"accuracy", "seconds", "probe_settings"}
+"""What the rows of settings leave out, with all bits; everything else that a record holds is a setting."""
 _PATTERNS = ("mi_settings.json", "args_*.yaml", "config_*.yaml")
 
 
@@ -226,7 +240,11 @@ def _run(data: ReportData, result: Result) -> dict[str, Any]:
     files = [sorted(folder.glob(pattern))[-1:] for pattern in _PATTERNS]
     return {
         "title": f"{data.names[result.first.upstream_sha256]}: {tasks} — {result.folder} ({size})",
-        "rows": [[f.name, _values(result.records, f.name)] for f in fields(Record) if f.name not in _OUTCOMES],
+        "rows": [
+            [f.name, _values(result.records, f.name)]
+            for f in fields(Record)
+            if f.name not in _OUTCOMES and not f.name.endswith("_bits")
+        ],
         "files": {path.name: _content(path) for found in files for path in found},
     }
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from ...core.words import count, span
 from ...results.comparability import ComparisonKey
-from ...results.correlation import correlate
+from ...results.correlation import correlate, with_speakers
 from ...results.record import Record
 from ...results.selection import CheckpointPick, LayerAgreement, layer_agreements
 from ...results.ties import ties
 from ..figures.checkpoint_curves import Series, stability_words
-from ..wording import BOUND, decimals, frames_note
+from ..wording import BOUND, decimals, ends, frames_note, prior_note, speaker_note
 from .report_data import ReportData, best_of_models
 
 _QUANTITIES = {
@@ -33,8 +33,8 @@ def what_was_measured(data: ReportData) -> list[str]:
             sentences.append(f"{text}; {_data(records)}.")
     sentences.append(
         "All numbers are lower bounds in bits per frame on speech that no probe was fitted on: a model may hold more "
-        "than a probe finds. Only the best layer is chosen by these same numbers, which is a bit optimistic. Standard "
-        "deviations are over seeds; they do not cover the choice of speech."
+        "than a probe finds. Only the best layer is chosen by these same numbers, which is a bit optimistic. Intervals "
+        "are over the speakers scored; standard deviations are over seeds and do not cover the choice of speech."
     )
     return sentences
 
@@ -53,6 +53,7 @@ NO_INTERVAL = "How sure this order is cannot be said: not all have sums by the s
 def findings(data: ReportData) -> list[str]:
     """Sentences on the best model of each setting, on layers, checkpoints and error rates."""
     found = [s for s in (_best(data, key) for key in data.headline) if s]
+    found += _made_of(data)
     found += _layers(data)
     found += _tasks_agree(data)
     for s in data.series:
@@ -96,6 +97,21 @@ def _best(data: ReportData, key: ComparisonKey) -> str:
     return text + "."
 
 
+def _made_of(data: ReportData) -> list[str]:
+    """What else than phonetic detail is in the bits: the priors of other speech, and who speaks."""
+    found = []
+    for key in data.headline:
+        ranking = list(best_of_models(data.groups[key]).values())
+        notes = {data.names[s.upstream_sha256]: note for s in ranking if (note := prior_note([s]))}
+        if notes:
+            name, note = next(iter(notes.items()))
+            others = f" (the same holds of {count(len(notes) - 1, 'other model')})" if len(notes) > 1 else ""
+            found.append(f"{BOUND[key.task]} of {name} ({key.describe()}): {note}{others}.")
+        if note := speaker_note(ranking):
+            found.append(f"{data.names[ranking[0].upstream_sha256]} ({key.describe()}), {note}.")
+    return found
+
+
 def agreements(data: ReportData) -> dict[str, list[LayerAgreement]]:
     """Both choices of a layer for every model that was measured with both tasks."""
     found = {}
@@ -136,7 +152,11 @@ def _tasks_agree(data: ReportData) -> list[str]:
         models = [m for m in a if m in b]
         if len(models) > 2:
             x, y = ([best[m].mi_lower_bound_bits for m in models] for best in (a, b))
-            sentences.append(correlate(x, y, f"I(Za;Zb) ({free.view})", "I(Z;Y)").sentence)
+            relation = correlate(x, y, f"I(Za;Zb) ({free.view})", "I(Z;Y)")
+            of_a, of_b = ([best[m].left_out for m in models] for best in (a, b))
+            over = with_speakers(relation, of_a, of_b).over_speakers
+            how_sure = f" Over the speakers scored, rho of these models is {ends(over)} (95 %)." if over else ""
+            sentences.append(relation.sentence + how_sure)
     return sentences
 
 
