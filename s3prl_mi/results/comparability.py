@@ -130,7 +130,10 @@ PARTS: dict[str, Part] = {
         ("n_clusters",), "clusters", lambda k: f"{k.n_clusters} clusters" if k.n_clusters else "",
         "--clusters N keeps one",
     ),
-    "codebook": Part(("codebook", "kmeans_iterations"), "codebook (what it is of, k-means steps)", _codebook, "measure both with one codebook"),
+    "codebook": Part(
+        ("codebook", "kmeans_iterations"), "codebook (what it is of, k-means steps)", _codebook,
+        "measure both with one codebook",
+    ),
     "labels": Part(
         ("n_classes", "label_set"), "set of labels",
         lambda k: f"{k.n_classes} {k.label_set or 'labels'}" if k.task == "mi_supervised" else "",
