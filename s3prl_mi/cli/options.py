@@ -151,6 +151,12 @@ def build_parser() -> argparse.ArgumentParser:
         "a time",
     )
     group(
+        "--reuse_states",
+        action="store_true",
+        help="stock tasks: hidden states of a frozen upstream come from the store, so that each utterance passes it "
+        "once for all epochs, seeds and tasks",
+    )
+    group(
         "--store_mode",
         choices=["auto", "disk", "memory", "recompute"],
         help="where hidden states lie: disk (other runs find them again), memory (nothing is written), recompute (as "

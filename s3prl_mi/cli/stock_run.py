@@ -6,7 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..core.config import StoreConfig
 from ..core.errors import MIError
+from ..states.store import Store, default_root
 from ..upstreams import compat
 from .options import PROG
 
@@ -20,20 +22,27 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
         argv += ["-e", str(checkpoint)]
     if args.config is None and checkpoint is None:
         argv += _stock_config(task)
-    ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    ours.add_argument("--upstream_module")  # s3prl does not know it
+    ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # what s3prl does not know
+    ours.add_argument("--upstream_module")
+    ours.add_argument("--reuse_states", action="store_true")
+    ours.add_argument("--max_store_gb", type=float)
     argv = ours.parse_known_args(argv)[1]
     from s3prl import hub, run_downstream
 
     from ..upstreams.names import show_to_s3prl
 
     show_to_s3prl(hub)
-    before = sys.argv
+    before, runner = sys.argv, getattr(run_downstream, "Runner", None)
     sys.argv = [PROG, *argv]
+    if args.reuse_states:
+        from ..downstream.reuse import reusing
+
+        gigabytes = StoreConfig().max_gb if args.max_store_gb is None else args.max_store_gb
+        run_downstream.Runner = reusing(run_downstream.Runner, Store(default_root(), int(gigabytes * 1e9)))
     try:
         run_downstream.main()
     finally:
-        sys.argv = before
+        sys.argv, run_downstream.Runner = before, runner
 
 
 def _stock_config(task: str) -> list[str]:
