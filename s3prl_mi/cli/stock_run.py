@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
@@ -32,17 +33,16 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
     from ..upstreams.names import show_to_s3prl
 
     show_to_s3prl(hub)
-    before, runner = sys.argv, getattr(run_downstream, "Runner", None)
-    sys.argv = [PROG, *argv]
-    if args.reuse_states:
-        from ..downstream.reuse import reusing
+    with contextlib.ExitStack() as stack:
+        stack.callback(setattr, sys, "argv", sys.argv)
+        sys.argv = [PROG, *argv]
+        if args.reuse_states:
+            from ..downstream.reuse import reusing
 
-        gigabytes = StoreConfig().max_gb if args.max_store_gb is None else args.max_store_gb
-        run_downstream.Runner = reusing(run_downstream.Runner, Store(default_root(), int(gigabytes * 1e9)))
-    try:
+            gigabytes = StoreConfig().max_gb if args.max_store_gb is None else args.max_store_gb
+            stack.callback(setattr, run_downstream, "Runner", run_downstream.Runner)
+            run_downstream.Runner = reusing(run_downstream.Runner, Store(default_root(), int(gigabytes * 1e9)))
         run_downstream.main()
-    finally:
-        sys.argv, run_downstream.Runner = before, runner
 
 
 def _stock_config(task: str) -> list[str]:

@@ -39,8 +39,9 @@ LARGEST_DIFFERENCE = 1e-3
 EXAMINED = 8
 """Pairs of neighbours in a data set that are read before a run to know how much speech it has."""
 
-MORE_THAN_EXPECTED = 1.5
-"""Times the expected bytes, after which waveforms are taken to change in each epoch, so that nothing more is stored."""
+MORE_THAN_EXPECTED, SLACK_BYTES = 1.5, 64 << 20
+"""Times the expected bytes, and some more, after which waveforms are taken to change in each epoch: the rest runs as
+stock."""
 
 
 class RunsAsStock(Exception):
@@ -139,7 +140,7 @@ class StoredUpstream(torch.nn.Module):
             self._store.root,
             f", {missing / 1e9:.2f} GB of it new" if missing else there,
         )
-        return MORE_THAN_EXPECTED * missing + (64 << 20)
+        return MORE_THAN_EXPECTED * missing + SLACK_BYTES
 
     def _bytes(self, n_samples: int) -> float:
         frames = self._upstream.geometry.n_frames(n_samples)

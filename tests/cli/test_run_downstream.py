@@ -115,6 +115,7 @@ def test_every_option_is_s3prls_own():
     assert ours.pop("jobs")[:3] == [["--jobs"], "jobs", None]
     assert ours.pop("slurm")[:3] == [["--slurm"], "slurm", None]
     assert ours.pop("max_store_gb")[:3] == [["--max_store_gb"], "max_store_gb", None]
+    assert ours.pop("reuse_states")[:3] == [["--reuse_states"], "reuse_states", False]
     assert ours.pop("store_mode")[:3] == [["--store_mode"], "store_mode", None]
     assert ours.pop("precision")[:3] == [["--precision"], "precision", None]
     assert ours == theirs
@@ -310,6 +311,23 @@ def test_stock_task_is_s3prls_own(stock, monkeypatch, tmp_path):
     expected = ["-m", "train", "-d", "ctc", "-u", "fbank", "-n", "x", "-c", "c.yaml", "--local_rank=0"]
     assert stock == [[*expected, "--device", "cpu"]]
     assert sys.argv == before
+
+
+def test_stock_task_with_an_upstream_from_the_store(stock, monkeypatch, tmp_path):
+    script = sys.modules["s3prl.run_downstream"]
+    seen = []
+
+    class Theirs:
+        pass
+
+    script.Runner = Theirs
+    script.main = lambda: seen.append((script.Runner, sys.argv[1:]))
+    words = ["-m", "train", "-d", "ctc", "-u", "fbank", "-n", "x", "-c", "c.yaml", "--device", "cpu"]
+    assert main([*words, "--reuse_states", "--max_store_gb", "2"]) == 0
+    ((runner, passed),) = seen
+    assert issubclass(runner, Theirs)
+    assert passed == words
+    assert script.Runner is Theirs
 
 
 def test_stock_task_evaluated_without_naming_it(stock, tmp_path):
