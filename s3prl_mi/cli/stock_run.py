@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ..core.config import StoreConfig
 from ..core.errors import MIError
-from ..states.store import Store, default_root
 from ..upstreams import compat
 from .options import PROG
 
@@ -38,6 +37,7 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
         sys.argv = [PROG, *argv]
         if args.reuse_states:
             from ..downstream.reuse import reusing
+            from ..states.store import Store, default_root
 
             gigabytes = StoreConfig().max_gb if args.max_store_gb is None else args.max_store_gb
             stack.callback(setattr, run_downstream, "Runner", run_downstream.Runner)
