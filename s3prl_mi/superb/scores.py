@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 
 from ..core.files import append_lines, read_lines
 from ..upstreams.checkpoints import sha256_of
-from ..upstreams.compat import versions
 from ..upstreams.names import cached_file, checkpoint_urls
 from ..upstreams.s3prl_states import latest_states, load_states
 from .arks import count_errors
@@ -22,7 +21,7 @@ from .prepare import Prepared
 
 RESULTS_FILE = "superb_results.jsonl"
 
-_UNTRAINED = 100.0
+UNTRAINED = 100.0
 """`best_score` before the first dev pass is 100 (asr) or 2^31 (ctc)."""
 
 Metric = Literal["per", "wer"]
@@ -117,8 +116,18 @@ def best_checkpoint(folder: Path, task: str, since: float = 0.0) -> tuple[Path |
     return last, f"the last one, as no score on {SCORED[task].dev} was worth keeping"
 
 
-def write_record(task: str, folder: Path, scored: Path, split: str, prepared: Prepared) -> SuperbRecord:
+def write_record(
+    task: str, folder: Path, scored: Path, split: str, prepared: Prepared, versions: Mapping[str, str]
+) -> SuperbRecord:
     """Count the errors in what s3prl has just written, and append a record.
+
+    Args:
+        task: `ctc` or `asr`.
+        folder: of the experiment.
+        scored: the downstream checkpoint.
+        split: the dataloader.
+        prepared: what the run was given.
+        versions: of what determines a result.
 
     Raises:
         MIError: the files are not there, or do not fit together.
@@ -128,8 +137,8 @@ def write_record(task: str, folder: Path, scored: Path, split: str, prepared: Pr
     section = config.get("downstream_expert") or {}
     decoder = (section.get("datarc") or {}).get("decoder_args") or {}
     model = decoder.get("kenlm_model") if decoder.get("decoder_type") == "kenlm" else None
-    paths = [folder / ark(split, kind, task, model is not None) for kind in ("hyp", "ref")]
-    errors = count_errors(*paths, SCORED[task].separator)
+    hyp, ref = (folder / ark(split, kind, task, model is not None) for kind in ("hyp", "ref"))
+    errors = count_errors(hyp, ref, SCORED[task].separator)
     file = _upstream_file(args.upstream, args.upstream_ckpt)
     data = section.get("corpus" if task == "ctc" else "datarc") or {}
     targets = prepared.targets
@@ -151,7 +160,7 @@ def write_record(task: str, folder: Path, scored: Path, split: str, prepared: Pr
         scored=scored.name,
         steps=int(states["Step"]),
         total_steps=int(config["runner"]["total_steps"]),
-        dev_percent=None if best is None or float(best) >= _UNTRAINED else SCORED[task].to_percent * float(best),
+        dev_percent=None if best is None or float(best) >= UNTRAINED else SCORED[task].to_percent * float(best),
         lexicon=prepared.lexicon.name if prepared.lexicon else ", ".join(prepared.files) or None,
         lexicon_sha256=prepared.lexicon.sha256 if prepared.lexicon else None,
         guessed_words=len(targets.guessed) if targets and prepared.lexicon else None,
@@ -159,7 +168,7 @@ def write_record(task: str, folder: Path, scored: Path, split: str, prepared: Pr
         language_model=model and Path(model).name,
         config_hash=config_hash(config),
         seed=int(args.seed),
-        versions=versions(),
+        versions=dict(versions),
     )
     append_lines(folder / RESULTS_FILE, [asdict(record)])
     return record

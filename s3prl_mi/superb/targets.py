@@ -36,9 +36,7 @@ class Targets:
 
 
 @functools.lru_cache(maxsize=8)
-def phone_targets(
-    root: Path, splits: tuple[str, ...], files: tuple[Path, ...], vocabulary: frozenset[str]
-) -> Targets:
+def phone_targets(root: Path, splits: tuple[str, ...], files: tuple[Path, ...], vocabulary: frozenset[str]) -> Targets:
     """Phones of every utterance, by the first pronunciation of each word.
 
     Args:

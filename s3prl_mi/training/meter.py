@@ -15,7 +15,7 @@ from ..core.config import MIConfig, ViewConfig
 from ..core.errors import MIError
 from ..core.types import FloatMatrix, Seconds
 from ..estimators.mi_supervised import Estimate
-from ..experiment.records import Source, build_records
+from ..experiment.records import Source, build_records, versions
 from ..experiment.task import Context, Fitted, GridPoint
 from ..experiment.views_task import ViewsTask
 from ..results.record import Record

@@ -22,7 +22,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import logging
-import platform
 import re
 import sys
 import warnings
@@ -32,7 +31,6 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from .. import __version__
 from ..core.errors import MIError
 
 SUPPORTED: dict[str, tuple[str, str]] = {
@@ -115,13 +113,6 @@ def s3prl_distribution() -> tuple[str, str]:
             f"mixed. Remove both, then install one: pip uninstall -y {' '.join(found)}; {INSTALL_S3PRL}"
         )
     return next(iter(found.items())) if found else ("s3prl", (s3prl_folder() / "version.txt").read_text().strip())
-
-
-def versions() -> dict[str, str]:
-    """Versions of what determines a result."""
-    names = ("torch", "torchaudio", "transformers", "numpy")
-    found = {"s3prl_mi": __version__, "python": platform.python_version(), **dict([s3prl_distribution()])}
-    return found | {name: importlib.metadata.version(name) for name in names}
 
 
 # --- Patches after import -------------------------------------------------------------------------------
