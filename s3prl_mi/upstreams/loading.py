@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import io
 import json
 import logging
@@ -253,7 +252,7 @@ def _fingerprint(
     heads, normalisation, front end); the checkpoint's hash, s3prl's version, the upstream's name and `-s`; the
     hash of the module that defines an upstream which is not s3prl's.
     """
-    version = importlib.metadata.version("s3prl")
+    version = compat.s3prl_distribution()[1]
     settings = [name, feature_selection, version, checkpoint_sha256, *_settings(expert)]
     if source_sha256 is not None:
         settings.append(source_sha256)

@@ -112,6 +112,7 @@ def test_every_option_is_s3prls_own():
         for a in build_parser()._actions
     }
     assert ours.pop("upstream_module")[:3] == [["--upstream_module"], "upstream_module", None]
+    assert ours.pop("no_test")[:3] == [["--no_test"], "no_test", False]
     assert ours.pop("jobs")[:3] == [["--jobs"], "jobs", None]
     assert ours.pop("slurm")[:3] == [["--slurm"], "slurm", None]
     assert ours.pop("max_store_gb")[:3] == [["--max_store_gb"], "max_store_gb", None]
@@ -209,7 +210,15 @@ def test_missing_gpu_falls_back_with_one_line(calls, capsys, monkeypatch):
         (["-m", "evaluate", "-e", "nowhere"], "-e nowhere: no such"),
         (
             ["-m", "train", "-d", "ctc", "-u", "fbank", "-n", "x", "--device", "cpu"],
-            "-c is missing: task ctc",
+            "where is LibriSpeech? -o",
+        ),
+        (
+            ["-m", "train", "-d", "example", "-u", "fbank", "-n", "x", "--device", "cpu"],
+            "-c is missing: task example",
+        ),
+        (
+            ["-m", "train", "-d", "quesst14_dtw", "-u", "fbank", "-n", "x", "--device", "cpu"],
+            "(SUPERB QbE) lacks ",
         ),
         (["-d", "mi_views"], "-m/--mode"),
         (
@@ -307,8 +316,8 @@ def test_stock_task_is_s3prls_own(stock, monkeypatch, tmp_path):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     before = list(sys.argv)
-    assert main(["-m", "train", "-d", "ctc", "-u", "fbank", "-n", "x", "-c", "c.yaml", "--local-rank=0"]) == 0
-    expected = ["-m", "train", "-d", "ctc", "-u", "fbank", "-n", "x", "-c", "c.yaml", "--local_rank=0"]
+    assert main(["-m", "train", "-d", "example", "-u", "fbank", "-n", "x", "-c", "c.yaml", "--local-rank=0"]) == 0
+    expected = ["-m", "train", "-d", "example", "-u", "fbank", "-n", "x", "-c", "c.yaml", "--local_rank=0"]
     assert stock == [[*expected, "--device", "cpu"]]
     assert sys.argv == before
 
@@ -331,9 +340,9 @@ def test_stock_task_with_an_upstream_from_the_store(stock, monkeypatch, tmp_path
 
 
 def test_stock_task_evaluated_without_naming_it(stock, tmp_path):
-    finished(tmp_path / "ctc_run", downstream="ctc")
-    assert main(["-m", "evaluate", "-e", "ctc_run", "--device", "cpu"]) == 0
-    assert stock == [["-m", "evaluate", "-e", "ctc_run", "--device", "cpu"]]
+    finished(tmp_path / "example_run", downstream="example")
+    assert main(["-m", "evaluate", "-e", "example_run", "--device", "cpu"]) == 0
+    assert stock == [["-m", "evaluate", "-e", "example_run", "--device", "cpu"]]
 
 
 def test_a_local_rank_without_a_launcher_is_refused(calls, capsys):

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.report.s3prl_runs import chosen_run, edit_distance, read_run, read_runs
+from s3prl_mi.report.s3prl_runs import chosen_run, read_run, read_runs
 from s3prl_mi.upstreams.checkpoints import sha256_of
 from tests.helpers.records import make
 
@@ -199,29 +199,3 @@ def test_other_tasks_are_passed_over(tmp_path):
         read_runs([tmp_path / "ours"])
     with pytest.raises(MIError, match=r"prr: no such folder. Did you mean 'pr'"):
         read_runs([tmp_path / "prr"])
-
-
-@pytest.mark.parametrize(
-    ("left", "right", "distance"),
-    [("", "", 0), ("", "abc", 3), ("abc", "", 3), ("abc", "abc", 0), ("flaw", "lawn", 2)],
-)
-def test_edit_distance(left, right, distance):
-    assert edit_distance(left, right) == distance
-
-
-def test_edit_distance_by_another_algorithm():
-    """Against the plain recursion, on random strings."""
-    import functools
-    import random
-
-    rng = random.Random(0)
-    for _ in range(50):
-        a, b = ("".join(rng.choices("abc", k=rng.randrange(8))) for _ in range(2))
-
-        @functools.cache
-        def plain(i, j, a=a, b=b):
-            if i == 0 or j == 0:
-                return i + j
-            return min(plain(i - 1, j) + 1, plain(i, j - 1) + 1, plain(i - 1, j - 1) + (a[i - 1] != b[j - 1]))
-
-        assert edit_distance(a, b) == plain(len(a), len(b))

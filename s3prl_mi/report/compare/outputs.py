@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ...core.words import columns, span
 from ...results.correlation import INTERVAL, KINDS, NAMES, Relation
 from ...results.selection import LayerAgreement
-from ..s3prl_runs import METRICS
+from ...superb.scores import METRICS
 from ..wording import BOUND, decimals, format_bits
 from .paper import CAVEAT, PaperRow, unmeasured, without_paper
 from .scores import SCORE_NAMES
