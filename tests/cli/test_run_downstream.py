@@ -331,7 +331,7 @@ def test_stock_task_with_an_upstream_from_the_store(stock, monkeypatch, tmp_path
 
     script.Runner = Theirs
     script.main = lambda: seen.append((script.Runner, sys.argv[1:]))
-    words = ["-m", "train", "-d", "ctc", "-u", "fbank", "-n", "x", "-c", "c.yaml", "--device", "cpu"]
+    words = ["-m", "train", "-d", "phone_linear", "-u", "fbank", "-n", "x", "-c", "c.yaml", "--device", "cpu"]
     assert main([*words, "--reuse_states", "--max_store_gb", "2"]) == 0
     ((runner, passed),) = seen
     assert issubclass(runner, Theirs)
