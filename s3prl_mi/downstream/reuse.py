@@ -106,7 +106,7 @@ class StoredUpstream(torch.nn.Module):
         """Write what is in memory."""
         try:
             self._states.flush()
-        except InsufficientSpace as error:
+        except (InsufficientSpace, OSError) as error:
             self._stop(str(error))
 
     def _stop(self, why: str) -> None:
@@ -129,17 +129,11 @@ class StoredUpstream(torch.nn.Module):
         seconds = seen.expected(lambda _, n: n / SAMPLE_RATE)
         about = f"hidden states of {'' if seen.whole else 'about '}{duration(seconds)} of speech"
         if missing > room.bytes:
-            need = f"{about} need {missing / 1e9:.2f} GB more on disk, but {room.reason}. {room.fix}"
+            need = f"{about} need {_gigabytes(missing)} more on disk, but {room.reason}. {room.fix}"
             return _stock(split, f"{need}, or select one layer (-l)")
-        there = "" if missing else ", which are there"
-        logger.info(
-            "--reuse_states: %s: %s take %.2f GB in %s%s.",
-            split,
-            about,
-            expected / 1e9,
-            self._store.root,
-            f", {missing / 1e9:.2f} GB of it new" if missing else there,
-        )
+        new = f"{_gigabytes(missing)} of it new" if missing else "which are there"
+        size = f"{about} take {_gigabytes(expected)} in {self._store.root}, {new}"
+        logger.info("--reuse_states: %s: %s.", split, size)
         return MORE_THAN_EXPECTED * missing + SLACK_BYTES
 
     def _bytes(self, n_samples: int) -> float:
@@ -156,13 +150,14 @@ class StoredUpstream(torch.nn.Module):
         if not self._limits.get(self._split):
             return dict(self.expert(wavs))
         digests = [waveform_hash(w.detach().cpu().numpy()) for w in wavs]
-        missing = {d: w for d, w in zip(digests, wavs, strict=True) if d not in self._states}
+        found = {d: self._states.get(d) for d in set(digests) if d in self._states}
+        missing = {d: w for d, w in zip(digests, wavs, strict=True) if d not in found}
         self.passes += len(missing)
         self.served += len(wavs) - len(missing)
-        found = self._extract(missing) if missing else {}
-        states = [found[d] if d in found else self._states.get(d) for d in digests]
+        if missing:
+            found |= self._extract(missing)
         entries: list[Tensor | None] = [None] * self._count
-        for n, of_layer in zip(self._layers, zip(*states, strict=True), strict=True):
+        for n, of_layer in zip(self._layers, zip(*(found[d] for d in digests), strict=True), strict=True):
             padded = pad_sequence(list(of_layer), batch_first=True)
             for row, h in zip(padded, of_layer, strict=True):
                 row[len(h) :] = h[-1]
@@ -181,7 +176,7 @@ class StoredUpstream(torch.nn.Module):
             self._limits[self._split] -= sum(self._bytes(len(w)) for w in missing.values())
             if self._limits[self._split] <= 0:
                 self._stop("it has more speech than its data set: it is cut or changed at random")
-        except InsufficientSpace as error:
+        except (InsufficientSpace, OSError) as error:
             self._stop(str(error))
         return found
 
@@ -189,6 +184,10 @@ class StoredUpstream(torch.nn.Module):
 def _stock(split: str, why: str) -> int:
     logger.warning("--reuse_states: %s: the upstream runs as stock: %s.", split, why)
     return 0
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"
 
 
 def _dims_as_stock(upstream: Upstream) -> list[int]:

@@ -102,6 +102,8 @@ class WaveformStates:
             MIError: NaN or infinite hidden states.
         """
         fresh, self._fresh, self._fresh_bytes = self._fresh, {}, 0
+        if fresh:
+            self.refresh()
         fresh = {digest: hidden for digest, hidden in fresh.items() if digest not in self._places}
         while fresh:
             try:
