@@ -12,6 +12,7 @@ import contextlib
 import functools
 import logging
 import random
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,7 @@ LARGEST_DIFFERENCE = 1e-3
 """Between s3prl's hidden states of a waveform and ours, relative to their norm, above which ours are not used."""
 
 EXAMINED = 8
-"""Pairs of neighbours in a data set that are read before a run to know how much speech it has."""
+"""Pairs of neighbours in a data set that are read before a run to know how much speech it has; at least 2."""
 
 MORE_THAN_EXPECTED, SLACK_BYTES = 1.5, 64 << 20
 """Times the expected bytes, and some more, after which waveforms are taken to change in each epoch: the rest runs as
@@ -122,12 +123,11 @@ class StoredUpstream(torch.nn.Module):
             return _stock(split, f"its data set cannot be looked at ({type(error).__name__}: {error})")
         if not seen.steady:
             return _stock(split, "its utterances are cut or changed at random, so that none comes twice")
-        bytes_of = {n: self._bytes(n) for n in {n for new in seen.new for n in new.values()}}
-        expected = seen.expected(lambda _, n: bytes_of[n])
-        missing = seen.expected(lambda digest, n: 0 if digest in self._states else bytes_of[n])
+        expected = seen.expected(lambda _, n: self._bytes(n))
+        missing = seen.expected(lambda digest, n: 0 if digest in self._states else self._bytes(n))
         room = self._states.room()
         seconds = seen.expected(lambda _, n: n / SAMPLE_RATE)
-        about = f"hidden states of {'' if seen.whole else 'about '}{duration(seconds)} of speech"
+        about = f"hidden states of {'about ' if len(seen.seen) < seen.total else ''}{duration(seconds)} of speech"
         if missing > room.bytes:
             need = f"{about} need {_gigabytes(missing)} more on disk, but {room.reason}. {room.fix}"
             return _stock(split, f"{need}, or select one layer (-l)")
@@ -290,24 +290,18 @@ class Examined:
     """What some items of a data set hold.
 
     Attributes:
-        items: in the whole data set.
-        new: of each item that was looked at, hash and samples of waveforms that its neighbour before it lacks: s3prl's
-            buckets overlap.
+        seen: hash and samples of the waveforms that were looked at.
+        total: waveforms in the whole data set, as far as that tells.
         steady: whether reading an item again gives the same waveforms.
     """
 
-    items: int
-    new: list[dict[str, int]]
+    seen: dict[str, int]
+    total: int
     steady: bool
-
-    @property
-    def whole(self) -> bool:
-        """Whether every item was looked at."""
-        return len(self.new) == self.items
 
     def expected(self, measure: Callable[[str, int], float]) -> float:
         """Sum of a measure of (hash, samples) over the data set."""
-        return sum(measure(d, n) for new in self.new for d, n in new.items()) * self.items / len(self.new)
+        return sum(measure(d, n) for d, n in self.seen.items()) * self.total / len(self.seen)
 
 
 def examine(loader: Any) -> Examined:
@@ -337,14 +331,13 @@ def _examine(loader: Any) -> Examined:
         return {waveform_hash(w): len(w) for w in batch}
 
     if items <= 2 * EXAMINED:
-        chosen, pairs = range(items), [(n - 1, n) for n in range(items)]
-    else:
-        chosen = range(0, items - 1, -(-(items - 1) // EXAMINED))
-        pairs = [(n, n + 1) for n in chosen]
-    look = functools.lru_cache(maxsize=4)(waveforms)
-    new = []
-    known: dict[str, int] = {}
-    for before, number in pairs:
-        known = {**known, **look(before)} if before >= 0 else known
-        new.append({d: n for d, n in look(number).items() if d not in known})
-    return Examined(items, new, all(waveforms(n) == look(n) for n in chosen[:EXAMINED]))
+        found = [waveforms(n) for n in range(items)]
+        seen = {d: n for of_item in found for d, n in of_item.items()}
+        return Examined(seen, len(seen), found[0] == waveforms(0) and found[-1] == waveforms(items - 1))
+    chosen = [round(n * (items - 2) / (EXAMINED - 1)) for n in range(EXAMINED)]
+    pairs = [(waveforms(n), waveforms(n + 1)) for n in chosen]
+    # buckets of s3prl's ctc overlap: an item has few waveforms that the one before it lacks
+    new = statistics.median(len(second.keys() - first.keys()) for first, second in pairs)
+    seen = {d: n for pair in pairs for of_item in pair for d, n in of_item.items()}
+    steady = all(waveforms(n) == first for n, (first, _) in zip(chosen, pairs, strict=True))
+    return Examined(seen, max(round(items * new), len(seen)), steady)

@@ -269,3 +269,17 @@ def test_runner_is_stock_where_states_cannot_be_served(changes, why, checkpoint,
     assert reusing(FakeRunner, store)(arguments(checkpoint, **changes)).upstream.model == "stock"
     assert [why in r.getMessage() for r in caplog.records] == [True]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_two_runs_at_once_store_each_waveform_once(hubert, store):
+    waveforms = speech()
+    runs = [begun(hubert, store, waveforms) for _ in range(2)]
+    runs[0](waveforms[:4])
+    runs[1](waveforms[2:])
+    for run in runs:
+        run.flush()
+    stored = [digest for entry in store.entries() for digest in entry.waveforms]
+    assert len(stored) == len(set(stored)) == 5
+    assert (runs[1].passes, runs[1].served) == (3, 0)
+    runs[1](waveforms)
+    assert (runs[1].passes, runs[1].served) == (3, 5)  # what the other one has stored, too
