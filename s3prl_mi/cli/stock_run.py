@@ -92,6 +92,10 @@ def _config(args: argparse.Namespace, task: SuperbTask, past: dict[str, Any] | N
     if past is not None:
         config = past["Config"]
     elif args.config is not None:
+        if task.config is not None and not Path(args.config).exists() and args.config not in packaged_configs():
+            raise MIError(
+                f"-c {args.config}: no such file. Without -c, -d {task.name} uses {task.config}, SUPERB's own."
+            )
         config = read_config(args.config)
     elif task.config is not None:
         config = read_config(str(packaged_configs()[task.config]))
@@ -118,6 +122,8 @@ class _ScoredRun:
     folder: Path
     config_file: Path | None
     """None: that of a past experiment."""
+    config: dict[str, Any]
+    """The whole config, after the user's overrides."""
     prepared: Prepared
     override: str | None
     """The user's."""
@@ -150,7 +156,7 @@ class _ScoredRun:
         if (config.get("downstream_expert") or {}).get("corpus", {}).get("name") not in (None, "libriphone"):
             split = None if train else split  # of `ctc`, only phones have a record
         prepared = prepare(task, config, list(dict.fromkeys(loaders)), folder)
-        return cls(task, train, past is not None, folder, file, prepared, args.override, split, args.past_exp)
+        return cls(task, train, past is not None, folder, file, config, prepared, args.override, split, args.past_exp)
 
     def overrides(self) -> str:
         """What is filled in, after the user's own."""
@@ -173,6 +179,7 @@ def _run_scored(run: _ScoredRun, args: argparse.Namespace, argv: list[str], devi
     begun = time.time() - 1  # file systems round
     if not run.train and run.split is not None:
         argv += ["-t", run.split]
+        _forget(run, run.split)
     _run_s3prl(args, argv)
     if run.split is None or World.of_launcher().rank > 0:
         return
@@ -188,9 +195,18 @@ def _run_scored(run: _ScoredRun, args: argparse.Namespace, argv: list[str], devi
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # the others are done; s3prl would wait for them
+    _forget(run, run.split)
     again = ["-m", "evaluate", "-e", str(best), "-t", run.split, "--device", device, "-o", run.overrides()]
     _run_s3prl(args, again)
     _record(run, best, run.split)
+
+
+def _forget(run: _ScoredRun, split: str) -> None:
+    """Remove what an earlier evaluation has written, so that nothing but this one can be counted."""
+    from ..superb.scores import arks
+
+    for path in arks(run.folder, run.task, split, run.config):
+        path.unlink(missing_ok=True)
 
 
 def _latest(folder: Path) -> Path:
@@ -206,7 +222,7 @@ def _record(run: _ScoredRun, scored: Path, split: str) -> None:
     from ..experiment.records import versions
     from ..superb.scores import RESULTS_FILE, write_record
 
-    record = write_record(run.task, run.folder, scored, split, run.prepared, versions())
+    record = write_record(run.task, run.config, run.folder, scored, split, run.prepared, versions())
     kinds = ", ".join(f"{getattr(record, kind)} {kind}" for kind in ("substitutions", "deletions", "insertions"))
     print(
         f"{record.metric.upper()} {record.percent:.2f} % on {split} ({', '.join(record.folders)}; "

@@ -5,8 +5,8 @@ the audio files. They lie in ``<root>/<key>/<layers>/`` as float16 or, where tha
 The least recently used ones make room for new ones. Several runs may share a store: one lock keeps two of them from
 filling the same entry; another, on its manifest, is held by each process that reads it: no other run removes it then.
 
-Tasks of s3prl's own (`--reuse_states`) find unmasked float32 states by an utterance's samples (``waveforms``), whichever
-task has stored them.
+s3prl's own tasks (`--reuse_states`) find unmasked states of float32 passes by an utterance's samples (``waveforms``),
+whichever task has stored them.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,12 +66,16 @@ def read(files: tuple[Path, ...]) -> Lexicon:
     if not files:
         return _default()
     entries: dict[str, list[Phones]] = {}
-    digest = hashlib.sha256()
     for path in files:
         for word, variants in read_lexicon(path, stress=True).items():
             entries.setdefault(word, []).extend(variants)
-        digest.update(path.read_bytes())
-    return Lexicon(", ".join(path.name for path in files), digest.hexdigest(), entries)
+    return Lexicon(*identity(files), entries)
+
+
+def identity(files: Sequence[Path]) -> tuple[str, str]:
+    """Names of the user's lexicons, and the sha256 over their content."""
+    content = b"".join(path.read_bytes() for path in files)
+    return ", ".join(path.name for path in files), hashlib.sha256(content).hexdigest()
 
 
 def _default() -> Lexicon:

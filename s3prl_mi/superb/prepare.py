@@ -30,9 +30,8 @@ class Prepared:
     """None: a dataset of s3prl's own, which reads its data itself."""
     folders: dict[str, list[str]] = field(default_factory=dict)
     """Name of a dataloader (train, dev, test-clean) -> the splits behind it."""
-    lexicon: lexicon.Lexicon | None = None
-    files: list[str] = field(default_factory=list)
-    """Names of the lexicons, where s3prl reads them itself."""
+    lexicon: tuple[str, str] | None = None
+    """Of a phone recogniser: its name and sha256."""
 
     def notes(self) -> list[str]:
         """What a user should know, one line each."""
@@ -47,7 +46,7 @@ class Prepared:
             spoken = sum(n for n, _ in guessed.values())
             share = 100 * spoken / max(1, self.targets.n_words)
             found.append(
-                f"lexicon: {self.lexicon.name}; it lacks {count(len(guessed), 'word')}, {share:.1f} % of those spoken, "
+                f"lexicon: {self.lexicon[0]}; it lacks {count(len(guessed), 'word')}, {share:.1f} % of those spoken, "
                 "which were guessed (superb_guessed_words.tsv)"
             )
         return found
@@ -90,11 +89,13 @@ def _prepare_ctc(section: Mapping[str, Any], loaders: Sequence[str]) -> Prepared
     if name == "libriphone":
         files = _lexicons(corpus.get("lexicon"))
         prepared.overrides[f"{EXPERT}.corpus.lexicon"] = [str(path) for path in files]
-        prepared.files = [path.name for path in files]
+        prepared.lexicon = lexicon.identity(files)
     if (compat.s3prl_folder() / "downstream" / "ctc" / "corpus" / f"{name}.py").is_file():
+        if name == "libriphone" and not files:
+            raise MIError(f"no lexicon: this checkout of s3prl lacks its own. Name one: {EXPERT}.corpus.lexicon=[...]")
         return prepared  # a checkout's own dataset
     if name == "libriphone":
-        prepared.lexicon = lexicon.read(files)
+        prepared.lexicon = (chosen := lexicon.read(files)).name, chosen.sha256
         prepared.targets = phone_targets(root, splits, files, symbols_of(vocabulary))
     else:
         prepared.targets = character_targets(root, splits, symbols_of(vocabulary) | {WORD_END})
@@ -109,8 +110,9 @@ def _prepare_asr(section: Mapping[str, Any], loaders: Sequence[str], folder: Pat
     prepared = Prepared({f"{EXPERT}.datarc.libri_root": str(root), f"{EXPERT}.datarc.dict_path": str(vocabulary)})
     prepared.folders = {loader: _folders(data, loader, "datarc") for loader in loaders}
     splits = tuple(dict.fromkeys(split for folders in prepared.folders.values() for split in folders))
-    lists = Path(data["bucket_file"]) if data.get("bucket_file") else None
-    if lists is not None and all((lists / f"{split}.csv").is_file() for split in splits):
+    ours = folder / "buckets"
+    lists = Path(data["bucket_file"]) if data.get("bucket_file") else ours
+    if lists.resolve() != ours.resolve() and all((lists / f"{split}.csv").is_file() for split in splits):
         return prepared  # the user's own, as in s3prl
     prepared.targets = character_targets(root, splits, symbols_of(vocabulary))
     for split, lines in prepared.targets.splits.items():
@@ -118,8 +120,8 @@ def _prepare_asr(section: Mapping[str, Any], loaders: Sequence[str], folder: Pat
         rows = csv.writer(table, lineterminator="\n")
         rows.writerow(("file_path", "length", "label"))
         rows.writerows((str(u.path.relative_to(root)), u.n_samples, "") for u, _ in lines)
-        write_whole(folder / "buckets" / f"{split}.csv", table.getvalue())
-    prepared.overrides[f"{EXPERT}.datarc.bucket_file"] = str(folder / "buckets")
+        write_whole(ours / f"{split}.csv", table.getvalue())
+    prepared.overrides[f"{EXPERT}.datarc.bucket_file"] = str(ours)
     return prepared
 
 
@@ -148,7 +150,7 @@ def _vocabulary(file: str | None, of_s3prl: str, ours: str) -> Path:
     own = compat.s3prl_folder() / "downstream" / of_s3prl
     if file and Path(file).is_file():
         return Path(file)
-    if file and Path(file).name != own.name:
+    if file and Path(file).name not in (own.name, ours):  # of another environment, if it is ours
         raise MIError(f"vocabulary {file}: no such file. Leave it out (null) for SUPERB's.")
     return own if own.is_file() else VOCABULARY / ours
 

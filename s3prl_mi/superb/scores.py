@@ -99,6 +99,18 @@ def ark(split: str, kind: str, task: str, language_model: bool = False) -> str:
     return f"{split}{decoder}-{kind}.ark"
 
 
+def arks(folder: Path, task: str, split: str, config: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Hypotheses and references of a run with this config."""
+    model = language_model(config) is not None
+    return folder / ark(split, "hyp", task, model), folder / ark(split, "ref", task, model)
+
+
+def language_model(config: Mapping[str, Any]) -> str | None:
+    """The file that `asr` decodes with."""
+    decoder = ((config.get("downstream_expert") or {}).get("datarc") or {}).get("decoder_args") or {}
+    return str(decoder.get("kenlm_model")) if decoder.get("decoder_type") == "kenlm" else None
+
+
 def best_checkpoint(folder: Path, task: str, since: float = 0.0) -> tuple[Path | None, str]:
     """The checkpoint to score, and in words why it is that one.
 
@@ -117,12 +129,19 @@ def best_checkpoint(folder: Path, task: str, since: float = 0.0) -> tuple[Path |
 
 
 def write_record(
-    task: str, folder: Path, scored: Path, split: str, prepared: Prepared, versions: Mapping[str, str]
+    task: str,
+    config: Mapping[str, Any],
+    folder: Path,
+    scored: Path,
+    split: str,
+    prepared: Prepared,
+    versions: Mapping[str, str],
 ) -> SuperbRecord:
     """Count the errors in what s3prl has just written, and append a record.
 
     Args:
         task: `ctc` or `asr`.
+        config: the whole config that it was evaluated with.
         folder: of the experiment.
         scored: the downstream checkpoint.
         split: the dataloader.
@@ -133,12 +152,10 @@ def write_record(
         MIError: the files are not there, or do not fit together.
     """
     states = load_states(scored)
-    args, config = states["Args"], states["Config"]
+    args = states["Args"]
     section = config.get("downstream_expert") or {}
-    decoder = (section.get("datarc") or {}).get("decoder_args") or {}
-    model = decoder.get("kenlm_model") if decoder.get("decoder_type") == "kenlm" else None
-    hyp, ref = (folder / ark(split, kind, task, model is not None) for kind in ("hyp", "ref"))
-    errors = count_errors(hyp, ref, SCORED[task].separator)
+    model = language_model(config)
+    errors = count_errors(*arks(folder, task, split, config), SCORED[task].separator)
     file = _upstream_file(args.upstream, args.upstream_ckpt)
     data = section.get("corpus" if task == "ctc" else "datarc") or {}
     targets = prepared.targets
@@ -161,8 +178,8 @@ def write_record(
         steps=int(states["Step"]),
         total_steps=int(config["runner"]["total_steps"]),
         dev_percent=None if best is None or float(best) >= UNTRAINED else SCORED[task].to_percent * float(best),
-        lexicon=prepared.lexicon.name if prepared.lexicon else ", ".join(prepared.files) or None,
-        lexicon_sha256=prepared.lexicon.sha256 if prepared.lexicon else None,
+        lexicon=prepared.lexicon and prepared.lexicon[0],
+        lexicon_sha256=prepared.lexicon and prepared.lexicon[1],
         guessed_words=len(targets.guessed) if targets and prepared.lexicon else None,
         skipped=len(targets.skipped) if targets else None,
         language_model=model and Path(model).name,

@@ -10,6 +10,7 @@ torchaudio >= 2.9       no `set_audio_backend`, `sox_effects`, `info`; `load`/`s
 huggingface_hub >= 1.0  no `HfFolder`, `Repository`
 s3prl, some upstreams   `torch.load` without `map_location`: a file saved on a GPU fails on a CPU machine
 s3prl's task ctc        forgets the config's `num_workers` after the first epoch, and takes 12
+s3prl's task asr        decodes with a language model by its config's `-math.inf`, but does not import math
 ======================  ==========================================================================
 
 Python 3.12 has no distutils; setuptools, a dependency of ours, brings it.
@@ -22,6 +23,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import logging
+import math
 import re
 import sys
 import warnings
@@ -299,4 +301,5 @@ _PATCHES: dict[str, Callable[[ModuleType], None]] = {
     **{f"s3prl.upstream.{name}.expert": _patch_loads_on_cpu for name in _LOADERS},
     "s3prl.upstream.byol_s.serab_byols.serab": _patch_loads_on_cpu,
     "s3prl.downstream.ctc.data": _patch_ctc_data,
+    "s3prl.downstream.asr.expert": lambda module: module.__dict__.update(math=math),
 }

@@ -73,11 +73,11 @@ class TestPR:
         monkeypatch.setattr(compat, "s3prl_folder", lambda: tmp_path / "s3prl")
         found = prepare("ctc", pr(spoken.root), ["train"], tmp_path)
         assert found.targets is None
-        assert found.files == names
+        assert found.lexicon[0] == ", ".join(names)
         assert found.overrides[f"{EXPERT}.text.vocab_file"] == str(own / "vocab" / "phoneme.txt")
         # s3prl's own config names them as its folder has them
         named = pr(spoken.root, corpus__lexicon=[f"downstream/ctc/lexicon/{names[0]}"])
-        assert prepare("ctc", named, ["train"], tmp_path).files == names[:1]
+        assert prepare("ctc", named, ["train"], tmp_path).lexicon[0] == names[0]
 
 
 class TestASR:
@@ -95,7 +95,8 @@ class TestASR:
         assert len(list(csv.DictReader((lists / "eval@1" / "2.csv").read_text().splitlines()))) == 3
         # the user's own lists are taken as they are
         values["downstream_expert"]["datarc"]["bucket_file"] = str(lists)
-        assert prepare("asr", values, ["train"], tmp_path).targets is None
+        assert prepare("asr", values, ["train"], tmp_path).targets is not None
+        assert prepare("asr", values, ["train"], tmp_path / "other").targets is None
 
     def test_a_language_model_that_is_not_there(self, spoken, tmp_path):
         values = config("superb_asr", datarc__libri_root=str(spoken.root), datarc__decoder_args__decoder_type="kenlm")
