@@ -129,8 +129,8 @@ class StoredUpstream(torch.nn.Module):
         seconds = seen.expected(lambda _, n: n / SAMPLE_RATE)
         about = f"hidden states of {'about ' if len(seen.seen) < seen.total else ''}{duration(seconds)} of speech"
         if missing > room.bytes:
-            need = f"{about} need {_gigabytes(missing)} more on disk, but {room.reason}. {room.fix}"
-            return _stock(split, f"{need}, or select one layer (-l)")
+            fix = "Raise --max_store_gb, set $S3PRL_MI_STORE to a larger disk, or select one layer (-l)"
+            return _stock(split, f"{about} need {_gigabytes(missing)} more on disk, but {room.reason}. {fix}")
         new = f"{_gigabytes(missing)} of it new" if missing else "which are there"
         size = f"{about} take {_gigabytes(expected)} in {self._store.root}, {new}"
         logger.info("--reuse_states: %s: %s.", split, size)
