@@ -130,12 +130,15 @@ class _ScoredRun:
         """Settle what is to be done, and prepare it."""
         from ..superb.prepare import prepare
         from ..superb.scores import SCORED
+        from ..upstreams.loading import check_upstream
 
         assert superb.config is not None
         task, train = superb.name, args.mode == "train"
         file = None
         if past is None:
             folder = Path(new_expdir(args))
+            if args.hub == "torch":
+                check_upstream(args.upstream, args.upstream_ckpt, args.upstream_model_config)
             file = packaged_configs().get(args.config or superb.config, Path(args.config or ""))
         else:
             folder = Path(expdir_of(args) or past["Args"].expdir)

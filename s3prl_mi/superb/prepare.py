@@ -78,7 +78,7 @@ def _prepare_ctc(section: Mapping[str, Any], loaders: Sequence[str]) -> Prepared
     corpus, name = section.get("corpus") or {}, str((section.get("corpus") or {}).get("name")).lower()
     if name not in ("libriphone", "librispeech"):
         return Prepared()
-    root = _root(corpus.get("path") or (section.get("datarc") or {}).get("libri_root"), "corpus.path")
+    root = _root((section.get("datarc") or {}).get("libri_root") or corpus.get("path"), "corpus.path")
     prepared = Prepared({f"{EXPERT}.corpus.path": str(root)})
     prepared.folders = {loader: _folders(corpus, loader, "corpus") for loader in loaders}
     ours, own_file = ("phones.txt", "phoneme.txt") if name == "libriphone" else ("characters.txt", "character.txt")
@@ -127,7 +127,7 @@ def _prepare_asr(section: Mapping[str, Any], loaders: Sequence[str], folder: Pat
 
 def _root(path: str | None, key: str) -> Path:
     if not path:
-        raise MIError(f"where is LibriSpeech? -o \"{EXPERT}.{key}='/data/LibriSpeech'\"")
+        raise MIError(f"where is LibriSpeech? -o \"{EXPERT}.datarc.libri_root='/data/LibriSpeech'\"")
     root = Path(path).expanduser()
     if not root.is_dir():
         raise MIError(f"config key downstream_expert.{key}: {path}: no such folder. It should be LibriSpeech's.")
