@@ -44,7 +44,7 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
         config = _config(args, superb, past)
         check(superb, config)
         if config is not None and superb.config is not None and args.mode != "inference":
-            _run_scored(_ScoredRun.of(args, superb, config, past), argv, device)
+            _run_scored(_ScoredRun.of(args, superb, config, checkpoint, past), argv, device)
             return
     if args.config is None and checkpoint is None:
         argv += _stock_config(task)
@@ -110,7 +110,6 @@ class _ScoredRun:
 
     task: str
     train: bool
-    resumes: bool
     folder: Path
     config_file: Path | None
     """None: that of a past experiment."""
@@ -121,11 +120,17 @@ class _ScoredRun:
     """The user's."""
     split: str | None
     """Dataloader to score; None: no test."""
-    checkpoint: str | None
+    checkpoint: Path | None
+    """What training continues from, or what is evaluated."""
 
     @classmethod
     def of(
-        cls, args: argparse.Namespace, superb: SuperbTask, config: dict[str, Any], past: dict[str, Any] | None
+        cls,
+        args: argparse.Namespace,
+        superb: SuperbTask,
+        config: dict[str, Any],
+        checkpoint: Path | None,
+        past: dict[str, Any] | None,
     ) -> _ScoredRun:
         """Settle what is to be done, and prepare it."""
         from ..superb.prepare import prepare
@@ -146,12 +151,14 @@ class _ScoredRun:
             split = None if args.no_test else SCORED[task].test
             loaders = ["train", *(config.get("runner") or {}).get("eval_dataloaders", []), *([split] if split else [])]
         else:
+            if checkpoint is None:
+                raise MIError(f"-m evaluate: which run? -e FOLDER, or -e FOLDER/{SCORED[task].dev}-best.ckpt.")
             split = SCORED[task].test if args.evaluate_split == "test" else args.evaluate_split
             loaders = [split]
         if (config.get("downstream_expert") or {}).get("corpus", {}).get("name") not in (None, "libriphone"):
             split = None if train else split  # of `ctc`, only phones have a record
         prepared = prepare(task, config, list(dict.fromkeys(loaders)), folder)
-        return cls(task, train, past is not None, folder, file, config, prepared, args.override, split, args.past_exp)
+        return cls(task, train, folder, file, config, prepared, args.override, split, checkpoint)
 
     def overrides(self) -> str:
         """What is filled in, after the user's own."""
@@ -178,11 +185,10 @@ def _run_scored(run: _ScoredRun, argv: list[str], device: str) -> None:
     _run_s3prl(argv)
     if run.split is None or World.of_launcher().rank > 0:
         return
-    if not run.train:
-        named = Path(argv[argv.index("-e") + 1] if "-e" in argv else str(run.checkpoint))
-        _record(run, named if named.is_file() else _latest(named), run.split)
+    if not run.train and run.checkpoint is not None:
+        _record(run, run.checkpoint, run.split)
         return
-    best, why = best_checkpoint(run.folder, run.task, 0.0 if run.resumes else begun)
+    best, why = best_checkpoint(run.folder, run.task, 0.0 if run.checkpoint else begun)
     if best is None:
         raise MIError(f"{run.folder}: nothing to score on {run.split}: {why}.")
     print(f"scoring {best.name} on {run.split} ({why})", file=sys.stderr)
@@ -201,15 +207,6 @@ def _forget(run: _ScoredRun, split: str) -> None:
 
     for path in arks(run.folder, run.task, split, run.config):
         path.unlink(missing_ok=True)
-
-
-def _latest(folder: Path) -> Path:
-    from ..upstreams.s3prl_states import latest_states
-
-    found = latest_states(folder)
-    if found is None:
-        raise MIError(f"{folder}: holds no states-*.ckpt.")
-    return found
 
 
 def _record(run: _ScoredRun, scored: Path, split: str) -> None:
