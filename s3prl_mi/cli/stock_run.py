@@ -120,6 +120,8 @@ class _ScoredRun:
     """The user's."""
     split: str | None
     """Dataloader to score; None: no test."""
+    recorded: bool
+    """Whether that score is one of SUPERB's."""
     checkpoint: Path | None
     """What training continues from, or what is evaluated."""
 
@@ -155,10 +157,10 @@ class _ScoredRun:
                 raise MIError(f"-m evaluate: which run? -e FOLDER, or -e FOLDER/{SCORED[task].dev}-best.ckpt.")
             split = SCORED[task].test if args.evaluate_split == "test" else args.evaluate_split
             loaders = [split]
-        if (config.get("downstream_expert") or {}).get("corpus", {}).get("name") not in (None, "libriphone"):
-            split = None if train else split  # of `ctc`, only phones have a record
+        corpus = (config.get("downstream_expert") or {}).get("corpus") or {}
+        recorded = corpus.get("name") in (None, "libriphone") and split is not None  # of `ctc`, phones only
         prepared = prepare(task, config, list(dict.fromkeys(loaders)), folder)
-        return cls(task, train, folder, file, config, prepared, args.override, split, checkpoint)
+        return cls(task, train, folder, file, config, prepared, args.override, split, recorded, checkpoint)
 
     def overrides(self) -> str:
         """What is filled in, after the user's own."""
@@ -183,7 +185,7 @@ def _run_scored(run: _ScoredRun, argv: list[str], device: str) -> None:
         argv += ["-t", run.split]
         _forget(run, run.split)
     _run_s3prl(argv)
-    if run.split is None or World.of_launcher().rank > 0:
+    if run.split is None or not run.recorded or World.of_launcher().rank > 0:
         return
     if not run.train and run.checkpoint is not None:
         _record(run, run.checkpoint, run.split)
