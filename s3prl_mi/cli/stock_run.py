@@ -47,7 +47,7 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
         config = _config(args, superb, past)
         check(superb, config)
         if config is not None and superb.config is not None and args.mode != "inference":
-            _run_scored(_ScoredRun.of(args, superb, config, past), args, argv, device)
+            _run_scored(_ScoredRun.of(args, superb, config, checkpoint, past), args, argv, device)
             return
     if args.config is None and checkpoint is None:
         argv += _stock_config(task)
@@ -118,7 +118,6 @@ class _ScoredRun:
 
     task: str
     train: bool
-    resumes: bool
     folder: Path
     config_file: Path | None
     """None: that of a past experiment."""
@@ -129,21 +128,32 @@ class _ScoredRun:
     """The user's."""
     split: str | None
     """Dataloader to score; None: no test."""
-    checkpoint: str | None
+    recorded: bool
+    """Whether that score is one of SUPERB's."""
+    checkpoint: Path | None
+    """What training continues from, or what is evaluated."""
 
     @classmethod
     def of(
-        cls, args: argparse.Namespace, superb: SuperbTask, config: dict[str, Any], past: dict[str, Any] | None
+        cls,
+        args: argparse.Namespace,
+        superb: SuperbTask,
+        config: dict[str, Any],
+        checkpoint: Path | None,
+        past: dict[str, Any] | None,
     ) -> _ScoredRun:
         """Settle what is to be done, and prepare it."""
         from ..superb.prepare import prepare
         from ..superb.scores import SCORED
+        from ..upstreams.loading import check_upstream
 
         assert superb.config is not None
         task, train = superb.name, args.mode == "train"
         file = None
         if past is None:
             folder = Path(new_expdir(args))
+            if args.hub == "torch":
+                check_upstream(args.upstream, args.upstream_ckpt, args.upstream_model_config)
             file = packaged_configs().get(args.config or superb.config, Path(args.config or ""))
         else:
             folder = Path(expdir_of(args) or past["Args"].expdir)
@@ -151,12 +161,14 @@ class _ScoredRun:
             split = None if args.no_test else SCORED[task].test
             loaders = ["train", *(config.get("runner") or {}).get("eval_dataloaders", []), *([split] if split else [])]
         else:
+            if checkpoint is None:
+                raise MIError(f"-m evaluate: which run? -e FOLDER, or -e FOLDER/{SCORED[task].dev}-best.ckpt.")
             split = SCORED[task].test if args.evaluate_split == "test" else args.evaluate_split
             loaders = [split]
-        if (config.get("downstream_expert") or {}).get("corpus", {}).get("name") not in (None, "libriphone"):
-            split = None if train else split  # of `ctc`, only phones have a record
+        corpus = (config.get("downstream_expert") or {}).get("corpus") or {}
+        recorded = corpus.get("name") in (None, "libriphone") and split is not None  # of `ctc`, phones only
         prepared = prepare(task, config, list(dict.fromkeys(loaders)), folder)
-        return cls(task, train, past is not None, folder, file, config, prepared, args.override, split, args.past_exp)
+        return cls(task, train, folder, file, config, prepared, args.override, split, recorded, checkpoint)
 
     def overrides(self) -> str:
         """What is filled in, after the user's own."""
@@ -181,13 +193,12 @@ def _run_scored(run: _ScoredRun, args: argparse.Namespace, argv: list[str], devi
         argv += ["-t", run.split]
         _forget(run, run.split)
     _run_s3prl(args, argv)
-    if run.split is None or World.of_launcher().rank > 0:
+    if run.split is None or not run.recorded or World.of_launcher().rank > 0:
         return
-    if not run.train:
-        named = Path(argv[argv.index("-e") + 1] if "-e" in argv else str(run.checkpoint))
-        _record(run, named if named.is_file() else _latest(named), run.split)
+    if not run.train and run.checkpoint is not None:
+        _record(run, run.checkpoint, run.split)
         return
-    best, why = best_checkpoint(run.folder, run.task, 0.0 if run.resumes else begun)
+    best, why = best_checkpoint(run.folder, run.task, 0.0 if run.checkpoint else begun)
     if best is None:
         raise MIError(f"{run.folder}: nothing to score on {run.split}: {why}.")
     print(f"scoring {best.name} on {run.split} ({why})", file=sys.stderr)
@@ -207,15 +218,6 @@ def _forget(run: _ScoredRun, split: str) -> None:
 
     for path in arks(run.folder, run.task, split, run.config):
         path.unlink(missing_ok=True)
-
-
-def _latest(folder: Path) -> Path:
-    from ..upstreams.s3prl_states import latest_states
-
-    found = latest_states(folder)
-    if found is None:
-        raise MIError(f"{folder}: holds no states-*.ckpt.")
-    return found
 
 
 def _record(run: _ScoredRun, scored: Path, split: str) -> None:

@@ -60,7 +60,7 @@ def count_errors(hyp: Path, ref: Path, separator: str | None) -> Errors:
         separator: of tokens: None for white space (asr), " " for s3prl's `ctc`, for which an empty text is one token.
 
     Raises:
-        MIError: a file is missing, or the two are not of the same utterances.
+        MIError: a file is missing, has an utterance twice, or the two are not of the same utterances.
     """
     hypotheses, references = _read(hyp, separator), _read(ref, separator)
     if hypotheses.keys() != references.keys() or not references:
@@ -76,5 +76,11 @@ def count_errors(hyp: Path, ref: Path, separator: str | None) -> Errors:
 
 def _read(path: Path, separator: str | None) -> dict[str, list[str]]:
     """Utterance -> tokens."""
-    lines = (line.partition(" ") for line in read_text(path).split("\n") if line)
-    return {utterance: text.split(separator) for utterance, _, text in lines}
+    found: dict[str, list[str]] = {}
+    for utterance, _, text in (line.partition(" ") for line in read_text(path).split("\n") if line):
+        if utterance in found:  # s3prl cuts file names at their first dot
+            raise MIError(
+                f"{path}: utterance {utterance!r} occurs twice; give audio files names that differ before a dot."
+            )
+        found[utterance] = text.split(separator)
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 
 from ..core.errors import MIError
 from ..core.files import write_whole
+from ..core.split_names import overlap
 from ..core.words import count
 from ..upstreams import compat
 from . import lexicon
+from .corpus import Spoken
 from .targets import VOCABULARY, WORD_END, Targets, character_targets, phone_targets, symbols_of, write_lists
 
 EXPERT = "config.downstream_expert"
@@ -65,6 +68,7 @@ def prepare(task: str, config: Mapping[str, Any], loaders: Sequence[str], folder
         MIError: data, lexicon, vocabulary or language model are missing or faulty.
     """
     section = config.get("downstream_expert") or {}
+    _check_leak(section.get("corpus" if task == "ctc" else "datarc") or {}, loaders)
     prepared = _prepare_ctc(section, loaders) if task == "ctc" else _prepare_asr(section, loaders, folder)
     if prepared.targets is not None:
         write_lists(prepared.targets, folder)
@@ -78,7 +82,7 @@ def _prepare_ctc(section: Mapping[str, Any], loaders: Sequence[str]) -> Prepared
     corpus, name = section.get("corpus") or {}, str((section.get("corpus") or {}).get("name")).lower()
     if name not in ("libriphone", "librispeech"):
         return Prepared()
-    root = _root(corpus.get("path") or (section.get("datarc") or {}).get("libri_root"), "corpus.path")
+    root = _root((section.get("datarc") or {}).get("libri_root") or corpus.get("path"), "corpus.path")
     prepared = Prepared({f"{EXPERT}.corpus.path": str(root)})
     prepared.folders = {loader: _folders(corpus, loader, "corpus") for loader in loaders}
     ours, own_file = ("phones.txt", "phoneme.txt") if name == "libriphone" else ("characters.txt", "character.txt")
@@ -116,6 +120,7 @@ def _prepare_asr(section: Mapping[str, Any], loaders: Sequence[str], folder: Pat
         return prepared  # the user's own, as in s3prl
     prepared.targets = character_targets(root, splits, symbols_of(vocabulary))
     for split, lines in prepared.targets.splits.items():
+        _check_transcripts(lines)
         table = io.StringIO()
         rows = csv.writer(table, lineterminator="\n")
         rows.writerow(("file_path", "length", "label"))
@@ -127,7 +132,7 @@ def _prepare_asr(section: Mapping[str, Any], loaders: Sequence[str], folder: Pat
 
 def _root(path: str | None, key: str) -> Path:
     if not path:
-        raise MIError(f"where is LibriSpeech? -o \"{EXPERT}.{key}='/data/LibriSpeech'\"")
+        raise MIError(f"where is LibriSpeech? -o \"{EXPERT}.datarc.libri_root='/data/LibriSpeech'\"")
     root = Path(path).expanduser()
     if not root.is_dir():
         raise MIError(f"config key downstream_expert.{key}: {path}: no such folder. It should be LibriSpeech's.")
@@ -143,6 +148,29 @@ def _folders(section: Mapping[str, Any], loader: str, where: str) -> list[str]:
             f"['dev-clean'], found {folders!r}."
         )
     return [str(folder) for folder in folders]
+
+
+def _check_leak(section: Mapping[str, Any], loaders: Sequence[str]) -> None:
+    """Refuse splits of two dataloaders that share speech: of training with a score, or of dev with test.
+
+    Raises:
+        MIError: they do.
+    """
+    for one, other in itertools.combinations(loaders, 2):
+        for a, b in itertools.product(section.get(one) or (), section.get(other) or ()):
+            if overlap(str(a), str(b)):
+                raise MIError(
+                    f"{one} ({a}) and {other} ({b}) share speech, so the score would be of speech that was trained or "
+                    "chosen on. Parts of a split, by speakers, are named like dev-other@1/2 and dev-other@2/2."
+                )
+
+
+def _check_transcripts(lines: Sequence[tuple[Spoken, tuple[str, ...]]]) -> None:
+    """s3prl's `asr` finds transcripts in LibriSpeech's files only."""
+    for folder in {u.path.parent for u, _ in lines}:
+        file = folder / f"{folder.parent.name}-{folder.name}.trans.txt"
+        if not file.is_file():
+            raise MIError(f"{file}: missing, and s3prl's asr reads transcripts nowhere else (lines '<id> <text>').")
 
 
 def _vocabulary(file: str | None, of_s3prl: str, ours: str) -> Path:

@@ -138,6 +138,21 @@ def load_upstream(
     )
 
 
+def check_upstream(name: str | None, ckpt: str | None, model_config: str | None) -> None:
+    """Refuse, before anything is loaded, an upstream that s3prl's own runner would fail on.
+
+    Raises:
+        MIError: no name, an unknown one, or a checkpoint or config that is missing.
+    """
+    if name is None:
+        raise MIError("-u is missing: which upstream? `s3prl-mi upstreams` lists them; a quick one is -u fbank.")
+    try:
+        entry = find_entry(name)
+    except ImportError as error:
+        raise _missing_package(name, error) from error
+    _check_arguments(name, entry, ckpt, model_config)
+
+
 def _check_arguments(name: str, entry: Callable[..., Any], ckpt: str | None, model_config: str | None) -> None:
     """Refuse what would fail later with an obscure message, or be ignored silently."""
     stock = name in stock_names() and getattr(entry, "__module__", "").startswith("s3prl.")

@@ -212,6 +212,12 @@ def test_missing_gpu_falls_back_with_one_line(calls, capsys, monkeypatch):
             ["-m", "train", "-d", "ctc", "-u", "fbank", "-n", "x", "--device", "cpu"],
             "where is LibriSpeech? -o",
         ),
+        (["-m", "evaluate", "-d", "ctc", "-u", "fbank", "-n", "x", "--device", "cpu"], "which run? -e FOLDER"),
+        (["-m", "train", "-d", "ctc", "-u", "fbnk", "-n", "x", "--device", "cpu"], "unknown upstream -u 'fbnk'"),
+        (
+            ["-m", "train", "-d", "asr", "-u", "fbank", "-n", "x", "-c", "a.yaml", "--device", "cpu"],
+            "-c a.yaml: no such",
+        ),
         (
             ["-m", "train", "-d", "example", "-u", "fbank", "-n", "x", "--device", "cpu"],
             "-c is missing: task example",

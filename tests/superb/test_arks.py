@@ -68,6 +68,13 @@ def test_the_rate_is_that_of_s3prls_own_metric(tmp_path, monkeypatch):
     assert found.percent == pytest.approx(100 * per(hypothesis=hyp, groundtruth=ref))
 
 
+def test_an_utterance_that_occurs_twice_is_refused(tmp_path):
+    hyp, ref = write(tmp_path, ["A"], ["A"])
+    ref.write_text("u0 A\nu0 B\n")
+    with pytest.raises(MIError, match="utterance 'u0' occurs twice"):
+        count_errors(hyp, ref, None)
+
+
 def test_files_of_different_utterances_are_refused(tmp_path):
     with pytest.raises(MIError, match=r"not the same utterances as ref\.ark"):
         count_errors(*write(tmp_path, ["A"], ["A", "B"]), None)

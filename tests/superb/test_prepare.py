@@ -64,6 +64,13 @@ class TestPR:
         with pytest.raises(MIError, match=message):
             prepare("ctc", pr(spoken.root, **change), ["train"], tmp_path)
 
+    @pytest.mark.parametrize("splits", [("fit-a", "fit-b", "fit-a@1/2"), ("fit-a", "eval@1/2", "eval")])
+    def test_a_score_of_speech_that_was_trained_or_chosen_on(self, spoken, tmp_path, splits):
+        names = ("train", "dev", "test")
+        change = {f"corpus__{name}": [split] for name, split in zip(names, splits, strict=True)}
+        with pytest.raises(MIError, match="share speech"):
+            prepare("ctc", pr(spoken.root, **change), names, tmp_path)
+
     def test_a_checkout_keeps_its_own_files(self, spoken, tmp_path, monkeypatch):
         own = tmp_path / "s3prl" / "downstream" / "ctc"
         names = ["librispeech-lexicon-200k-g2p.txt", "librispeech-lexicon-allothers-g2p.txt"]
@@ -97,6 +104,13 @@ class TestASR:
         values["downstream_expert"]["datarc"]["bucket_file"] = str(lists)
         assert prepare("asr", values, ["train"], tmp_path).targets is not None
         assert prepare("asr", values, ["train"], tmp_path / "other").targets is None
+
+    def test_transcripts_where_s3prl_does_not_look(self, spoken, tmp_path):
+        for path in list(spoken.root.rglob("*.trans.txt")):
+            path.rename(path.with_name("other.trans.txt"))
+        values = config("superb_asr", datarc__libri_root=str(spoken.root), datarc__train=["fit-a"])
+        with pytest.raises(MIError, match=r"-.*\.trans\.txt: missing, and s3prl's asr reads"):
+            prepare("asr", values, ["train"], tmp_path)
 
     def test_a_language_model_that_is_not_there(self, spoken, tmp_path):
         values = config("superb_asr", datarc__libri_root=str(spoken.root), datarc__decoder_args__decoder_type="kenlm")

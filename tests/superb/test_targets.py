@@ -14,6 +14,7 @@ from s3prl_mi.downstream import hook
 from s3prl_mi.superb import lexicon
 from s3prl_mi.superb.corpus import read_corpus
 from s3prl_mi.superb.targets import VOCABULARY, character_targets, phone_targets, symbols_of
+from tests.superb.conftest import TEXTS
 
 PHONES = symbols_of(VOCABULARY / "phones.txt")
 
@@ -122,6 +123,16 @@ class TestDatasets:
         assert len(found) == 3
         assert [len(tokens) for _, tokens in found] == sorted((len(t) for _, t in found), reverse=True)
         assert Path(found[0][0]).is_file()
+
+    def test_characters(self, spoken):
+        """`ctc` with corpus.name librispeech: the text itself, by s3prl's own encoder."""
+        hook.install()
+        module = importlib.import_module("s3prl.downstream.ctc.corpus.librispeech")
+        encoder = importlib.import_module("s3prl.downstream.ctc.text").load_text_encoder(
+            "character", str(VOCABULARY / "characters.txt")
+        )
+        found = list(module.LibriDataset(["fit-b"], encoder, 1, path=str(spoken.root)))
+        assert sorted(encoder.decode(tokens) for _, tokens in found) == sorted(TEXTS)
 
     def test_a_batch_begins_at_each_utterance_but_stays_whole(self, spoken):
         found, single = self.dataset(spoken, 2), list(self.dataset(spoken, 1))
