@@ -3,6 +3,9 @@
 The runner, the expert, the featurizer and the losses are s3prl's. `StoredUpstream` takes the upstream's place: a list
 of waveforms in, padded hidden states out. A waveform that the store lacks goes through the upstream, once, and by
 itself: padding changes nothing (`upstreams.forward`), where s3prl's HuBERT and others see a batch's padding.
+
+Measured (`ctc`, a HuBERT of 6 x 192, LibriSpeech-mini): with batches of one, losses are s3prl's to four digits, 2451
+errors instead of 2449 among 2978 phones; with batches of eight PER is another one, as with another seed.
 """
 
 from __future__ import annotations
