@@ -29,7 +29,7 @@ install_with_uv() {
     local python
     python=$(find_python) || python=3.12
     uv venv --quiet --clear --python "$python" "$venv" &&
-        uv pip install --quiet --python "$venv/bin/python" -e "$repo[test]"
+        uv pip install --quiet --python "$venv/bin/python" -e "$repo[test,s3prl]"
 }
 
 install_with_pip() {
@@ -43,7 +43,7 @@ install_with_pip() {
         say "'$python -m venv' failed; on Debian and Ubuntu: apt install python3-venv"
         return 1
     }
-    "$venv/bin/python" -m pip install --quiet -e "$repo[test]"
+    "$venv/bin/python" -m pip install --quiet -e "$repo[test,s3prl]"
 }
 
 environment() {

@@ -11,6 +11,7 @@ stage  package     in -> out
 3      estimators  frames -> bits
 4      states      splits x upstream x views -> hidden states of every layer, on disk or in memory
        demo        nothing -> a small corpus with known phone times, and two models trained on it
+       superb      LibriSpeech and transcripts -> what s3prl's own tasks need, and their error rates
 5      results     estimates -> records, and what may be compared
 6      report      records -> pictures, tables, pages
 7      experiment  the specification of a run -> records in an experiment's folder

@@ -1,7 +1,8 @@
 """Run the tests at both ends of the supported range: `python -m tests.both_ends [pytest arguments]`.
 
-Makes two environments under .cache/both_ends (kept, and reused while pyproject.toml stays as it is): `lowest`
-with the first supported version of each library, `newest` with the last. Needs uv, or else pip. Takes some
+Makes three environments under .cache/both_ends (kept, and reused while pyproject.toml stays as it is): `lowest`
+with the first supported version of each library, `newest` with the last, and `fork`, which is `newest` with ESPnet's
+fork of s3prl. Needs uv, or else pip. Takes some
 GB of disk. Ends with one line for each environment, and exits with 1 if the tests failed in one of them.
 """
 
@@ -12,20 +13,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from s3prl_mi.upstreams.compat import SUPPORTED
+from s3prl_mi.upstreams.compat import S3PRL, SUPPORTED
 
 REPO = Path(__file__).resolve().parents[1]
 ROOT = REPO / ".cache" / "both_ends"
 
 LOWEST = {
     # The first supported releases, as far as they go together.
+    "s3prl": "==0.4.18",
     "torch": "==2.8.*",
     "torchaudio": "==2.8.*",
     "transformers": "==4.50.*",
     "huggingface_hub": "==0.30.*",
     "numpy": "==1.26.*",
 }
-NEWEST: dict[str, str] = {}  # what pip takes by itself within the ranges of pyproject.toml
+NEWEST = {"s3prl": "<0.5"}  # of the rest what pip takes by itself within the ranges of pyproject.toml
+FORK = {"espnet-s3prl": ">=2026.5.14"}
 
 _VERSIONS = """
 import json, platform, sys
@@ -35,7 +38,8 @@ print(json.dumps({"Python": platform.python_version(), **{n: version(n) for n in
 
 
 def main(pytest_arguments: list[str]) -> int:
-    results = {name: test(name, pins, pytest_arguments) for name, pins in (("lowest", LOWEST), ("newest", NEWEST))}
+    environments = {"lowest": LOWEST, "newest": NEWEST, "fork": FORK}
+    results = {name: test(name, pins, pytest_arguments) for name, pins in environments.items()}
     print()
     for name, (status, summary) in results.items():
         print(f"{name} ({'ok' if status == 0 else 'FAILED'}): {summary}")
@@ -48,7 +52,7 @@ def test(name: str, pins: dict[str, str], pytest_arguments: list[str]) -> tuple[
     python = environment(name, pins)
     if python is None:
         return 1, "the installation failed"
-    asked = [str(python), "-c", _VERSIONS, *SUPPORTED]
+    asked = [str(python), "-c", _VERSIONS, *SUPPORTED, *(name for name in S3PRL if name in pins)]
     found = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
     versions = ", ".join(f"{package} {version}" for package, version in found.items())
     run = subprocess.Popen(

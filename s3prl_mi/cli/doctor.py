@@ -25,6 +25,7 @@ from typing import Literal, NamedTuple
 
 from ..core.errors import MIError, nearest
 from ..core.types import SAMPLE_RATE
+from ..superb.tasks import GITHUB, TASKS, SuperbTask, missing_code, missing_packages
 from ..upstreams import compat
 from ..upstreams.checkpoints import describe_checkpoint
 from ..upstreams.names import FILE_SUFFIXES, cache_folder, cached_file, checkpoint_urls, upstream_names
@@ -91,12 +92,15 @@ def checks(upstream: str | None = None, ckpt: str | None = None, quick: bool = F
     yield Check("Python", lambda: f"{platform.python_version()} ({sys.executable})")
     for name, (first, last) in compat.SUPPORTED.items():
         yield Check(name, partial(version_in_range, name, first, last))
+    yield Check("s3prl", _s3prl)
     for module, package in _LIBRARIES.items():
         yield Check(f"import {module}", partial(_import, module), f"install it again: pip install {package}")
     for need in _NEEDS:
         fix = f"install a supported {need.package}" if need.package in compat.SUPPORTED else ""
         yield Check(f"s3prl needs {need.name}", partial(_need, need), fix)
     yield Check("-d mi_views in stock s3prl", _plugin)
+    for task in TASKS:
+        yield Check(f"-d {task.name} (SUPERB {task.superb})", partial(_superb_task, task))
     yield Check("GPU", _gpu)
     for kind in ("wav", "flac"):
         yield Check(f"audio {kind}", partial(_audio, kind), "pip install --force-reinstall soundfile")
@@ -131,6 +135,14 @@ def _version(package: str) -> str:
         return platform.python_version() if package == "Python" else importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "0"
+
+
+def _s3prl() -> str:
+    """Which of the two distributions of s3prl is in use."""
+    name, version = compat.s3prl_distribution()
+    if _version(name) == "0":
+        return f"{version}, a checkout"
+    return f"{version_in_range(name, *compat.S3PRL[name])}, of {name}"
 
 
 _LIBRARIES = {name: name for name in ("torch", "torchaudio", "soundfile", "soxr", "matplotlib", "tensorboardX")}
@@ -230,6 +242,17 @@ def _plugin() -> str:
         return "known, by s3prl_mi.pth"
     fix = "run_downstream.py works all the same; for `python -m s3prl.run_downstream`: pip install s3prl_mi"
     raise Finding("warn", "unknown: s3prl_mi.pth is not in this Python's site-packages", fix)
+
+
+def _superb_task(task: SuperbTask) -> str:
+    """Whether one of SUPERB's tasks can start: s3prl from PyPI lacks packages and configs for most."""
+    if packages := missing_packages(task):
+        raise Finding("warn", f"lacks {', '.join(packages)}", "pip install 's3prl_mi[superb]'")
+    if task.superb == "SF" and (lacks := missing_code("snips")):
+        raise Finding("warn", f"lacks {lacks[0]}", f"pip install -e a clone of {GITHUB}")
+    if task.config is not None:
+        return f"ready, given {task.data} (config {task.config})"
+    return f"ready, given {task.data} and a config of {GITHUB}, downstream/{task.name} (-c)"
 
 
 def _all_upstreams() -> str:

@@ -94,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     group("-c", "--config", help="YAML file of the experiment; optional for mi_views and mi_supervised")
     group("-o", "--override", help="changes to the config, e.g. \"config.runner.seed=1,,args.device='cpu'\"")
     group("-t", "--evaluate_split", default="test", help="split that -m evaluate scores")
+    group("--no_test", action="store_true", help="-d ctc, -d asr: do not score the best checkpoint on test at the end")
 
     group = parser.add_argument_group("upstream").add_argument
     group("-u", "--upstream", help="its name; `s3prl-mi upstreams` lists all. Several: -u a,b or -u a=FILE,b=FILE")
@@ -149,6 +150,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="hidden states may take N GB on disk (50); above that they are kept in memory, or worked a few layers at "
         "a time",
+    )
+    group(
+        "--reuse_states",
+        action="store_true",
+        help="stock tasks: hidden states of a frozen upstream come from the store, so that each utterance passes it "
+        "once for all epochs, seeds and tasks",
     )
     group(
         "--store_mode",

@@ -79,6 +79,7 @@ def _run(argv: list[str]) -> int:
         args.downstream = task
         _run_one(args, checkpoint, past)
     else:
+        _log_to_screen()
         run_stock(args, task, argv, checkpoint, usable_device(args.device))
     return 0
 

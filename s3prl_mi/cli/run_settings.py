@@ -129,8 +129,14 @@ def past_checkpoint(args: argparse.Namespace) -> Path | None:
 # --- -o -----------------------------------------------------------------------------------------------------
 
 
-def apply_override(text: str | None, args: argparse.Namespace, config: dict[str, Any]) -> None:
+def apply_override(text: str | None, args: argparse.Namespace, config: dict[str, Any], show: bool = True) -> None:
     """Apply `-o "config.a.b=1,,args.device='cpu'"` in place, as s3prl does, but evaluating literals only.
+
+    Args:
+        text: the option's value.
+        args: changed in place.
+        config: changed in place.
+        show: print each change, as s3prl does.
 
     Raises:
         MIError: an item without `=`, or one that starts neither with `config.` nor with `args.`, or that
@@ -158,5 +164,5 @@ def apply_override(text: str | None, args: argparse.Namespace, config: dict[str,
                 if not isinstance(target, dict):
                     raise MIError(f"-o {item.strip()!r}: config.{'.'.join(fields[:depth])} is a value, not a section.")
             target[fields[-1]] = value
-        if World.of_launcher().rank == 0:
+        if show and World.of_launcher().rank == 0:
             print(f"[Override] - {key} = {value}", file=sys.stderr)

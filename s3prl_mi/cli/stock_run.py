@@ -1,39 +1,77 @@
-"""Stock tasks of s3prl: the command line is handed to s3prl's own runner."""
+"""Stock tasks of s3prl: the command line is handed to s3prl's own runner; SUPERB's PR and ASR are scored at the end."""
 
 from __future__ import annotations
 
 import argparse
+import builtins
+import contextlib
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ..core.config import StoreConfig, packaged_configs
+from ..core.distributed import World
 from ..core.errors import MIError
+from ..superb.tasks import SuperbTask, check, task_of
 from ..upstreams import compat
+from ..upstreams.s3prl_states import load_states
 from .options import PROG
+from .run_settings import apply_override, expdir_of, new_expdir, read_config
+
+if TYPE_CHECKING:
+    from ..superb.prepare import Prepared
 
 
 def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: Path | None, device: str) -> None:
-    """Hand the command line to s3prl, with the device and the config that it would not find itself."""
+    """Hand the command line to s3prl, with the device and the config that it would not find itself.
+
+    Raises:
+        MIError: something that the task needs is missing.
+    """
     argv = list(argv)
     if device != args.device:
         argv += ["--device", device]
     if checkpoint is not None and args.past_exp is None:
         argv += ["-e", str(checkpoint)]
+    ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # what s3prl does not know
+    ours.add_argument("--upstream_module")
+    ours.add_argument("--reuse_states", action="store_true")
+    ours.add_argument("--max_store_gb", type=float)
+    ours.add_argument("--no_test", action="store_true")
+    argv = ours.parse_known_args(argv)[1]
+    superb = task_of(task)
+    if superb is not None:
+        past = None if checkpoint is None else load_states(checkpoint)
+        config = _config(args, superb, past)
+        check(superb, config)
+        if config is not None and superb.config is not None and args.mode != "inference":
+            _run_scored(_ScoredRun.of(args, superb, config, checkpoint, past), args, argv, device)
+            return
     if args.config is None and checkpoint is None:
         argv += _stock_config(task)
-    ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    ours.add_argument("--upstream_module")  # s3prl does not know it
-    argv = ours.parse_known_args(argv)[1]
+    _run_s3prl(args, argv)
+
+
+def _run_s3prl(args: argparse.Namespace, argv: list[str]) -> None:
     from s3prl import hub, run_downstream
 
     from ..upstreams.names import show_to_s3prl
 
     show_to_s3prl(hub)
-    before = sys.argv
-    sys.argv = [PROG, *argv]
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(setattr, builtins, "isinstance", isinstance)  # s3prl puts a function of its own there
+        stack.callback(setattr, sys, "argv", sys.argv)
+        sys.argv = [PROG, *argv]
+        if args.reuse_states:
+            from ..downstream.reuse import reusing
+            from ..states.store import Store, default_root
+
+            gigabytes = StoreConfig().max_gb if args.max_store_gb is None else args.max_store_gb
+            stack.callback(setattr, run_downstream, "Runner", run_downstream.Runner)
+            run_downstream.Runner = reusing(run_downstream.Runner, Store(default_root(), int(gigabytes * 1e9)))
         run_downstream.main()
-    finally:
-        sys.argv = before
 
 
 def _stock_config(task: str) -> list[str]:
@@ -46,4 +84,150 @@ def _stock_config(task: str) -> list[str]:
     raise MIError(
         f"-c is missing: task {task} needs a config file, and s3prl from PyPI brings none. Take one of "
         f"s3prl/downstream/{task}/ in https://github.com/s3prl/s3prl and name it with -c."
+    )
+
+
+def _config(args: argparse.Namespace, task: SuperbTask, past: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The whole config as s3prl will have it: a past experiment's, or a file's; then `-o`. None: there is no file."""
+    if past is not None:
+        config = past["Config"]
+    elif args.config is not None:
+        if task.config is not None and not Path(args.config).exists() and args.config not in packaged_configs():
+            raise MIError(
+                f"-c {args.config}: no such file. Without -c, -d {task.name} uses {task.config}, SUPERB's own."
+            )
+        config = read_config(args.config)
+    elif task.config is not None:
+        config = read_config(str(packaged_configs()[task.config]))
+    else:
+        try:
+            named = _stock_config(task.name)
+        except MIError:
+            return None
+        config = read_config(named[-1] if named else f"downstream/{task.name}/config.yaml")
+    apply_override(args.override, argparse.Namespace(**vars(args)), config, show=False)
+    return config
+
+
+# --- PR and ASR ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _ScoredRun:
+    """A run of `ctc` or `asr`, trained or evaluated."""
+
+    task: str
+    train: bool
+    folder: Path
+    config_file: Path | None
+    """None: that of a past experiment."""
+    config: dict[str, Any]
+    """The whole config, after the user's overrides."""
+    prepared: Prepared
+    override: str | None
+    """The user's."""
+    split: str | None
+    """Dataloader to score; None: no test."""
+    recorded: bool
+    """Whether that score is one of SUPERB's."""
+    checkpoint: Path | None
+    """What training continues from, or what is evaluated."""
+
+    @classmethod
+    def of(
+        cls,
+        args: argparse.Namespace,
+        superb: SuperbTask,
+        config: dict[str, Any],
+        checkpoint: Path | None,
+        past: dict[str, Any] | None,
+    ) -> _ScoredRun:
+        """Settle what is to be done, and prepare it."""
+        from ..superb.prepare import prepare
+        from ..superb.scores import SCORED
+        from ..upstreams.loading import check_upstream
+
+        assert superb.config is not None
+        task, train = superb.name, args.mode == "train"
+        file = None
+        if past is None:
+            folder = Path(new_expdir(args))
+            if args.hub == "torch":
+                check_upstream(args.upstream, args.upstream_ckpt, args.upstream_model_config)
+            file = packaged_configs().get(args.config or superb.config, Path(args.config or ""))
+        else:
+            folder = Path(expdir_of(args) or past["Args"].expdir)
+        if train:
+            split = None if args.no_test else SCORED[task].test
+            loaders = ["train", *(config.get("runner") or {}).get("eval_dataloaders", []), *([split] if split else [])]
+        else:
+            if checkpoint is None:
+                raise MIError(f"-m evaluate: which run? -e FOLDER, or -e FOLDER/{SCORED[task].dev}-best.ckpt.")
+            split = SCORED[task].test if args.evaluate_split == "test" else args.evaluate_split
+            loaders = [split]
+        corpus = (config.get("downstream_expert") or {}).get("corpus") or {}
+        recorded = corpus.get("name") in (None, "libriphone") and split is not None  # of `ctc`, phones only
+        prepared = prepare(task, config, list(dict.fromkeys(loaders)), folder)
+        return cls(task, train, folder, file, config, prepared, args.override, split, recorded, checkpoint)
+
+    def overrides(self) -> str:
+        """What is filled in, after the user's own."""
+        ours = {**self.prepared.overrides, "args.expdir": str(self.folder)}
+        user = [self.override] if self.override and self.override.lower() != "none" else []
+        return ",,".join([*user, *(f"{key}={value!r}" for key, value in ours.items())])
+
+
+def _run_scored(run: _ScoredRun, args: argparse.Namespace, argv: list[str], device: str) -> None:
+    from ..superb.scores import best_checkpoint
+
+    for note in run.prepared.notes():
+        print(note, file=sys.stderr)
+    strip = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for names in (("-o", "--override"), ("-c", "--config")):
+        strip.add_argument(*names)
+    argv = strip.parse_known_args(argv)[1] + ["-o", run.overrides()]
+    if run.config_file is not None:
+        argv += ["-c", str(run.config_file)]
+    begun = time.time() - 1  # file systems round
+    if not run.train and run.split is not None:
+        argv += ["-t", run.split]
+        _forget(run, run.split)
+    _run_s3prl(args, argv)
+    if run.split is None or not run.recorded or World.of_launcher().rank > 0:
+        return
+    if not run.train and run.checkpoint is not None:
+        _record(run, run.checkpoint, run.split)
+        return
+    best, why = best_checkpoint(run.folder, run.task, 0.0 if run.checkpoint else begun)
+    if best is None:
+        raise MIError(f"{run.folder}: nothing to score on {run.split}: {why}.")
+    print(f"scoring {best.name} on {run.split} ({why})", file=sys.stderr)
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # the others are done; s3prl would wait for them
+    _forget(run, run.split)
+    again = ["-m", "evaluate", "-e", str(best), "-t", run.split, "--device", device, "-o", run.overrides()]
+    _run_s3prl(args, again)
+    _record(run, best, run.split)
+
+
+def _forget(run: _ScoredRun, split: str) -> None:
+    """Remove what an earlier evaluation has written, so that nothing but this one can be counted."""
+    from ..superb.scores import arks
+
+    for path in arks(run.folder, run.task, split, run.config):
+        path.unlink(missing_ok=True)
+
+
+def _record(run: _ScoredRun, scored: Path, split: str) -> None:
+    from ..experiment.records import versions
+    from ..superb.scores import RESULTS_FILE, write_record
+
+    record = write_record(run.task, run.config, run.folder, scored, split, run.prepared, versions())
+    kinds = ", ".join(f"{getattr(record, kind)} {kind}" for kind in ("substitutions", "deletions", "insertions"))
+    print(
+        f"{record.metric.upper()} {record.percent:.2f} % on {split} ({', '.join(record.folders)}; "
+        f"{record.utterances} utterances, {record.reference_length} tokens: {kinds}), "
+        f"step {record.steps} -> {run.folder / RESULTS_FILE}"
     )

@@ -189,6 +189,15 @@ def _cause(path: Path, error: BaseException) -> str:
     return f"{path}: not readable as audio ({text or type(error).__name__})"
 
 
+def waveform_hash(samples: Waveform) -> str:
+    """BLAKE2b of samples as float32, 32 hex digits: what the store knows an utterance by, wherever it was read.
+
+    Args:
+        samples: shape (n_samples,), 16 kHz.
+    """
+    return hashlib.blake2b(np.ascontiguousarray(samples, np.float32).data, digest_size=16).hexdigest()
+
+
 def content_hash(path: str | Path) -> str:
     """BLAKE2b of a file's bytes, 32 hex digits: what the store knows an audio file by.
 

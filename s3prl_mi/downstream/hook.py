@@ -1,4 +1,4 @@
-"""How a stock, unmodified s3prl knows `-d mi_supervised` and `-d mi_views`.
+"""How a stock, unmodified s3prl knows `-d mi_supervised` and `-d mi_views`, and finds what its wheel lacks for `ctc`.
 
 The installed file `s3prl_mi.pth` holds one line that Python runs at every start. It only puts a class on
 `sys.meta_path` (some microseconds, no import) which waits for `import s3prl` and then calls `start` below.
@@ -32,6 +32,7 @@ from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 from ..core.config import TASKS, default_config
 from ..upstreams import compat
@@ -45,10 +46,11 @@ def start() -> None:
 
 
 def install() -> None:
-    """Apply `compat`, and make `s3prl.downstream.<task>` of our tasks importable; safe to call again."""
+    """Apply `compat`, and make our tasks and what s3prl's wheel lacks importable; safe to call again."""
     compat.apply()
     if not _installed():
         sys.meta_path.insert(0, _TaskFinder())
+        sys.meta_path.append(_Substitutes())
 
 
 def _installed() -> bool:
@@ -66,6 +68,24 @@ class _TaskFinder:
             return None
         loader = _Alias(".".join(["s3prl_mi", *parts[1:]]))
         return ModuleSpec(name, loader, is_package=len(parts) == 3)
+
+
+class _Substitutes:
+    """Finds what the installed s3prl lacks; the last finder, so that whatever is installed comes first."""
+
+    modules: ClassVar[dict[str, str]] = {
+        "s3prl.downstream.ctc.corpus": "s3prl_mi.superb",
+        "s3prl.downstream.ctc.corpus.libriphone": "s3prl_mi.superb.datasets",
+        "s3prl.downstream.ctc.corpus.librispeech": "s3prl_mi.superb.datasets",
+        "editdistance": "s3prl_mi.superb.arks",
+    }
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name not in self.modules:
+            return None
+        return ModuleSpec(name, _Alias(self.modules[name]), is_package=name.endswith(".corpus"))
 
 
 class _Alias(Loader):

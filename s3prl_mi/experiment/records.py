@@ -13,6 +13,7 @@ from ..core.types import SAMPLE_RATE, Bits, Seconds
 from ..estimators.intervals import of_both_sides
 from ..estimators.mi_supervised import Estimate
 from ..results.record import Record, last_encoder_layer
+from ..upstreams.compat import s3prl_distribution
 from ..upstreams.loading import Upstream
 from .task import Fitted, GridPoint
 
@@ -131,6 +132,6 @@ def label_set(alignments: AlignmentConfig) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what determines a result."""
-    names = ("s3prl", "torch", "torchaudio", "transformers", "numpy")
-    found = {"s3prl_mi": __version__, "python": platform.python_version()}
+    names = ("torch", "torchaudio", "transformers", "numpy")
+    found = {"s3prl_mi": __version__, "python": platform.python_version(), **dict([s3prl_distribution()])}
     return found | {name: importlib.metadata.version(name) for name in names}

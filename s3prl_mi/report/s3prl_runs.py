@@ -12,42 +12,19 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..core.errors import MIError, nearest
 from ..estimators.intervals import LeftOut
 from ..results.record import Record
+from ..superb.arks import count_errors
+from ..superb.scores import SCORED, UNTRAINED, Metric, ark, read_records
 from ..upstreams.s3prl_states import latest_states, load_states
 from .published_scores import canonical
-
-Metric = Literal["per", "wer"]
-METRICS: tuple[Metric, ...] = ("per", "wer")
-"""Phone error rate; word error rate without a language model."""
-
-_UNTRAINED = 100.0
-"""`best_score` before the first dev pass is 100 (asr) or 2^31 (ctc)."""
-
-
-class _Task(NamedTuple):
-    metric: Metric
-    test: str
-    """Beginning of the arks' names: of LibriSpeech test-clean, as in SUPERB, decoded without a language model."""
-    dev: str
-    to_percent: float
-    separator: str | None
-    """s3prl's `ctc` splits texts at single spaces, so that an empty hypothesis counts as one token."""
-    evaluate: str
-    """Options of the command that writes the arks."""
-
-
-_TASKS = {
-    "ctc": _Task("per", "test", "dev", 100.0, " ", "-t test"),
-    "asr": _Task("wer", "test-clean-noLM", "dev-clean", 1.0, None, "-t test-clean"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +57,8 @@ class S3prlRun:
     """Optimistic, as the checkpoint was chosen on it."""
     fine_tuned: bool = False
     """The upstream was trained too (`-f`), so the score is not of the representation that was measured."""
+    setting: Mapping[str, str] = field(default_factory=dict)
+    """`test split`: LibriSpeech's folders; `lexicon`, of a PER. What is not known is left out."""
 
     def belongs_to(self, record: Record) -> bool:
         """Whether this run and a record are of the same upstream and checkpoint."""
@@ -131,22 +110,22 @@ def read_run(folder: Path) -> S3prlRun | None:
     best = sorted(folder.glob("*best*.ckpt"))
     checkpoint = best[0] if best else latest_states(folder)
     args = _args(folder, checkpoint)
-    name = args.get("downstream")
-    task = _TASKS.get(str(name))
+    name = str(args.get("downstream"))
+    task = SCORED.get(name)
     if task is None or (name == "ctc" and not _is_phones(folder)):
         return None
-    test = _test(folder, task)
+    test = _test(folder, name)
     dev = None
     states = load_states(checkpoint) if checkpoint else {}
     score = states.get("Downstream", {}).get("best_score")
-    if checkpoint is not None and score is not None and float(score) < _UNTRAINED:
+    if checkpoint is not None and score is not None and float(score) < UNTRAINED:
         source = f"best dev value in {checkpoint.name} (step {states.get('Step', '?')})"
         dev = ErrorRate(task.to_percent * float(score), task.dev, source)
     if test is None and dev is None:
         raise MIError(
-            f"{folder}: a run of {name}, but no score in it: neither {task.test}-hyp.ark and {task.test}-ref.ark nor a "
-            "best checkpoint. s3prl writes these files here when it evaluates: run_downstream.py -m evaluate "
-            f"{task.evaluate} -e CHECKPOINT."
+            f"{folder}: a run of {name}, but no score in it: neither {ark(task.test, 'hyp', name)} and "
+            f"{ark(task.test, 'ref', name)} nor a best checkpoint. s3prl writes these files here when it evaluates: "
+            f"run_downstream.py -m evaluate -t {task.test} -e CHECKPOINT."
         )
     layer = args.get("upstream_layer_selection")
     return S3prlRun(
@@ -158,6 +137,7 @@ def read_run(folder: Path) -> S3prlRun | None:
         test=test,
         dev=dev,
         fine_tuned=bool(args.get("upstream_trainable")),
+        setting=_setting(folder, name),
     )
 
 
@@ -207,58 +187,50 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 def _is_phones(folder: Path) -> bool:
     """Whether a run of `ctc` is SUPERB's phone recognition (the task also serves other corpora, in words)."""
-    experts = [_mapping(p).get("downstream_expert") or {} for p in sorted(folder.glob("config_*.yaml"))]
-    return not experts or experts[-1].get("corpus", {}).get("name") in (None, "libriphone")
+    return _expert(folder).get("corpus", {}).get("name") in (None, "libriphone")
 
 
-def _test(folder: Path, task: _Task) -> ErrorRate | None:
+def _test(folder: Path, task: str) -> ErrorRate | None:
     """From a pair of arks, as s3prl computes it: all errors over all reference tokens; None if they are missing.
 
     Raises:
         MIError: hypotheses and references are not of the same utterances.
     """
-    paths = [folder / f"{task.test}-{kind}.ark" for kind in ("hyp", "ref")]
-    if not all(p.exists() for p in paths):
+    split = SCORED[task].test
+    hyp, ref = (folder / ark(split, kind, task) for kind in ("hyp", "ref"))
+    if not (hyp.exists() and ref.exists()):
         return None
-    hypotheses, references = (_ark(p, task.separator) for p in paths)
-    if hypotheses.keys() != references.keys() or not references:
-        raise MIError(f"{paths[0]}: not the same utterances as {paths[1].name}; evaluate again to write both.")
-    errors = {u: edit_distance(hypotheses[u], tokens) for u, tokens in references.items()}
-    left_out = _without_each(errors, {u: len(tokens) for u, tokens in references.items()})
-    source = f"counted in {paths[0].name}, {paths[1].name}"
-    return ErrorRate(left_out.value, task.test.removesuffix("-noLM"), source, left_out)
+    found = count_errors(hyp, ref, SCORED[task].separator)
+    source = f"counted in {hyp.name}, {ref.name}"
+    return ErrorRate(found.percent, split, source, _without_each(found.of_utterances))
 
 
-def _without_each(errors: Mapping[str, int], tokens: Mapping[str, int]) -> LeftOut:
-    """Percent of errors of all utterances, and without each speaker: LibriSpeech's ids are `speaker-chapter-number`."""
-    known = all(re.fullmatch(r"\d+-\d+-\d+", u) for u in errors)
-    names, group = np.unique([u.partition("-")[0] if known else u for u in errors], return_inverse=True)
-    wrong, all_tokens = (np.bincount(group, [counts[u] for u in errors]) for counts in (errors, tokens))
-    without = 100 * (wrong.sum() - wrong) / np.maximum(1, all_tokens.sum() - all_tokens)
-    total = 100 * float(wrong.sum()) / max(1, all_tokens.sum())
+def _without_each(of_utterances: Mapping[str, tuple[int, int]]) -> LeftOut:
+    """Percent of errors of all utterances, and without each speaker: LibriSpeech's ids are `speaker-chapter-number`.
+
+    Args:
+        of_utterances: errors and reference tokens.
+    """
+    known = all(re.fullmatch(r"\d+-\d+-\d+", u) for u in of_utterances)
+    names, group = np.unique([u.partition("-")[0] if known else u for u in of_utterances], return_inverse=True)
+    wrong, tokens = (np.bincount(group, counts) for counts in zip(*of_utterances.values(), strict=True))
+    without = 100 * (wrong.sum() - wrong) / np.maximum(1, tokens.sum() - tokens)
+    total = 100 * float(wrong.sum()) / max(1, tokens.sum())
     return LeftOut("speakers" if known else "utterances", tuple(names.tolist()), total, without)
 
 
-def _ark(path: Path, separator: str | None) -> dict[str, list[str]]:
-    """Utterance -> tokens."""
-    lines = (line.partition(" ") for line in path.read_text(encoding="utf-8").split("\n") if line)
-    return {utterance: text.split(separator) for utterance, _, text in lines}
+def _setting(folder: Path, task: str) -> dict[str, str]:
+    """What a score is of, as far as it is known: by the run's last record of the test, else by its config."""
+    split = SCORED[task].test
+    record = next((r for r in read_records(folder)[::-1] if r["split"] == split), None)
+    if record is None:
+        data = _expert(folder).get("corpus" if task == "ctc" else "datarc", {})
+        names = [PurePath(str(file)).name for file in data.get("lexicon") or []]
+        record = {"folders": data.get(split), "lexicon": ", ".join(names)}
+    found = {"test split": ", ".join(record["folders"] or []), "lexicon": record["lexicon"]}
+    return {key: value for key, value in found.items() if value}
 
 
-def edit_distance(left: Sequence[str], right: Sequence[str]) -> int:
-    """Levenshtein distance of two token sequences.
-
-    Source: Wagner and Fischer 1974; a row at a time, insertions by a running minimum.
-
-    Example:
-        >>> edit_distance("kitten", "sitting")
-        3
-    """
-    _, numbers = np.unique([*left, *right], return_inverse=True)
-    rows, columns = np.split(numbers, [len(left)])
-    places = np.arange(len(columns) + 1)
-    row = places
-    for count, token in enumerate(rows, start=1):
-        best = np.minimum(row[:-1] + (columns != token), row[1:] + 1)
-        row = np.minimum.accumulate(np.concatenate([[count], best]) - places) + places
-    return int(row[-1])
+def _expert(folder: Path) -> dict[str, Any]:
+    """The section downstream_expert of a run's latest config."""
+    return next((_mapping(p).get("downstream_expert") or {} for p in sorted(folder.glob("config_*.yaml"))[::-1]), {})

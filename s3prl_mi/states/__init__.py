@@ -9,6 +9,7 @@ memory_store   the same in memory
 float16        how states are rounded for storage, and whether that is exact enough
 placement      disk, memory, or a few layers at a time: the choice, and the memory that is free
 provider       the states of an experiment, group of layers by group of layers (`HiddenStateProvider`)
+waveforms      hidden states of single waveforms, for s3prl's own tasks (`WaveformStates`)
 split_states   the fit side and the eval side with their states (`SplitStates`)
 layer_weights  s3prl's Featurizer: the weighted sum of all layers as a layer
 =============  ==================================================================================================

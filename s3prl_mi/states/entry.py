@@ -148,6 +148,7 @@ class Entry:
         dtype: `float16` or `float32`.
         skipped: utterances left out, with the reason.
         parts: folders below `path` whose frames lie end to end, and the number of frames of each.
+        waveforms: `data.audio.waveform_hash` of each utterance; empty in entries of earlier versions.
         about: what it was extracted from, and when, for a person who lists the store.
         in_memory: its layers, where they lie in memory.
         held: a lock that keeps other runs from removing the entry for as long as this object lives; only entries
@@ -162,6 +163,7 @@ class Entry:
     dtype: str
     skipped: list[tuple[str, str]]
     parts: Mapping[str, int] = field(default_factory=dict)
+    waveforms: list[str] = field(default_factory=list)
     about: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     in_memory: dict[int, StoredLayer] | None = field(default=None, repr=False, compare=False)
     held: Lock | None = field(default=None, repr=False, compare=False)

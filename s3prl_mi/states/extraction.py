@@ -20,7 +20,7 @@ from ..core.distributed import gather, is_main, world
 from ..core.errors import MIError
 from ..core.threads import BackgroundWriter, prefetch
 from ..core.types import SAMPLE_RATE
-from ..data.audio import AudioError, SkipCounter, read_waveform
+from ..data.audio import AudioError, SkipCounter, read_waveform, waveform_hash
 from ..data.splits import Split
 from ..data.utterances import Utterance
 from .entry import Entry
@@ -254,6 +254,7 @@ def _fill(jobs: Sequence[_Job], batches: dict[Bounds, list[Utterance]], skips: S
                     if utterance not in dict(skips.skipped):
                         skips.skip(utterance, why)
                 kept = [(u.id, w) for u, w in found if not isinstance(w, AudioError)]
+                waveforms = [waveform_hash(w.numpy()) for _, w in kept]
                 front = Front()
                 for view, of_view in views.items():
                     todo = [j for j in of_view if bounds not in j.writer.done]
@@ -263,8 +264,8 @@ def _fill(jobs: Sequence[_Job], batches: dict[Bounds, list[Utterance]], skips: S
                             hidden = hidden_states(upstream, [w for _, w in kept], view, front)
                     for job in todo:
                         states = job.writer.encode([[h[n] for n in job.request.layers] for h in hidden])
-                        write = functools.partial(job.writer.write, bounds, [u for u, _ in kept], states, skipped)
-                        background.submit(write)
+                        ids = [u for u, _ in kept]
+                        background.submit(functools.partial(job.writer.write, bounds, ids, states, skipped, waveforms))
                     bar.update(round(seconds[bounds]))
     except TooCoarse:
         too_coarse = True

@@ -4,6 +4,9 @@ A run finds hidden states by everything that determines them: upstream and check
 the audio files. They lie in ``<root>/<key>/<layers>/`` as float16 or, where that is too coarse, float32 (``entry``).
 The least recently used ones make room for new ones. Several runs may share a store: one lock keeps two of them from
 filling the same entry; another, on its manifest, is held by each process that reads it: no other run removes it then.
+
+s3prl's own tasks (`--reuse_states`) find unmasked states of float32 passes by an utterance's samples (``waveforms``),
+whichever task has stored them.
 """
 
 from __future__ import annotations

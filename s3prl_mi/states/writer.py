@@ -54,12 +54,13 @@ class TooCoarse(Exception):
 
 @dataclass(frozen=True)
 class Written:
-    """A batch that has been written: which, in what part, the frames of its utterances, and those left out."""
+    """A batch that has been written: which, in what part, frames and waveforms of its utterances, those left out."""
 
     bounds: Bounds
     part: str
     frames: dict[str, int]
     skipped: list[tuple[str, str]]
+    waveforms: list[str]
 
 
 class Writer:
@@ -162,6 +163,7 @@ class Writer:
         utterances: Sequence[str],
         states: EncodedBatch | None,
         skipped: Sequence[tuple[str, str]] = (),
+        waveforms: Sequence[str] = (),
     ) -> None:
         """Add a batch; one thread may encode while another one writes.
 
@@ -170,6 +172,7 @@ class Writer:
             utterances: ids of those that could be read, with their states by `encode`.
             states: None: there are none.
             skipped: utterances that cannot be read, and why.
+            waveforms: hashes of the waveforms of those that could be read.
 
         Raises:
             TooCoarse: float16 does not hold these values.
@@ -181,7 +184,7 @@ class Writer:
             return
         frames = dict(zip(utterances, states.n_frames if states else (), strict=True))
         part = self._own[-1].part if follows else f"part-{bounds[0]:06d}"
-        batch = Written(bounds, part, frames, list(skipped))
+        batch = Written(bounds, part, frames, list(skipped), list(waveforms))
         if states is not None:
             if states.event is not None:
                 states.event.synchronize()
@@ -231,7 +234,8 @@ class Writer:
                 parts[w.part] = parts.get(w.part, 0) + sum(w.frames.values())
             dims = [len(self._scales[f"offset_{i}"]) for i in self.layers]
             counts = list(frames.values())
-            entry = Entry(Path(), list(frames), counts, self.layers, dims, self.dtype, skipped, parts)
+            waveforms = [digest for w in batches for digest in w.waveforms]
+            entry = Entry(Path(), list(frames), counts, self.layers, dims, self.dtype, skipped, parts, waveforms)
             self._target.finish(entry, self._scales, self._about)
         self._gather(None)
         return self._target.read()
@@ -302,7 +306,7 @@ class Folder:
                 note = json.loads(line)
                 first, last = note["bounds"]
                 skipped = [(utterance, why) for utterance, why in note["skipped"]]
-                batch = Written((first, last), path.name, note["frames"], skipped)
+                batch = Written((first, last), path.name, note["frames"], skipped, note["waveforms"])
             except (ValueError, TypeError, KeyError):
                 break
             count = frames + sum(batch.frames.values())
@@ -361,7 +365,7 @@ class Folder:
     def finish(self, entry: Entry, scales: Scales, about: dict[str, Any]) -> None:
         """Write the manifest and give the folder its final name."""
         del scales  # they are there
-        names = ("utterances", "n_frames", "layers", "dims", "dtype", "skipped", "parts")
+        names = ("utterances", "n_frames", "layers", "dims", "dtype", "skipped", "parts", "waveforms")
         manifest = {name: getattr(entry, name) for name in names}
         manifest |= {"determinants": about, "created": time.strftime("%Y-%m-%d %H:%M:%S")}
         write_whole(self.folder / MANIFEST, json.dumps(manifest))

@@ -9,6 +9,8 @@ torchaudio >= 2.9       no `set_audio_backend`, `sox_effects`, `info`; `load`/`s
                         (compat_audio.py)
 huggingface_hub >= 1.0  no `HfFolder`, `Repository`
 s3prl, some upstreams   `torch.load` without `map_location`: a file saved on a GPU fails on a CPU machine
+s3prl's task ctc        forgets the config's `num_workers` after the first epoch, and takes 12
+s3prl's task asr        decodes with a language model by its config's `-math.inf`, but does not import math
 ======================  ==========================================================================
 
 Python 3.12 has no distutils; setuptools, a dependency of ours, brings it.
@@ -16,9 +18,12 @@ Python 3.12 has no distutils; setuptools, a dependency of ours, brings it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
 import logging
+import math
 import re
 import sys
 import warnings
@@ -36,9 +41,13 @@ SUPPORTED: dict[str, tuple[str, str]] = {
     "transformers": ("4.50", "6"),
     "huggingface_hub": ("0.30", "3"),
     "numpy": ("1.26", "3"),
-    "s3prl": ("0.4.18", "0.4.19"),
 }
 """From the first version (included) to the last (excluded); pyproject.toml says the same."""
+
+S3PRL: dict[str, tuple[str, str]] = {"s3prl": ("0.4.18", "0.5"), "espnet-s3prl": ("2026.5.14", "2028")}
+"""Distributions on PyPI that hold the package `s3prl` -> their versions, likewise. Only one can be installed."""
+
+INSTALL_S3PRL = 'pip install "s3prl>=0.4.18,<0.5" (or, of the ESPnet project: pip install espnet-s3prl)'
 
 
 class BrokenInstallation(MIError, ImportError):
@@ -86,8 +95,26 @@ def s3prl_folder() -> Path:
     """
     spec = importlib.util.find_spec("s3prl")
     if spec is None or not spec.submodule_search_locations:
-        raise MIError("s3prl is not installed. Install it: pip install s3prl==0.4.18")
+        raise MIError(f"s3prl is not installed: {INSTALL_S3PRL}")
     return Path(next(iter(spec.submodule_search_locations)))
+
+
+def s3prl_distribution() -> tuple[str, str]:
+    """Name and version of the distribution that s3prl comes from; a checkout on the path counts as s3prl.
+
+    Raises:
+        MIError: s3prl is not installed, or two distributions lie in its folder.
+    """
+    found = {}
+    for name in S3PRL:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    if len(found) > 1:
+        raise MIError(
+            f"{' and '.join(found)} are both installed, in the same folder {s3prl_folder()}, so files of the two are "
+            f"mixed. Remove both, then install one: pip uninstall -y {' '.join(found)}; {INSTALL_S3PRL}"
+        )
+    return next(iter(found.items())) if found else ("s3prl", (s3prl_folder() / "version.txt").read_text().strip())
 
 
 # --- Patches after import -------------------------------------------------------------------------------
@@ -127,9 +154,7 @@ def _patch_after(loader: Any, patch: Callable[[ModuleType], None]) -> None:
 
 def _torchaudio_advice(error: OSError) -> str:
     """PyPI's torchaudio is a CUDA build: with a CPU torch (or another CUDA), its library does not load."""
-    from importlib.metadata import version
-
-    torch, torchaudio = version("torch"), version("torchaudio")
+    torch, torchaudio = importlib.metadata.version("torch"), importlib.metadata.version("torchaudio")
     local = torch.partition("+")[2]
     index = f" --index-url https://download.pytorch.org/whl/{local}" if local else ""
     return (
@@ -192,6 +217,12 @@ class _LoadsOnCPU:
 
 def _patch_loads_on_cpu(module: ModuleType) -> None:
     module.__dict__["torch"] = _LoadsOnCPU(module.__dict__["torch"])
+
+
+def _patch_ctc_data(module: ModuleType) -> None:
+    """`load_dataset` takes `num_workers` out of the config that it is given."""
+    load = module.__dict__["load_dataset"]
+    module.__dict__["load_dataset"] = lambda split, tokenizer, corpus: load(split, tokenizer, dict(corpus))
 
 
 # --- torchaudio -----------------------------------------------------------------------------------------
@@ -269,4 +300,6 @@ _PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "huggingface_hub": _patch_huggingface_hub,
     **{f"s3prl.upstream.{name}.expert": _patch_loads_on_cpu for name in _LOADERS},
     "s3prl.upstream.byol_s.serab_byols.serab": _patch_loads_on_cpu,
+    "s3prl.downstream.ctc.data": _patch_ctc_data,
+    "s3prl.downstream.asr.expert": lambda module: module.__dict__.update(math=math),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import io
 import json
 import logging
@@ -139,6 +138,21 @@ def load_upstream(
     )
 
 
+def check_upstream(name: str | None, ckpt: str | None, model_config: str | None) -> None:
+    """Refuse, before anything is loaded, an upstream that s3prl's own runner would fail on.
+
+    Raises:
+        MIError: no name, an unknown one, or a checkpoint or config that is missing.
+    """
+    if name is None:
+        raise MIError("-u is missing: which upstream? `s3prl-mi upstreams` lists them; a quick one is -u fbank.")
+    try:
+        entry = find_entry(name)
+    except ImportError as error:
+        raise _missing_package(name, error) from error
+    _check_arguments(name, entry, ckpt, model_config)
+
+
 def _check_arguments(name: str, entry: Callable[..., Any], ckpt: str | None, model_config: str | None) -> None:
     """Refuse what would fail later with an obscure message, or be ignored silently."""
     stock = name in stock_names() and getattr(entry, "__module__", "").startswith("s3prl.")
@@ -253,7 +267,7 @@ def _fingerprint(
     heads, normalisation, front end); the checkpoint's hash, s3prl's version, the upstream's name and `-s`; the
     hash of the module that defines an upstream which is not s3prl's.
     """
-    version = importlib.metadata.version("s3prl")
+    version = compat.s3prl_distribution()[1]
     settings = [name, feature_selection, version, checkpoint_sha256, *_settings(expert)]
     if source_sha256 is not None:
         settings.append(source_sha256)

@@ -15,7 +15,7 @@ from types import ModuleType
 
 import torch
 
-from . import coverage, estimation, extraction, growth, jobs, memory, processes, same_bits, whole
+from . import coverage, estimation, extraction, growth, jobs, memory, processes, reuse_states, same_bits, whole
 from .table import Row, show
 
 Case = Callable[[argparse.Namespace], Iterator[Row]]
@@ -30,6 +30,7 @@ CASES: dict[str, tuple[ModuleType, Case]] = {
     "processes": (jobs, processes.processes),
     "same_bits": (same_bits, same_bits.same_bits),
     "coverage": (coverage, coverage.coverage),
+    "reuse_states": (reuse_states, reuse_states.reuse_states),
 }
 
 

@@ -3,6 +3,8 @@
 import argparse
 import functools
 import hashlib
+import importlib.metadata
+import importlib.util
 import sys
 
 import pytest
@@ -87,8 +89,38 @@ def test_supported_range_is_that_of_pyproject():
 
     text = (REPO / "pyproject.toml").read_text()
     for name, (first, last) in compat.SUPPORTED.items():
-        wanted = f'"{name}=={first}"' if name == "s3prl" else f'"{name}>={first},<{last}"'
-        assert wanted in text
+        assert f'"{name}>={first},<{last}"' in text
+    for name, (first, _) in compat.S3PRL.items():
+        assert f'"{name}>={first}' in text
+
+
+def test_names_the_distribution_of_s3prl(monkeypatch):
+    def installed(*names):
+        versions = {"s3prl": "0.4.18", "espnet-s3prl": "2026.5.14"}
+
+        def version(name):
+            if name not in names:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return versions[name]
+
+        monkeypatch.setattr(importlib.metadata, "version", version)
+        return look("s3prl")
+
+    assert installed("s3prl").found == "0.4.18, of s3prl"
+    assert installed("espnet-s3prl").found == "2026.5.14, of espnet-s3prl"
+    version = (compat.s3prl_folder() / "version.txt").read_text().strip()
+    assert installed().found == f"{version}, a checkout"  # no metadata, but a folder that can be imported
+    both = installed("s3prl", "espnet-s3prl")
+    assert both.state == "FAIL"
+    assert "pip uninstall -y s3prl espnet-s3prl" in both.found
+
+
+def test_each_task_of_superb_is_ready_or_says_why(monkeypatch):
+    assert look("-d ctc (SUPERB PR)").found == "ready, given LibriSpeech (config superb_pr)"
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "catalyst" else find(name))
+    found = look("-d speech_commands (SUPERB KS)")
+    assert (found.state, found.found, found.fix) == ("warn", "lacks catalyst", "pip install 's3prl_mi[superb]'")
 
 
 def test_checkpoint_of_a_named_upstream(home):

@@ -112,9 +112,11 @@ def test_every_option_is_s3prls_own():
         for a in build_parser()._actions
     }
     assert ours.pop("upstream_module")[:3] == [["--upstream_module"], "upstream_module", None]
+    assert ours.pop("no_test")[:3] == [["--no_test"], "no_test", False]
     assert ours.pop("jobs")[:3] == [["--jobs"], "jobs", None]
     assert ours.pop("slurm")[:3] == [["--slurm"], "slurm", None]
     assert ours.pop("max_store_gb")[:3] == [["--max_store_gb"], "max_store_gb", None]
+    assert ours.pop("reuse_states")[:3] == [["--reuse_states"], "reuse_states", False]
     assert ours.pop("store_mode")[:3] == [["--store_mode"], "store_mode", None]
     assert ours.pop("precision")[:3] == [["--precision"], "precision", None]
     assert ours == theirs
@@ -208,7 +210,21 @@ def test_missing_gpu_falls_back_with_one_line(calls, capsys, monkeypatch):
         (["-m", "evaluate", "-e", "nowhere"], "-e nowhere: no such"),
         (
             ["-m", "train", "-d", "ctc", "-u", "fbank", "-n", "x", "--device", "cpu"],
-            "-c is missing: task ctc",
+            "where is LibriSpeech? -o",
+        ),
+        (["-m", "evaluate", "-d", "ctc", "-u", "fbank", "-n", "x", "--device", "cpu"], "which run? -e FOLDER"),
+        (["-m", "train", "-d", "ctc", "-u", "fbnk", "-n", "x", "--device", "cpu"], "unknown upstream -u 'fbnk'"),
+        (
+            ["-m", "train", "-d", "asr", "-u", "fbank", "-n", "x", "-c", "a.yaml", "--device", "cpu"],
+            "-c a.yaml: no such",
+        ),
+        (
+            ["-m", "train", "-d", "example", "-u", "fbank", "-n", "x", "--device", "cpu"],
+            "-c is missing: task example",
+        ),
+        (
+            ["-m", "train", "-d", "quesst14_dtw", "-u", "fbank", "-n", "x", "--device", "cpu"],
+            "(SUPERB QbE) lacks ",
         ),
         (["-d", "mi_views"], "-m/--mode"),
         (
@@ -306,16 +322,33 @@ def test_stock_task_is_s3prls_own(stock, monkeypatch, tmp_path):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     before = list(sys.argv)
-    assert main(["-m", "train", "-d", "ctc", "-u", "fbank", "-n", "x", "-c", "c.yaml", "--local-rank=0"]) == 0
-    expected = ["-m", "train", "-d", "ctc", "-u", "fbank", "-n", "x", "-c", "c.yaml", "--local_rank=0"]
+    assert main(["-m", "train", "-d", "example", "-u", "fbank", "-n", "x", "-c", "c.yaml", "--local-rank=0"]) == 0
+    expected = ["-m", "train", "-d", "example", "-u", "fbank", "-n", "x", "-c", "c.yaml", "--local_rank=0"]
     assert stock == [[*expected, "--device", "cpu"]]
     assert sys.argv == before
 
 
+def test_stock_task_with_an_upstream_from_the_store(stock, monkeypatch, tmp_path):
+    script = sys.modules["s3prl.run_downstream"]
+    seen = []
+
+    class Theirs:
+        pass
+
+    script.Runner = Theirs
+    script.main = lambda: seen.append((script.Runner, sys.argv[1:]))
+    words = ["-m", "train", "-d", "phone_linear", "-u", "fbank", "-n", "x", "-c", "c.yaml", "--device", "cpu"]
+    assert main([*words, "--reuse_states", "--max_store_gb", "2"]) == 0
+    ((runner, passed),) = seen
+    assert issubclass(runner, Theirs)
+    assert passed == words
+    assert script.Runner is Theirs
+
+
 def test_stock_task_evaluated_without_naming_it(stock, tmp_path):
-    finished(tmp_path / "ctc_run", downstream="ctc")
-    assert main(["-m", "evaluate", "-e", "ctc_run", "--device", "cpu"]) == 0
-    assert stock == [["-m", "evaluate", "-e", "ctc_run", "--device", "cpu"]]
+    finished(tmp_path / "example_run", downstream="example")
+    assert main(["-m", "evaluate", "-e", "example_run", "--device", "cpu"]) == 0
+    assert stock == [["-m", "evaluate", "-e", "example_run", "--device", "cpu"]]
 
 
 def test_a_local_rank_without_a_launcher_is_refused(calls, capsys):

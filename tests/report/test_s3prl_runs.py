@@ -2,13 +2,16 @@
 
 import argparse
 import hashlib
+import json
 
 import pytest
 import torch
 import yaml
 
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.report.s3prl_runs import chosen_run, edit_distance, read_run, read_runs
+from s3prl_mi.report.compare.scores import ScoreValue, _published, check_scores
+from s3prl_mi.report.published_scores import score_of
+from s3prl_mi.report.s3prl_runs import chosen_run, read_run, read_runs
 from s3prl_mi.upstreams.checkpoints import sha256_of
 from tests.helpers.records import make
 
@@ -212,27 +215,37 @@ def test_other_tasks_are_passed_over(tmp_path):
         read_runs([tmp_path / "prr"])
 
 
-@pytest.mark.parametrize(
-    ("left", "right", "distance"),
-    [("", "", 0), ("", "abc", 3), ("abc", "", 3), ("abc", "abc", 0), ("flaw", "lawn", 2)],
-)
-def test_edit_distance(left, right, distance):
-    assert edit_distance(left, right) == distance
+class TestSetting:
+    """What a score is of: PERs of different lexicons or test splits do not compare."""
 
+    def test_by_the_record_of_the_test(self, tmp_path):
+        wrong(run(tmp_path), 10)
+        lines = [
+            {"split": "test", "folders": ["test-other"], "lexicon": "mine.txt"},
+            {"split": "dev", "folders": ["dev-other"], "lexicon": "mine.txt"},
+        ]
+        (tmp_path / "superb_results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert read_run(tmp_path).setting == {"test split": "test-other", "lexicon": "mine.txt"}
 
-def test_edit_distance_by_another_algorithm():
-    """Against the plain recursion, on random strings."""
-    import functools
-    import random
+    def test_by_the_config(self, tmp_path):
+        wrong(run(tmp_path), 10)
+        corpus = {"name": "libriphone", "lexicon": ["downstream/a.txt", "b.txt"], "test": ["test-clean"]}
+        (tmp_path / "config_2026-01-02-10-00-00.yaml").write_text(yaml.dump({"downstream_expert": {"corpus": corpus}}))
+        assert read_run(tmp_path).setting == {"test split": "test-clean", "lexicon": "a.txt, b.txt"}
 
-    rng = random.Random(0)
-    for _ in range(50):
-        a, b = ("".join(rng.choices("abc", k=rng.randrange(8))) for _ in range(2))
+    def test_unknown(self, tmp_path):
+        assert read_run(wrong(run(tmp_path), 10)).setting == {}
 
-        @functools.cache
-        def plain(i, j, a=a, b=b):
-            if i == 0 or j == 0:
-                return i + j
-            return min(plain(i - 1, j) + 1, plain(i, j - 1) + 1, plain(i - 1, j - 1) + (a[i - 1] != b[j - 1]))
+    def test_different_ones_are_refused(self):
+        def own(**setting):
+            return {
+                "per": ScoreValue(10.0, "own run", "x", setting={k.replace("_", " "): v for k, v in setting.items()})
+            }
 
-        assert edit_distance(a, b) == plain(len(a), len(b))
+        published = {"per": _published(score_of("hubert"), "per")}
+        check_scores({"a": own(test_split="test-clean"), "b": published})
+        check_scores({"a": own(), "b": published})
+        with pytest.raises(MIError, match=r"PER with different test splits: test-other for a \(own run\); test-clean"):
+            check_scores({"a": own(test_split="test-other"), "b": published})
+        with pytest.raises(MIError, match=r"PER with different lexicons: mine.txt for a .*; librispeech-lexicon-200k"):
+            check_scores({"a": own(lexicon="mine.txt"), "b": published})

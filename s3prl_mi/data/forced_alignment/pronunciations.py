@@ -21,7 +21,7 @@ from ...core.files import read_text
 from ..espeak import ARPABET, espeak
 
 Phones = tuple[str, ...]
-"""One pronunciation, ARPAbet without stress."""
+"""One pronunciation in ARPAbet; its vowels end in a stress digit only where stress was asked for (`AH0`)."""
 
 VOICE = "gmw/en-US"
 
@@ -78,9 +78,19 @@ class Pronounced:
 
 
 def pronounce(
-    words: Iterable[str], dictionary: Mapping[str, list[Phones]], lexicon: Mapping[str, list[Phones]]
+    words: Iterable[str],
+    dictionary: Mapping[str, list[Phones]],
+    lexicon: Mapping[str, list[Phones]],
+    stress: bool = False,
 ) -> dict[str, Pronounced]:
-    """Pronunciations for every word (lower case); for one that both have, the user's lexicon counts."""
+    """Pronunciations for every word (lower case); for one that both have, the user's lexicon counts.
+
+    Args:
+        words: lower case.
+        dictionary: what is known of the language.
+        lexicon: the user's own.
+        stress: the vowels of both have stress digits, and so shall those of words that neither has.
+    """
     both = {**dictionary, **lexicon}
     found: dict[str, Pronounced] = {}
     for word in sorted(set(words)):
@@ -89,9 +99,9 @@ def pronounce(
         if name in both:
             found[word] = Pronounced(tuple(both[name]), "lexicon" if name in lexicon else "dictionary")
         elif variants := derive(word, both) or derive(name, both):
-            found[word] = Pronounced(tuple(variants), "rule")
+            found[word] = Pronounced(tuple(map(_unstressed, variants) if stress else variants), "rule")
         else:
-            phones = spell(name)
+            phones = spell(name, stress)
             found[word] = Pronounced((phones,), "espeak") if phones else Pronounced((), "none")
     return found
 
@@ -109,19 +119,26 @@ def read_dictionary(path: Path) -> dict[str, list[Phones]]:
     return found
 
 
-def read_lexicon(path: Path) -> dict[str, list[Phones]]:
+def _unstressed(phones: Phones) -> Phones:
+    """With 0 at each vowel that has no stress digit: those of an ending."""
+    return tuple(f"{phone}0" if phone in VOWELS else phone for phone in phones)
+
+
+def read_lexicon(path: Path, stress: bool = False) -> dict[str, list[Phones]]:
     """A user's lexicon, such as `librispeech-lexicon.txt`.
 
     Lines are `A  AH0` or `A 0.7 AH0` (a pronunciation probability is left out); several lines per word are several
-    pronunciations. Words are read without regard to case, stress digits are dropped, phones that the model lacks
-    (AX, DX, EL ...) become those it has, and Kaldi's entries in brackets (<UNK>, !SIL, [noise]) are left out.
+    pronunciations. Words are read without regard to case, stress digits are dropped unless `stress` asks for them,
+    phones that the model lacks (AX, DX, EL ...) become those it has, and comments (` # name`, as in the CMU dictionary)
+    and Kaldi's entries in brackets (<UNK>, !SIL, [noise]) are left out.
 
     Raises:
-        MIError: unreadable, a word without phones, or a phone that is not ARPAbet (line named).
+        MIError: unreadable, a word without phones, a phone that is not ARPAbet, or a vowel without the stress that is
+            asked for (line named).
     """
     found: dict[str, list[Phones]] = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
-        fields = line.split()
+        fields = line.partition(" #")[0].split()
         if not fields or line.startswith((";;;", "#")) or fields[0][0] in "<![":
             continue
         word, *names = fields
@@ -130,8 +147,14 @@ def read_lexicon(path: Path) -> dict[str, list[Phones]]:
         phones: list[str] = []
         for name in names:
             bare = re.sub(r"\d$", "", name.upper())
-            phones += _OTHER_NAMES.get(bare, bare).split()
-            if not PHONE_SET.issuperset(phones):
+            new = _OTHER_NAMES.get(bare, bare).split()
+            phones += [p + name[-1] if stress and p in VOWELS and name[-1] in "012" else p for p in new]
+            if stress and not VOWELS.isdisjoint(phones):
+                raise MIError(
+                    f"lexicon {path}, line {number}: vowel {name!r} (word {word!r}) has no stress digit, such as "
+                    f"{name}1. SUPERB's phones have one."
+                )
+            if not PHONE_SET.issuperset(new):
                 raise MIError(
                     f"lexicon {path}, line {number}: {name!r} (word {word!r}) is not an ARPAbet phone. Phones must be "
                     f"of {' '.join(sorted(PHONE_SET))}, with or without stress digits."
@@ -211,13 +234,13 @@ def _with_s(phones: Phones) -> Phones:
     return (*phones, "S" if phones[-1] in _VOICELESS else "Z")
 
 
-def spell(word: str) -> Phones:
+def spell(word: str, stress: bool = False) -> Phones:
     """One pronunciation of a word by eSpeak NG, in ARPAbet; empty where eSpeak has no English sound for it."""
-    return arpabet(espeak().phonemes(word, VOICE))
+    return arpabet(espeak().phonemes(word, VOICE), stress)
 
 
-def arpabet(mnemonics: Sequence[str]) -> Phones:
-    """ARPAbet phones of eSpeak's mnemonics, in the ways of the CMU dictionary.
+def arpabet(mnemonics: Sequence[str], stress: bool = False) -> Phones:
+    """ARPAbet phones of eSpeak's mnemonics, in the ways of the CMU dictionary, with stress digits if asked for.
 
     A vowel with an r in it is the vowel and R, once (eSpeak writes the r of "period" twice); a short i before a vowel
     is IY.
@@ -228,8 +251,11 @@ def arpabet(mnemonics: Sequence[str]) -> Phones:
     Example:
         >>> arpabet(["p", "'i@", "r", "I", "@", "d"])
         ('P', 'IH', 'R', 'IY', 'AH', 'D')
+        >>> arpabet(["p", "'i@", "r", "I", "@", "d"], stress=True)
+        ('P', 'IH1', 'R', 'IY0', 'AH0', 'D')
     """
     phones: list[str] = []
+    digits: list[str] = []
     for mnemonic in mnemonics:
         bare = mnemonic.strip("',%=|")
         if bare in ("", ";", ":"):  # stress, palatalisation, length
@@ -237,9 +263,14 @@ def arpabet(mnemonics: Sequence[str]) -> Phones:
         one = next((n for n in (bare, re.sub(r"\d+$", "", bare)) if n in _SEVERAL or n in ARPABET), None)
         if one is None:
             return ()
+        digit = "1" if "'" in mnemonic else "2" if "," in mnemonic else "0"
         for phone in _SEVERAL.get(one, ARPABET.get(one, "")).split():
             doubled = phones and phone not in VOWELS and (phone == phones[-1] or (phones[-1], phone) == ("ER", "R"))
             if not doubled:
                 phones.append(phone)
+                digits.append(digit if stress and phone in VOWELS else "")
+                digit = "0" if phone in VOWELS else digit  # the first vowel of a mnemonic bears its stress
     following = [*phones[1:], ""]
-    return tuple("IY" if (p == "IH" and q in VOWELS) else p for p, q in zip(phones, following, strict=True))
+    return tuple(
+        ("IY" if p == "IH" and q in VOWELS else p) + d for p, q, d in zip(phones, following, digits, strict=True)
+    )

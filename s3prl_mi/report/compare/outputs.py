@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ...core.words import columns
 from ...results.correlation import INTERVAL, KINDS, NAMES, Correlation, Relation
 from ...results.selection import LayerAgreement
-from ..s3prl_runs import METRICS
+from ...superb.scores import METRICS
 from ..wording import BOUND, decimals, ends, format_estimate, spread_text
 from .paper import CAVEAT, PaperRow, unmeasured, without_paper
 from .scores import SCORE_NAMES

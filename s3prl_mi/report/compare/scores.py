@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...core.errors import MIError, nearest
 from ...estimators.intervals import LeftOut
 from ...results.collect import Result
+from ...superb.lexicon import SUPERB_FILES
+from ...superb.scores import METRICS, Metric
 from ..published_scores import Score, canonical, paper_figures, score_of, scores
-from ..s3prl_runs import METRICS, Metric, S3prlRun, chosen_run
+from ..s3prl_runs import S3prlRun, chosen_run
 
 SCORE_NAMES = {"per": "PER", "wer": "WER"}
 
@@ -28,6 +30,8 @@ class ScoreValue:
     """Shown with a mark, and left out of correlations: a secondary source that could not be checked."""
     remark: str = ""
     """What a reader must know, such as that it is of the dev split."""
+    setting: Mapping[str, str] = field(default_factory=dict)
+    """`test split` and `lexicon`, where they are known: scores of different ones are not comparable."""
     left_out: LeftOut | None = None
     """The rate without each speaker, where the errors were counted."""
 
@@ -119,8 +123,9 @@ def _own(runs: Sequence[S3prlRun], metric: Metric) -> ScoreValue | None:
         remarks.append("of a fine-tuned upstream (-f), not of the frozen one that was measured")
     # not what the other scores are: a correlation over both would mix two measurements
     source = f"{run.folder}: {score.source}"
-    remark, without = ", ".join(remarks), score.left_out
-    return ScoreValue(score.percent, "own run", source, doubtful=bool(remarks), remark=remark, left_out=without)
+    setting = {key: value for key, value in run.setting.items() if key == "lexicon" or score is run.test}
+    remark = ", ".join(remarks)
+    return ScoreValue(score.percent, "own run", source, bool(remarks), remark, setting, score.left_out)
 
 
 def _published(score: Score, metric: Metric) -> ScoreValue | None:
@@ -128,7 +133,32 @@ def _published(score: Score, metric: Metric) -> ScoreValue | None:
     if value is None:
         return None
     remark = f"low confidence: {score.note}" if score.low_confidence else ""
-    return ScoreValue(value, "SUPERB", score.source, doubtful=score.low_confidence, remark=remark)
+    setting = {"test split": "test-clean"} | ({"lexicon": ", ".join(SUPERB_FILES)} if metric == "per" else {})
+    return ScoreValue(value, "SUPERB", score.source, score.low_confidence, remark, setting)
+
+
+def check_scores(scores: Mapping[str, Mapping[str, ScoreValue]]) -> None:
+    """Refuse one column of error rates that were reached on different test splits or with different lexicons.
+
+    Args:
+        scores: label -> `per`, `wer` -> value.
+
+    Raises:
+        MIError: they were.
+    """
+    for metric in METRICS:
+        values = {label: row[metric] for label, row in scores.items() if metric in row}
+        for key in ("test split", "lexicon"):
+            found: dict[str, list[str]] = {}
+            for label, value in values.items():
+                if key in value.setting:
+                    found.setdefault(value.setting[key], []).append(f"{label} ({value.kind})")
+            if len(found) > 1:
+                text = "; ".join(f"{what} for {', '.join(labels[:4])}" for what, labels in found.items())
+                raise MIError(
+                    f"{SCORE_NAMES[metric]} with different {key}s: {text}. Such scores do not compare: leave the "
+                    "published ones out (--superb none), or name by --stock only runs of one kind."
+                )
 
 
 def check_same_as(same_as: Mapping[str, str], labels: Sequence[str]) -> None:

@@ -16,10 +16,11 @@ from ...results.selection import LayerAgreement, best_of, last_layer, layer_agre
 from ...results.speaker_sums import sums_of
 from ...results.summary import PROBE_ORDER, Summary, layer_key, rank_in, summarise
 from ...results.ties import Ties, ties
-from ..s3prl_runs import METRICS, S3prlRun
+from ...superb.scores import METRICS
+from ..s3prl_runs import S3prlRun
 from ..wording import BOUND
 from .comparable import check
-from .scores import SCORE_NAMES, ScoreTable, ScoreValue, check_same_as, scores_of
+from .scores import SCORE_NAMES, ScoreTable, ScoreValue, check_same_as, check_scores, scores_of
 
 CHOICES: dict[str, str] = {
     "last": "last layer",
@@ -138,6 +139,7 @@ def build(
         forced = runs_of.get(label)
         scores = scores_of(own[0], label, name, forced or runs, table or {}, published, forced is not None)
         rows.append(_row(own, name, scores))
+    check_scores({row.label: row.scores for row in rows})
     columns = _distinct(sorted({c for row in rows for c in row.figures}, key=lambda c: c.place), rows)
     notes += _score_notes(rows, runs, results)
     keys = group_by_key((r for result in results for r in result.records), *NOTED)
