@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..core.errors import MIError
 from ..upstreams import compat
+from ..upstreams.compat_checkpoints import trusting
 from .options import PROG
 
 
@@ -21,7 +22,8 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
     if args.config is None and checkpoint is None:
         argv += _stock_config(task)
     ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    ours.add_argument("--upstream_module")  # s3prl does not know it
+    ours.add_argument("--upstream_module")  # s3prl does not know these
+    ours.add_argument("--trust_checkpoint", action="store_true")
     argv = ours.parse_known_args(argv)[1]
     from s3prl import hub, run_downstream
 
@@ -31,7 +33,8 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
     before = sys.argv
     sys.argv = [PROG, *argv]
     try:
-        run_downstream.main()
+        with trusting(args.trust_checkpoint):
+            run_downstream.main()
     finally:
         sys.argv = before
 

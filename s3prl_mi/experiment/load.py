@@ -98,6 +98,7 @@ def load(spec: RunSpec) -> Experiment:
             refresh=asked.refresh,
             device=spec.device,
             feature_selection=asked.feature_selection,
+            trusted=asked.trusted,
         )
     )
     names = tuple(layer_names(upstream))

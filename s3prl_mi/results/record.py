@@ -43,6 +43,8 @@ class Record:
     """s3prl's name of the upstream (`-u`)."""
     checkpoint: dict[str, str] | None = None
     """`{"name": file name, "sha256": of the file}`; None where the upstream takes no `-k`."""
+    checkpoint_trusted: bool = False
+    """Whether the checkpoint was allowed to run code while it was read (`--trust_checkpoint`)."""
     upstream_sha256: str
     """Hash of the loaded weights and settings: two upstreams with the same hash are the same model."""
     step: int | None = None

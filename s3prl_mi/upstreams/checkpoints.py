@@ -13,6 +13,7 @@ from typing import Any
 
 from ..core.errors import MIError
 from . import compat
+from .compat_checkpoints import Inert, is_trusted
 
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".th", ".bin", ".safetensors")
 
@@ -37,26 +38,6 @@ _STEP_IN_NAME = re.compile(
     re.IGNORECASE,
 )
 _WEIGHT_FILES = ("model", "pytorch_model", "checkpoint", "consolidated")
-
-
-class Inert:
-    """What an object of a foreign class becomes when a checkpoint is read: it keeps data and runs nothing.
-
-    fairseq puts omegaconf containers, enums and dictionaries into its files. Their classes need not be
-    installed, and no code of theirs (or of those who made the file) is run.
-    """
-
-    def __new__(cls, *args: Any) -> Inert:
-        """Keep the arguments; whatever name the file calls stands for this."""
-        self = super().__new__(cls)
-        self.__dict__.update(args=args, state=None, items={})
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        self.__dict__["state"] = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.__dict__["items"][key] = value
 
 
 def plain(value: Any) -> Any:
@@ -99,25 +80,27 @@ def read_checkpoint(path: Path) -> Any:
             is_zip = stream.read(4) == b"PK\x03\x04"
             foreign = torch.serialization.get_unsafe_globals_in_checkpoint(str(path)) if is_zip else []
             with torch.serialization.safe_globals([(Inert, name) for name in foreign]):
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+                safe = is_zip or not is_trusted()
+                return torch.load(path, map_location="cpu", weights_only=safe, mmap=is_zip)
     except Exception as error:  # whatever is in the file, the reason is passed on
-        fix = ""
-        if "Weights only load failed" in str(error):
-            fix = (
-                " If you trust the file, keep only plain values of it: "
-                f"c = torch.load({path.name!r}, weights_only=False); "
-                "torch.save({'cfg': YOUR_PLAIN_DICT, 'model': c['model']}, 'NEW.pt')."
-            )
         raise MIError(
-            f"checkpoint {str(path)!r} is no PyTorch checkpoint that can be read safely ({one_line(error)}).{fix}"
+            f"checkpoint {str(path)!r} is no PyTorch checkpoint that can be read safely ({one_line(error)})."
+            f"{trust(error)}"
         ) from error
+
+
+def trust(error: BaseException) -> str:
+    """What a user may do who trusts a file that is more than weights, with a leading space; empty for other errors."""
+    if "Weights only load failed" not in str(error):
+        return ""
+    return " To read it would run code of whoever made it; if you trust the file, add --trust_checkpoint."
 
 
 def one_line(error: BaseException, limit: int = 160) -> str:
     """An exception as one short line."""
     text = re.sub(r"\s+", " ", str(error)).strip()
     if "Weights only load failed" in text:  # a page of advice on pickles; only the reason matters
-        reason = re.search(r"Unsupported (global|operand|class)[^.]*", text)
+        reason = re.search(r"Unsupported (global: GLOBAL \S+|operand \d+|class \S+)", text)
         text = reason.group(0) if reason else "not written by torch.save"
     text = text if len(text) <= limit else text[:limit].rstrip() + " ..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -8,7 +8,8 @@ torch >= 2.6            loads weights only: s3prl's own checkpoints hold an `arg
 torchaudio >= 2.9       no `set_audio_backend`, `sox_effects`, `info`; `load`/`save` need TorchCodec
                         (compat_audio.py)
 huggingface_hub >= 1.0  no `HfFolder`, `Repository`
-s3prl, some upstreams   `torch.load` without `map_location`: a file saved on a GPU fails on a CPU machine
+s3prl, most upstreams   `torch.load` without `map_location`: a file saved on a GPU fails on a CPU machine; loads and
+                        `eval` that run code of a checkpoint (compat_checkpoints.py)
 ======================  ==========================================================================
 
 Python 3.12 has no distutils; setuptools, a dependency of ours, brings it.
@@ -29,6 +30,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from ..core.errors import MIError
+from . import compat_checkpoints
 
 SUPPORTED: dict[str, tuple[str, str]] = {
     "torch": ("2.8", "2.15"),
@@ -173,27 +175,6 @@ def _patch_torch(torch: ModuleType) -> None:
     torch.serialization.add_safe_globals([*allowed, *dtypes])
 
 
-class _LoadsOnCPU:
-    """The torch module as one s3prl file sees it: `load` puts tensors on the CPU unless another place is named.
-
-    Those files call `torch.load(ckpt)`, which fails on a machine without a GPU for a checkpoint saved on one; s3prl
-    moves the model to its device afterwards. Everybody else's torch.load stays as it is.
-    """
-
-    def __init__(self, torch: ModuleType) -> None:
-        self._torch = torch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._torch, name)
-
-    def load(self, file: Any, map_location: Any = "cpu", *args: Any, **options: Any) -> Any:
-        return self._torch.load(file, map_location, *args, **options)
-
-
-def _patch_loads_on_cpu(module: ModuleType) -> None:
-    module.__dict__["torch"] = _LoadsOnCPU(module.__dict__["torch"])
-
-
 # --- torchaudio -----------------------------------------------------------------------------------------
 
 
@@ -261,12 +242,11 @@ def _drop_espnet_line(record: logging.LogRecord) -> bool:
     return "ESPnet is not installed" not in record.getMessage()
 
 
-_LOADERS = ("wavlm", "unispeech_sat", "decoar", "decoar2", "decoar_layers", "lighthubert", "wav2vec")
 _PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "torch": _patch_torch,
     "torchaudio": _patch_torchaudio,
     "torchaudio.sox_effects": _patch_sox_effects,
     "huggingface_hub": _patch_huggingface_hub,
-    **{f"s3prl.upstream.{name}.expert": _patch_loads_on_cpu for name in _LOADERS},
-    "s3prl.upstream.byol_s.serab_byols.serab": _patch_loads_on_cpu,
+    **dict.fromkeys(compat_checkpoints.LOADERS, compat_checkpoints.patch_loads),
+    **dict.fromkeys(compat_checkpoints.EVALUATORS, compat_checkpoints.patch_evals),
 }

@@ -18,7 +18,8 @@ from typing import Any
 
 from ..core.errors import MIError
 from . import compat
-from .checkpoints import advice, existing_file, hugging_face_folder, one_line, sha256_of, training_step
+from .checkpoints import advice, existing_file, hugging_face_folder, one_line, sha256_of, training_step, trust
+from .compat_checkpoints import trusting
 from .families import Family, family_of
 from .geometry import Geometry, resolve
 from .names import FILE_SUFFIXES, find_entry, find_own, stock_names
@@ -43,6 +44,7 @@ class Upstream:
         checkpoint_sha256: sha256 (hex) of that file, of a folder's files, or None.
         step: training step of the checkpoint, where the file or its name tells it.
         checkpoint_path: the checkpoint's file or folder on this machine, or None.
+        trusted: whether loading it was allowed to run code of the checkpoint.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Upstream:
     checkpoint_sha256: str | None = None
     step: int | None = None
     checkpoint_path: Path | None = None
+    trusted: bool = False
 
     @property
     def stride(self) -> int:
@@ -74,6 +77,7 @@ def load_upstream(
     refresh: bool = False,
     device: str = "cpu",
     feature_selection: str = "hidden_states",
+    trusted: bool = False,
 ) -> Upstream:
     """Load an upstream as s3prl's runner does: `Upstream(ckpt=..., model_config=..., refresh=...)`.
 
@@ -84,6 +88,8 @@ def load_upstream(
         refresh: download again even if the file is in the cache.
         device: torch device.
         feature_selection: key of the upstream's output (`-s`).
+        trusted: whether the checkpoint may run code while it is read (`--trust_checkpoint`). Otherwise what is not
+            weights is refused.
 
     Returns:
         The upstream in eval mode, without gradients, on `device`.
@@ -101,11 +107,11 @@ def load_upstream(
     _check_arguments(name, entry, ckpt, model_config)
     downloads: list[tuple[str, Path]] = []
     try:
-        with _recorded_downloads(downloads), _quiet():
+        with _recorded_downloads(downloads), _quiet(), trusting(trusted):
             expert = entry(ckpt=ckpt, model_config=model_config, refresh=refresh)
     except MIError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # some of s3prl's files exit where a package is missing
         if own is not None and not own.installed:
             raise  # the user's own code: the traceback says more than we could
         raise _explain(name, ckpt, downloads, error) from error
@@ -134,6 +140,7 @@ def load_upstream(
         checkpoint_name=checkpoint_name,
         checkpoint_sha256=digest,
         checkpoint_path=checkpoint,
+        trusted=trusted and checkpoint is not None,
         # The name of a published file tells hours of speech or the like, not a step.
         step=None if checkpoint is None else training_step(checkpoint, by_name=not downloads),
     )
@@ -217,8 +224,8 @@ def _missing_package(name: str, error: ImportError) -> MIError:
     return MIError(f"upstream {name!r} needs a package that is not installed ({error}). {fix}.")
 
 
-def _explain(name: str, ckpt: str | None, downloads: list[tuple[str, Path]], error: Exception) -> Exception:
-    """The message for a failed load; an unforeseen error is returned as it is."""
+def _explain(name: str, ckpt: str | None, downloads: list[tuple[str, Path]], error: BaseException) -> BaseException:
+    """The message for a failed load; an unforeseen error of what is not s3prl's is returned as it is."""
     cause = one_line(error)
     if downloads and not downloads[-1][1].is_file():
         url, path = downloads[-1]
@@ -232,13 +239,15 @@ def _explain(name: str, ckpt: str | None, downloads: list[tuple[str, Path]], err
         url, path = downloads[-1]
         return MIError(
             f"upstream {name!r}: the downloaded file {path} cannot be read ({cause}). Remove it and run "
-            f"again; it comes from {url}"
+            f"again; it comes from {url}.{trust(error)}"
         )
     if ckpt is None:
-        return error
+        return MIError(f"upstream {name!r} cannot be loaded ({cause}).") if name in stock_names() else error
     if not Path(ckpt).exists():
         return MIError(f"upstream {name!r}: {ckpt!r} is no local folder and could not be downloaded ({cause}).")
-    return MIError(f"upstream {name!r} cannot read the checkpoint {ckpt!r} ({cause}).{advice(Path(ckpt))}")
+    return MIError(
+        f"upstream {name!r} cannot read the checkpoint {ckpt!r} ({cause}).{trust(error) or advice(Path(ckpt))}"
+    )
 
 
 # --- identity --------------------------------------------------------------------------------------
