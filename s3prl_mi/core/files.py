@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,14 @@ def write_whole(path: Path, content: bytes | str) -> None:
     """Put `content` (text as UTF-8) at `path` in one step, so that nobody ever reads half a file."""
     with replacing(path) as temporary:
         temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def remove_all(path: Path) -> None:
+    """Remove a file, or a folder with what is in it; what is gone already, or not ours to remove, is passed over."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read_text(path: Path) -> str:

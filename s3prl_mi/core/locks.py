@@ -33,9 +33,19 @@ class Lock:
         try:
             # network file systems want a file opened for writing for an exclusive lock
             self._fd = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
-        except PermissionError:
+        except (PermissionError, IsADirectoryError):
             self._fd = os.open(path, os.O_RDONLY)
         self.close = weakref.finalize(self, os.close, self._fd)
+
+    @classmethod
+    def alone(cls, path: Path) -> Lock:
+        """A lock on a file made for it, held alone; waits for others. Whoever is done may remove the file."""
+        while True:
+            lock = cls(path, create=True)
+            lock.wait()
+            if lock.is_of(path):
+                return lock
+            lock.close()
 
     def wait(self) -> None:
         """Hold it alone; waits for those that hold it."""

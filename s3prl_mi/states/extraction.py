@@ -24,9 +24,10 @@ from ..data.audio import AudioError, SkipCounter, read_waveform
 from ..data.splits import Split
 from ..data.utterances import Utterance
 from .entry import Entry
+from .journal import Bounds
 from .memory_store import MemoryStore
 from .store import Store, in_use, key_of
-from .writer import Bounds, TooCoarse, Writer
+from .writer import TooCoarse, Writer
 
 if TYPE_CHECKING:
     from torch import Tensor

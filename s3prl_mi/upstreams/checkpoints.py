@@ -100,7 +100,7 @@ def one_line(error: BaseException, limit: int = 160) -> str:
     """An exception as one short line."""
     text = re.sub(r"\s+", " ", str(error)).strip()
     if "Weights only load failed" in text:  # a page of advice on pickles; only the reason matters
-        reason = re.search(r"Unsupported (global: GLOBAL \S+|operand \d+|class \S+)", text)
+        reason = re.search(r"[Uu]nsupported (global: GLOBAL|GLOBAL|operand|class) \S+", text)
         text = reason.group(0) if reason else "not written by torch.save"
     text = text if len(text) <= limit else text[:limit].rstrip() + " ..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.faults.campaign import VERDICTS, Case, judge
 
-PARTS = ("checkpoints",)
+PARTS = ("checkpoints", "store")
 
 
 def main() -> int:
