@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 try:
@@ -45,6 +48,29 @@ class Lock:
             lock.wait()
             if lock.is_of(path):
                 return lock
+            lock.close()
+
+    @classmethod
+    @contextlib.contextmanager
+    def naming_its_holder(cls, path: Path) -> Iterator[str | None]:
+        """Hold a file alone, made for it and gone after it, or say who does.
+
+        Yields:
+            None, or what the other process wrote of itself.
+        """
+        while True:
+            lock = cls(path, create=True)
+            if not lock.take():
+                yield path.read_text(errors="replace") or "a process that has just begun"
+                return
+            if lock.is_of(path):
+                break
+            lock.close()
+        try:
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T')}")
+            yield None
+        finally:
+            path.unlink(missing_ok=True)
             lock.close()
 
     def wait(self) -> None:

@@ -119,7 +119,7 @@ def _list_librispeech(root: Path, split: str) -> list[Utterance]:
     if not split or not folder.is_dir():
         raise MIError(_missing_split(root, split))
     found: dict[str, Utterance] = {}
-    for path in sorted(folder.glob("[!.]*/[!.]*/[!.]*")):
+    for path in (p for speaker in _inside(folder) for chapter in _inside(speaker) for p in _inside(chapter)):
         if path.suffix.lower() in AUDIO_SUFFIXES:
             utterance = Utterance(path.stem, path, split, path.parts[-3], None)
             if (first := found.setdefault(path.stem, utterance)) is not utterance:
@@ -139,6 +139,21 @@ def _list_librispeech(root: Path, split: str) -> list[Utterance]:
             "<split>/<speaker>/<chapter>/<id>.flac; is the download complete?"
         )
     return list(found.values())
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What a folder holds, sorted, but for hidden files; nothing for a file.
+
+    Raises:
+        MIError: it cannot be listed: a link to nowhere, or closed to this user; its utterances would be missing.
+    """
+    try:
+        return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    except NotADirectoryError:
+        return []
+    except OSError as error:
+        why = "a link to nowhere" if folder.is_symlink() else error.strerror
+        raise MIError(f"{folder}: cannot be listed ({why}). Repair or remove it.") from error
 
 
 def _missing_split(root: Path, split: str) -> str:

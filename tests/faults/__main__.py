@@ -1,4 +1,4 @@
-"""The whole fault campaign, or parts of it: python -m tests.faults [--only WORD] [--list]; prints what came of it."""
+"""The whole fault campaign, or parts of it: python -m tests.faults [--part NAME] [--only WORD]; prints what came of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.faults.campaign import VERDICTS, Case, judge
 
-PARTS = ("checkpoints", "store")
+PARTS = ("checkpoints", "store", "experiments")
 
 
 def main() -> int:
@@ -19,21 +19,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--part", choices=PARTS, action="append", help="only cases of this module")
     parser.add_argument("--only", default="", metavar="WORD", help="only cases whose name has it")
+    parser.add_argument("--short", action="store_true", help="only the cases that the test suite has too")
     args = parser.parse_args()
     counts: Counter[str] = Counter()
     print(f"{'part':14}{'tried':>7}" + "".join(f"{v:>11}" for v in VERDICTS), flush=True)
     for part in args.part or PARTS:
-        found = Counter(run(part, args.only))
+        found = Counter(run(part, args.only, args.short))
         counts += found
         print(f"{part:14}{found.total():7}" + "".join(f"{found[v]:11}" for v in VERDICTS), flush=True)
     print(f"{'all':14}{counts.total():7}" + "".join(f"{counts[v]:11}" for v in VERDICTS))
     return int(counts.total() > counts["clean"])
 
 
-def run(part: str, word: str) -> list[str]:
+def run(part: str, word: str, short: bool) -> list[str]:
     """The verdicts on the cases of one module; all but clean ones are shown as they come."""
     module = importlib.import_module(f"tests.faults.{part}")
-    cases: list[Case] = [*module.CASES, *getattr(module, "LONG", ())]
+    cases: list[Case] = [*module.CASES, *([] if short else getattr(module, "LONG", ()))]
     verdicts = []
     for case in (c for c in cases if word in c.name):
         with tempfile.TemporaryDirectory(prefix="faults-") as folder:

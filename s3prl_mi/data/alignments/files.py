@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -96,6 +97,21 @@ class Alignments:
         strip = self._config.strip_stress
         found = [replace(i, label=normalise_label(i.label, strip_stress=strip, words=words)) for i in raw]
         return check_intervals(found, f"{utterance.id} ({path})")
+
+    def content_hash(self, utterance: Utterance) -> str | None:
+        """Hash of what an utterance's alignment says, unread: of its file, or of its lines; None if there is none."""
+        located = self._locate(utterance)
+        if located is None:
+            return None
+        path, form = located
+        if FORMATS[form].per == "utterance":
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise MIError(f"{path}: cannot be read ({error.strerror}).") from error
+        else:
+            content = "\n".join(line for _, line in self._line_file(path).lines(utterance.id)).encode()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
 
     def missing(self, utterances: Iterable[Utterance]) -> list[str]:
         """Ids of the utterances that have no alignment; no TextGrid is opened for it."""
