@@ -63,6 +63,8 @@ class DataConfig:
     """Take at most so many utterances of each split, spread evenly over it (for a quick look)."""
     max_unreadable: float = 0.05
     """Refuse a split if a larger fraction of its audio files is empty or corrupt."""
+    max_seconds: float = 120.0
+    """Leave longer utterances out, counted, with a line: a Transformer's memory grows with the square of the length."""
     alignments: AlignmentConfig = field(default_factory=AlignmentConfig)
     """Frame labels of mi_supervised."""
 
@@ -249,6 +251,7 @@ def _check_ranges(config: MIConfig) -> None:
         ("views.shift_ms", config.views.shift_ms, lambda ms: ms > 0, f"{positive} of ms"),
         ("views.mask", config.views.mask, mask_span, "masked/period in frames, such as 30/40, masked < period"),
         ("datarc.max_unreadable", data.max_unreadable, lambda part: 0 <= part <= 1, fraction),
+        ("datarc.max_seconds", data.max_seconds, lambda seconds: seconds > 0, f"{positive} of seconds"),
         ("datarc.alignments.max_missing", data.alignments.max_missing, lambda part: 0 <= part <= 1, fraction),
     ]
     for name, values, holds, wanted in rules:

@@ -6,9 +6,11 @@ A kill or a full disk at any moment leaves the old file, or every line but the l
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,40 @@ def read_text(path: Path) -> str:
         return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise MIError(f"{path}: cannot be read as UTF-8 or UTF-16 text ({error}).") from error
+
+
+def write_torch(path: Path, content: Any) -> None:
+    """`torch.save`, in one step; a full disk is an OSError as everywhere."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def read_torch(path: Path, what: str) -> Any:
+    """What `write_torch` has written, on the CPU, weights only; `what` it is, for messages.
+
+    torch itself does not look at the checksums in its files.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        MIError: it is damaged, or no such file.
+    """
+    import torch
+
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                damaged = file.testzip()
+            if damaged is not None:
+                raise ValueError(f"{damaged} in it is not as it was written")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever is in the file
+        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise MIError(f"{path}: not {what}, or damaged ({why}).") from error
 
 
 def append_lines(path: Path, objects: Iterable[dict[str, Any]]) -> None:

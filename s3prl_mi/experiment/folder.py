@@ -201,7 +201,7 @@ def determinants(spec: RunSpec, upstream: Upstream, precision: str) -> dict[str,
     config = dataclasses.asdict(spec.config)
     data = config["datarc"]
     no_effect = (config, "kmeans_iterations") if spec.task == "mi_supervised" else (data, "alignments")
-    places = ((data["alignments"], "path"), (data, "libri_root"), (data, "manifest"))
+    places = ((data["alignments"], "path"), (data, "libri_root"), (data, "manifest"), (data, "max_seconds"))
     for section, key in (*((config, key) for key in _FREE), *places, no_effect):
         del section[key]
     return {

@@ -141,6 +141,10 @@ class Writer:
         if not self.begun:
             self.begin(hidden[0])
         assert self._scales is not None
+        dims = [len(self._scales[f"offset_{i}"]) for i in self.layers]
+        for states in hidden:
+            if (found := [h.shape[1] for h in states]) != dims:
+                raise MIError(f"hidden states of layers {self.layers} have {dims} dimensions, then {found}.")
         scales = [(self._scales[f"offset_{i}"], self._scales[f"scale_{i}"]) for i in self.layers]
         return to_float16(hidden, None if self.dtype == "float32" else scales)
 

@@ -9,11 +9,13 @@ import io
 import json
 import logging
 import re
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ..core.errors import MIError
@@ -24,8 +26,12 @@ from .families import Family, family_of
 from .geometry import Geometry, resolve
 from .names import FILE_SUFFIXES, find_entry, find_own, stock_names
 from .receptive_field import geometry_of, geometry_of_entry
+from .user_modules import where
 
 logger = logging.getLogger(__name__)
+
+NETWORK_TIMEOUT = 30.0
+"""Seconds without an answer after which a download is given up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +104,8 @@ def load_upstream(
         MIError: unknown name, missing or foreign checkpoint, failed download, missing package.
     """
     compat.apply()
+    from torch import nn
+
     own = find_own(name)
     try:
         with _quiet():
@@ -113,8 +121,10 @@ def load_upstream(
         raise
     except (Exception, SystemExit) as error:  # some of s3prl's files exit where a package is missing
         if own is not None and not own.installed:
-            raise  # the user's own code: the traceback says more than we could
+            raise MIError(f"upstream {name!r} cannot be made: {where(error, own.source)}.{trust(error)}") from error
         raise _explain(name, ckpt, downloads, error) from error
+    if not isinstance(expert, nn.Module):
+        raise MIError(f"upstream {name!r}: its function returns a {type(expert).__name__}, not a torch.nn.Module.")
     for note in getattr(expert, "notes", ()):
         logger.info("-u %s: %s", name, note)
     expert = expert.to(device).eval().requires_grad_(False)
@@ -204,18 +214,29 @@ def _recorded_downloads(downloads: list[tuple[str, Path]]) -> Iterator[None]:
     """Note each (URL, cache file) that s3prl asks for, and show the progress bar of a real download."""
     from s3prl.util import download as module
 
-    original, screen = module._download, sys.stderr
+    original, screen, before = module._download, sys.stderr, socket.getdefaulttimeout()
 
     def noted(filepath: Path, url: str, refresh: bool, **options: Any) -> None:
         downloads.append((url, Path(filepath)))
+        if refresh or not Path(filepath).is_file():
+            print(f"downloading {url} ...", file=screen)
         with contextlib.redirect_stderr(screen):
             original(filepath, url, refresh, **options)
 
-    module._download = noted
+    def get(*args: Any, **options: Any) -> Any:
+        """What s3prl tries after any error, Ctrl-C included."""
+        if isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            raise
+        return requests.get(*args, timeout=NETWORK_TIMEOUT, **options)
+
+    requests = module.requests
+    module._download, module.requests = noted, SimpleNamespace(get=get)
+    socket.setdefaulttimeout(NETWORK_TIMEOUT)
     try:
         yield
     finally:
-        module._download = original
+        module._download, module.requests = original, requests
+        socket.setdefaulttimeout(before)
 
 
 def _missing_package(name: str, error: ImportError) -> MIError:

@@ -1,4 +1,4 @@
-"""The whole fault campaign, or parts of it: python -m tests.faults [--part NAME] [--only WORD]; prints what came of it."""
+"""The fault campaign: python -m tests.faults [--part NAME] [--only WORD] [--short]; prints what came of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.faults.campaign import VERDICTS, Case, judge
 
-PARTS = ("checkpoints", "store", "experiments")
+PARTS = ("checkpoints", "store", "experiments", "runs")
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ from ...results.ties import Ties, ties
 from ..s3prl_runs import METRICS, S3prlRun
 from ..wording import BOUND
 from .comparable import check
-from .scores import SCORE_NAMES, ScoreTable, ScoreValue, check_same_as, scores_of
+from .scores import SCORE_NAMES, ScoreTable, ScoreValue, check_same_as, misspelt, scores_of
 
 CHOICES: dict[str, str] = {
     "last": "last layer",
@@ -140,6 +140,8 @@ def build(
         rows.append(_row(own, name, scores))
     columns = _distinct(sorted({c for row in rows for c in row.figures}, key=lambda c: c.place), rows)
     notes += _score_notes(rows, runs, results)
+    lack = [row.label for row in rows if not any(score.kind == "own table" for score in row.scores.values())]
+    notes += misspelt(table or {}, lack, [n for row in rows for n in (row.label, row.published_as)])
     keys = group_by_key((r for result in results for r in result.records), *NOTED)
     settings = [(BOUND[task], key.describe("task")) for task in TASKS for key in keys if key.task == task]
     orders = {} if mixed else _orders(rows, columns)
