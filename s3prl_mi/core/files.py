@@ -119,6 +119,26 @@ def append_lines(path: Path, objects: Iterable[dict[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Every whole line of a JSON-lines file with its number, counted from 1; none where there is no file."""
-    if path.exists():
+    """Every whole line of a JSON-lines file with its number, counted from 1; none where there is no file.
+
+    Raises:
+        MIError: it cannot be read, such as a folder.
+    """
+    try:
         yield from enumerate(path.read_bytes().split(b"\n")[:-1], start=1)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise MIError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def expanded(path: str, what: str) -> Path:
+    """A path of the user's, with `~` for a home folder; `what` names it in messages.
+
+    Raises:
+        MIError: no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise MIError(f"{what} {path!r}: no home folder of that user is known.") from error

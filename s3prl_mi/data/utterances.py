@@ -9,10 +9,11 @@ from pathlib import Path
 
 from ..core.config import DataConfig
 from ..core.errors import MIError, nearest
-from ..core.files import read_text
+from ..core.files import expanded, read_text
 from ..core.split_names import split_part
 
 AUDIO_SUFFIXES = (".flac", ".wav")
+_KEY = "config key downstream_expert.datarc"
 MANIFEST_COLUMNS = ("split", "audio", "id", "speaker", "alignment")
 
 
@@ -50,9 +51,9 @@ def list_utterances(data: DataConfig, split: str) -> list[Utterance]:
         )
     whole, part, parts = split_part(split)
     if data.manifest is not None:
-        utterances = _list_manifest(Path(data.manifest).expanduser(), data, whole)
+        utterances = _list_manifest(expanded(data.manifest, f"{_KEY}.manifest"), data, whole)
     elif data.libri_root is not None:
-        utterances = _list_librispeech(Path(data.libri_root).expanduser(), whole)
+        utterances = _list_librispeech(expanded(data.libri_root, f"{_KEY}.libri_root"), whole)
     else:
         raise MIError(
             "config keys downstream_expert.datarc.libri_root and downstream_expert.datarc.manifest: "
@@ -263,8 +264,10 @@ def _manifest_line(manifest: Path, line: int, header: Sequence[str], fields: Seq
     for name in ("audio", "split"):
         if values.get(name) == "":
             raise MIError(f"manifest {manifest}, line {line}: column {name!r} is empty.")
-    audio = manifest.parent / Path(values["audio"]).expanduser()
-    alignment = manifest.parent / Path(values["alignment"]).expanduser() if values.get("alignment") else None
+    audio = manifest.parent / expanded(values["audio"], f"manifest {manifest}, line {line}: audio")
+    alignment = None
+    if values.get("alignment"):
+        alignment = manifest.parent / expanded(values["alignment"], f"manifest {manifest}, line {line}: alignment")
     return Utterance(
         values.get("id") or audio.stem, audio, values.get("split", ""), values.get("speaker") or None, alignment
     )

@@ -60,7 +60,13 @@ class ExperimentFolder:
         """As they were written, or nothing; without a precision they are older than that choice: it was fp32."""
         if not self.settings.exists():
             return {}
-        return {"precision": "fp32", **json.loads(self.settings.read_text())}
+        try:
+            return {"precision": "fp32", **json.loads(self.settings.read_text())}
+        except (OSError, ValueError, TypeError) as error:
+            raise MIError(
+                f"{self.settings} is damaged ({one_line(error)}), so what was measured here cannot be told. Use "
+                "another experiment name (-n), or move the folder away."
+            ) from error
 
     def write_settings(self, content: dict[str, Any]) -> None:
         """Write them whole."""

@@ -24,6 +24,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.errors import MIError
 from ..core.locks import Lock
 from ..core.types import FloatMatrix
 
@@ -177,10 +178,16 @@ class Entry:
         """Frames of one layer, of all utterances end to end."""
         if self.in_memory is not None:
             return self.in_memory[index]
-        with np.load(self.path / SCALES) as scales:
-            offset, scale = scales[f"offset_{index}"], scales[f"scale_{index}"]
-        files = [self.path / part / layer_file(index) for part in self.parts]
-        data = LayerFiles(files, self.dims[self.layers.index(index)], self.dtype)
+        try:
+            with np.load(self.path / SCALES) as scales:
+                offset, scale = scales[f"offset_{index}"], scales[f"scale_{index}"]
+            files = [self.path / part / layer_file(index) for part in self.parts]
+            data = LayerFiles(files, self.dims[self.layers.index(index)], self.dtype)
+        except OSError as error:
+            raise MIError(
+                f"hidden states in {self.path} were removed or changed while this run read them ({error.strerror}). "
+                "Run again with -a, with nobody else clearing the store."
+            ) from error
         return StoredLayer(data, offset, scale)
 
     @property

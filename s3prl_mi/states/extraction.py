@@ -119,6 +119,11 @@ def extract(
             break
         try:
             _extract(store, missing, dtype, batch_size)
+        except FileNotFoundError as error:  # a missing recording is an AudioError
+            raise MIError(
+                f"{error.filename}: removed while this run wrote hidden states there. Run again with -a, with nobody "
+                "else clearing the store."
+            ) from error
         except TooCoarse:
             if first.dtype == "float16":
                 raise MIError(

@@ -91,7 +91,7 @@ def read_checkpoint(path: Path) -> Any:
 
 def trust(error: BaseException) -> str:
     """What a user may do who trusts a file that is more than weights, with a leading space; empty for other errors."""
-    if "Weights only load failed" not in str(error):
+    if "Weights only load failed" not in str(error) or "GLOBAL" not in str(error):
         return ""
     return " To read it would run code of whoever made it; if you trust the file, add --trust_checkpoint."
 
@@ -226,6 +226,20 @@ _LAYOUTS: tuple[tuple[tuple[str, ...], str, str | None], ...] = (
 """Layouts by their keys; the first that fits decides."""
 
 
+def model_type(folder: Path) -> Any:
+    """What the config.json of a Hugging Face model calls itself.
+
+    Raises:
+        MIError: it cannot be read, or is no config.
+    """
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise MIError(
+            f"{folder / 'config.json'}: not the config of a Hugging Face model ({one_line(error)})."
+        ) from error
+
+
 def describe_checkpoint(path: Path) -> tuple[str, str | None]:
     """Say what a checkpoint, a file or folder, looks like by its keys.
 
@@ -235,11 +249,15 @@ def describe_checkpoint(path: Path) -> tuple[str, str | None]:
     if path.is_dir():
         if not (path / "config.json").is_file():
             return "a folder without config.json", None
-        kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+        kind = model_type(path)
         own = f"hf_{kind}_custom" if kind in ("hubert", "wav2vec2") else None
         return f"a Hugging Face model of type {kind!r}", own or ("hf" if kind in SPEECH_ENCODERS else None)
     if path.stat().st_size == 0:
         return "an empty file", None
+    with path.open("rb") as stream:
+        head = stream.read(10)
+    if head[8:] == b'{"' and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return "a safetensors file; its folder, with config.json, is what -u hf reads", None
     try:
         content = read_checkpoint(path)
     except MIError as error:
@@ -274,11 +292,21 @@ def _describe_fairseq(kind: Any) -> tuple[str, str | None]:
     ), None
 
 
-def advice(path: Path) -> str:
-    """What a checkpoint looks like, as a sentence with a leading space; empty if nothing can be said."""
+def advice(path: Path, name: str = "") -> str:
+    """What a checkpoint looks like, as a sentence with a leading space; empty if nothing can be said.
+
+    Args:
+        path: the checkpoint.
+        name: the upstream that it was given to; it is not proposed again.
+    """
     if not path.exists():
         return ""
-    looks, upstream = describe_checkpoint(path)
+    try:
+        looks, upstream = describe_checkpoint(path)
+    except MIError as error:
+        return f" {error}"
+    if upstream is not None and upstream == name:
+        return f" The checkpoint looks like {looks}, as it should: it is damaged or of another version."
     return f" The checkpoint looks like {looks}." + (f" Try -u {upstream}." if upstream else "")
 
 

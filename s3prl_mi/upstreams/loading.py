@@ -20,7 +20,16 @@ from typing import Any
 
 from ..core.errors import MIError
 from . import compat
-from .checkpoints import advice, existing_file, hugging_face_folder, one_line, sha256_of, training_step, trust
+from .checkpoints import (
+    advice,
+    existing_file,
+    hugging_face_folder,
+    model_type,
+    one_line,
+    sha256_of,
+    training_step,
+    trust,
+)
 from .compat_checkpoints import trusting
 from .families import Family, family_of
 from .geometry import Geometry, resolve
@@ -122,6 +131,8 @@ def load_upstream(
     except (Exception, SystemExit) as error:  # some of s3prl's files exit where a package is missing
         if own is not None and not own.installed:
             raise MIError(f"upstream {name!r} cannot be made: {where(error, own.source)}.{trust(error)}") from error
+        if _blames_config(model_config, error):
+            raise MIError(f"upstream {name!r} cannot read its config -g {model_config} ({one_line(error)}).") from error
         raise _explain(name, ckpt, downloads, error) from error
     if not isinstance(expert, nn.Module):
         raise MIError(f"upstream {name!r}: its function returns a {type(expert).__name__}, not a torch.nn.Module.")
@@ -183,7 +194,7 @@ def _check_hugging_face_folder(name: str, ckpt: str) -> None:
     folder = hugging_face_folder(name, ckpt, ("config.json", "preprocessor_config.json"))
     if folder is None:
         return
-    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    found = model_type(folder)
     wanted = name.split("_")[1]
     if found != wanted:
         raise MIError(
@@ -245,6 +256,15 @@ def _missing_package(name: str, error: ImportError) -> MIError:
     return MIError(f"upstream {name!r} needs a package that is not installed ({error}). {fix}.")
 
 
+def _blames_config(model_config: str | None, error: BaseException) -> bool:
+    """Whether an error comes from reading the file that `-g` names."""
+    import yaml
+
+    return model_config is not None and (
+        not Path(model_config).is_file() or isinstance(error, yaml.YAMLError) or model_config in str(error)
+    )
+
+
 def _explain(name: str, ckpt: str | None, downloads: list[tuple[str, Path]], error: BaseException) -> BaseException:
     """The message for a failed load; an unforeseen error of what is not s3prl's is returned as it is."""
     cause = one_line(error)
@@ -266,9 +286,8 @@ def _explain(name: str, ckpt: str | None, downloads: list[tuple[str, Path]], err
         return MIError(f"upstream {name!r} cannot be loaded ({cause}).") if name in stock_names() else error
     if not Path(ckpt).exists():
         return MIError(f"upstream {name!r}: {ckpt!r} is no local folder and could not be downloaded ({cause}).")
-    return MIError(
-        f"upstream {name!r} cannot read the checkpoint {ckpt!r} ({cause}).{trust(error) or advice(Path(ckpt))}"
-    )
+    looks = trust(error) or advice(Path(ckpt), name)
+    return MIError(f"upstream {name!r} cannot read the checkpoint {ckpt!r} ({cause}).{looks}")
 
 
 # --- identity --------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from ..core.errors import MIError, nearest
+from ..core.files import expanded
 from . import compat
 from .extra import hubconf
 from .families import KINDS, Family, upstream_folder
@@ -84,7 +85,7 @@ def load_module(path_or_name: str) -> None:
         MIError: no such file or module, an error while importing it, a function without its family, or a name that
             another upstream has.
     """
-    source = Path(path_or_name).expanduser().resolve()
+    source = expanded(path_or_name, "--upstream_module").resolve()
     if all(own.source != source for own in _OWN.values()):
         _register(read_module(path_or_name))
 

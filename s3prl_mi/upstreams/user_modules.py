@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from ..core.errors import MIError, nearest
-from ..core.files import PACKAGE
+from ..core.files import PACKAGE, expanded
 from . import compat
 from .extra.hubconf import FAMILIES as OURS
 from .families import KINDS, Family
@@ -65,7 +65,7 @@ def read_module(path_or_name: str) -> list[OwnUpstream]:
         MIError: no such file or module, an error while importing it, or a function without its family.
     """
     what = f"{FLAG} {path_or_name!r}"
-    path = Path(path_or_name).expanduser().resolve()
+    path = expanded(path_or_name, FLAG).resolve()
     is_name = Path(path_or_name).suffix != ".py" and not path.exists()
     if not is_name and not path.is_file():
         raise MIError(f"{what} {'is a folder; name the file in it' if path.is_dir() else 'does not exist'}.")

@@ -109,10 +109,19 @@ def command(words: Sequence[str]) -> tuple[int, str]:
     """
     from s3prl_mi.cli.run_downstream import main
 
+    return shown(lambda: main(list(words)))
+
+
+def shown(main: Callable[[], int]) -> tuple[int, str]:
+    """A command's exit status and what it prints.
+
+    Raises:
+        Wrong: an exception that a user would see as a traceback.
+    """
     screen = io.StringIO()
     try:
         with contextlib.redirect_stderr(screen), contextlib.redirect_stdout(screen):
-            status = main(list(words))
+            status = main()
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
     except Exception as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...core.config import AlignmentConfig
 from ...core.errors import MIError
+from ...core.files import expanded
 from ..utterances import Utterance
 from .formats import FORMATS, Format, detect_format, format_of_name, read_file, read_lines
 from .labels import KEY, Interval, check_intervals, normalise_label
@@ -248,7 +249,7 @@ def open_alignments(config: AlignmentConfig) -> Alignments:
     """
     if config.path is None:
         return Alignments(config, None, None)
-    root = Path(config.path).expanduser()
+    root = expanded(config.path, f"config key {KEY}.path")
     if not root.exists():
         raise MIError(f"config key {KEY}.path: no such file or folder: {root}.")
     form = detect_format(root) if config.format == "auto" else config.format
