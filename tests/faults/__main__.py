@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.faults.campaign import VERDICTS, Case, judge
 
-PARTS = ("checkpoints", "store", "experiments", "runs", "arguments")
+PARTS = ("checkpoints", "store", "experiments", "runs", "arguments", "processes")
 
 
 def main() -> int:
@@ -22,9 +22,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="WORD", help="only cases whose name has it")
     parser.add_argument("--short", action="store_true", help="only the cases that the test suite has too")
     args = parser.parse_args()
-    resource.setrlimit(
-        resource.RLIMIT_AS, (16 << 30, 16 << 30)
-    )  # a case that takes too much must not take others along
+    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))  # what takes more takes nobody else along
     counts: Counter[str] = Counter()
     print(f"{'part':14}{'tried':>7}" + "".join(f"{v:>11}" for v in VERDICTS), flush=True)
     for part in args.part or PARTS:
