@@ -1,4 +1,34 @@
-"""What a command prints where it fails: one line, and how to continue after an interruption."""
+"""What is promised when something goes wrong (`s3prl-mi explain faults`).
+
+A mistake that you can fix ends in one line `error: ...` with the file, the value and the fix, and exit status 1.
+
+What survives
+  Ctrl-C, SIGTERM, SIGUSR1, SIGHUP   end the run with the command that continues it (status 128 + signal)
+  kill -9, power cut, full disk      the same command with -a ends with the same records, each once; hidden states
+                                     that were not whole on the disk are extracted again
+  one of several processes dies      the others end with a line; -a continues with any number of processes
+  a second run in the same folder    ends with a line that names the first
+  several runs on one store          what one run reads or writes no other run, and no `store clear`, removes
+
+What is checked
+  hidden states in the store         by CRC-32 whenever a run finds them; damaged ones are dropped and extracted again
+  audio and alignments               by content: -a refuses files that changed and names them (mi_files.json)
+  checkpoint, settings, records      by hash or value; -a and -m evaluate refuse others, and what is damaged
+  audio files                        cut short, unreadable, NaN: skipped and counted, up to datarc.max_unreadable;
+                                     longer than datarc.max_seconds: left out and counted
+  hidden states of an upstream       their frames must be as many as its geometry says; NaN is refused
+A single flipped digit in a JSON file of results is not noticed.
+
+What a checkpoint may do
+  Nothing but give weights and plain values: no code in it is run, whatever the upstream, unless you add
+  --trust_checkpoint; records then say checkpoint_trusted. A module of your own (--upstream_module) is code that you
+  run: it loads as it says.
+
+Where files are written
+  result/downstream/<name> (-n) or -p   records, settings, fitted probes, figures
+  the store                             `s3prl-mi explain store`
+  ~/.cache/s3prl, ~/.cache/huggingface  downloads
+"""
 
 from __future__ import annotations
 
