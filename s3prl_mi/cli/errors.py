@@ -72,7 +72,7 @@ def report_errors(action: Callable[[], int], again: str) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (OSError, RuntimeError, MemoryError) as error:  # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError, MemoryError, ImportError) as error:  # torch reports a full disk as a RuntimeError
         if is_out_of_memory(error):
             print(
                 f"error: out of memory ({one_line(error)}). Take fewer layers at a time (--store_mode recompute), less "

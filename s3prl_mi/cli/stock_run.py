@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..core.errors import MIError
 from ..upstreams import compat
+from ..upstreams.checkpoints import one_line
 from ..upstreams.compat_checkpoints import trusting
 from .options import PROG
 
@@ -35,6 +36,11 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
     try:
         with trusting(args.trust_checkpoint):
             run_downstream.main()
+    except MIError:
+        raise
+    except Exception as error:
+        print(f"error: s3prl's task {task} has failed ({one_line(error)}); s3prl's traceback follows.", file=sys.stderr)
+        raise
     finally:
         sys.argv = before
 

@@ -26,7 +26,12 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     return f" Did you mean {' or '.join(repr(f) for f in found)}?" if found else ""
 
 
+_NO_MEMORY = re.compile(
+    r"out of memory|(cannot|can.t) allocate memory|not enough memory|bad_alloc|failed to map segment", re.IGNORECASE
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, torch on a CPU or torch on a GPU found no memory."""
-    found = re.search(r"out of memory|can.t allocate memory|not enough memory|bad_alloc", str(error), re.IGNORECASE)
-    return isinstance(error, MemoryError) or (isinstance(error, (RuntimeError, OSError)) and found is not None)
+    kinds = (RuntimeError, OSError, ImportError)
+    return isinstance(error, MemoryError) or (isinstance(error, kinds) and _NO_MEMORY.search(str(error)) is not None)

@@ -16,6 +16,13 @@ def test_case(case, tmp_path):
     assert judge(case, tmp_path) == ("clean", "")
 
 
+def test_the_record_says_that_a_checkpoint_was_trusted(run):
+    settings = dict(seeds=1, layers=[0])
+    assert run("mi_supervised", "apc", name="plain", **settings) == 0
+    assert run("mi_supervised", "apc", "--trust_checkpoint", **settings) == 0
+    assert [r.checkpoint_trusted for r in (*run.records("plain"), *run.records())] == [False, True]
+
+
 @pytest.mark.parametrize("kind", ["zip", "legacy"])
 def test_a_trusted_checkpoint_is_read_as_its_author_meant(kind, tmp_path):
     content = torch.load(build_spectral(tmp_path), weights_only=True)
