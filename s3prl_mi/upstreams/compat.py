@@ -64,9 +64,10 @@ def apply() -> None:
         return
     _quieten()
     sys.meta_path.insert(0, _Patcher())
-    for name, patch in _PATCHES.items():
-        if name in sys.modules:
-            patch(sys.modules[name])
+    for name, module in list(sys.modules.items()):
+        patch = _patch_of(name, getattr(module, "__loader__", None))
+        if patch is not None:
+            patch(module)
 
 
 def version_tuple(version: str) -> tuple[int, ...]:
@@ -101,13 +102,22 @@ class _Patcher:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name not in _PATCHES:
+        if name not in _PATCHES and not name.startswith(_UPSTREAMS):
             return None
         others = (f for f in sys.meta_path if f is not self and hasattr(f, "find_spec"))
         spec = next(filter(None, (f.find_spec(name, path, target) for f in others)), None)
-        if spec is not None and spec.loader is not None:
-            _patch_after(spec.loader, _PATCHES[name])
+        patch = _patch_of(name, None if spec is None else spec.loader)
+        if spec is not None and patch is not None:
+            _patch_after(spec.loader, patch)
         return spec
+
+
+def _patch_of(name: str, loader: Any) -> Callable[[ModuleType], None] | None:
+    """What a module needs, if anything."""
+    if name.startswith(_UPSTREAMS) and hasattr(loader, "get_source"):
+        source = loader.get_source(name) or ""
+        return lambda module: compat_checkpoints.guard(module, source)
+    return _PATCHES.get(name) if loader is not None else None
 
 
 def _patch_after(loader: Any, patch: Callable[[ModuleType], None]) -> None:
@@ -242,11 +252,10 @@ def _drop_espnet_line(record: logging.LogRecord) -> bool:
     return "ESPnet is not installed" not in record.getMessage()
 
 
+_UPSTREAMS = "s3prl.upstream."
 _PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "torch": _patch_torch,
     "torchaudio": _patch_torchaudio,
     "torchaudio.sox_effects": _patch_sox_effects,
     "huggingface_hub": _patch_huggingface_hub,
-    **dict.fromkeys(compat_checkpoints.LOADERS, compat_checkpoints.patch_loads),
-    **dict.fromkeys(compat_checkpoints.EVALUATORS, compat_checkpoints.patch_evals),
 }

@@ -16,54 +16,9 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-_LOADERS = (
-    "apc.expert",
-    "ast.ast_models",
-    "byol_a.byol_a",
-    "byol_s.byol_a.models.utils",
-    "byol_s.serab_byols.serab",
-    "cpc.expert",
-    "cpc.feature_loader",
-    "data2vec.convert",
-    "decoar.expert",
-    "decoar2.expert",
-    "decoar_layers.expert",
-    "distiller.builder",
-    "hubert.convert",
-    "lighthubert.expert",
-    "mae_ast.expert",
-    "mockingjay.builder",
-    "mos_prediction.expert",
-    "multires_hubert.convert",
-    "npc.expert",
-    "passt.hear21passt.models.helpers.vit_helpers",
-    "roberta.convert",
-    "ssast.ast_models",
-    "unispeech_sat.expert",
-    "vggish.hubconf",
-    "vq_wav2vec.convert",
-    "wav2vec.convert",
-    "wav2vec.expert",
-    "wav2vec2.convert",
-    "wav2vec2.expert",
-    "wavlm.expert",
-)
-_EVALUATORS = (
-    "baseline.extracter",
-    "data2vec.data2vec_model",
-    "distiller.model",
-    "hubert.hubert_model",
-    "lighthubert.lighthubert.lighthubert",
-    "multires_hubert.hubert_model",
-    "roberta.roberta_model",
-    "wav2vec.wav2vec_model",
-    "wav2vec2.wav2vec2_model",
-    "wavlm.WavLM",
-)
-LOADERS = tuple(f"s3prl.upstream.{name}" for name in _LOADERS)
-"""Every file of s3prl's upstreams that calls `torch.load`."""
-EVALUATORS = tuple(f"s3prl.upstream.{name}" for name in _EVALUATORS)
-"""Every file of s3prl's upstreams that calls `eval` on what a checkpoint says."""
+_LOADS = re.compile(r"\btorch\.load\(")
+_EVALUATES = re.compile(r"(?<![\w.])eval\((?!module_name|hook\.module_path)")
+"""`eval` of anything but the names of modules that a file of s3prl spells out itself."""
 
 LONGEST = 1000
 """Items of a list, or characters, that a repetition (`[(512,3,2)] * 4`) may make."""
@@ -142,14 +97,12 @@ class WeightsOnly:
             return self._torch.load(file, map_location, *args, **options)
 
 
-def patch_loads(module: ModuleType) -> None:
-    """Let one file of s3prl read weights only."""
-    module.__dict__["torch"] = WeightsOnly(module.__dict__["torch"])
-
-
-def patch_evals(module: ModuleType) -> None:
-    """Let one file of s3prl evaluate literals only."""
-    module.__dict__["eval"] = literal
+def guard(module: ModuleType, source: str) -> None:
+    """Let a file of s3prl's upstreams, which has been imported, read weights and evaluate literals only."""
+    if _LOADS.search(source):
+        module.__dict__["torch"] = WeightsOnly(module.__dict__["torch"])
+    if _EVALUATES.search(source):
+        module.__dict__["eval"] = literal
 
 
 def literal(text: str) -> Any:

@@ -57,7 +57,7 @@ def judge(case: Case, folder: Path) -> tuple[Verdict, str]:
     verdict: Verdict = "clean"
     detail = ""
     try:
-        with _limit(case.seconds):
+        with _limit(case.seconds), contextlib.redirect_stdout(io.StringIO()):
             case.act(folder)
     except Wrong as error:
         verdict, detail = error.verdict, error.detail

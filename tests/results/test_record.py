@@ -25,7 +25,10 @@ def test_round_trip_of_every_field(tmp_path):
 
 
 @settings(deadline=None, max_examples=25)
-@given(value=st.floats(allow_nan=False, allow_infinity=False), name=st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+@given(
+    value=st.floats(allow_nan=False, allow_infinity=False),
+    name=st.text(alphabet=st.characters(exclude_categories=["Cs"])),
+)
 def test_round_trip_is_exact_for_any_number_and_name(tmp_path_factory, value, name):
     path = tmp_path_factory.mktemp("results") / "mi_results.jsonl"
     record = make(mi_lower_bound_bits=value, layer_name=name, checkpoint={"name": name, "sha256": ""})
