@@ -19,7 +19,8 @@ SETTINGS: dict[str, Any] = {"seeds": 1, "layers": [0]}
 
 
 @functools.cache
-def _folder() -> Path:
+def scratch() -> Path:
+    """A folder that lasts as long as this process."""
     folder = tempfile.mkdtemp(prefix="faults-base-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
@@ -28,19 +29,19 @@ def _folder() -> Path:
 @functools.cache
 def corpus() -> Corpus:
     """For reading only; `copied` gives one that may be spoilt."""
-    return build_corpus(_folder() / "corpus")
+    return build_corpus(scratch() / "corpus")
 
 
 @functools.cache
 def checkpoint(name: str) -> tuple[str, Path]:
     """Upstream and file of a tiny model."""
     upstream, build = MODELS[name]
-    return upstream, build(_folder() / "checkpoints")
+    return upstream, build(scratch() / "checkpoints")
 
 
 @functools.cache
 def _finished(task: str, model: str) -> Path:
-    runner = Runner(corpus(), _folder() / f"{task}-{model}", checkpoint)
+    runner = Runner(corpus(), scratch() / f"{task}-{model}", checkpoint)
     runner.folder.mkdir(exist_ok=True)
     status, screen = command(runner.command(task, model, **SETTINGS))
     assert status == 0, screen

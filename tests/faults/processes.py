@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
@@ -16,7 +17,7 @@ from s3prl_mi.cli.main import main as s3prl_mi
 from s3prl_mi.results.record import read_records
 from s3prl_mi.states.store import Store
 from s3prl_mi.upstreams import loading
-from tests.faults.base import fresh
+from tests.faults.base import fresh, scratch
 from tests.faults.campaign import Case, Wrong, command, refuses
 from tests.faults.runs import GRID, TASKS
 from tests.helpers.processes import torchrun
@@ -44,18 +45,20 @@ def _ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _whole(folder: Path, words: list[str]) -> float:
-    """Run a command to its end; seconds."""
+@functools.cache
+def _whole(kind: str) -> tuple[Path, float]:
+    """Folder of a run that nothing disturbs, and how many seconds it takes."""
+    folder = scratch() / kind
     began = time.monotonic()
-    if _ended(_forked(words, folder / "whole.txt")):
+    if _ended(_forked(WORDS[kind](fresh(folder), "whole", str(folder / "store")), folder / "whole.txt")):
         raise Wrong("traceback", (folder / "whole.txt").read_text()[-300:])
-    return time.monotonic() - began
+    return folder / "whole", time.monotonic() - began
 
 
-def _killed(seed: int, words: Callable[..., list[str]], folder: Path) -> None:
+def _killed(seed: int, kind: str, folder: Path) -> None:
     """kill -9 at a random moment, half of the times twice; then -a."""
-    draw, run = random.Random(seed), fresh(folder)
-    seconds = _whole(folder, words(run, "whole", str(folder / "store-of-whole")))
+    draw, run, words = random.Random(seed), fresh(folder), WORDS[kind]
+    whole, seconds = _whole(kind)
     for _ in range(1 + seed % 2):
         pid = _forked(words(run, "killed", str(folder / "store"), *(["-a"] if (folder / "killed").exists() else [])))
         time.sleep(draw.uniform(0.02, 1) * seconds)
@@ -64,7 +67,7 @@ def _killed(seed: int, words: Callable[..., list[str]], folder: Path) -> None:
     status, screen = command(words(run, "killed", str(folder / "store"), "-a"))
     if status:
         raise Wrong("traceback", screen[-300:])
-    _same_records(folder / "killed", folder / "whole")
+    _same_records(folder / "killed", whole)
 
 
 def _same_records(one: Path, other: Path) -> None:
@@ -96,26 +99,25 @@ def _study(run: Any, name: str, store: str, *more: str) -> list[str]:
     return [*words[:at], *words[at + 2 :]]
 
 
+WORDS: dict[str, Callable[..., list[str]]] = {**{task: _one(task) for task in TASKS}, "a study": _study}
+
+
 def _two(folder: Path) -> None:
     """Two runs of one command at once: one ends with a line, or finds nothing left to do."""
-    run = fresh(folder)
-    _whole(folder, _one("mi_views")(run, "whole", str(folder / "other")))
-    words = _one("mi_views")(run, "killed", str(folder / "store"), "-a")
+    words = WORDS["mi_views"](fresh(folder), "killed", str(folder / "store"), "-a")
     pids = [_forked(words, folder / f"{n}.txt") for n in range(2)]
     ends = [_ended(pid) for pid in pids]
     texts = [(folder / f"{n}.txt").read_text() for n in range(2)]
     if sorted(ends) not in ([0, 0], [0, 1]) or (1 in ends and "another run writes there" not in texts[ends.index(1)]):
         raise Wrong("traceback", f"{ends} {texts[0][-150:]} {texts[1][-150:]}")
-    _same_records(folder / "killed", folder / "whole")
+    _same_records(folder / "killed", _whole("mi_views")[0])
 
 
 def _shared_store(folder: Path) -> None:
     """Two tasks on one store at once, while somebody clears it again and again."""
     run = fresh(folder)
-    for task in TASKS:
-        _whole(folder, _one(task)(run, f"whole-{task}", str(folder / "other")))
     store = str(folder / "store")
-    pids = {t: _forked(_one(t)(run, f"killed-{t}", store), folder / f"{t}.txt") for t in TASKS}
+    pids = {t: _forked(WORDS[t](run, f"killed-{t}", store), folder / f"{t}.txt") for t in TASKS}
     running = set(pids.values())
     while running:
         s3prl_mi(["store", "clear", "--root", store])
@@ -124,10 +126,10 @@ def _shared_store(folder: Path) -> None:
     for task, pid in pids.items():
         text = (folder / f"{task}.txt").read_text() if (folder / f"{task}.txt").exists() else ""
         if (status := _ended(pid)) == 1 and "error: " in text and "Traceback" not in text:
-            command(_one(task)(run, f"killed-{task}", store, "-a"))
+            command(WORDS[task](run, f"killed-{task}", store, "-a"))
         elif status:
             raise Wrong("traceback", f"{status}: {text[-300:]}")
-        _same_records(folder / f"killed-{task}", folder / f"whole-{task}")
+        _same_records(folder / f"killed-{task}", _whole(task)[0])
 
 
 def _cleared_while_written(folder: Path) -> None:
@@ -147,8 +149,7 @@ def _dead_rank(rank: int, after: float, folder: Path) -> None:
     import psutil
 
     run = fresh(folder)
-    words = _one("mi_views")(run, "killed", str(folder / "store"))
-    _whole(folder, _one("mi_views")(run, "whole", str(folder / "other")))
+    words = WORDS["mi_views"](run, "killed", str(folder / "store"))
     launcher: Any = torchrun(2, "s3prl_mi.run_downstream", *words, start=True)
     began = time.monotonic()
     while len(children := psutil.Process(launcher.pid).children()) < 2 or time.monotonic() - began < after:
@@ -160,10 +161,10 @@ def _dead_rank(rank: int, after: float, folder: Path) -> None:
     _, screen = launcher.communicate(timeout=100)
     if launcher.returncode and "Traceback" in screen.partition("torch.distributed.elastic")[0]:
         raise Wrong("traceback", screen[:300])
-    status, screen = command(_one("mi_views")(run, "killed", str(folder / "store"), "-a"))
+    status, screen = command(WORDS["mi_views"](run, "killed", str(folder / "store"), "-a"))
     if status:
         raise Wrong("traceback", screen[-300:])
-    _same_records(folder / "killed", folder / "whole")
+    _same_records(folder / "killed", _whole("mi_views")[0])
 
 
 def _swallowed(folder: Path) -> None:
@@ -179,16 +180,11 @@ def _swallowed(folder: Path) -> None:
 CASES = [
     Case("a network that swallows packets", _swallowed, 20),
     Case("store clear while an entry is written", _cleared_while_written),
-    *(Case(f"kill -9, {t}", lambda f, t=t: _killed(1, _one(t), f), 200) for t in TASKS),
+    *(Case(f"kill -9, {t}", lambda f, t=t: _killed(1, t, f), 200) for t in TASKS),
     Case("two runs in one folder", _two, 200),
 ]
 LONG = [
-    *(
-        Case(f"kill -9 at moment {n}, {t}", lambda f, n=n, t=t: _killed(n, _one(t), f), 300)
-        for t in TASKS
-        for n in range(20)
-    ),
-    *(Case(f"kill -9 at moment {n}, a study", lambda f, n=n: _killed(n, _study, f), 300) for n in range(20)),
+    *(Case(f"kill -9 at moment {n}, {t}", lambda f, n=n, t=t: _killed(n, t, f), 300) for t in WORDS for n in range(20)),
     *(Case(f"two runs in one folder, {n}", _two, 200) for n in range(5)),
     *(Case(f"two tasks on a store that is cleared, {n}", _shared_store, 300) for n in range(5)),
     *(
