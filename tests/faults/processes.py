@@ -91,7 +91,7 @@ def _one(task: str) -> Callable[..., list[str]]:
 
 
 def _study(run: Any, name: str, store: str, *more: str) -> list[str]:
-    words = run.command("mi_views", MODEL, *more, name=name, store__root=store, **{**WORK, "layers": [0, 1]})
+    words = run.command("mi_views", MODEL, *more, name=name, store__root=store, **{**WORK, "layers": [0]})
     upstream, file = run.checkpoint(MODEL)
     at = words.index("-k")
     words[at - 1], words[at + 1] = f"fbank,{upstream}={file}", ""
