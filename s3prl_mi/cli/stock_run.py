@@ -16,6 +16,8 @@ from ..core.distributed import World
 from ..core.errors import MIError
 from ..superb.tasks import SuperbTask, check, task_of
 from ..upstreams import compat
+from ..upstreams.checkpoints import one_line
+from ..upstreams.compat_checkpoints import trusting
 from ..upstreams.s3prl_states import load_states
 from .options import PROG
 from .run_settings import apply_override, expdir_of, new_expdir, read_config
@@ -37,6 +39,7 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
         argv += ["-e", str(checkpoint)]
     ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # what s3prl does not know
     ours.add_argument("--upstream_module")
+    ours.add_argument("--trust_checkpoint", action="store_true")
     ours.add_argument("--reuse_states", action="store_true")
     ours.add_argument("--max_store_gb", type=float)
     ours.add_argument("--no_test", action="store_true")
@@ -51,10 +54,10 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
             return
     if args.config is None and checkpoint is None:
         argv += _stock_config(task)
-    _run_s3prl(args, argv)
+    _run_s3prl(args, task, argv)
 
 
-def _run_s3prl(args: argparse.Namespace, argv: list[str]) -> None:
+def _run_s3prl(args: argparse.Namespace, task: str, argv: list[str]) -> None:
     from s3prl import hub, run_downstream
 
     from ..upstreams.names import show_to_s3prl
@@ -63,6 +66,7 @@ def _run_s3prl(args: argparse.Namespace, argv: list[str]) -> None:
     with contextlib.ExitStack() as stack:
         stack.callback(setattr, builtins, "isinstance", isinstance)  # s3prl puts a function of its own there
         stack.callback(setattr, sys, "argv", sys.argv)
+        stack.enter_context(trusting(args.trust_checkpoint))
         sys.argv = [PROG, *argv]
         if args.reuse_states:
             from ..downstream.reuse import reusing
@@ -71,7 +75,16 @@ def _run_s3prl(args: argparse.Namespace, argv: list[str]) -> None:
             gigabytes = StoreConfig().max_gb if args.max_store_gb is None else args.max_store_gb
             stack.callback(setattr, run_downstream, "Runner", run_downstream.Runner)
             run_downstream.Runner = reusing(run_downstream.Runner, Store(default_root(), int(gigabytes * 1e9)))
-        run_downstream.main()
+        try:
+            run_downstream.main()
+        except MIError:
+            raise
+        except Exception as error:
+            print(
+                f"error: s3prl's task {task} has failed ({one_line(error)}); s3prl's traceback follows.",
+                file=sys.stderr,
+            )
+            raise
 
 
 def _stock_config(task: str) -> list[str]:
@@ -192,7 +205,7 @@ def _run_scored(run: _ScoredRun, args: argparse.Namespace, argv: list[str], devi
     if not run.train and run.split is not None:
         argv += ["-t", run.split]
         _forget(run, run.split)
-    _run_s3prl(args, argv)
+    _run_s3prl(args, run.task, argv)
     if run.split is None or not run.recorded or World.of_launcher().rank > 0:
         return
     if not run.train and run.checkpoint is not None:
@@ -208,7 +221,7 @@ def _run_scored(run: _ScoredRun, args: argparse.Namespace, argv: list[str], devi
         torch.distributed.destroy_process_group()  # the others are done; s3prl would wait for them
     _forget(run, run.split)
     again = ["-m", "evaluate", "-e", str(best), "-t", run.split, "--device", device, "-o", run.overrides()]
-    _run_s3prl(args, again)
+    _run_s3prl(args, run.task, again)
     _record(run, best, run.split)
 
 

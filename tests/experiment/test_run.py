@@ -628,6 +628,8 @@ def test_continuing_on_other_speech_is_refused(run, corpus, tmp_path, capsys):
     assert run("mi_views", layers="last") == 0
     other = corpus.copy(tmp_path / "other")
     next(other.root.rglob("*.wav" if any(other.root.rglob("*.wav")) else "*.flac")).unlink()
+    assert "changed, came or went" in refused(run, capsys, "mi_views", "fbank", "-a", layers="last", corpus=other)
+    (run.folder / "experiment" / "mi_files.json").unlink()  # experiments of earlier versions have none
     assert "speech was" in refused(run, capsys, "mi_views", "fbank", "-a", layers="last", corpus=other)
 
 
