@@ -87,8 +87,9 @@ def test_the_command_line_wins_over_the_config(tmp_path):
     assert [r.folder.relative_to(root).as_posix() for r in found] == ["mi_views/hubert", "mi_views/wavlm"]
     found = runs_of("fbank", "mi_supervised,mi_views", root, config)
     assert [(r.task, r.upstream.name) for r in found] == [("mi_supervised", "fbank"), ("mi_views", "fbank")]
-    with pytest.raises(MIError, match="only mi_supervised and mi_views run in a study"):
-        runs_of("fbank", "mi_views,ctc")
+    with pytest.raises(MIError, match="error rates next to bits; add mi_supervised or mi_views"):
+        runs_of("fbank,hubert", "ctc")
+    assert requested("asr,mi_views,ctc", "fbank", {}).tasks == ("mi_views", "asr", "ctc")
     with pytest.raises(MIError, match="-u is missing"):
         runs_of(tasks="mi_views,mi_supervised")
     with pytest.raises(MIError, match=r"study.upstream.*Did you mean"):
