@@ -41,8 +41,8 @@ Examples:
     {PROG} -m train -d mi_views,mi_supervised -u fbank,hubert,wavlm -n three -c my.yaml
     {PROG} -m train -d mi_views -u hubert_local -k 'run/ckpt_*.pt' -n curve -c my.yaml
 
-  bits next to error rates: SUPERB's phone recognition of each by s3prl's own runner; its config is the section ctc
-    {PROG} -m train -d mi_views,mi_supervised,ctc -u fbank,hubert -n with_per -c my.yaml \
+  bits next to error rates: SUPERB's phone recognition by s3prl's own runner; its config is the section ctc
+    {PROG} -m train -d mi_views,mi_supervised,ctc -u fbank,hubert -n with_per -c my.yaml \\
       -o "config.ctc.runner.total_steps=20000"
 
   the same, two upstreams at once on this machine; and on a SLURM cluster, one job each:

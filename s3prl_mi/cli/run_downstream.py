@@ -27,12 +27,21 @@ from ..downstream import hook
 from ..downstream.arguments import run_spec
 from ..experiment.jobs.engine import Engine, engine_of
 from ..experiment.spec import Run, RunSpec, StockSpec
-from ..experiment.study import HALVES, is_series, is_study, requested, run_study, run_study_in_jobs, study_runs
+from ..experiment.study import (
+    HALVES,
+    WEIGHTED,
+    is_series,
+    is_study,
+    requested,
+    run_study,
+    run_study_in_jobs,
+    study_runs,
+)
 from ..upstreams.s3prl_states import load_states, save_states
 from .errors import is_full_disk, report_errors
 from .options import PROG, build_parser, check_task, stock_tasks, underscored
 from .run_settings import apply_override, new_expdir, past_checkpoint, read_config, resolve
-from .stock_run import check_in_study, run_in_study, run_stock, with_libri_root
+from .stock_run import check_in_study, run_in_study, run_stock, with_learned_weights, with_libri_root
 
 logger = logging.getLogger(__name__)
 
@@ -243,10 +252,12 @@ def run_in_job(payload: tuple[argparse.Namespace, dict[str, Any]], resume: bool)
 
 def _run_in_study(args: argparse.Namespace, config: dict[str, Any]) -> None:
     """One run of a study: of ours with the whole config, of s3prl's own with the section of its task."""
-    if args.downstream in TASKS:
-        _run_experiment(args, config)
-    else:
+    if args.downstream not in TASKS:
         run_in_study(args, config)
+    elif not Path(args.expdir).parent.name.endswith(WEIGHTED):
+        _run_experiment(args, config)
+    elif (learned := with_learned_weights(args, config)) is not None:
+        _run_experiment(*learned)
 
 
 _JOB = "s3prl_mi.cli.run_downstream:run_in_job"
@@ -334,6 +345,9 @@ def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
         words = _args_of(spec, args)
         if isinstance(spec, StockSpec):
             return _changed(words, store=ours[0].config.store), dict(spec.config)
+        section = {"layers": spec.config.layers, "featurizer": spec.config.featurizer}
+        if spec.folder.parent.name.endswith(WEIGHTED):
+            return words, {**single, "downstream_expert": {**single["downstream_expert"], **section}}
         return words, single
 
     for spec in runs[len(ours) : len(ours) + len(stock)]:

@@ -173,6 +173,32 @@ def run_in_study(args: argparse.Namespace, section: Mapping[str, Any]) -> None:
             raise MIError(f"s3prl ended with {end.code}; its messages are above.") from None
 
 
+def with_learned_weights(
+    args: argparse.Namespace, config: dict[str, Any]
+) -> tuple[argparse.Namespace, dict[str, Any]] | None:
+    """Arguments and config of a run of ours on the layer weights behind a score of PR or ASR; None: there are none.
+
+    Args:
+        args: of this run.
+        config: its `featurizer` is the folder of the run that has learned them.
+    """
+    from ..results.record import RESULTS_FILE
+    from ..superb.scores import read_records
+
+    section = config["downstream_expert"]
+    folder, results = Path(section["featurizer"]), Path(args.expdir) / RESULTS_FILE
+    records = read_records(folder)
+    path = folder / records[-1]["scored"] if records else folder
+    weights = (load_states(path).get("Featurizer") or {}).get("weights") if path.is_file() else None
+    if weights is None or len(weights) < 2:
+        print(f"{folder}: no layer weights were learned there.", file=sys.stderr)
+        return None
+    # records of weights that were trained further since are not continued
+    same = results.is_file() and results.stat().st_mtime >= path.stat().st_mtime
+    args = argparse.Namespace(**vars(args) | {"auto_resume": args.auto_resume and same})
+    return args, {**config, "downstream_expert": {**section, "featurizer": str(path)}}
+
+
 def _study_args(args: argparse.Namespace, section: Mapping[str, Any]) -> argparse.Namespace:
     """The arguments of a run outside a study with this config."""
     more = vars(args) | {"config": section.get("base"), "past_exp": None, "init_ckpt": None}

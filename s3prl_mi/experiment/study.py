@@ -30,6 +30,9 @@ from .spec import Run, RunSpec, UpstreamSpec
 
 logger = logging.getLogger(__name__)
 
+WEIGHTED = "_weighted"
+"""Ends the name of a task's folder with the measurements of learned weighted sums."""
+
 HALVES = ("dev-other@1/2", "dev-other@2/2")
 """Fit and eval of a checkpoint series that names no splits: the paper chooses checkpoints on halves of the validation
 set (section 3, "Robustness for checkpoint selection")."""
@@ -138,24 +141,37 @@ def _checkpoints(name: str, place: str | None) -> list[tuple[str | None, int | N
 def study_runs(bases: Sequence[Run], items: Iterable[str]) -> list[Run]:
     """Every run of a study, in the order of computing: model by model, so that tasks share hidden states.
 
+    After PR (else ASR) of a model our tasks measure the weighted sum of layers that it has learned, the very
+    representation behind the error rate, in folders `<task>_weighted`; their `featurizer` is the folder of that run.
+
     Args:
-        bases: one for each task; their folder is the study's, their checkpoint that of `-k`.
+        bases: one for each task, ours first; their folder is the study's, their checkpoint that of `-k`.
         items: as for `expand`.
 
     Raises:
         MIError: an unknown upstream, a file that is not there, or a model named twice.
     """
+    from ..superb.scores import SCORED  # needs numpy, which `-h` does not
+
     models = expand(items, bases[0].upstream)
     _check(models)
     names: list[str] = []
     for model in models:
         free = (f"{model.slug}-{n}" if n > 1 else model.slug for n in itertools.count(1))
         names.append(next(name for name in free if name not in names))
-    return [
-        replace(base, upstream=model, folder=base.folder / base.task / name)
-        for model, name in zip(models, names, strict=True)
-        for base in bases
-    ]
+    learning = next((task for task in SCORED for base in bases if base.task == task), None)
+    runs: list[Run] = []
+    for model, name in zip(models, names, strict=True):
+        runs += [replace(base, upstream=model, folder=base.folder / base.task / name) for base in bases]
+        for base in bases:
+            if learning is None or not isinstance(base, RunSpec):
+                continue
+            if base.layer is None and base.config.layers != "weighted":
+                weights = str(base.folder / learning / name)
+                config = replace(base.config, layers="weighted", featurizer=weights)
+                folder = base.folder / f"{base.task}{WEIGHTED}" / name
+                runs.append(replace(base, upstream=model, folder=folder, config=config))
+    return runs
 
 
 def _check(models: Iterable[UpstreamSpec]) -> None:
@@ -235,7 +251,8 @@ def run_study_in_jobs(
         asked = [asdict(replace(run, device="", resume=False)) for run in group]
         digest = digest_of(asked, [model.ckpt, model.model_config, model.module])
         payloads: dict[str, Any] = {run.folder.parent.name: payload_of(run) for run in group}
-        results = tuple(run.folder / RESULTS_FILE for run in group if isinstance(run, RunSpec))
+        # of other runs it may be right that they leave none: a model of one layer has no weighted sum
+        results = tuple(r.folder / RESULTS_FILE for r in group if r.folder.parent.name in TASKS)
         works.append(Work(name, entry, payloads, digest, results))
     done, failed = run_jobs(works, engine, root, resume=runs[0].resume, device=runs[0].device)
     if not done:

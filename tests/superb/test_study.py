@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from tests.helpers.process import run_python
 
@@ -46,7 +47,7 @@ def test_a_stock_task_in_a_study(done, tmp_path):
     assert "split 'no-such': no such folder" in done.stderr.partition("study: ")[0]
     # the first study: of ours before ctc, whose hidden states are those that were stored
     first = done.stderr.split("study: ")[1]
-    assert first.index("[3/4] mi_views: hubert_local") < first.index("[4/4] ctc: hubert_local")
+    assert first.index("[4/6] mi_views: hubert_local") < first.index("[5/6] ctc: hubert_local")
     assert "of it new" not in first
     assert first.count("which are there") == 3
     assert "I(Za;Zb) last" in parts[1]
@@ -61,6 +62,14 @@ def test_a_stock_task_in_a_study(done, tmp_path):
     assert parts[2].count("PER from own run") == 2
     assert done.stderr.count("finished before") == 2
     assert list((tmp_path / "study" / "report" / "figures").glob("scatter_mi_views_*.png")) == []  # one of each rate
+    # the weighted sum that ctc has learned, where there is more than one layer
+    (hubert,) = (tmp_path / "study" / "mi_views_weighted").iterdir()
+    (line,) = (hubert / "mi_results.jsonl").read_text().splitlines()
+    learned = torch.load(folders[1] / "dev-best.ckpt", weights_only=False)["Featurizer"]["weights"].double().softmax(0)
+    shares = " ".join(f"{w:.4f}" for w in learned)
+    assert json.loads(line)["layer_name"] == f"featurizer (dev-best.ckpt of ctc on hubert_local): {shares}"
+    assert f"{folders[0]}: no layer weights" in done.stderr
+    assert "I(Za;Zb) weighted" in parts[1]
     # other settings: one line, and the bits are shown all the same
     assert "failed: ctc of fbank: -a: " in done.stderr
     assert "started with other settings (config)" in done.stderr

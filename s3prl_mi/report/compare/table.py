@@ -141,7 +141,8 @@ def build(
             own[0], label, names[label], forced or runs, table or {}, published, forced is not None
         )
     settle(scores.values())
-    rows = [_row(own, names[label], scores[label]) for label, own in of.items()]
+    weighted = any(x.layer == "weighted" for r in results for x in r.records)
+    rows = [_row(own, names[label], scores[label], weighted) for label, own in of.items()]
     check_scores({row.label: row.scores for row in rows})
     columns = _distinct(sorted({c for row in rows for c in row.figures}, key=lambda c: c.place), rows)
     notes += _score_notes(rows, runs, results)
@@ -167,7 +168,8 @@ def published_name(result: Result) -> str:
     return name if record.upstream.startswith("hf") and "/" in name else record.upstream
 
 
-def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue]) -> ModelRow:
+def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue], weighted: bool) -> ModelRow:
+    """Where weighted sums were measured, a model's only layer is its own."""
     first = results[0].first
     records = [r for result in results for r in result.records]
     layers: dict[tuple[str, str], dict[int, Summary]] = {}
@@ -180,6 +182,8 @@ def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue]) ->
     last = last_layer(records)
     for (task, probe), curve in layers.items():
         chosen = {"last": last, "best": _best(curve)}
+        if weighted and first.layers_in_upstream == 1:
+            chosen["weighted"] = 0
         if task == "mi_supervised" and (free := layers.get(("mi_views", probe))):
             chosen["free"] = _best(free)
         figures |= {Column(task, probe, choice): curve[n] for choice, n in chosen.items() if n in curve}
