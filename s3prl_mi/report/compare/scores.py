@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from ..s3prl_runs import S3prlRun, chosen_run
 HIGHEST_PERCENT = 1000
 """No error rate in percent is above this: a count or another unit is."""
 
-SCORE_NAMES = {"per": "PER", "wer": "WER"}
+SCORE_NAMES = {"per": "PER", "superb_per": "SUPERB's PER", "wer": "WER", "superb_wer": "SUPERB's WER"}
+"""Columns of error rates, in order; SUPERB's published ones have their own next to those of own runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,9 @@ class ScoreValue:
 
 ScoreTable = Mapping[str, Mapping[str, ScoreValue]]
 """Name of a model (label, upstream or alias) -> `per`, `wer` -> value."""
+
+Scores = dict[str, ScoreValue]
+"""Key of `SCORE_NAMES` -> value, of one model."""
 
 
 def read_score_table(path: Path) -> dict[str, dict[str, ScoreValue]]:
@@ -110,8 +114,8 @@ def scores_of(
     table: ScoreTable,
     published: bool,
     runs_are_its: bool = False,
-) -> dict[str, ScoreValue]:
-    """PER and WER of one model.
+) -> Scores:
+    """PER and WER of one model: the best source of each, and what SUPERB published; then `settle` those of all models.
 
     Args:
         result: of that model.
@@ -122,17 +126,31 @@ def scores_of(
         published: whether SUPERB's scores may be used.
         runs_are_its: all `runs` are of this model, whatever their arguments say.
     """
-    found: dict[str, ScoreValue] = {}
+    found: Scores = {}
     score = score_of(name) if published else None
     own = [run for run in runs if runs_are_its or (run.belongs_to(result.first) and not run.fine_tuned)]
     rows = [table[key] for key in (label, name, canonical(name)) if key in table]
     for metric in METRICS:
-        value = _own(own, metric)
-        value = value or next((row[metric] for row in rows if metric in row), None)
-        value = value or (_published(score, metric) if score else None)
-        if value is not None:
-            found[metric] = value
+        superb = _published(score, metric) if score else None
+        value = _own(own, metric) or next((row[metric] for row in rows if metric in row), superb)
+        found |= {name: v for name, v in ((metric, value), (f"superb_{metric}", superb)) if v is not None}
     return found
+
+
+def settle(scores: Iterable[Scores]) -> None:
+    """Keep own runs and published scores apart, in place: two columns where there is an own run, else one.
+
+    Args:
+        scores: of every model that will stand side by side.
+    """
+    scores = list(scores)
+    for metric in METRICS:
+        own = any(metric in row and row[metric].kind == "own run" for row in scores)
+        for row in scores:
+            if own and metric in row and row[metric].kind == "SUPERB":
+                del row[metric]
+            elif not own:
+                row.pop(f"superb_{metric}", None)
 
 
 def _own(runs: Sequence[S3prlRun], metric: Metric) -> ScoreValue | None:
@@ -182,8 +200,8 @@ def check_scores(scores: Mapping[str, Mapping[str, ScoreValue]]) -> None:
             if len(found) > 1:
                 text = "; ".join(f"{what} for {', '.join(labels[:4])}" for what, labels in found.items())
                 raise MIError(
-                    f"{SCORE_NAMES[metric]} with different {key}s: {text}. Such scores do not compare: leave the "
-                    "published ones out (--superb none), or name by --stock only runs of one kind."
+                    f"{SCORE_NAMES[metric]} with different {key}s: {text}. Such scores do not compare: name "
+                    "only folders with runs of one kind."
                 )
 
 

@@ -15,7 +15,7 @@ from ...results.correlation import Relation, correlate, with_speakers
 from ...results.record import Record
 from ...results.selection import CheckpointPick
 from ...results.summary import Summary
-from ..compare.scores import ScoreValue
+from ..compare.scores import SCORE_NAMES, ScoreValue
 from ..figures.checkpoint_curves import checkpoint_curves
 from ..figures.cluster_usage import cluster_usage, last_layers, usages
 from ..figures.layer_curves import layer_curves
@@ -27,7 +27,7 @@ from ..wording import BOUND, CEILING, decimals, ends, format_estimate, spread_te
 from .report_data import ReportData, best_of_models
 from .words import agreements, findings, what_was_measured
 
-SCORES = {"per": "PER (%)", "wer": "WER (%)"}
+SCORES = {key: f"{name} (%)" for key, name in SCORE_NAMES.items()}
 
 Section: TypeAlias = dict[str, Any]
 """What `page.html.jinja` fills in; figures under `pictures`."""
