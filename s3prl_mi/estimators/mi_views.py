@@ -25,7 +25,7 @@ from .bounds import entropy_bits
 from .fitting import CHOICE_FOLDS, CHOICE_SEED, fit_probes, held_out_bits
 from .frames import Frames, fit_affine, fit_range
 from .intervals import FrameGroups
-from .kmeans import SAMPLE_FRAMES, CodebookInputs, Codebooks, assign, fit_codebooks
+from .kmeans import CodebookInputs, Codebooks, assign, fit_codebooks
 from .mi_supervised import Estimate, estimates_of
 from .probe import FittedProbe, log_priors
 from .probes import ProbeSpec
@@ -38,8 +38,8 @@ AXES = (32, 64)
 AXES_FRAMES = 6_000
 """Pairs, evenly spaced, on which they are tried, with the speakers of `CHOICE_FOLDS` folds held out."""
 
-CHOICE_ITERATIONS = 10
-"""Steps of Lloyd's algorithm for codebooks that serve choices only."""
+CHOICE_ITERATIONS, CHOICE_SAMPLE = 10, 50
+"""Steps of Lloyd's algorithm, and frames per cluster, for codebooks that serve choices only."""
 
 
 def choose_codebook(
@@ -85,7 +85,7 @@ def choose_codebook(
         for fold in some:
             kept = frames_b.select((folds != fold) & (folds >= 0))
             kept = kept if len(kept) >= clusters else frames_b
-            kept = kept.select(np.arange(0, len(kept), max(1, len(kept) // (SAMPLE_FRAMES * clusters))))
+            kept = kept.select(np.arange(0, len(kept), max(1, len(kept) // (CHOICE_SAMPLE * clusters))))
             books.append(fit_codebooks(kept, clusters, [CHOICE_SEED], CHOICE_ITERATIONS, inputs=inputs).centroids)
         return Codebooks(torch.cat(books), inputs)
 
