@@ -21,6 +21,7 @@ from ..core.locks import Lock
 from ..data.splits import Split
 from ..estimators.probes import PROTOCOLS
 from ..results.class_contributions import CLASSES_FILE, ClassRecord, append_classes
+from ..results.measures import MEASURES_FILE, MeasureRecord, append_measures, read_measures
 from ..results.record import RESULTS_FILE, Record, append_records, read_records
 from ..results.speaker_sums import SPEAKERS_FILE, SpeakerRecord, append_speakers
 from ..upstreams.loading import Upstream
@@ -34,7 +35,7 @@ LOCK_FILE = ".mi_results.lock"
 KEPT = "hidden_states"
 """Key of the settings under which stands how hidden states were kept, and why."""
 
-_FREE = ("layers", "seeds", "probes", "fit_ci", "frames", "views", "clusters", "store", "batch_size")
+_FREE = ("layers", "seeds", "probes", "fit_ci", "measures", "frames", "views", "clusters", "store", "batch_size")
 """Config keys that may differ between records of one experiment."""
 
 
@@ -67,7 +68,7 @@ class ExperimentFolder:
             (self.path / STATES_FILE).unlink(missing_ok=True)
         if self.results.exists() and not resume:
             stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self.results.stat().st_mtime))
-            for path in (self.results, self.path / CLASSES_FILE, self.path / SPEAKERS_FILE):
+            for path in (self.results, *(self.path / name for name in (CLASSES_FILE, SPEAKERS_FILE, MEASURES_FILE))):
                 if path.exists():
                     os.replace(path, path.with_name(f"{path.stem}.{stamp}{path.suffix}"))
             logger.warning(
@@ -103,7 +104,11 @@ class ExperimentFolder:
             )
 
     def append(
-        self, records: Sequence[Record], classes: Sequence[ClassRecord], speakers: Sequence[SpeakerRecord]
+        self,
+        records: Sequence[Record],
+        classes: Sequence[ClassRecord],
+        speakers: Sequence[SpeakerRecord],
+        measures: Sequence[MeasureRecord] = (),
     ) -> None:
         """Append the records of a grid point, after those of classes and speakers: what has a record is finished."""
         lock = Lock(self.path / LOCK_FILE, create=True)
@@ -113,8 +118,13 @@ class ExperimentFolder:
             append_classes(self.path / CLASSES_FILE, classes)
             append_speakers(self.path / SPEAKERS_FILE, speakers)
             append_records(self.results, records)
+            append_measures(self.path / MEASURES_FILE, measures)
         finally:
             lock.close()
+
+    def measured(self) -> set[tuple[int | str, str]]:
+        """Layers and measures that have a record."""
+        return {(m.layer, m.measure) for m in read_measures(self.path / MEASURES_FILE)}
 
     def replace(
         self, records: Sequence[Record], classes: Sequence[ClassRecord], speakers: Sequence[SpeakerRecord]

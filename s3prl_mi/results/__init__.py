@@ -4,6 +4,7 @@
 record               `Record`, a line of `mi_results.jsonl`: every field, written and read
 class_contributions  `ClassRecord`, a line of `mi_classes.jsonl`: what each phone or cluster contributes
 speaker_sums         `SpeakerRecord`, a line of `mi_speakers.jsonl`: sums by eval speaker, for intervals
+measures             `MeasureRecord`, a line of `mi_measures.jsonl`: ranks, purities and others beside the bounds
 ties                 which layers or models the speakers scored cannot tell apart
 comparability        `ComparisonKey`: what must agree before two estimates are compared
 summary              mean and standard deviation over seeds, `mi_summary.csv`
