@@ -11,6 +11,7 @@ main            the command `s3prl-mi`, whose commands are the modules below
 upstreams       names for -u, listed and explained
 compare         upstreams side by side with PER and WER
 report          one HTML file and figures
+units           discrete units against phones: PNMI, purities, bits
 align           alignments from transcripts
 explain         record fields, config keys, measures, the store: printed from their definitions
 doctor          checks of the installation
