@@ -120,8 +120,9 @@ class SupervisedTask(MITask):
             labels = self.labels(side, layer)
             ids = vocabulary.ids(labels.labels)
             rows, known = labels.rows[ids >= 0], ids[ids >= 0]
-            codes = assign(side.frames(layer, fitted.weights).select(rows), books)[:, 0].cpu().numpy()
-            return Coded(codes, known, scored_groups(side.entries(layer), side.utterances, rows))
+            z = side.frames(layer, fitted.weights).select(rows)
+            codes = assign(z, books)[:, 0].cpu().numpy()
+            return Coded(codes, known, scored_groups(side.entries(layer), side.utterances, rows), z)
 
         entries = scored.entries(layer)
         return Sample(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ..core.words import count
 from ..estimators.intervals import Interval
 from ..estimators.measures.registry import measures
-from ..results.board import BITS, BOUND, SAFE_BOUND, Board, Kind, board_of, numbers_of
+from ..results.board import BITS, BOUND, SAFE_BOUND, Board, Kind, Standing, board_of, numbers_of
 from .html.report_data import ReportData
 
 JUDGES = {BITS: "I(Z;Y)", "pnmi": "PNMI", "per": "PER", "wer": "WER"}
@@ -21,12 +21,13 @@ HEADS: dict[Kind, str] = {
     "models": "Which model, final checkpoints at the last layer: rank correlation only",
 }
 NOTES = (
-    "rho: Spearman's, of the measure with what it is judged by (from 4 candidates on), mean over models or series (+1: "
-    "the same order; for PER and WER: fewer errors). regret: bits of I(Z;Y) that the pick gives up, mean, with its 95 "
-    "% interval over speakers where all are scored on the same; worst: the largest. Untrained, collapsed: in how many "
-    "series the best checkpoint is preferred to the one that never trained, and to collapsed ones (participation "
-    "ratio below 2, which therefore notices them by definition). I(Za;Zb), collapsed ones last: the one combination "
-    "here; its limit of 2 was chosen on a small HuBERT whose step 200 had 1.1, so on that series it is no test."
+    "rho: Spearman's, of the measure with what it is judged by (from 4 candidates on), mean and range over models or "
+    "series (+1: the same order; for PER and WER: fewer errors). regret: bits of I(Z;Y) that the pick gives up, mean, "
+    "with its 95 % interval over speakers where all are scored on the same; worst: the largest. Untrained, collapsed: "
+    "in how many series the best checkpoint is preferred to the one that never trained, and to collapsed ones "
+    "(participation ratio below 2, which therefore notices them by definition). I(Za;Zb), collapsed last: the one "
+    "combination here; its limit of 2 was chosen on a small HuBERT whose step 200 had 1.1, so on that series it is no "
+    "test."
 )
 
 
@@ -40,7 +41,7 @@ def read_board(data: ReportData) -> Board | None:
 
 def title_of(measure: str) -> str:
     """A measure's name in tables and figures."""
-    bounds = {BOUND: "I(Za;Zb), as measured", SAFE_BOUND: "I(Za;Zb), collapsed ones last"}
+    bounds = {BOUND: "I(Za;Zb) as measured", SAFE_BOUND: "I(Za;Zb), collapsed last"}
     return bounds[measure] if measure in bounds else measures()[measure].title
 
 
@@ -61,7 +62,7 @@ def rows_of(board: Board, kind: Kind) -> tuple[list[str], list[list[str]]]:
     rows = []
     for name in names:
         s = own[name]
-        row = [title_of(name), *(str(s.rho.get(t, "-")) for t in judges)]
+        row = [title_of(name), *(_rho(s, t) for t in judges)]
         row += [_regret(s.regret_bits), f"{s.worst_bits:.3f}"] * picks
         row += ["-" if s.regret_per is None else f"{s.regret_per:.2f}"] * (per and picks)
         row += ["-" if not of else f"{n} of {of}" for n, of in (s.untrained, s.collapsed)] * series
@@ -70,6 +71,14 @@ def rows_of(board: Board, kind: Kind) -> tuple[list[str], list[list[str]]]:
         if kind in free:
             rows.append([words, *["-"] * len(judges), f"{free[kind]:.3f}", *["-"] * (len(head) - len(judges) - 2)])
     return head, rows
+
+
+def _rho(s: Standing, judge: str) -> str:
+    """With its interval where it is one, with the range where it is the mean of several."""
+    if judge not in s.rho:
+        return "-"
+    low, high = s.rho_range[judge]
+    return str(s.rho[judge]) + (f" ({low:+.2f} to {high:+.2f})" if low < high else "")
 
 
 def _regret(i: Interval) -> str:

@@ -301,6 +301,7 @@ class Standing:
         worst_bits: the largest regret.
         regret_per: mean regret in points of PER; None without PER.
         rho: by what it is judged, the mean correlation over choices (with the interval of the one where there is one).
+        rho_range: the lowest and the highest of these correlations.
         untrained: how many series it notices a model that never trained in, and of how many.
         collapsed: the same of collapsed checkpoints.
     """
@@ -310,6 +311,7 @@ class Standing:
     worst_bits: Bits
     regret_per: float | None
     rho: Mapping[str, Correlation]
+    rho_range: Mapping[str, tuple[float, float]]
     untrained: tuple[int, int]
     collapsed: tuple[int, int]
 
@@ -364,10 +366,11 @@ def _standing(own: Sequence[Verdict]) -> Standing:
     same = len(regrets) == len(own) and len({r.groups for r in regrets}) == 1
     interval = LeftOut.mean(regrets).interval() if same else Interval(mean, None, None, None, 0)
     per = [v.regret_per for v in own if v.regret_per is not None]
-    rho = {}
+    rho, ranges = {}, {}
     for t in dict.fromkeys(t for v in own for t in v.relations):
         found = [v.relations[t] for v in own if t in v.relations]
         n = min(c.n for c in found)
+        ranges[t] = (min(c.value for c in found), max(c.value for c in found))
         value = statistics.fmean(c.value for c in found)
         rho[t] = found[0] if len(found) == 1 else Correlation("spearman", value, None, None, n)
     return Standing(
@@ -376,6 +379,7 @@ def _standing(own: Sequence[Verdict]) -> Standing:
         max(v.regret_bits for v in own),
         statistics.fmean(per) if per and len(per) == len(own) else None,
         rho,
+        ranges,
         _noticed(v.notices_untrained for v in own),
         _noticed(v.notices_collapse for v in own),
     )

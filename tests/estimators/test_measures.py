@@ -202,6 +202,37 @@ def test_independent_codes_plug_in_too_high_held_out_too_low():
     assert found["phone_purity"] > 0.08 > 0.06 > found["phone_purity_held_out"]
 
 
+def test_canonical_correlation_with_phones():
+    """States that hold the phone in all but noise of variance 1: correlation sqrt(s / (s + 1)), s its variance."""
+    rng, labels = np.random.default_rng(0), np.arange(12_000) % 3
+    corners = 4 * np.eye(3)[labels] @ rng.normal(size=(3, 5))
+    noise = rng.normal(size=corners.shape)
+
+    def found(x: np.ndarray) -> float | None:
+        sides = [Coded(labels[s] * 0, labels[s], groups_of(6000), Frames([x[s].astype(np.float32)]))
+                 for s in (slice(0, 6000), slice(6000, None))]  # fmt: skip
+        return values(sample_of(x, coded=sides[1], fit_coded=sides[0], n_clusters=2), "cca_phones")["cca_phones"]
+
+    between = np.linalg.eigvalsh(np.cov(corners.T))[-2:]
+    assert found(corners + noise) == pytest.approx(np.sqrt(between / (between + 1)).mean(), abs=0.01)
+    assert abs(found(noise)) < 0.05
+    assert found(np.zeros_like(noise)) is None
+
+
+def test_a_measure_of_ones_own_is_one_function(monkeypatch):
+    from s3prl_mi.estimators.measures import registry
+
+    monkeypatch.setattr(registry, "_TABLE", dict(registry.measures()))
+
+    @registry.measure(title="norm", formula="mean |x|", source="here", needs="frames", unit="states", default=False)
+    def mean_norm(sample: Sample) -> float:
+        return float(sample.x.norm(dim=1).mean())
+
+    assert values(sample_of(np.ones((10, 4))), "mean_norm") == {"mean_norm": 2.0}
+    assert [m.name for m in chosen(["mean_norm"], "mi_views")] == ["mean_norm"]
+    assert "mean |x|. here. Needs frames (mi_views)" in registry.measures()["mean_norm"].describe()
+
+
 def test_what_a_config_may_ask_for():
     free, labelled = chosen(["all"], "mi_views"), chosen(["default"], "mi_supervised")
     assert "mi_raw" in {m.name for m in free}

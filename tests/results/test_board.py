@@ -125,7 +125,7 @@ def test_in_words_and_tables():
     head, rows = rows_of(board, "checkpoints")
     assert all(len(row) == len(head) for row in rows)
     by_name = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
-    assert by_name["I(Za;Zb), as measured"]["collapsed"] == "0 of 1"
+    assert by_name["I(Za;Zb) as measured"]["collapsed"] == "0 of 1"
     assert by_name["RankMe"]["regret, PER"] == "17.00"
     titles = [title.partition(":")[0] for title, _, _ in tables_of(board)]
     assert titles == ["Which layer", "Which checkpoint, at the last layer measured"]

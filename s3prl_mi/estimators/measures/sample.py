@@ -73,11 +73,12 @@ class FitSide:
 
 @dataclass(frozen=True, eq=False)
 class Coded:
-    """Codes and labels of the same frames, shape (n,) each; speakers where intervals are wanted."""
+    """Codes and labels of the same frames, shape (n,) each, and their speakers; the frames where states are there."""
 
     codes: IntVector
     labels: IntVector
     groups: FrameGroups
+    frames: Frames | None = None
 
 
 @dataclass(frozen=True, eq=False)
