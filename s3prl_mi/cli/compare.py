@@ -19,8 +19,9 @@ DESCRIPTION = """\
 Put upstreams side by side: I(Z;Y) and I(Za;Zb) by probe and choice of layer, PER and WER, and how they go together.
 
 RESULT_DIR is the folder of an experiment, or one that holds several at any depth; both tasks of the same model make one
-row. PER and WER are taken, in this order, from your own s3prl runs (--stock), your own table (--scores), and SUPERB's
-published scores, and the table says which.
+row. PER and WER are taken, in this order, from your own s3prl runs (found below RESULT_DIR, or --stock), your own table
+(--scores), and SUPERB's published scores, and the table says which. Next to own runs, published scores have a column of
+their own.
 """
 
 EPILOG = """\
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scores = parser.add_argument_group("PER and WER")
     scores.add_argument(
         "--stock", nargs="+", default=[], metavar="RUN_DIR",
-        help="your own runs of s3prl's ctc (phone recognition) and asr, at any depth; LABEL=RUN_DIR says whose it is",
+        help="your own runs of s3prl's ctc (phone recognition) and asr elsewhere; LABEL=RUN_DIR says whose it is",
     )  # fmt: skip
     scores.add_argument(
         "--scores", type=Path, metavar="CSV", help="your own table: upstream, per and/or wer in percent, source"
@@ -99,11 +100,13 @@ def run(args: argparse.Namespace) -> int:
     from ..report.compare.paper import paper_rows
     from ..report.compare.scores import read_score_table
     from ..report.compare.table import build
+    from ..report.s3prl_runs import find_runs
     from ..results.collect import collect
 
     results = collect(args.folders, _pairs(args.label, "--label"))
     results = keep(results, Filters(args.protocol, args.view, args.clusters, args.frames))
     runs, runs_of = _runs(args.stock)
+    runs = find_runs(args.folders, [r.first for r in results], runs)
     table = build(
         results,
         runs=runs,
@@ -160,6 +163,8 @@ def _pairs(words: Sequence[str], option: str) -> dict[str, str]:
 def _write(path: Path, text: str) -> Path:
     from ..core.files import write_whole
 
+    if not path.parent.is_dir():
+        raise MIError(f"{path}: there is no folder {path.parent}. Make it first, or name another file.")
     try:
         write_whole(path, text)
     except OSError as error:

@@ -28,6 +28,7 @@ TOPICS = {
     "config": "every key of a config, with its default",
     "measures": "the two bounds that are estimated, and all that can be measured beside them",
     "store": "how hidden states lie on disk, where, and how much",
+    "faults": "what survives a kill or a full disk, what is checked, what a checkpoint may do",
     "upstream-family": "how to add an upstream of your own",
 }
 
@@ -136,6 +137,8 @@ def _topic(name: str) -> list[str]:
         for m in measures().values():
             lines += [f"{m.name}: {m.title}", *_wrap(m.describe(), 4)]
         return lines
+    if name == "faults":
+        return _docstring("cli.errors")
     if name == "store":
         from ..states.store import default_root
 

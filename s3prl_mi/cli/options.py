@@ -41,6 +41,10 @@ Examples:
     {PROG} -m train -d mi_views,mi_supervised -u fbank,hubert,wavlm -n three -c my.yaml
     {PROG} -m train -d mi_views -u hubert_local -k 'run/ckpt_*.pt' -n curve -c my.yaml
 
+  bits next to error rates: SUPERB's phone recognition by s3prl's own runner; its config is the section ctc
+    {PROG} -m train -d mi_views,mi_supervised,ctc -u fbank,hubert -n with_per -c my.yaml \\
+      -o "config.ctc.runner.total_steps=20000"
+
   the same, two upstreams at once on this machine; and on a SLURM cluster, one job each:
     {PROG} -m train -d mi_views,mi_supervised -u fbank,hubert,wavlm -n three -c my.yaml --jobs 2
     {PROG} -m train -d mi_views -u hubert_local -k 'run/ckpt_*.pt' -n curve -c my.yaml \\
@@ -89,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group = parser.add_argument_group("what to run").add_argument
     group("-m", "--mode", choices=["train", "evaluate", "inference"], required=True)
-    group("-d", "--downstream", help="mi_views, mi_supervised, both (with a comma), or any task of s3prl's (ctc, asr)")
+    group("-d", "--downstream", help="mi_views, mi_supervised, any task of s3prl's (ctc, asr); several with commas")
     group("-v", "--downstream_variant", help="variant, for stock tasks that have some")
     group("-c", "--config", help="YAML file of the experiment; optional for mi_views and mi_supervised")
     group("-o", "--override", help="changes to the config, e.g. \"config.runner.seed=1,,args.device='cpu'\"")
@@ -105,6 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="checkpoint of *_local, *_url, ...; a pattern ('run/*.pt') or folder is a series",
     )
     group("--upstream_module", metavar="FILE.py", help="a module with upstreams of your own, for -u (see README)")
+    group("--trust_checkpoint", action="store_true", help="the checkpoint may run code while it is read; else refused")
     group("-g", "--upstream_model_config", help="config file that some upstreams need alongside their checkpoint")
     group("-r", "--upstream_refresh", action="store_true", help="download the checkpoint again")
     group("-f", "--upstream_trainable", action="store_true", help="fine-tune (stock tasks only)")
@@ -153,9 +158,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group(
         "--reuse_states",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
         help="stock tasks: hidden states of a frozen upstream come from the store, so that each utterance passes it "
-        "once for all epochs, seeds and tasks",
+        "once for all epochs, seeds and tasks; the default in a study on a CPU",
     )
     group(
         "--store_mode",

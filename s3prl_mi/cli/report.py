@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", default=None, help="title of the page")
     parser.add_argument(
         "--stock", nargs="+", type=Path, default=[], metavar="DIR",
-        help="folders of s3prl's own ctc and asr runs, for PER and WER",
+        help="folders of s3prl's own ctc and asr runs outside RESULT_DIR, for PER and WER",
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,22 @@ from ..core.errors import MIError, nearest
 from ..downstream import hook
 from ..downstream.arguments import run_spec
 from ..experiment.jobs.engine import Engine, engine_of
-from ..experiment.spec import RunSpec
-from ..experiment.study import HALVES, is_series, is_study, requested, run_study, run_study_in_jobs, study_runs
+from ..experiment.spec import Run, RunSpec, StockSpec
+from ..experiment.study import (
+    HALVES,
+    WEIGHTED,
+    is_series,
+    is_study,
+    requested,
+    run_study,
+    run_study_in_jobs,
+    study_runs,
+)
 from ..upstreams.s3prl_states import load_states, save_states
 from .errors import is_full_disk, report_errors
-from .options import PROG, build_parser, check_task, underscored
+from .options import PROG, build_parser, check_task, stock_tasks, underscored
 from .run_settings import apply_override, new_expdir, past_checkpoint, read_config, resolve
-from .stock_run import run_stock
+from .stock_run import check_in_study, run_in_study, run_stock, with_learned_weights, with_libri_root
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +121,8 @@ def _prepare(args: argparse.Namespace, engine: Engine | None = None) -> None:
 
 def _refuse_unsupported(args: argparse.Namespace) -> None:
     task = f"-d {args.downstream}" if args.downstream else "a study"
+    if not 0 <= args.seed < 2**32:
+        raise MIError(f"--seed {args.seed}: expected a number from 0 to 2**32 - 1.")
     if args.mode == "inference":
         raise MIError(f"-m inference: {task} has no output for a single file; use -m train or -m evaluate.")
     if args.hub == "huggingface":
@@ -134,8 +146,10 @@ def usable_device(device: str) -> str:
 
     try:
         wanted = torch.device(device)
-    except RuntimeError as error:
-        raise MIError(f"--device {device}: no such device; use cuda, cuda:<number> or cpu.") from error
+        if wanted.type not in ("cuda", "cpu"):
+            torch.ones(1, device=wanted).cpu()  # others may be there; `meta` holds no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise MIError(f"--device {device}: no such device here; use cuda, cuda:<number> or cpu.") from error
     if wanted.type != "cuda":
         return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -188,12 +202,13 @@ def _log_to_screen() -> None:
         logging.getLogger("s3prl_mi.states.extraction").setLevel(logging.WARNING)
 
 
-def _check_sections(config: dict[str, Any]) -> None:
+def _check_sections(config: dict[str, Any], others: Sequence[str] = ()) -> None:
     """Refuse a misspelt or misplaced key, which would be passed over in silence."""
+    known = (*_SECTIONS, *others)
     for key in config:
-        if key not in _SECTIONS:
+        if key not in known:
             raise MIError(
-                f"unknown config section {key!r}.{nearest(key, _SECTIONS)} The keys of mi_views and mi_supervised "
+                f"unknown config section {key!r}.{nearest(key, known)} The keys of mi_views and mi_supervised "
                 "stand below downstream_expert: config.downstream_expert.<key>."
             )
 
@@ -236,7 +251,17 @@ def run_in_job(payload: tuple[argparse.Namespace, dict[str, Any]], resume: bool)
     hook.install()
     _load_module(args)
     _prepare(args)
-    _run_experiment(args, config)
+    _run_in_study(args, config)
+
+
+def _run_in_study(args: argparse.Namespace, config: dict[str, Any]) -> None:
+    """One run of a study: of ours with the whole config, of s3prl's own with the section of its task."""
+    if args.downstream not in TASKS:
+        run_in_study(args, config)
+    elif not Path(args.expdir).parent.name.endswith(WEIGHTED):
+        _run_experiment(args, config)
+    elif (learned := with_learned_weights(args, config)) is not None:
+        _run_experiment(*learned)
 
 
 _JOB = "s3prl_mi.cli.run_downstream:run_in_job"
@@ -310,16 +335,32 @@ def _run_study(args: argparse.Namespace, config: dict[str, Any]) -> int:
                 "a series of checkpoints: fitted on %s, scored on %s (datarc.fit_splits, .eval_splits).", *HALVES
             )
     apply_override(args.override, args, config)
-    _check_sections(config)
+    others = stock_tasks()
+    _check_sections(config, others)
     study = requested(args.downstream, args.upstream, config)
-    single = {key: value for key, value in config.items() if key != "study"}
-    bases = [run_spec(_changed(args, downstream=task), single) for task in study.tasks]
-    runs = study_runs(bases, study.upstreams)
+    for task in study.tasks:
+        check_task(task)
+    single = {key: value for key, value in config.items() if key != "study" and key not in others}
+    ours = [run_spec(_changed(args, downstream=task), single) for task in study.tasks if task in TASKS]
+    stock = [_stock_spec(task, ours[0], config.get(task)) for task in study.tasks if task not in TASKS]
+    runs = study_runs([*ours, *stock], study.upstreams)
+
+    def payload(spec: Run) -> tuple[argparse.Namespace, dict[str, Any]]:
+        words = _args_of(spec, args)
+        if isinstance(spec, StockSpec):
+            return _changed(words, store=ours[0].config.store), dict(spec.config)
+        section = {"layers": spec.config.layers, "featurizer": spec.config.featurizer}
+        if spec.folder.parent.name.endswith(WEIGHTED):
+            return words, {**single, "downstream_expert": {**single["downstream_expert"], **section}}
+        return words, single
+
+    for spec in runs[len(ours) : len(ours) + len(stock)]:
+        check_in_study(*payload(spec))
     if engine is None:
         with session():
-            failed = run_study(runs, lambda spec: _run_experiment(_args_of(spec, args), single))
+            failed = run_study(runs, lambda spec: _run_in_study(*payload(spec)))
     else:
-        failed = run_study_in_jobs(runs, lambda spec: (_args_of(spec, args), single), engine, Path(args.expdir), _JOB)
+        failed = run_study_in_jobs(runs, payload, engine, Path(args.expdir), _JOB)
     if World.of_launcher().rank > 0:
         return 1 if failed else 0
     from .study_summary import summarise_study  # it draws, and needs all that goes with that
@@ -332,7 +373,15 @@ def _changed(args: argparse.Namespace, **changes: Any) -> argparse.Namespace:
     return argparse.Namespace(**{**vars(args), **changes})
 
 
-def _args_of(spec: RunSpec, args: argparse.Namespace) -> argparse.Namespace:
+def _stock_spec(task: str, like: RunSpec, section: Any) -> StockSpec:
+    """A run of s3prl's own task with the model, the device and the data of ours."""
+    if not isinstance(section, (dict, type(None))):
+        raise MIError(f"config section {task}: expected keys such as runner, found {section!r}.")
+    config = with_libri_root(task, section or {}, like.config.datarc.libri_root)
+    return StockSpec(task, like.upstream, config, like.folder, like.seed, like.layer, like.device, like.resume)
+
+
+def _args_of(spec: Run, args: argparse.Namespace) -> argparse.Namespace:
     """The arguments of one run of a study, for s3prl's file and for a job."""
     model = spec.upstream
     return _changed(

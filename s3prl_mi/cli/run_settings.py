@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ def resolve(
 def read_config(path: str) -> dict[str, Any]:
     """Read an experiment's YAML file; `paper_table2_mlm` stands for the file of that name that this package brings.
 
+    Its key `base` names another config, of which it holds only what differs.
+
     Raises:
         MIError: no such file, not YAML, or not a mapping.
     """
@@ -48,7 +51,16 @@ def read_config(path: str) -> dict[str, Any]:
         raise MIError(f"-c {path}: not YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(config, dict):
         raise MIError(f"-c {path}: expected keys such as downstream_expert, found {type(config).__name__}.")
-    return config
+    base = config.pop("base", None)
+    if base in (path, Path(path).stem):
+        raise MIError(f"-c {path}: its base is itself.")
+    return config if base is None else _merged(read_config(str(base)), config)
+
+
+def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with changes, section by section."""
+    both = {k: (base[k], v) for k, v in changes.items() if isinstance(base.get(k), dict) and isinstance(v, Mapping)}
+    return {**base, **changes, **{key: _merged(old, new) for key, (old, new) in both.items()}}
 
 
 # --- A past experiment --------------------------------------------------------------------------------------
@@ -91,6 +103,9 @@ def _with_past(args: argparse.Namespace, past: argparse.Namespace) -> argparse.N
 
 def expdir_of(args: argparse.Namespace) -> str | None:
     """The experiment's folder by -p or -n, or None."""
+    for option, value in (("-p", args.expdir), ("-n", args.expname)):
+        if value is not None and not str(value).strip():
+            raise MIError(f"{option} {value!r}: an empty name; results need a folder of their own.")
     if args.expdir is not None:
         return str(args.expdir)
     return None if args.expname is None else f"result/downstream/{args.expname}"

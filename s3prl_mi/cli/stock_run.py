@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import builtins
 import contextlib
+import copy
+import logging
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +19,9 @@ from ..core.distributed import World
 from ..core.errors import MIError
 from ..superb.tasks import SuperbTask, check, task_of
 from ..upstreams import compat
-from ..upstreams.s3prl_states import load_states
+from ..upstreams.checkpoints import one_line
+from ..upstreams.compat_checkpoints import trusting
+from ..upstreams.s3prl_states import latest_states, load_states
 from .options import PROG
 from .run_settings import apply_override, expdir_of, new_expdir, read_config
 
@@ -37,7 +42,8 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
         argv += ["-e", str(checkpoint)]
     ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # what s3prl does not know
     ours.add_argument("--upstream_module")
-    ours.add_argument("--reuse_states", action="store_true")
+    ours.add_argument("--trust_checkpoint", action="store_true")
+    ours.add_argument("--reuse_states", action=argparse.BooleanOptionalAction)
     ours.add_argument("--max_store_gb", type=float)
     ours.add_argument("--no_test", action="store_true")
     argv = ours.parse_known_args(argv)[1]
@@ -51,27 +57,42 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
             return
     if args.config is None and checkpoint is None:
         argv += _stock_config(task)
-    _run_s3prl(args, argv)
+    _run_s3prl(args, task, argv)
 
 
-def _run_s3prl(args: argparse.Namespace, argv: list[str]) -> None:
+def _run_s3prl(args: argparse.Namespace, task: str, argv: list[str]) -> None:
     from s3prl import hub, run_downstream
 
     from ..upstreams.names import show_to_s3prl
 
     show_to_s3prl(hub)
+    messages = logging.getLogger()
     with contextlib.ExitStack() as stack:
+        stack.callback(setattr, messages, "handlers", messages.handlers[:])  # s3prl shows those of all libraries
+        stack.callback(messages.setLevel, messages.level)
         stack.callback(setattr, builtins, "isinstance", isinstance)  # s3prl puts a function of its own there
         stack.callback(setattr, sys, "argv", sys.argv)
+        stack.enter_context(trusting(args.trust_checkpoint))
         sys.argv = [PROG, *argv]
         if args.reuse_states:
             from ..downstream.reuse import reusing
             from ..states.store import Store, default_root
 
-            gigabytes = StoreConfig().max_gb if args.max_store_gb is None else args.max_store_gb
+            config = vars(args).get("store") or StoreConfig()  # that of a study
+            root = Path(config.root).expanduser() if config.root else default_root()
+            gigabytes = config.max_gb if args.max_store_gb is None else args.max_store_gb
             stack.callback(setattr, run_downstream, "Runner", run_downstream.Runner)
-            run_downstream.Runner = reusing(run_downstream.Runner, Store(default_root(), int(gigabytes * 1e9)))
-        run_downstream.main()
+            run_downstream.Runner = reusing(run_downstream.Runner, Store(root, int(gigabytes * 1e9)))
+        try:
+            run_downstream.main()
+        except MIError:
+            raise
+        except Exception as error:
+            print(
+                f"error: s3prl's task {task} has failed ({one_line(error)}); s3prl's traceback follows.",
+                file=sys.stderr,
+            )
+            raise
 
 
 def _stock_config(task: str) -> list[str]:
@@ -107,6 +128,152 @@ def _config(args: argparse.Namespace, task: SuperbTask, past: dict[str, Any] | N
         config = read_config(named[-1] if named else f"downstream/{task.name}/config.yaml")
     apply_override(args.override, argparse.Namespace(**vars(args)), config, show=False)
     return config
+
+
+# --- As a part of a study -----------------------------------------------------------------------------------
+
+
+def with_libri_root(task: str, section: Mapping[str, Any], root: str | None) -> dict[str, Any]:
+    """A study's section of a task, with the study's LibriSpeech where the task is of it and the section names none."""
+    superb, config = task_of(task), copy.deepcopy(dict(section))
+    if root is not None and superb is not None and superb.data == "LibriSpeech":
+        expert = config.setdefault("downstream_expert", {})
+        if not (expert.get("corpus") or {}).get("path"):
+            expert.setdefault("datarc", {}).setdefault("libri_root", root)
+    return config
+
+
+def check_in_study(args: argparse.Namespace, section: Mapping[str, Any]) -> None:
+    """Refuse, before anything is measured, a task that could not run.
+
+    Raises:
+        MIError: something that it needs is missing.
+    """
+    args, task = _study_args(args, section), args.downstream
+    superb = task_of(task)
+    try:
+        if superb is None:
+            _ = args.config or _stock_config(task)
+            return
+        config = _config(args, superb, None)
+        check(superb, config)
+        if config is not None and superb.config is not None:
+            _ScoredRun.of(args, superb, config, None, None)
+    except MIError as error:
+        raise MIError(f"-d {task} (in a study its config keys are config.{task}.<key>): {error}") from None
+
+
+def run_in_study(args: argparse.Namespace, section: Mapping[str, Any]) -> None:
+    """Run a stock task on one upstream of a study; with -a, continue it, or repeat nothing if it is finished.
+
+    Args:
+        args: of this run; their folder is its own.
+        section: the study's config of this task.
+
+    Raises:
+        MIError: it cannot run, or was started with other settings.
+    """
+    args, task = _study_args(args, section), args.downstream
+    folder, superb = Path(args.expdir), task_of(task)
+    checkpoint = latest_states(folder) if args.auto_resume else None
+    if checkpoint is not None and superb is not None and _finished(args, superb, load_states(checkpoint)):
+        print(f"{folder}: finished before.", file=sys.stderr)
+        return
+    try:
+        run_stock(args, task, _words(args), checkpoint, args.device)
+    except SystemExit as end:
+        if end.code not in (0, None):
+            raise MIError(f"s3prl ended with {end.code}; its messages are above.") from None
+
+
+def with_learned_weights(
+    args: argparse.Namespace, config: dict[str, Any]
+) -> tuple[argparse.Namespace, dict[str, Any]] | None:
+    """Arguments and config of a run of ours on the layer weights behind a score of PR or ASR; None: there are none.
+
+    Args:
+        args: of this run.
+        config: its `featurizer` is the folder of the run that has learned them.
+    """
+    from ..results.record import RESULTS_FILE
+    from ..superb.scores import read_records
+
+    section = config["downstream_expert"]
+    folder, results = Path(section["featurizer"]), Path(args.expdir) / RESULTS_FILE
+    records = read_records(folder)
+    path = folder / records[-1]["scored"] if records else folder
+    weights = (load_states(path).get("Featurizer") or {}).get("weights") if path.is_file() else None
+    if weights is None or len(weights) < 2:
+        print(f"{folder}: no layer weights were learned there.", file=sys.stderr)
+        return None
+    # records of weights that were trained further since are not continued
+    same = results.is_file() and results.stat().st_mtime >= path.stat().st_mtime
+    args = argparse.Namespace(**vars(args) | {"auto_resume": args.auto_resume and same})
+    return args, {**config, "downstream_expert": {**section, "featurizer": str(path)}}
+
+
+def _study_args(args: argparse.Namespace, section: Mapping[str, Any]) -> argparse.Namespace:
+    """The arguments of a run outside a study with this config."""
+    more = vars(args) | {"config": section.get("base"), "past_exp": None, "init_ckpt": None}
+    more["override"] = ",,".join(_flat({k: v for k, v in section.items() if k != "base"}, "config")) or None
+    if args.reuse_states is None:
+        kept = args.store.keep and args.store.mode in ("auto", "disk")
+        more["reuse_states"] = kept and str(args.device) == "cpu" and not args.upstream_trainable
+    return argparse.Namespace(**more)
+
+
+def _flat(section: Mapping[str, Any], key: str) -> Iterator[str]:
+    """A section of a config as items of s3prl's -o."""
+    for name, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{key}.{name}")
+        elif "=" in repr(value) or ",," in repr(value):
+            raise MIError(f"{key}.{name}={value!r}: s3prl's -o takes no '=' and no ',,' in a value.")
+        else:
+            yield f"{key}.{name}={value!r}"
+
+
+_OPTIONS = (
+    *("upstream", "upstream_ckpt", "upstream_model_config", "upstream_feature_selection", "upstream_layer_selection"),
+    *("downstream_variant", "expdir", "seed", "device", "cache_dir", "config", "override"),
+)
+_FLAGS = ("upstream_refresh", "upstream_feature_normalize", "verbose", "disable_cudnn")
+
+
+def _words(args: argparse.Namespace) -> list[str]:
+    """The command line of s3prl's own script that these arguments stand for."""
+    values = [(name, getattr(args, name)) for name in _OPTIONS]
+    words = [word for name, value in values if value is not None for word in (f"--{name}", str(value))]
+    return ["-m", "train", "-d", args.downstream, *words, *(f"--{name}" for name in _FLAGS if getattr(args, name))]
+
+
+def _finished(args: argparse.Namespace, superb: SuperbTask, past: dict[str, Any]) -> bool:
+    """Whether a run of a study has nothing left to do.
+
+    Raises:
+        MIError: it was started with other settings than how long it trains.
+    """
+    from ..superb.scores import SCORED, config_hash, read_records
+    from ..upstreams.checkpoints import sha256_of
+
+    config, folder = _config(args, superb, None) or past["Config"], Path(args.expdir)
+    total, before = int(config["runner"]["total_steps"]), past["Config"]
+    own = [config_hash({**c, "runner": {}}) for c in (config, before)]
+    names = ("seed", "upstream", "upstream_layer_selection", "upstream_feature_normalize")
+    changed = [name for name in names if getattr(args, name) != getattr(past["Args"], name, None)]
+    changed += ["config"] if own[0] != own[1] else []
+    records, ckpt = read_records(folder), args.upstream_ckpt
+    if records and ckpt and Path(ckpt).is_file() and records[-1]["checkpoint_sha256"] != sha256_of(Path(ckpt)):
+        changed.append(ckpt)
+    if changed:
+        raise MIError(
+            f"-a: {folder} was started with other settings ({', '.join(changed)}), so it cannot be continued. Use "
+            "another name (-n), or remove that folder."
+        )
+    if superb.name not in SCORED or args.no_test:
+        return int(past["Step"]) >= total
+    tests = [r for r in records if r["split"] == SCORED[superb.name].test and r["total_steps"] == total]
+    return bool(tests) and int(past["Step"]) >= total
 
 
 # --- PR and ASR ---------------------------------------------------------------------------------------------
@@ -192,7 +359,7 @@ def _run_scored(run: _ScoredRun, args: argparse.Namespace, argv: list[str], devi
     if not run.train and run.split is not None:
         argv += ["-t", run.split]
         _forget(run, run.split)
-    _run_s3prl(args, argv)
+    _run_s3prl(args, run.task, argv)
     if run.split is None or not run.recorded or World.of_launcher().rank > 0:
         return
     if not run.train and run.checkpoint is not None:
@@ -208,7 +375,7 @@ def _run_scored(run: _ScoredRun, args: argparse.Namespace, argv: list[str], devi
         torch.distributed.destroy_process_group()  # the others are done; s3prl would wait for them
     _forget(run, run.split)
     again = ["-m", "evaluate", "-e", str(best), "-t", run.split, "--device", device, "-o", run.overrides()]
-    _run_s3prl(args, again)
+    _run_s3prl(args, run.task, again)
     _record(run, best, run.split)
 
 

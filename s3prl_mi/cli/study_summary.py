@@ -30,7 +30,7 @@ def summarise_study(folder: Path, failed: Sequence[str]) -> None:
     from ..report.board import read_board, to_screen
     from ..report.html.report_data import read_report_data
     from ..report.html.words import findings
-    from ..report.html.writing import write_report
+    from ..report.html.writing import FIGURES_FOLDER, write_report
 
     out = sys.stdout
     out.write(f"\n{_comparison(folder)}\n")
@@ -40,7 +40,10 @@ def summarise_study(folder: Path, failed: Sequence[str]) -> None:
     board = read_board(data)
     if board is not None:
         out.write(f"\n{to_screen(board)}")
-    out.write(f"\nreport: {write_report([folder], folder / REPORT_FOLDER, title=folder.resolve().name)}\n")
+    page = write_report([folder], folder / REPORT_FOLDER, title=folder.resolve().name)
+    for picture in sorted(page.parent.glob(f"{FIGURES_FOLDER}/scatter_*.png")):
+        out.write(f"\nbits against error rates: {picture}")
+    out.write(f"\nreport: {page}\n")
     out.flush()
     for line in failed:
         sys.stderr.write(f"failed: {line}\n")
@@ -53,6 +56,7 @@ def _comparison(folder: Path) -> str:
     from ..report.compare.comparable import Filters, keep
     from ..report.compare.outputs import to_screen
     from ..report.compare.table import build
+    from ..report.s3prl_runs import find_runs
     from ..results.collect import collect
 
     by_rate: dict[float, list[Result]] = {}
@@ -69,7 +73,8 @@ def _comparison(folder: Path) -> str:
             heading += "the other settings are in the report.\n\n"
             results = keep(results, Filters(view=usual.view, clusters=usual.n_clusters, frames=usual.scored_frames))
         try:
-            tables.append(heading + to_screen(build(results, allowed=("precision",))))
+            runs = find_runs([folder], [r.first for r in results])
+            tables.append(heading + to_screen(build(results, runs, allowed=("precision",))))
         except MIError as error:  # what earlier commands left in the folder was measured otherwise
             tables.append(f"{heading}No table: {error} (options of `s3prl-mi compare {folder}`)\n")
     return "\n".join(tables)

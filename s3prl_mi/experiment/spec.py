@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from ..core.config import MIConfig, Task
 
@@ -31,6 +33,8 @@ class UpstreamSpec:
     """Layer-normalise before the weighted sum (`--upstream_feature_normalize`)."""
     module: str | None = None
     """File with upstreams of the user's own (`--upstream_module`)."""
+    trusted: bool = False
+    """Whether the checkpoint may run code while it is read (`--trust_checkpoint`)."""
 
     @property
     def slug(self) -> str:
@@ -64,3 +68,23 @@ class RunSpec:
     """Continue what is in the folder (`-a`)."""
     evaluate_split: str | None = None
     """Score the fitted probes on this split (`-m evaluate -t`), without fitting; None: fit and score."""
+
+
+@dataclass(frozen=True)
+class StockSpec:
+    """One run of one of s3prl's own tasks (`ctc`, `asr`) on one upstream, as a part of a study."""
+
+    task: str
+    upstream: UpstreamSpec
+    config: Mapping[str, Any]
+    """The study's section of this task: `base`, the config that it starts from, and keys that replace those of it."""
+    folder: Path
+    seed: int = 1337
+    layer: int | None = None
+    """The one layer of `-l`; None: the learned weighted sum."""
+    device: str = "cpu"
+    resume: bool = False
+
+
+Run: TypeAlias = "RunSpec | StockSpec"
+"""One run of a study."""

@@ -19,16 +19,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..core.config import TASKS, Task, parse
+from ..core.config import TASKS, parse
 from ..core.distributed import world
 from ..core.errors import MIError, nearest
 from ..upstreams.checkpoints import CHECKPOINT_SUFFIXES, training_step
 from .jobs.engine import Engine
 from .jobs.run import run_jobs
-from .jobs.work import Work, digest_of
-from .spec import RunSpec, UpstreamSpec
+from .jobs.work import Work, digest_of, one_line
+from .spec import Run, RunSpec, UpstreamSpec
 
 logger = logging.getLogger(__name__)
+
+WEIGHTED = "_weighted"
+"""Ends the name of a task's folder with the measurements of learned weighted sums."""
 
 HALVES = ("dev-other@1/2", "dev-other@2/2")
 """Fit and eval of a checkpoint series that names no splits: the paper chooses checkpoints on halves of the validation
@@ -39,8 +42,9 @@ set (section 3, "Robustness for checkpoint selection")."""
 class StudyConfig:
     """The section `study` of a config; the command line's `-d`, `-u` and `-k` win over it."""
 
-    tasks: tuple[Task, ...] = TASKS
-    """`mi_views`, `mi_supervised`, or both."""
+    tasks: tuple[str, ...] = TASKS
+    """`mi_views`, `mi_supervised`, or both; then tasks of s3prl's own, such as `ctc` and `asr`. The config's section of
+    that name (`ctc:`) holds what differs from the task's own config, and as `base` another config than SUPERB's."""
     upstreams: tuple[str, ...] = ()
     """Names as for `-u`, or `name=checkpoint`: a file, a folder, a pattern (`run/ckpt_*.pt`) or a Hugging Face id;
     `name=checkpoint#7` says that this is step 7 of a series."""
@@ -67,19 +71,16 @@ def _is_folder_of_checkpoints(path: Path) -> bool:
 
 
 def requested(tasks: str | None, upstreams: str | None, config: Mapping[str, Any]) -> StudyConfig:
-    """What `-d` and `-u` ask for, else the config.
+    """What `-d` and `-u` ask for, else the config; tasks of ours first, as others find their hidden states.
 
     Raises:
-        MIError: no upstream, or an unknown task.
+        MIError: no upstream, or no task of ours.
     """
     study = parse(StudyConfig, config.get("study"), "study")
-    asked: Sequence[Any] = study.tasks
-    if tasks:
-        asked = list(dict.fromkeys(task.strip() for task in tasks.split(",")))
-    for task in asked:
-        if task not in TASKS:
-            raise MIError(f"-d {task}: only {' and '.join(TASKS)} run in a study.{nearest(task, TASKS)}")
-    study = replace(study, tasks=tuple(asked))
+    asked = [task.strip() for task in tasks.split(",")] if tasks else study.tasks
+    study = replace(study, tasks=tuple(sorted(dict.fromkeys(asked), key=lambda task: task not in TASKS)))
+    if study.tasks[0] not in TASKS:
+        raise MIError(f"-d {','.join(study.tasks)}: a study sets error rates next to bits; add {' or '.join(TASKS)}.")
     if upstreams:
         study = replace(study, upstreams=tuple(upstreams.split(",")))
     if not study.upstreams:
@@ -137,27 +138,40 @@ def _checkpoints(name: str, place: str | None) -> list[tuple[str | None, int | N
     return sorted(found, key=lambda f: (f[1] is None, f[1] or 0, f[0]))
 
 
-def study_runs(bases: Sequence[RunSpec], items: Iterable[str]) -> list[RunSpec]:
+def study_runs(bases: Sequence[Run], items: Iterable[str]) -> list[Run]:
     """Every run of a study, in the order of computing: model by model, so that tasks share hidden states.
 
+    After PR (else ASR) of a model our tasks measure the weighted sum of layers that it has learned, the very
+    representation behind the error rate, in folders `<task>_weighted`; their `featurizer` is the folder of that run.
+
     Args:
-        bases: one for each task; their folder is the study's, their checkpoint that of `-k`.
+        bases: one for each task, ours first; their folder is the study's, their checkpoint that of `-k`.
         items: as for `expand`.
 
     Raises:
         MIError: an unknown upstream, a file that is not there, or a model named twice.
     """
+    from ..superb.scores import SCORED  # needs numpy, which `-h` does not
+
     models = expand(items, bases[0].upstream)
     _check(models)
     names: list[str] = []
     for model in models:
         free = (f"{model.slug}-{n}" if n > 1 else model.slug for n in itertools.count(1))
         names.append(next(name for name in free if name not in names))
-    return [
-        replace(base, upstream=model, folder=base.folder / base.task / name)
-        for model, name in zip(models, names, strict=True)
-        for base in bases
-    ]
+    learning = next((task for task in SCORED for base in bases if base.task == task), None)
+    runs: list[Run] = []
+    for model, name in zip(models, names, strict=True):
+        runs += [replace(base, upstream=model, folder=base.folder / base.task / name) for base in bases]
+        for base in bases:
+            if learning is None or not isinstance(base, RunSpec):
+                continue
+            if base.layer is None and base.config.layers != "weighted":
+                weights = str(base.folder / learning / name)
+                config = replace(base.config, layers="weighted", featurizer=weights)
+                folder = base.folder / f"{base.task}{WEIGHTED}" / name
+                runs.append(replace(base, upstream=model, folder=folder, config=config))
+    return runs
 
 
 def _check(models: Iterable[UpstreamSpec]) -> None:
@@ -176,7 +190,7 @@ def _check(models: Iterable[UpstreamSpec]) -> None:
             raise MIError(f"-u {model.name}={ckpt}: no such file or folder.")
 
 
-def run_study(runs: Sequence[RunSpec], run_one: Callable[[RunSpec], object]) -> list[str]:
+def run_study(runs: Sequence[Run], run_one: Callable[[Run], object]) -> list[str]:
     """Run a study in this process; a run that fails does not stop the others.
 
     Returns:
@@ -191,14 +205,14 @@ def run_study(runs: Sequence[RunSpec], run_one: Callable[[RunSpec], object]) -> 
     failed: list[str] = []
     began = time.time()
     for number, run in enumerate(runs, start=1):
-        name = run.folder.name
-        logger.info("\n[%d/%d] %s: %s", number, len(runs), run.task, name)
+        task, name = run.folder.parts[-2:]
+        logger.info("\n[%d/%d] %s: %s", number, len(runs), task, name)
         try:
             run_one(run)
         except MIError as error:
             if len(runs) == 1:
                 raise
-            failed.append(f"{run.task} of {name}: {error}")
+            failed.append(f"{task} of {name}: {error}")
             logger.warning("%s", error)
         except Exception as error:  # a bug, or a GPU out of memory, in one model must not cost the others
             if world().size > 1:  # the other processes wait for this one: the launcher ends them with it
@@ -206,7 +220,7 @@ def run_study(runs: Sequence[RunSpec], run_one: Callable[[RunSpec], object]) -> 
             run.folder.mkdir(parents=True, exist_ok=True)
             trace = run.folder / "error.txt"
             trace.write_text(traceback.format_exc())
-            failed.append(f"{run.task} of {name}: {type(error).__name__}: {error} (see {trace})")
+            failed.append(f"{task} of {name}: {type(error).__name__}: {one_line(str(error))} (see {trace})")
             logger.warning("%s", failed[-1])
         left = (time.time() - began) / number * (len(runs) - number)
         if left > 30:
@@ -217,7 +231,7 @@ def run_study(runs: Sequence[RunSpec], run_one: Callable[[RunSpec], object]) -> 
 
 
 def run_study_in_jobs(
-    runs: Sequence[RunSpec], payload_of: Callable[[RunSpec], Any], engine: Engine, root: Path, entry: str
+    runs: Sequence[Run], payload_of: Callable[[Run], Any], engine: Engine, root: Path, entry: str
 ) -> list[str]:
     """Run a study in jobs, one for each upstream or checkpoint; `entry` (as of `Work`) is called with payloads.
 
@@ -236,18 +250,21 @@ def run_study_in_jobs(
         model = group[0].upstream
         asked = [asdict(replace(run, device="", resume=False)) for run in group]
         digest = digest_of(asked, [model.ckpt, model.model_config, model.module])
-        payloads: dict[str, Any] = {run.task: payload_of(run) for run in group}
-        works.append(Work(name, entry, payloads, digest, tuple(run.folder / RESULTS_FILE for run in group)))
+        payloads: dict[str, Any] = {run.folder.parent.name: payload_of(run) for run in group}
+        # of other runs it may be right that they leave none: a model of one layer has no weighted sum
+        results = tuple(r.folder / RESULTS_FILE for r in group if r.folder.parent.name in TASKS)
+        works.append(Work(name, entry, payloads, digest, results))
     done, failed = run_jobs(works, engine, root, resume=runs[0].resume, device=runs[0].device)
     if not done:
         raise MIError(f"no run of the study succeeded. The first error: {failed[0]}")
     return failed
 
 
-def _announce(runs: Sequence[RunSpec]) -> str:
-    models, tasks = list(dict.fromkeys(r.upstream for r in runs)), list(dict.fromkeys(r.task for r in runs))
+def _announce(runs: Sequence[Run]) -> str:
+    models, tasks = list(dict.fromkeys(r.upstream for r in runs)), list(dict.fromkeys(r.folder.parts[-2] for r in runs))
     steps = [m.step for m in models if m.step is not None]
     what = f"{len(models)} systems"
     if len(steps) == len(models) > 1 and len({m.name for m in models}) == 1:
         what = f"{len(models)} checkpoints of {models[0].name}, steps {min(steps)} to {max(steps)}"
-    return f"study: {what} x {' and '.join(tasks)} = {len(runs)} experiments in {runs[0].folder.parents[1]}"
+    listed = " and ".join([", ".join(tasks[:-1]), tasks[-1]] if len(tasks) > 1 else tasks)
+    return f"study: {what} x {listed} = {len(runs)} experiments in {runs[0].folder.parents[1]}"

@@ -9,6 +9,7 @@ Source: s3prl 0.4.18, downstream/ctc/expert.py and downstream/asr/expert.py.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -90,8 +91,7 @@ def read_runs(folders: Iterable[Path | str]) -> list[S3prlRun]:
         if not folder.is_dir():
             near = nearest(folder.name, [p.name for p in folder.parent.glob("*")])
             raise MIError(f"--stock {folder}: no such folder.{near}")
-        experiments = {p.parent for pattern in ("args_*.yaml", "*best*.ckpt") for p in folder.rglob(pattern)}
-        found = [run for run in map(read_run, sorted(experiments)) if run is not None]
+        found = [run for run in map(read_run, _experiments(folder)) if run is not None]
         if not found:
             raise MIError(
                 f"--stock {folder}: no run of s3prl's ctc (phone recognition) or asr in it or below it. Such a folder "
@@ -101,11 +101,41 @@ def read_runs(folders: Iterable[Path | str]) -> list[S3prlRun]:
     return list(runs.values())
 
 
+def find_runs(
+    folders: Iterable[Path | str], records: Sequence[Record], named: Sequence[S3prlRun] = ()
+) -> list[S3prlRun]:
+    """The runs of `ctc` and `asr` in and below folders of experiments, as a study leaves them next to its bits.
+
+    Args:
+        folders: experiments, or folders that hold some.
+        records: one of each model; runs of other models, and those without a score yet, are passed over.
+        named: runs that the user has named; they come first.
+    """
+    runs = list(named)
+    known = {run.folder.resolve() for run in named}
+    for folder in dict.fromkeys(
+        f for place in map(Path, folders) for f in _experiments(place) if f.resolve() not in known
+    ):
+        with contextlib.suppress(NoScore):
+            run = read_run(folder)
+            runs += [run] if run is not None and any(map(run.belongs_to, records)) else []
+    return runs
+
+
+def _experiments(folder: Path) -> list[Path]:
+    """Folders that may be runs of s3prl's."""
+    return sorted({p.parent for pattern in ("args_*.yaml", "*best*.ckpt") for p in folder.rglob(pattern)})
+
+
+class NoScore(MIError):
+    """A run of `ctc` or `asr` has no score."""
+
+
 def read_run(folder: Path) -> S3prlRun | None:
     """Read one experiment's folder; None if it is of another task.
 
     Raises:
-        MIError: it is a `ctc` or `asr` run, but nothing in it holds a score.
+        NoScore: it is a `ctc` or `asr` run, but nothing in it holds a score.
     """
     best = sorted(folder.glob("*best*.ckpt"))
     checkpoint = best[0] if best else latest_states(folder)
@@ -122,7 +152,7 @@ def read_run(folder: Path) -> S3prlRun | None:
         source = f"best dev value in {checkpoint.name} (step {states.get('Step', '?')})"
         dev = ErrorRate(task.to_percent * float(score), task.dev, source)
     if test is None and dev is None:
-        raise MIError(
+        raise NoScore(
             f"{folder}: a run of {name}, but no score in it: neither {ark(task.test, 'hyp', name)} and "
             f"{ark(task.test, 'ref', name)} nor a best checkpoint. s3prl writes these files here when it evaluates: "
             f"run_downstream.py -m evaluate -t {task.test} -e CHECKPOINT."
@@ -159,9 +189,9 @@ def chosen_run(runs: Sequence[S3prlRun], metric: Metric) -> S3prlRun | None:
     unknown = [str(r.folder) for r in having if r.dev is None]
     if len(having) > 1 and unknown:
         raise MIError(
-            f"--stock: {len(having)} runs give a {metric.upper()} of {having[0].upstream}, and not all have a score on "
-            f"the dev split, by which one would be chosen (missing in {', '.join(unknown)}). Name only the run that "
-            "counts."
+            f"{len(having)} runs give a {metric.upper()} of {having[0].upstream}, and not all have a score on the dev "
+            f"split, by which one would be chosen (missing in {', '.join(unknown)}). Name the run that counts: "
+            "--stock LABEL=FOLDER."
         )
     return min(having, key=lambda r: r.dev.percent if r.dev else 0.0, default=None)
 

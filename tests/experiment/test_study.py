@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from s3prl_mi.cli.run_downstream import main
+from s3prl_mi.cli.run_settings import read_config
 from s3prl_mi.core.config import MIConfig, load, packaged_configs
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.experiment.spec import RunSpec, UpstreamSpec
@@ -87,8 +87,9 @@ def test_the_command_line_wins_over_the_config(tmp_path):
     assert [r.folder.relative_to(root).as_posix() for r in found] == ["mi_views/hubert", "mi_views/wavlm"]
     found = runs_of("fbank", "mi_supervised,mi_views", root, config)
     assert [(r.task, r.upstream.name) for r in found] == [("mi_supervised", "fbank"), ("mi_views", "fbank")]
-    with pytest.raises(MIError, match="only mi_supervised and mi_views run in a study"):
-        runs_of("fbank", "mi_views,ctc")
+    with pytest.raises(MIError, match="error rates next to bits; add mi_supervised or mi_views"):
+        runs_of("fbank,hubert", "ctc")
+    assert requested("asr,mi_views,ctc", "fbank", {}).tasks == ("mi_views", "asr", "ctc")
     with pytest.raises(MIError, match="-u is missing"):
         runs_of(tasks="mi_views,mi_supervised")
     with pytest.raises(MIError, match=r"study.upstream.*Did you mean"):
@@ -114,21 +115,34 @@ def test_no_two_systems_share_a_folder(tmp_path):
 
 @pytest.mark.parametrize("name", PAPER)
 def test_configs_of_the_paper_are_whole(name, tmp_path):
-    config = yaml.safe_load(packaged_configs()[name].read_text())
+    config = read_config(name)
     study = StudyConfig(**{k: tuple(v) for k, v in config["study"].items()})
     assert models(study.upstreams)
     data = config["downstream_expert"]["datarc"]
     data["libri_root"] = str(tmp_path)
-    for task in study.tasks:
+    assert ("asr" in study.tasks) == name.endswith("_own_scores")
+    for task in study.tasks[:2]:
         if task == "mi_supervised":
             data["alignments"]["path"] = str(tmp_path)
         load(config["downstream_expert"], task)
 
 
-def test_the_paper_has_six_configs():
+def test_the_paper_has_six_configs_and_two_with_own_scores():
     assert [n.removeprefix("paper_") for n in PAPER] == [
-        "fig_checkpoints", "fig_clusters", "fig_layers", "fig_masking", "table2_mlm", "table4_apc",
+        "fig_checkpoints", "fig_clusters", "fig_layers", "fig_masking", "table2_mlm", "table2_mlm_own_scores",
+        "table4_apc", "table4_apc_own_scores",
     ]  # fmt: skip
+
+
+def test_a_config_upon_another_one(tmp_path):
+    (tmp_path / "one.yaml").write_text("study: {tasks: [mi_views], upstreams: [fbank]}\nrunner: {a: 1}\n")
+    two = tmp_path / "two.yaml"
+    two.write_text(f"base: {tmp_path / 'one.yaml'}\nstudy: {{tasks: [mi_views, ctc]}}\nctc: {{runner: {{b: 2}}}}\n")
+    both = {"tasks": ["mi_views", "ctc"], "upstreams": ["fbank"]}
+    assert read_config(str(two)) == {"study": both, "runner": {"a": 1}, "ctc": {"runner": {"b": 2}}}
+    two.write_text("base: two\n")
+    with pytest.raises(MIError, match="its base is itself"):
+        read_config(str(two))
 
 
 # --- end to end ------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from s3prl_mi.core.errors import MIError
 from s3prl_mi.report.compare.comparable import Filters, check, keep
 from s3prl_mi.report.compare.outputs import latex_text, to_csv, to_latex, to_markdown, to_screen
 from s3prl_mi.report.compare.paper import paper_rows
-from s3prl_mi.report.compare.scores import read_score_table
+from s3prl_mi.report.compare.scores import ScoreValue, read_score_table
 from s3prl_mi.report.compare.table import Column, build
 from s3prl_mi.report.s3prl_runs import read_run
 from s3prl_mi.results.collect import Result
@@ -265,7 +265,10 @@ class TestScores:
         assert (rows["hubert"]["wer"].percent, rows["hubert"]["wer"].source) == (8.0, "mine")
         assert rows["wavlm"]["per"].kind == "own table"
         assert (rows["wavlm"]["wer"].percent, rows["wavlm"]["wer"].kind) == (5.59, "SUPERB")
-        assert rows["data2vec"]["per"].percent == 4.69
+        # published scores are not mixed with own runs: they have a column of their own
+        assert "per" not in rows["data2vec"]
+        assert (rows["data2vec"]["superb_per"].percent, rows["hubert"]["superb_per"].percent) == (4.69, 5.41)
+        assert "superb_wer" not in rows["wavlm"]
 
     def test_local_weights_have_published_scores_only_if_said_so(self, tmp_path):
         local = [Result(tmp_path, curve([1.0], model="hubert_local"), "mine")]
@@ -284,10 +287,11 @@ class TestScores:
         best(run(tmp_path / "pr"), 0.05)
         folders = [tmp_path / "pr", stock(tmp_path / "x", 20, upstream="npc")]
         runs = read_runs(folders)
-        table = build(results, runs=runs)
+        own = {"wavlm": {"per": ScoreValue(4.5, "own table", "mine")}}
+        table = build(results, runs=runs, table=own)
         assert "PER of hubert: of the dev split, not of test." in table.notes
         assert any("not in this table" in n and "npc" in n for n in table.notes)
-        assert any("PERs are from SUPERB and own run" in n for n in table.notes)
+        assert any("PERs are from own run and own table" in n for n in table.notes)
         assert "5.00*" in to_screen(table)
 
     @pytest.mark.parametrize(
@@ -400,6 +404,7 @@ class TestCommand:
     def test_everything(self, tmp_path, capsys):
         own = stock(tmp_path / "runs/pr", 6)
         out = tmp_path / "new" / "t.csv"
+        out.parent.mkdir()
         words = [study(tmp_path / "study"), "--stock", own, "--paper", "--label", "hubert=HuBERT base"]
         words += ["--csv", out, "--markdown", tmp_path / "t.md", "--latex", tmp_path / "t.tex"]
         assert command(*words) == 0
@@ -416,6 +421,17 @@ class TestCommand:
         hubert = next(r for r in rows_of(out.read_text()) if r["label"] == "HuBERT base")
         assert (float(hubert["per"]), hubert["per_from"]) == (6.0, "own run")
         assert "HuBERT base" in (tmp_path / "t.md").read_text()
+
+    def test_runs_next_to_the_bits_are_found_and_named(self, tmp_path, capsys):
+        folder = study(tmp_path / "study")
+        stock(folder / "ctc" / "hubert", 6)
+        run(folder / "ctc" / "wavlm", upstream="wavlm")  # still training: no score yet
+        assert command(folder) == 0
+        shown = capsys.readouterr().out
+        line = next(x for x in shown.splitlines() if x.startswith("hubert "))
+        assert line.split()[-8:] == ["6.00", "5.41", "6.42", "PER", "own", "run,", "WER", "SUPERB"]
+        assert f"PER from own run, {folder / 'ctc' / 'hubert'}" in shown
+        assert "SUPERB's PER %" in shown
 
     def test_whose_run_it_is(self, tmp_path, capsys):
         own = stock(tmp_path / "runs/pr", 6, upstream="somebody")

@@ -201,7 +201,7 @@ class TestChosen:
     def test_two_runs_and_no_dev_score(self, tmp_path):
         for name in ("a", "b"):
             wrong(run(tmp_path / name), 10)
-        with pytest.raises(MIError, match="Name only the run that counts"):
+        with pytest.raises(MIError, match="Name the run that counts"):
             chosen_run(read_runs([tmp_path]), "per")
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from ...core.words import columns
 from ...results.correlation import INTERVAL, KINDS, NAMES, Correlation, Relation
 from ...results.selection import LayerAgreement
-from ...superb.scores import METRICS
 from ..wording import BOUND, decimals, ends, format_estimate, spread_text
 from .paper import CAVEAT, PaperRow, unmeasured, without_paper
 from .scores import SCORE_NAMES
@@ -100,7 +99,7 @@ def _grids(table: Table, paper: Sequence[PaperRow] | None) -> list[_Grid]:
 
 def _main_grid(table: Table, probe: str) -> _Grid:
     own = table.columns_of(probe)
-    metrics = [m for m in METRICS if any(m in row.scores for row in table.rows)]
+    metrics = [m for m in SCORE_NAMES if any(m in row.scores for row in table.rows)]
     rows = [
         [row.label, *(_bits(row, c, table) for c in own), *(_percent(row, m) for m in metrics)]
         + ([_sources(row)] if metrics else [])
@@ -138,7 +137,7 @@ def _percent(row: ModelRow, metric: str) -> str:
 
 
 def _sources(row: ModelRow) -> str:
-    kinds = {metric: value.kind for metric, value in row.scores.items()}
+    kinds = {metric: value.kind for metric, value in row.scores.items() if not metric.startswith("superb_")}
     if len(set(kinds.values())) <= 1:
         return next(iter(kinds.values()), "-")
     return ", ".join(f"{SCORE_NAMES[metric]} {kind}" for metric, kind in kinds.items())
@@ -153,7 +152,7 @@ def _relations_grid(table: Table) -> _Grid:
         )
     if shown and table.mixed:
         below.append("Some of these models' bits are not comparable (see the notes): this correlation means little.")
-    for metric in METRICS:
+    for metric in SCORE_NAMES:
         mine = {c: r for (c, m), r in table.relations.items() if m == metric}
         headlines = [c for c in mine if c.choice == "last" and mine[c].coefficients] or list(mine)[:1]
         below += [mine[c].sentence for c in headlines if c.probe == headlines[0].probe]
@@ -329,7 +328,7 @@ def _wide(row: ModelRow, bounds: Sequence[Column]) -> dict[str, object]:
     for column in bounds:
         figure = row.figures.get(column)
         values |= {f"{'_'.join(column)}_{e}": getattr(figure, field, None) for e, field in _FIELDS.items()}
-    for metric in METRICS:
+    for metric in SCORE_NAMES:
         score = row.scores.get(metric)
         values |= {metric + e: getattr(score, field, None) for e, field in _SCORE_FIELDS.items()}
     return values

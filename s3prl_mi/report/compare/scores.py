@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,11 @@ from ...superb.scores import METRICS, Metric
 from ..published_scores import Score, canonical, paper_figures, score_of, scores
 from ..s3prl_runs import S3prlRun, chosen_run
 
-SCORE_NAMES = {"per": "PER", "wer": "WER"}
+HIGHEST_PERCENT = 1000
+"""No error rate in percent is above this: a count or another unit is."""
+
+SCORE_NAMES = {"per": "PER", "superb_per": "SUPERB's PER", "wer": "WER", "superb_wer": "SUPERB's WER"}
+"""Columns of error rates, in order; SUPERB's published ones have their own next to those of own runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,9 @@ class ScoreValue:
 ScoreTable = Mapping[str, Mapping[str, ScoreValue]]
 """Name of a model (label, upstream or alias) -> `per`, `wer` -> value."""
 
+Scores = dict[str, ScoreValue]
+"""Key of `SCORE_NAMES` -> value, of one model."""
+
 
 def read_score_table(path: Path) -> dict[str, dict[str, ScoreValue]]:
     """Read a user's own table of scores: CSV with columns `upstream`, and `per` or `wer` or both (percent).
@@ -60,7 +68,10 @@ def read_score_table(path: Path) -> dict[str, dict[str, ScoreValue]]:
         have = ", ".join(str(c) for c in rows[0]) if rows else "no rows"
         raise MIError(f"--scores {path}: expected columns upstream and per or wer (percent), found {have}.")
     table: dict[str, dict[str, ScoreValue]] = {}
+    lines: dict[str | None, int] = {}
     for number, row in enumerate(rows, start=2):
+        if (first := lines.setdefault(row["upstream"], number)) != number:
+            raise MIError(f"--scores {path}, line {number}: {row['upstream']!r} was in line {first} already. Keep one.")
         source = row.get("source") or path.name
         for name, column in columns.items():
             if row[column]:
@@ -71,9 +82,28 @@ def read_score_table(path: Path) -> dict[str, dict[str, ScoreValue]]:
 
 def _number(text: str, path: Path, line: int, column: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise MIError(f"--scores {path}, line {line}, column {column}: {text!r} is not a number.") from None
+        value = math.nan
+    if not 0 <= value <= HIGHEST_PERCENT:
+        raise MIError(
+            f"--scores {path}, line {line}, column {column}: {text!r} is not an error rate in percent (0 to 100; above "
+            f"it by insertions, up to {HIGHEST_PERCENT})."
+        )
+    return value
+
+
+def misspelt(table: ScoreTable, models: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Rows of the user's table that no model has taken, where a model is called nearly the same; a sentence each.
+
+    Args:
+        table: the user's own.
+        models: labels of models that have found no row.
+        known: names by which models find rows.
+    """
+    unused = [name for name in table if name not in known and canonical(name) not in known]
+    hints = [(name, nearest(name, models, count=1)) for name in unused]
+    return [f"--scores: the row of {name!r} is of no model that is compared.{hint}" for name, hint in hints if hint]
 
 
 def scores_of(
@@ -84,8 +114,8 @@ def scores_of(
     table: ScoreTable,
     published: bool,
     runs_are_its: bool = False,
-) -> dict[str, ScoreValue]:
-    """PER and WER of one model.
+) -> Scores:
+    """PER and WER of one model: the best source of each, and what SUPERB published; then `settle` those of all models.
 
     Args:
         result: of that model.
@@ -96,17 +126,31 @@ def scores_of(
         published: whether SUPERB's scores may be used.
         runs_are_its: all `runs` are of this model, whatever their arguments say.
     """
-    found: dict[str, ScoreValue] = {}
+    found: Scores = {}
     score = score_of(name) if published else None
     own = [run for run in runs if runs_are_its or (run.belongs_to(result.first) and not run.fine_tuned)]
     rows = [table[key] for key in (label, name, canonical(name)) if key in table]
     for metric in METRICS:
-        value = _own(own, metric)
-        value = value or next((row[metric] for row in rows if metric in row), None)
-        value = value or (_published(score, metric) if score else None)
-        if value is not None:
-            found[metric] = value
+        superb = _published(score, metric) if score else None
+        value = _own(own, metric) or next((row[metric] for row in rows if metric in row), superb)
+        found |= {name: v for name, v in ((metric, value), (f"superb_{metric}", superb)) if v is not None}
     return found
+
+
+def settle(scores: Iterable[Scores]) -> None:
+    """Keep own runs and published scores apart, in place: two columns where there is an own run, else one.
+
+    Args:
+        scores: of every model that will stand side by side.
+    """
+    scores = list(scores)
+    for metric in METRICS:
+        own = any(metric in row and row[metric].kind == "own run" for row in scores)
+        for row in scores:
+            if own and metric in row and row[metric].kind == "SUPERB":
+                del row[metric]
+            elif not own:
+                row.pop(f"superb_{metric}", None)
 
 
 def _own(runs: Sequence[S3prlRun], metric: Metric) -> ScoreValue | None:
@@ -156,8 +200,8 @@ def check_scores(scores: Mapping[str, Mapping[str, ScoreValue]]) -> None:
             if len(found) > 1:
                 text = "; ".join(f"{what} for {', '.join(labels[:4])}" for what, labels in found.items())
                 raise MIError(
-                    f"{SCORE_NAMES[metric]} with different {key}s: {text}. Such scores do not compare: leave the "
-                    "published ones out (--superb none), or name by --stock only runs of one kind."
+                    f"{SCORE_NAMES[metric]} with different {key}s: {text}. Such scores do not compare: name "
+                    "only folders with runs of one kind."
                 )
 
 

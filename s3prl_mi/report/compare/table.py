@@ -20,7 +20,7 @@ from ...superb.scores import METRICS
 from ..s3prl_runs import S3prlRun
 from ..wording import BOUND
 from .comparable import check
-from .scores import SCORE_NAMES, ScoreTable, ScoreValue, check_same_as, check_scores, scores_of
+from .scores import SCORE_NAMES, ScoreTable, ScoreValue, check_same_as, check_scores, misspelt, scores_of, settle
 
 CHOICES: dict[str, str] = {
     "last": "last layer",
@@ -67,7 +67,7 @@ class ModelRow:
     layers: Mapping[tuple[str, str], Mapping[int, Summary]]
     """(task, probe) -> layer -> estimate."""
     scores: Mapping[str, ScoreValue]
-    """`per`, `wer`."""
+    """By the keys of `SCORE_NAMES`."""
     agreements: Sequence[LayerAgreement]
     """Of the label-free with the labelled choice of the layer, by probe."""
 
@@ -80,7 +80,7 @@ class Table:
     columns: Sequence[Column]
     """Those that any row has, in order: by probe, task, choice."""
     relations: Mapping[tuple[Column, str], Relation]
-    """(bound, `per` or `wer`) -> how both go together over the rows."""
+    """(bound, key of `SCORE_NAMES`) -> how both go together over the rows."""
     orders: Mapping[Column, Ties[str]]
     """Which models the speech scored cannot tell apart, by bound."""
     settings: Sequence[tuple[str, str]]
@@ -132,16 +132,22 @@ def build(
             raise MIError(f"--stock {label}=...: no model is called {label!r}. There are: {', '.join(labels)}.")
     results, notes = _finest(results)
     mixed = check(results, allowed)
-    rows: list[ModelRow] = []
-    for label in labels:
-        own = [r for r in results if r.label == label]
-        name = same_as.get(label, published_name(own[0]))
+    of = {label: [r for r in results if r.label == label] for label in labels}
+    names = {label: same_as.get(label, published_name(own[0])) for label, own in of.items()}
+    scores = {}
+    for label, own in of.items():
         forced = runs_of.get(label)
-        scores = scores_of(own[0], label, name, forced or runs, table or {}, published, forced is not None)
-        rows.append(_row(own, name, scores))
+        scores[label] = scores_of(
+            own[0], label, names[label], forced or runs, table or {}, published, forced is not None
+        )
+    settle(scores.values())
+    weighted = any(x.layer == "weighted" for r in results for x in r.records)
+    rows = [_row(own, names[label], scores[label], weighted) for label, own in of.items()]
     check_scores({row.label: row.scores for row in rows})
     columns = _distinct(sorted({c for row in rows for c in row.figures}, key=lambda c: c.place), rows)
     notes += _score_notes(rows, runs, results)
+    lack = [row.label for row in rows if not any(score.kind == "own table" for score in row.scores.values())]
+    notes += misspelt(table or {}, lack, [n for row in rows for n in (row.label, row.published_as)])
     keys = group_by_key((r for result in results for r in result.records), *NOTED)
     settings = [(BOUND[task], key.describe("task")) for task in TASKS for key in keys if key.task == task]
     orders = {} if mixed else _orders(rows, columns)
@@ -164,7 +170,8 @@ def published_name(result: Result) -> str:
     return name if record.upstream.startswith("hf") and "/" in name else record.upstream
 
 
-def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue]) -> ModelRow:
+def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue], weighted: bool) -> ModelRow:
+    """Where weighted sums were measured, a model's only layer is its own."""
     first = results[0].first
     records = [r for result in results for r in result.records]
     layers: dict[tuple[str, str], dict[int, Summary]] = {}
@@ -177,6 +184,8 @@ def _row(results: Sequence[Result], name: str, scores: dict[str, ScoreValue]) ->
     last = last_layer(records)
     for (task, probe), curve in layers.items():
         chosen = {"last": last, "best": _best(curve)}
+        if weighted and first.layers_in_upstream == 1:
+            chosen["weighted"] = 0
         if task == "mi_supervised" and (free := layers.get(("mi_views", probe))):
             chosen["free"] = _best(free)
         figures |= {Column(task, probe, choice): curve[n] for choice, n in chosen.items() if n in curve}
@@ -254,7 +263,7 @@ def _distinct(columns: Sequence[Column], rows: Sequence[ModelRow]) -> list[Colum
 
 def _relations(rows: Sequence[ModelRow], columns: Sequence[Column]) -> dict[tuple[Column, str], Relation]:
     found: dict[tuple[Column, str], Relation] = {}
-    metrics = [metric for metric in METRICS if any(metric in row.scores for row in rows)]
+    metrics = [metric for metric in SCORE_NAMES if any(metric in row.scores for row in rows)]
     for metric, column in itertools.product(metrics, columns):
         trusted = [r for r in rows if column in r.figures and metric in r.scores and not r.scores[metric].doubtful]
         bits = [r.figures[column].mi_lower_bound_bits for r in trusted]

@@ -13,11 +13,11 @@ from ...results.record import Record
 from ...results.selection import last_layer
 from ...results.speaker_sums import sums_of
 from ...results.summary import Summary, summarise
-from ..compare.scores import ScoreValue, scores_of
+from ..compare.scores import Scores, scores_of, settle
 from ..compare.table import published_name
 from ..figures.checkpoint_curves import Series, series_of
 from ..figures.groups import Model, Pair, by_key, headline_keys, natural, with_classes
-from ..s3prl_runs import read_runs
+from ..s3prl_runs import find_runs, read_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class ReportData:
         last: the last layer of each model's encoder.
         series: of checkpoints.
         mixed: names of series that several training runs share.
-        rates: PER and WER by model: of the user's own runs where there are any, else as published.
+        rates: PER and WER by model, of the user's own runs and as published.
     """
 
     results: list[Result]
@@ -48,7 +48,7 @@ class ReportData:
     last: dict[Model, int | None]
     series: list[Series]
     mixed: list[str]
-    rates: dict[Model, dict[str, ScoreValue]]
+    rates: dict[Model, Scores]
 
 
 def read_report_data(folders: Sequence[Path | str], stock: Sequence[Path | str] = ()) -> ReportData:
@@ -56,13 +56,17 @@ def read_report_data(folders: Sequence[Path | str], stock: Sequence[Path | str] 
 
     Args:
         folders: experiments, or folders that hold some at any depth.
-        stock: folders of s3prl's own `ctc` and `asr` runs.
+        stock: folders of s3prl's own `ctc` and `asr` runs, besides those in and below `folders`.
 
     Raises:
         MIError: a folder without results, or a file that is not of this version.
     """
     results = collect(folders)
-    runs = read_runs(stock) if stock else []
+    runs = find_runs(folders, [r.first for r in results], read_runs(stock))
+    rates = {
+        r.first.upstream_sha256: scores_of(r, r.label, published_name(r), runs, {}, published=True) for r in results
+    }
+    settle(rates.values())
     records = [r for result in results for r in result.records]
     summaries = summarise(records, sums_of(results))
     groups, names = by_key(summaries), short_names(results)
@@ -80,9 +84,7 @@ def read_report_data(folders: Sequence[Path | str], stock: Sequence[Path | str] 
         last={m: last_layer(r for r in records if r.upstream_sha256 == m) for m in names},
         series=series,
         mixed=mixed,
-        rates={
-            r.first.upstream_sha256: scores_of(r, r.label, published_name(r), runs, {}, published=True) for r in results
-        },
+        rates=rates,
     )
 
 

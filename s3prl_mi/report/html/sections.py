@@ -17,7 +17,7 @@ from ...results.selection import CheckpointPick
 from ...results.summary import Summary
 from ..board import NOTES, read_board, tables_of, title_of
 from ..board import words as words_of_board
-from ..compare.scores import ScoreValue
+from ..compare.scores import SCORE_NAMES, ScoreValue
 from ..figures.board import board_picture
 from ..figures.checkpoint_curves import checkpoint_curves
 from ..figures.cluster_usage import cluster_usage, last_layers, usages
@@ -30,7 +30,7 @@ from ..wording import BOUND, CEILING, decimals, ends, format_estimate, spread_te
 from .report_data import ReportData, best_of_models
 from .words import agreements, findings, what_was_measured
 
-SCORES = {"per": "PER (%)", "wer": "WER (%)"}
+SCORES = {key: f"{name} (%)" for key, name in SCORE_NAMES.items()}
 
 Section: TypeAlias = dict[str, Any]
 """What `page.html.jinja` fills in; figures under `pictures`."""
