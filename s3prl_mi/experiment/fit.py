@@ -98,8 +98,13 @@ def measure(
     if not wanted:
         return
     spec, began = experiment.spec, time.perf_counter()
+    if fitted is None:
+        try:
+            fitted = load_probe(experiment.folder.path, point, experiment.plan.probes[0], spec.device)
+        except MIError as error:
+            logger.warning("layer %s: its estimates are there, but measures of it are left out: %s", point.layer, error)
+            return
     try:
-        fitted = fitted or load_probe(experiment.folder.path, point, experiment.plan.probes[0], spec.device)
         sample = task.sample(fitted, fit, scored, point)
         prepared = time.perf_counter() - began
         found = list(evaluate(wanted, sample))

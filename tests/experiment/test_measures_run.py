@@ -49,6 +49,15 @@ def test_more_measures_are_added_without_fitting(run: Runner, monkeypatch):
     assert [m.measure for m in read_measures(file)] == ["rankme", "cka_views"]
 
 
+def test_without_the_probes_on_disk_measures_are_left_out_with_a_warning(run: Runner, capsys):
+    assert run("mi_views", "fbank", measures="none") == 0
+    for file in (run.folder / "experiment").rglob("*.pt"):
+        file.unlink()
+    assert run("mi_views", "fbank", "-a", measures="default") == 0
+    assert "measures of it are left out" in capsys.readouterr().err
+    assert not (run.folder / "experiment" / MEASURES_FILE).exists()
+
+
 def test_of_fbank_all_measures(run: Runner):
     assert run("mi_views", "fbank", measures="all") == 0
     found = {m.measure: m.value for m in read_measures(run.folder / "experiment" / MEASURES_FILE)}
