@@ -10,7 +10,9 @@ study_summary   what stands on the screen after a study
 main            the command `s3prl-mi`, whose commands are the modules below
 upstreams       names for -u, listed and explained
 compare         upstreams side by side with PER and WER
+board           label-free measures judged as pickers of layers and checkpoints
 report          one HTML file and figures
+units           discrete units against phones: PNMI, purities, bits
 align           alignments from transcripts
 explain         record fields, config keys, measures, the store: printed from their definitions
 doctor          checks of the installation

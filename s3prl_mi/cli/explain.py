@@ -24,9 +24,9 @@ from ..core.files import PACKAGE
 WIDTH = 100
 
 TOPICS = {
-    "fields": "every field of a record in mi_results.jsonl",
+    "fields": "every field of a record in mi_results.jsonl and mi_measures.jsonl",
     "config": "every key of a config, with its default",
-    "measures": "the two bounds that are estimated",
+    "measures": "the two bounds that are estimated, and all that can be measured beside them",
     "store": "how hidden states lie on disk, where, and how much",
     "faults": "what survives a kill or a full disk, what is checked, what a checkpoint may do",
     "upstream-family": "how to add an upstream of your own",
@@ -121,14 +121,22 @@ def _docstring(module: str) -> list[str]:
 def _topic(name: str) -> list[str]:
     """The lines of a topic."""
     if name == "fields":
+        from ..results.measures import MEASURES_FILE, MeasureRecord
         from ..results.record import Record
 
-        return [*(inspect.getdoc(Record) or "").splitlines(), "", *describe(Record)]
+        lines = [*(inspect.getdoc(Record) or "").splitlines(), "", *describe(Record), "", f"--- {MEASURES_FILE}"]
+        return [*lines, *(inspect.getdoc(MeasureRecord) or "").splitlines(), "", *describe(MeasureRecord)]
     if name == "config":
         lead = "Keys below downstream_expert, with their defaults. Set them in the file of -c, or by"
         return [lead, '-o "config.downstream_expert.KEY=VALUE".', "", *describe(MIConfig)]
     if name == "measures":
-        return [*_docstring("estimators.mi_supervised"), "", *_docstring("estimators.mi_views")]
+        from ..estimators.measures.registry import measures
+
+        lines = [*_docstring("estimators.mi_supervised"), "", *_docstring("estimators.mi_views"), ""]
+        lines += ["Measures beside the bounds (config key measures, file mi_measures.jsonl):", ""]
+        for m in measures().values():
+            lines += [f"{m.name}: {m.title}", *_wrap(m.describe(), 4)]
+        return lines
     if name == "faults":
         return _docstring("cli.errors")
     if name == "store":

@@ -11,7 +11,7 @@ from pathlib import Path
 from .. import __version__
 from ..core.config import packaged_configs
 from ..core.errors import MIError, nearest
-from . import align, compare, doctor, explain, report, upstreams
+from . import align, board, compare, doctor, explain, report, units, upstreams
 from .errors import report_errors
 
 EPILOG = """\
@@ -20,8 +20,10 @@ examples:
   s3prl-mi doctor -u hubert          does it run here, and is HuBERT's checkpoint there?
   s3prl-mi upstreams hubert          what -u hubert is: view, frame rate, weights, SUPERB's scores, commands
   s3prl-mi compare result/table2     upstreams side by side with PER and WER
+  s3prl-mi board result/study        which label-free number to trust for layers, checkpoints, models
   s3prl-mi report result/table2      one HTML file to read, and figures for a paper
   s3prl-mi align --libri_root /data/LibriSpeech --split dev-other --out alignments
+  s3prl-mi units km.txt --alignments alignments   PNMI, purities and bits of discrete units, without audio
   s3prl-mi config                    the configs that come with it; config mi_views: the file of one, to copy
   s3prl-mi store list                hidden states on disk
   s3prl-mi explain fields            what each field of a result means; explain config: each config key
@@ -150,8 +152,10 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[a
     "doctor": (doctor.add_arguments, doctor.run, "check the installation and say how to fix it"),
     "upstreams": (upstreams.add_arguments, upstreams.run, "list upstreams by name, or explain one"),
     "compare": (compare.add_arguments, compare.run, "set upstreams side by side, with PER, WER and correlations"),
+    "board": (board.add_arguments, board.run, "judge label-free measures as pickers of layers and checkpoints"),
     "report": (report.add_arguments, report.run, "write one HTML file and figures from results"),
     "align": (align.add_arguments, align.run, "make phone and word alignments from transcripts, on the CPU"),
+    "units": (units.add_arguments, units.run, "PNMI, purities and bits of anyone's discrete units"),
     "config": (_add_config, _config, "list the configs of this package, or print the path of one"),
     "store": (_add_store, _store, "list or remove hidden states on disk"),
     "explain": (explain.add_arguments, explain.run, "say what result fields, config keys and terms mean"),

@@ -130,10 +130,15 @@ class MIConfig:
     """Fit each probe again without each of at most 10 groups of fit speakers: intervals that cover the choice of fit
     speakers, too (`fit_ci_*` and `total_ci_*` in records). Each group costs about a fifth of the time again for
     logistic probes and half of it for MLPs: 10 groups 3 times and 6 times the time. `-m evaluate` gives none."""
+    measures: tuple[str, ...] = ("default",)
+    """Further numbers about each layer, a record each in mi_measures.jsonl: `default` (at most 10 % more time), `all`,
+    `none`, or names (`s3prl-mi explain measures`). Label-free ones in mi_views, those with labels in mi_supervised; of
+    a sweep, with its first view, frames and cluster count."""
     seeds: int | tuple[int, ...] = 5
     """A count (seeds start at --seed) or a list of seeds."""
     clusters: tuple[int, ...] = (50,)
-    """Size of the k-means codebook of view b. A list is a sweep."""
+    """Size of the k-means codebook of view b. A list is a sweep. PNMI and purities of
+    mi_supervised are of a codebook of the first size."""
     codebook: Literal["auto", "raw"] = "auto"
     """What the codebook is of: `raw`, view b's hidden states as they are, as in the paper (and always with
     `protocol: paper`); `auto`, these or their whitened principal axes, whichever tell more on held-out fit speakers."""
@@ -246,6 +251,7 @@ def load(section: Mapping[str, Any] | None, task: Task) -> MIConfig:
 
 
 _KEY = "downstream_expert"
+MEASURES_KEY = f"{_KEY}.measures"
 MOST_SEEDS, MOST_CLUSTERS = 10_000, 100_000
 LONGEST_SHIFT = 60_000
 

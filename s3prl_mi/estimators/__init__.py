@@ -13,5 +13,6 @@
 | `refits` | probes without each group of fit speakers: what their choice adds to an interval |
 | `folds` | which frames are held out |
 | `logistic`, `network` | the two kinds of probe: L-BFGS, mini-batches |
+| `measures/` | other numbers about a layer: ranks, likeness of views, purities of codebooks |
 | `probe` | a fitted probe: prediction, state on disk, scores |
 """

@@ -10,18 +10,20 @@ from dataclasses import replace
 import numpy as np
 from tqdm import tqdm
 
-from ..core.distributed import is_main, shared, together
+from ..core.distributed import from_main, is_main, shared, together
 from ..core.errors import MIError
 from ..data.splits import Split
 from ..estimators.intervals import LeftOut
+from ..estimators.measures.registry import Measure, chosen, evaluate
 from ..estimators.mi_supervised import Estimate
+from ..estimators.probes import PROTOCOLS
 from ..results.class_contributions import class_records
 from ..results.speaker_sums import speaker_records
-from ..states.split_states import SplitStates
+from ..states.split_states import Layer, SplitStates
 from .folder import KEPT
 from .load import Experiment, is_of, provide_states
-from .records import build_records
-from .saved_probes import save_probes
+from .records import build_measure_records, build_records
+from .saved_probes import load_probe, save_probes
 from .task import Fitted, GridPoint, Identity, MITask
 
 logger = logging.getLogger(__name__)
@@ -30,14 +32,16 @@ logger = logging.getLogger(__name__)
 def fit_missing(
     experiment: Experiment, finished: set[Identity], fit_splits: list[Split], eval_splits: list[Split]
 ) -> None:
-    """Fit and score every grid point with an estimate that has no record yet, and write its records.
+    """Fit and score every grid point with an estimate or a measure that has no record yet, and write its records.
 
     Raises:
         MIError: states, labels or views that cannot be measured, with the layer.
     """
     plan, folder = experiment.plan, experiment.folder
     missing = {point: [i for i in plan.estimates_of(point) if i not in finished] for point in plan.points}
-    missing = {point: identities for point, identities in missing.items() if identities}
+    asked = chosen(experiment.spec.config.measures, plan.task)
+    unmeasured = _unmeasured(experiment, asked)
+    missing = {point: identities for point, identities in missing.items() if identities or unmeasured.get(point)}
     if not missing:
         return
     _warn_of_few_speakers(fit_splits)
@@ -56,9 +60,19 @@ def fit_missing(
             with together():
                 for point in shared([point for point in missing if is_of(point.layer, layers)]):
                     bar.set_postfix_str(f"layer {point.layer}")
-                    measure(experiment, task, fit, scored, point, missing[point])
+                    fitted = fit_point(experiment, task, fit, scored, point, missing[point]) if missing[point] else None
+                    measure(experiment, task, fit, scored, point, unmeasured.get(point, []), fitted)
                     bar.update(done + folder.n_records - before - bar.n)  # those of the other processes, too
             bar.update(done + folder.n_records - before - bar.n)
+
+
+def _unmeasured(experiment: Experiment, asked: Sequence[Measure]) -> dict[GridPoint, list[Measure]]:
+    """Measures without a record, at the first grid point of each layer: of a sweep, they are of its first setting."""
+    there = from_main(experiment.folder.measured) if experiment.spec.resume else set()
+    first: dict[Layer, GridPoint] = {}
+    for point in experiment.plan.points:
+        first.setdefault(point.layer, point)
+    return {point: [m for m in asked if (layer, m.name) not in there] for layer, point in first.items()}
 
 
 def measure(
@@ -67,8 +81,49 @@ def measure(
     fit: SplitStates,
     scored: SplitStates,
     point: GridPoint,
-    missing: Sequence[Identity],
+    wanted: Sequence[Measure],
+    fitted: Fitted | None,
 ) -> None:
+    """Compute measures of a layer and write their records.
+
+    Args:
+        experiment: whose folder takes the records.
+        task: of the experiment.
+        fit: the fit side.
+        scored: the eval side.
+        point: the layer, its view and cluster count.
+        wanted: the measures.
+        fitted: as fitted just now; None: as it is on disk.
+    """
+    if not wanted:
+        return
+    spec, began = experiment.spec, time.perf_counter()
+    if fitted is None:
+        try:
+            fitted = load_probe(experiment.folder.path, point, experiment.plan.probes[0], spec.device)
+        except MIError as error:
+            logger.warning("layer %s: its estimates are there, but measures of it are left out: %s", point.layer, error)
+            return
+    try:
+        sample = task.sample(fitted, fit, scored, point)
+        prepared = time.perf_counter() - began
+        found = list(evaluate(wanted, sample))
+    except MIError as error:
+        raise MIError(f"layer {point.layer} of {experiment.upstream.name}: {error}") from None
+    found[0] = replace(found[0], seconds=found[0].seconds + prepared)
+    source = experiment.source(spec.config.datarc.eval_splits)
+    records = build_measure_records(source, point, PROTOCOLS[spec.config.protocol], sample, found)
+    experiment.folder.append([], [], [], records)
+
+
+def fit_point(
+    experiment: Experiment,
+    task: MITask,
+    fit: SplitStates,
+    scored: SplitStates,
+    point: GridPoint,
+    missing: Sequence[Identity],
+) -> Fitted:
     """Fit and score one grid point, and write its records.
 
     The probes of a point are fitted together, as the MLP builds on the logistic probe, and always for all seeds, so
@@ -98,6 +153,7 @@ def measure(
     save_probes(experiment.folder.path, point, fitted)
     classes = class_records(records, estimates, task.class_names(fitted))
     experiment.folder.append(records, classes, speaker_records(records, estimates))
+    return fitted
 
 
 def _with_fit_side(task: MITask, fitted: Fitted, scored: SplitStates, point: GridPoint) -> list[Estimate]:

@@ -25,6 +25,7 @@ from ..data.alignments.files import Alignments
 from ..data.splits import Split
 from ..estimators.probes import PROTOCOLS
 from ..results.class_contributions import CLASSES_FILE, ClassRecord, append_classes
+from ..results.measures import MEASURES_FILE, MeasureRecord, append_measures, read_measures
 from ..results.record import RESULTS_FILE, Record, append_records, read_records
 from ..results.speaker_sums import SPEAKERS_FILE, SpeakerRecord, append_speakers
 from ..upstreams.checkpoints import one_line
@@ -45,7 +46,7 @@ Contents: TypeAlias = dict[str, dict[str, str]]
 KEPT = "hidden_states"
 """Key of the settings under which stands how hidden states were kept, and why."""
 
-_FREE = ("layers", "seeds", "probes", "fit_ci", "frames", "views", "clusters", "store", "batch_size")
+_FREE = ("layers", "seeds", "probes", "fit_ci", "measures", "frames", "views", "clusters", "store", "batch_size")
 """Config keys that may differ between records of one experiment."""
 
 
@@ -107,7 +108,7 @@ class ExperimentFolder:
             (self.path / STATES_FILE).unlink(missing_ok=True)
         if self.results.exists() and not resume:
             stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self.results.stat().st_mtime))
-            for path in (self.results, self.path / CLASSES_FILE, self.path / SPEAKERS_FILE):
+            for path in (self.results, *(self.path / name for name in (CLASSES_FILE, SPEAKERS_FILE, MEASURES_FILE))):
                 if path.exists():
                     os.replace(path, path.with_name(f"{path.stem}.{stamp}{path.suffix}"))
             logger.warning(
@@ -174,7 +175,11 @@ class ExperimentFolder:
             )
 
     def append(
-        self, records: Sequence[Record], classes: Sequence[ClassRecord], speakers: Sequence[SpeakerRecord]
+        self,
+        records: Sequence[Record],
+        classes: Sequence[ClassRecord],
+        speakers: Sequence[SpeakerRecord],
+        measures: Sequence[MeasureRecord] = (),
     ) -> None:
         """Append the records of a grid point, after those of classes and speakers: what has a record is finished."""
         lock = Lock(self.path / LOCK_FILE, create=True)
@@ -184,8 +189,13 @@ class ExperimentFolder:
             append_classes(self.path / CLASSES_FILE, classes)
             append_speakers(self.path / SPEAKERS_FILE, speakers)
             append_records(self.results, records)
+            append_measures(self.path / MEASURES_FILE, measures)
         finally:
             lock.close()
+
+    def measured(self) -> set[tuple[int | str, str]]:
+        """Layers and measures that have a record."""
+        return {(m.layer, m.measure) for m in read_measures(self.path / MEASURES_FILE)}
 
     def replace(
         self, records: Sequence[Record], classes: Sequence[ClassRecord], speakers: Sequence[SpeakerRecord]

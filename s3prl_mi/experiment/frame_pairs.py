@@ -84,8 +84,16 @@ def held_out_groups(entries: Sequence[Rows], utterances: Mapping[str, Utterance]
     return np.repeat(np.array([number[name] for name in names], np.int64), np.array(counts, np.int64))
 
 
-def scored_groups(entries: Sequence[Rows], utterances: Mapping[str, Utterance], rows: IntVector) -> FrameGroups:
-    """The group of each scored row, over which intervals are: groups as in `held_out_groups`, sorted by name."""
+def utterance_numbers(entries: Sequence[Rows]) -> IntVector:
+    """Number of the utterance of each row, shape (n_rows,)."""
+    counts = np.array([n for entry in entries for n in entry.n_frames], np.int64)
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+def scored_groups(
+    entries: Sequence[Rows], utterances: Mapping[str, Utterance], rows: IntVector | slice = slice(None)
+) -> FrameGroups:
+    """The group of each scored row (default: of all), for intervals: as in `held_out_groups`, sorted by name."""
     ids = [u for entry in entries for u in entry.utterances]
     speakers = [utterances[u].speaker for u in ids]
     known = None not in speakers and 1 < len(set(speakers)) < len(ids)

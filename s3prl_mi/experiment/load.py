@@ -12,6 +12,7 @@ from ..core.errors import MIError
 from ..core.files import expanded
 from ..core.types import SAMPLE_RATE
 from ..data.splits import Split, read_split
+from ..estimators.measures.registry import chosen
 from ..estimators.refits import MOST_GROUPS
 from ..states.extraction import dims_of
 from ..states.provider import HiddenStateProvider
@@ -91,6 +92,7 @@ def load(spec: RunSpec) -> Experiment:
     Raises:
         MIError: an upstream that cannot be loaded, or what is asked for does not fit it.
     """
+    chosen(spec.config.measures, spec.task)  # refuses unknown names before anything is loaded
     asked, started = spec.upstream, time.strftime("%Y-%m-%d %H:%M:%S")
     upstream = first_on_each_machine(
         lambda: load_upstream(

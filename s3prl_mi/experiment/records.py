@@ -11,7 +11,10 @@ from .. import __version__
 from ..core.config import AlignmentConfig, MIConfig, Task
 from ..core.types import SAMPLE_RATE, Bits, Seconds
 from ..estimators.intervals import of_both_sides
+from ..estimators.measures.registry import Measured
+from ..estimators.measures.sample import Sample
 from ..estimators.mi_supervised import Estimate
+from ..results.measures import MeasureRecord
 from ..results.record import Record, last_encoder_layer
 from ..upstreams.compat import s3prl_distribution
 from ..upstreams.loading import Upstream
@@ -68,7 +71,7 @@ def build_records(
             layers_in_upstream=len(names),
             last_layer=last_encoder_layer(names),
             dim=fitted.probes[0].affine.dim,
-            frame_shift_ms=1000 * upstream.geometry_of(layer if isinstance(layer, int) else 0).stride / SAMPLE_RATE,
+            frame_shift_ms=_frame_shift_ms(upstream, layer),
             probe=e.probe,
             protocol=e.protocol,
             view=point.view_text,
@@ -112,6 +115,53 @@ def build_records(
         )
         for e, i, f, shared in zip(estimates, intervals, of_fit, about_speakers, strict=True)
     ]
+
+
+def build_measure_records(
+    source: Source, point: GridPoint, protocol: str, sample: Sample, found: Sequence[Measured]
+) -> list[MeasureRecord]:
+    """Records of the measures of one layer."""
+    upstream, layer = source.upstream, point.layer
+
+    def record(m: Measured) -> MeasureRecord:
+        of_pairs, i = m.measure.needs == "pairs", m.interval
+        of_codes = m.measure.needs in ("codebook", "labels") or m.measure.name == "mi_raw"
+        of_view = of_pairs or m.measure.needs == "codebook"
+        rows = sample.pairs.a if of_pairs and sample.pairs else sample.frames
+        frames = len(sample.coded.codes) if m.measure.needs == "labels" and sample.coded else len(rows)
+        return MeasureRecord(
+            task=source.task,
+            upstream=upstream.name,
+            upstream_sha256=upstream.fingerprint,
+            step=source.step,
+            series=source.series,
+            layer=layer,
+            last_layer=last_encoder_layer(list(source.layer_names)),
+            frame_shift_ms=_frame_shift_ms(upstream, layer),
+            measure=m.measure.name,
+            value=m.value,
+            unit=m.measure.unit,
+            better=m.measure.better,
+            ci_low=i.low,
+            ci_high=i.high,
+            ci_over=m.over,
+            ci_groups=i.groups or None,
+            view=point.view_text if of_view else None,
+            scored_frames=point.scored_frames if of_pairs else None,
+            n_clusters=sample.n_clusters if of_codes else None,
+            protocol=protocol,
+            fit_splits=list(source.fit_splits),
+            eval_splits=list(source.eval_splits),
+            frames=frames,
+            seconds=round(m.seconds, 3),
+            versions=dict(source.versions),
+        )
+
+    return [record(m) for m in found]
+
+
+def _frame_shift_ms(upstream: Upstream, layer: int | str) -> float:
+    return 1000 * upstream.geometry_of(layer if isinstance(layer, int) else 0).stride / SAMPLE_RATE
 
 
 def _speaker_information(estimate: Estimate) -> Bits | None:

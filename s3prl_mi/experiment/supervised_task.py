@@ -11,12 +11,14 @@ from ..core.errors import MIError
 from ..data.alignments.files import match_utterances, open_alignments
 from ..data.splits import Split
 from ..estimators.folds import assign_folds
+from ..estimators.kmeans import assign, fit_codebooks
+from ..estimators.measures.sample import Coded, Sample
 from ..estimators.mi_supervised import Estimate, Vocabulary, fit_supervised, known_frames, score_supervised
 from ..estimators.refits import fit_without_each
 from ..states.layer_weights import learn_weights
 from ..states.split_states import Layer, SplitStates
 from ..upstreams.geometry import Geometry
-from .frame_pairs import Labelled, held_out_groups, labelled_frames, scored_groups
+from .frame_pairs import Labelled, held_out_groups, labelled_frames, scored_groups, utterance_numbers
 from .task import Context, Fitted, GridPoint, MITask
 
 logger = logging.getLogger(__name__)
@@ -106,6 +108,32 @@ class SupervisedTask(MITask):
             speakers = scored_groups(side.entries(layer), side.utterances, labels.rows)
             refits = fit_without_each(fitted, z, torch.from_numpy(ids)[:, None], n_classes, speakers, spec)
         return Fitted(fitted, list(c.seeds), len(z), weights, list(vocabulary.labels), refits, labels.digest)
+
+    def sample(self, fitted: Fitted, fit: SplitStates, scored: SplitStates, point: GridPoint) -> Sample:
+        """Labelled frames of both sides with their codes, by k-means of all fit frames of the layer (one seed)."""
+        c, layer = self.context, point.layer
+        every = fit.frames(layer, fitted.weights)
+        clusters = min(c.config.clusters[0], len(every))
+        books = fit_codebooks(every, clusters, c.seeds[:1], c.config.kmeans_iterations, c.device)
+        vocabulary = Vocabulary(tuple(fitted.targets))
+
+        def coded(side: SplitStates) -> Coded:
+            labels = self.labels(side, layer)
+            ids = vocabulary.ids(labels.labels)
+            rows, known = labels.rows[ids >= 0], ids[ids >= 0]
+            z = side.frames(layer, fitted.weights).select(rows)
+            codes = assign(z, books)[:, 0].cpu().numpy()
+            return Coded(codes, known, scored_groups(side.entries(layer), side.utterances, rows), z)
+
+        entries = scored.entries(layer)
+        return Sample(
+            scored.frames(layer, fitted.weights),
+            scored_groups(entries, scored.utterances),
+            utterance_numbers(entries),
+            coded=coded(scored),
+            fit_coded=coded(fit),
+            n_clusters=clusters,
+        )
 
     def score(self, fitted: Fitted, side: SplitStates, point: GridPoint) -> list[Estimate]:
         """Score probes of the labels."""

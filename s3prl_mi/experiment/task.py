@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ..core.config import MIConfig
 from ..data.splits import Split
+from ..estimators.measures.sample import Sample
 from ..estimators.mi_supervised import Estimate
 from ..estimators.probe import FittedProbe
 from ..estimators.probes import ProbeSpec
@@ -109,6 +110,10 @@ class MITask(ABC):
     @abstractmethod
     def score(self, fitted: Fitted, side: SplitStates, point: GridPoint) -> list[Estimate]:
         """Score fitted probes: one estimate per probe and seed."""
+
+    @abstractmethod
+    def sample(self, fitted: Fitted, fit: SplitStates, scored: SplitStates, point: GridPoint) -> Sample:
+        """What measures read of a layer (`estimators.measures`)."""
 
     def used(self, side: SplitStates, layer: Layer) -> tuple[int, int]:
         """Utterances of a side that are used, and frames of theirs that are left out for want of a label."""

@@ -12,12 +12,14 @@ from ..data.splits import Split
 from ..estimators.folds import assign_folds
 from ..estimators.frames import Frames
 from ..estimators.kmeans import Codebooks, assign, fit_codebooks
+from ..estimators.measures.sample import FitSide, Sample
+from ..estimators.measures.sample import Pairs as PairedFrames
 from ..estimators.mi_supervised import Estimate
 from ..estimators.mi_views import AXES, choose_codebook, fit_views, score_views
 from ..estimators.refits import fit_without_each
 from ..states.split_states import Layer, SplitStates
 from ..upstreams.views import shift_frames
-from .frame_pairs import Pairs, held_out_groups, paired_frames, scored_groups
+from .frame_pairs import Pairs, held_out_groups, paired_frames, scored_groups, utterance_numbers
 from .task import Context, Fitted, GridPoint, MITask
 
 COMPARED_FRAMES = 2000
@@ -90,6 +92,34 @@ class ViewsTask(MITask):
         books = Codebooks.from_state(fitted.targets, c.device)
         by_probe = score_views(fitted.probes, books, a, b, spec, fitted.fit_frames, groups)
         return [estimate for estimates in by_probe for estimate in estimates]
+
+    def sample(self, fitted: Fitted, fit: SplitStates, scored: SplitStates, point: GridPoint) -> Sample:
+        """All eval frames of the unmasked input, the pairs of both sides, the codebooks."""
+        c, layer = self.context, point.layer
+
+        def pairs(side: SplitStates) -> PairedFrames:
+            rows, entries = self._pairs(side, point), side.entries(layer)
+            a, b = side.frames(layer, fitted.weights, point.view), side.frames(layer, fitted.weights)
+            groups = scored_groups(entries, side.utterances, rows.rows_a)
+            return PairedFrames(a.select(rows.rows_a), b.select(rows.rows_b), groups)
+
+        entries = scored.entries(layer)
+        return Sample(
+            scored.frames(layer, fitted.weights),
+            scored_groups(entries, scored.utterances),
+            utterance_numbers(entries),
+            pairs(scored),
+            FitSide(
+                pairs(fit),
+                fit.frames(layer, fitted.weights),
+                self._pairs(fit, point).rows_b,
+                assign_folds(held_out_groups(fit.entries(layer), fit.utterances)),
+                c.probes(["logistic"], c.seeds[:1]),
+                c.config.kmeans_iterations,
+            ),
+            Codebooks.from_state(fitted.targets, c.device),
+            n_clusters=point.n_clusters,
+        )
 
     def _pairs(self, side: SplitStates, point: GridPoint) -> Pairs:
         c = self.context

@@ -6,6 +6,7 @@ terminal          tables on the screen: one experiment, or several upstreams und
 figures/          every picture, as PNG and PDF
 html/             `mi_report.html`: one page that opens offline, with all figures
 compare/          models next to each other as text, Markdown, LaTeX, CSV; correlation with error rates
+board             what each label-free measure is worth, as tables, CSV and words
 s3prl_log         what s3prl's own tasks leave: lines in `log.log`, scalars for TensorBoard
 wording           how bits, seeds and names are written
 published_scores  nothing; PER, WER and the paper's figures, with their sources

@@ -6,7 +6,7 @@ import time
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -14,10 +14,14 @@ from torch import nn
 from ..core.config import MIConfig, ViewConfig
 from ..core.errors import MIError
 from ..core.types import FloatMatrix, Seconds
+from ..estimators.measures.registry import Measured, chosen, evaluate
+from ..estimators.measures.sample import Sample
 from ..estimators.mi_supervised import Estimate
-from ..experiment.records import Source, build_records, versions
+from ..estimators.probes import PROTOCOLS
+from ..experiment.records import Source, build_measure_records, build_records, versions
 from ..experiment.task import Context, Fitted, GridPoint
 from ..experiment.views_task import ViewsTask
+from ..results.measures import MeasureRecord
 from ..results.record import Record
 from ..states.entry import Entry, StoredLayer
 from ..states.split_states import SplitStates
@@ -28,6 +32,16 @@ from ..upstreams.loading import Upstream
 from ..upstreams.views import PLAIN, View, resolve_views
 from .held_out import MAX_SECONDS, Audio, Half, halves
 from .live import Forward, encoder_of, live_upstream, untouched, weights_sha256
+
+
+class _OfLayer(NamedTuple):
+    """What was found of one layer; `sample` and `measured` only where measures were asked for."""
+
+    point: GridPoint
+    fitted: Fitted
+    estimate: Estimate
+    sample: Sample | None
+    measured: list[Measured]
 
 
 class ViewsMeter:
@@ -48,6 +62,7 @@ class ViewsMeter:
         encoder: attribute path of the encoder inside the model that is passed, where it is not plain.
         normalize: Hugging Face only: normalise each waveform; None: by the model's config.
         protocol: `default` or `paper`.
+        measures: what else callbacks log, as in the config key: `default`, `all`, `none` or names.
         max_seconds: refuse more audio than this, in seconds: hidden states of both views are kept in memory.
 
     Raises:
@@ -79,12 +94,14 @@ class ViewsMeter:
         encoder: str | None = None,
         normalize: bool | None = None,
         protocol: str = "default",
+        measures: Sequence[str] = ("default",),
         max_seconds: Seconds = MAX_SECONDS,
     ) -> None:
         self.fit, self.scored = halves(audio, groups, eval_audio, eval_groups, max_seconds)
         self.layers, self.clusters, self.probe, self.seed = tuple(layers), clusters, probe, seed
         self.view, self.family, self.forward = view, family, forward
         self.encoder, self.normalize = encoder, normalize
+        self.measures = chosen([measures] if isinstance(measures, str) else measures, "mi_views")
         self.config = MIConfig(protocol=protocol)  # type: ignore[arg-type]
 
     def measure(self, model: nn.Module) -> list[Estimate]:
@@ -94,18 +111,18 @@ class ViewsMeter:
             MIError: a model of unknown kind, a layer that it lacks, a layer before its mask site, hidden states
                 with NaN, or too little audio.
         """
-        _, _, found = self._measure(model)
-        return [estimate for _, _, estimate in found]
+        _, _, found = self._measure(model, with_measures=False)
+        return [f.estimate for f in found]
 
-    def records(self, model: nn.Module, step: int) -> list[Record]:
-        """Measure the model; one record per layer, as in `mi_results.jsonl`.
+    def records(self, model: nn.Module, step: int) -> tuple[list[Record], list[MeasureRecord]]:
+        """Measure the model; one record per layer, and one of each of `measures`, as an experiment writes them.
 
         Args:
             model: what is being trained.
             step: its training step, for the records.
         """
         began = time.time()
-        upstream, n_layers, found = self._measure(model)
+        upstream, n_layers, found = self._measure(model, with_measures=True)
         seconds = (time.time() - began) / len(found)
         source = Source(
             task="mi_views",
@@ -121,12 +138,17 @@ class ViewsMeter:
             versions=versions(),
         )
         utterances = {"fit": len(self.fit.waveforms), "eval": len(self.scored.waveforms), "skipped": 0}
-        return [
-            build_records(source, point, fitted, [estimate], utterances, 0, seconds)[0]
-            for point, fitted, estimate in found
+        records = [build_records(source, f.point, f.fitted, [f.estimate], utterances, 0, seconds)[0] for f in found]
+        protocol = PROTOCOLS[self.config.protocol]
+        measured = [
+            record
+            for f in found
+            if f.sample is not None
+            for record in build_measure_records(source, f.point, protocol, f.sample, f.measured)
         ]
+        return records, measured
 
-    def _measure(self, model: nn.Module) -> tuple[Upstream, int, list[tuple[GridPoint, Fitted, Estimate]]]:
+    def _measure(self, model: nn.Module, with_measures: bool) -> tuple[Upstream, int, list[_OfLayer]]:
         """The model as an upstream, the number of its layers, and what was found of each layer asked for."""
         whole, model = model, encoder_of(model, self.encoder)
         upstream = live_upstream(model, self.family, self.forward, self.normalize)
@@ -155,9 +177,11 @@ class ViewsMeter:
                 try:
                     fitted = task.fit(fit, point, [self.probe])
                     (estimate,) = task.score(fitted, scored, point)
+                    sample = task.sample(fitted, fit, scored, point) if with_measures and self.measures else None
+                    measured = list(evaluate(self.measures, sample)) if sample is not None else []
                 except MIError as error:
                     raise MIError(f"layer {layer}: {error}") from None
-                found.append((point, fitted, estimate))
+                found.append(_OfLayer(point, fitted, estimate, sample, measured))
         return upstream, n_layers, found
 
 

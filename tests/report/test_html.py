@@ -21,8 +21,8 @@ from tests.report.test_figures import classes_of
 from tests.report.test_report import SHIFT, make, png_size
 
 SECTIONS = (
-    "summary", "layers", "selection", "scores", "checkpoints", "sweeps", "clusters", "classes", "comparison",
-    "settings",
+    "summary", "layers", "selection", "scores", "checkpoints", "board", "sweeps", "clusters", "classes",
+    "comparison", "settings",
 )  # fmt: skip
 PHONES = ["AA", "S", "T"]
 

@@ -318,3 +318,42 @@ def test_records_are_whole_json_lines(tmp_path, audio, options):
     (line,) = (tmp_path / "mi_training.jsonl").read_text().splitlines()
     assert json.loads(line)["mi_lower_bound_bits"] == first["mi_views/bits"]
     assert json.loads(line)["step"] == 2
+
+
+def test_measures_are_logged_with_the_bound_and_kept_with_it(tmp_path, audio, options):
+    from s3prl_mi.results.measures import read_measures
+    from s3prl_mi.training.record import MEASURES_TRAINING_FILE, TrainingLog
+
+    def log() -> TrainingLog:
+        return TrainingLog(ViewsMeter(audio, measures=["rankme", "participation_ratio"], **options), every=2)
+
+    first, file, model = log(), tmp_path / MEASURES_TRAINING_FILE, MaskedPrediction()
+    first.begin(tmp_path, 0)
+    values = [first.measure(model, step) for step in (2, 4)]
+    found = read_measures(file)
+    assert [(m.step, m.measure) for m in found] == [(s, n) for s in (2, 4) for n in ("rankme", "participation_ratio")]
+    assert values[0]["mi_views/rankme"] == found[0].value
+    log().begin(tmp_path, 2)  # resumed: step 4 comes again
+    assert {m.step for m in read_measures(file)} == {2}
+    log().begin(tmp_path, 0)
+    assert not file.exists()
+    assert len(list(tmp_path.glob("mi_training_measures.*.jsonl"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        ({}, (1.2, 27.0, 1.1), "collapsed"),
+        ({}, (0.1, 102.0, 34.0), "not trained yet"),
+        ((0.5, 80.0, 9.0), (0.7, 50.0, 5.0), "RankMe fell from 80 to 50 while the bound rose from 0.50 to 0.70"),
+        ((0.5, 80.0, 9.0), (0.4, 50.0, 5.0), None),
+        ((0.5, 80.0, 9.0), (0.7, 75.0, 8.0), None),
+        ({}, (0.7, 80.0, 9.0), None),
+    ],
+)
+def test_what_a_bound_should_not_be_read_as(before, now, words):
+    from s3prl_mi.training.record import trouble
+
+    names = ("mi_views/bits", "mi_views/rankme", "mi_views/participation_ratio")
+    found = trouble(dict(zip(names, before, strict=False)), dict(zip(names, now, strict=True)))
+    assert (found is None) if words is None else (words in found)

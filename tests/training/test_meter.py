@@ -173,7 +173,7 @@ def test_wav2vec2_bert_is_measured_on_stacked_filter_banks(audio, speakers):
     fields = {k: v for k, v in TINY.items() if not k.startswith(("conv_", "num_conv"))}
     model = transformers.Wav2Vec2BertModel(transformers.Wav2Vec2BertConfig(**fields, mask_time_prob=0.1))
     meter = ViewsMeter(audio, groups=speakers, view=SHORT_MASK, clusters=6, layers=(0, 2))
-    first, last = meter.records(model, step=0)
+    (first, last), _ = meter.records(model, step=0)
     assert (first.frame_shift_ms, first.dim, first.layers_in_upstream) == (20.0, 32, 3)
     frames = [(len(w) - 560) // 320 + 1 for w in meter.scored.waveforms]
     assert last.eval_frames == sum(int(mask_pattern(n, 10, 4).sum()) for n in frames)
@@ -198,7 +198,7 @@ def test_an_s3prl_upstream_gets_the_number_of_run_downstream(name, run, corpus, 
         seed=7,
         view=SHORT_MASK if name == "hubert-base" else None,
     )
-    mine = meter.records(expert, step=1)
+    mine, _ = meter.records(expert, step=1)
     for record in mine:
         theirs = records[record.layer]
         assert (

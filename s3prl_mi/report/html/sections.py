@@ -15,7 +15,10 @@ from ...results.correlation import Relation, correlate, with_speakers
 from ...results.record import Record
 from ...results.selection import CheckpointPick
 from ...results.summary import Summary
+from ..board import NOTES, read_board, tables_of, title_of
+from ..board import words as words_of_board
 from ..compare.scores import SCORE_NAMES, ScoreValue
+from ..figures.board import board_picture
 from ..figures.checkpoint_curves import checkpoint_curves
 from ..figures.cluster_usage import cluster_usage, last_layers, usages
 from ..figures.layer_curves import layer_curves
@@ -49,6 +52,7 @@ def sections(data: ReportData) -> dict[str, Section]:
         "selection": _selection,
         "scores": _scores,
         "checkpoints": _checkpoints,
+        "board": _board,
         "sweeps": lambda d: _only(sweeps(d.summaries, d.names, d.last)),
         "clusters": _clusters,
         "classes": _classes,
@@ -160,6 +164,15 @@ def _pick_row(name: str, pick: CheckpointPick) -> list[Cell]:
         picks = "; ".join(f"{k}: {v}" for k, v in s.picks.items()) if s else ""
         row.append((f"{s.fraction_same:.0%} of {len(s.picks)}", picks) if s else "-")
     return row
+
+
+def _board(data: ReportData) -> Section | None:
+    board = read_board(data)
+    if board is None:
+        return None
+    picture = board_picture(board, {v.measure: title_of(v.measure) for v in board.verdicts})
+    tables = [{"caption": title, "head": head, "rows": rows} for title, head, rows in tables_of(board)]
+    return {"pictures": [picture] if picture else [], "tables": tables, "words": words_of_board(board), "notes": NOTES}
 
 
 def _clusters(data: ReportData) -> Section | None:

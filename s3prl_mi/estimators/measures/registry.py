@@ -1,0 +1,137 @@
+"""The table of measures: name, formula, source, what each needs, its unit, which direction is good."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from ...core.config import MEASURES_KEY, Task
+from ...core.errors import MIError, nearest
+from ..intervals import Interval, LeftOut
+from .sample import Sample
+
+Value: TypeAlias = LeftOut | float
+"""A number with what it is without each group of speakers, or alone; NaN where it is not defined."""
+
+Better: TypeAlias = Literal["higher", "lower", "near 1"]
+Needs: TypeAlias = Literal["frames", "utterances", "codebook", "pairs", "labels"]
+
+MODULES = ("spectrum", "views", "units")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure.
+
+    Attributes:
+        name: in configs and records.
+        title: for tables and figures.
+        formula: what is computed, in a line.
+        source: whose definition.
+        needs: what it reads of a `Sample`; `labels` makes it one of mi_supervised, all others are of mi_views.
+        unit: of its values.
+        better: which values speak for a layer or a checkpoint.
+        default: whether it is in the default set, which adds at most 10 % to a run.
+        function: computes it.
+    """
+
+    name: str
+    title: str
+    formula: str
+    source: str
+    needs: Needs
+    unit: str
+    better: Better
+    default: bool
+    function: Callable[[Sample], Value]
+
+    @property
+    def task(self) -> Task:
+        """The task whose runs compute it."""
+        return "mi_supervised" if self.needs == "labels" else "mi_views"
+
+    def describe(self) -> str:
+        """In words, for `s3prl-mi explain measures`."""
+        extra = "" if self.default else " Only with measures: all, or by name."
+        return (
+            f"{self.formula}. {self.source}. Needs {self.needs} ({self.task}); unit: {self.unit}; better: "
+            f"{self.better}.{extra}"
+        )
+
+
+_TABLE: dict[str, Measure] = {}
+
+
+def measure(
+    title: str, formula: str, source: str, needs: Needs, unit: str, better: Better = "higher", default: bool = True
+) -> Callable[[Callable[[Sample], Value]], Callable[[Sample], Value]]:
+    """Put a function into the table, under its own name."""
+
+    def put(function: Callable[[Sample], Value]) -> Callable[[Sample], Value]:
+        name = function.__name__
+        _TABLE[name] = Measure(name, title, formula, source, needs, unit, better, default, function)
+        return function
+
+    return put
+
+
+def measures() -> dict[str, Measure]:
+    """All measures by name."""
+    for module in MODULES:
+        importlib.import_module(f"{__package__}.{module}")
+    return _TABLE
+
+
+def chosen(asked: Sequence[str], task: Task) -> list[Measure]:
+    """The measures of a task that a config asks for.
+
+    Args:
+        asked: names, or `all`, `default`, `none`.
+        task: measures of the other task are left out.
+
+    Raises:
+        MIError: no such measure.
+    """
+    table = measures()
+    sets = {"all": list(table), "default": [m.name for m in table.values() if m.default], "none": []}
+    wanted: set[str] = set()
+    for name in asked:
+        if name not in sets and name not in table:
+            known = (*sets, *table)
+            raise MIError(
+                f"config key {MEASURES_KEY}: no measure is called {name!r}.{nearest(name, known)} "
+                f"There are: {', '.join(known)}."
+            )
+        wanted.update(sets.get(name, [name]))
+    return [m for m in table.values() if m.name in wanted and m.task == task]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measure's value on a sample, its interval over speakers, and the seconds it took."""
+
+    measure: Measure
+    interval: Interval
+    over: str | None
+    seconds: float
+
+    @property
+    def value(self) -> float | None:
+        """None where it is not defined."""
+        return self.interval.value if math.isfinite(self.interval.value) else None
+
+
+def evaluate(wanted: Sequence[Measure], sample: Sample) -> Iterator[Measured]:
+    """Compute measures one after the other; what several share counts for the first."""
+    for m in wanted:
+        began = time.perf_counter()
+        value = m.function(sample)
+        seconds = time.perf_counter() - began
+        if isinstance(value, LeftOut):
+            yield Measured(m, value.interval(), value.over, seconds)
+        else:
+            yield Measured(m, Interval(float(value), None, None, None, 0), None, seconds)

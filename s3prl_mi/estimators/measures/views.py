@@ -1,0 +1,185 @@
+"""How alike two views are, or states and phones: CKA, canonical correlations, InfoNCE, a plain codebook's bound."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..bounds import NATS_TO_BITS
+from ..intervals import FrameGroups, LeftOut
+from ..kmeans import fit_codebooks
+from ..mi_views import choose_codebook, fit_views, score_views
+from .registry import Value, measure
+from .sample import MOST_PAIRS, Coded, Moments, Sample, covariance, grouped, spaced
+
+RIDGE = 1e-6
+"""Directions with less than this fraction of the largest variance are left out of canonical correlations."""
+
+CONTRAST = 256
+"""Pairs that InfoNCE tells apart at a time: it cannot exceed log2 of it, 8 bits."""
+
+CONTRASTED, TRIED = 8192, 2048
+"""At most so many pairs of the eval split are scored, and of the fit split for the choice of the temperature."""
+
+TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 10.0, 100.0)
+
+
+@measure(
+    title="CKA of the views",
+    formula="|C_ba|^2 / (|C_aa| |C_bb|), Frobenius norms of the covariances of both views (linear, centred)",
+    source="Kornblith et al. 2019, biased",
+    needs="pairs",
+    unit="0 to 1",
+)
+def cka_views(sample: Sample) -> Value:
+    """Linear CKA between the views; ruled by the directions of most variance."""
+    assert sample.pairs is not None
+    a, b, groups = sample.pairs.few
+    found = []
+    both = Moments.of(torch.cat([a, b], 1), groups)
+    for sums in both.left_out():
+        aa, bb, ab = _blocks(covariance(*sums), a.shape[1])
+        found.append(float(ab.square().sum() / (aa.norm() * bb.norm())))
+    return LeftOut(both.over, both.names, found[0], np.array(found[1:]))
+
+
+@measure(
+    title="canonical correlation of the views",
+    formula="mean of the min(dim_a, dim_b) canonical correlations of the views, of directions above 1e-6 of the "
+    "largest variance",
+    source="Hotelling 1936; mean as in SVCCA (Raghu et al. 2017), without its truncation",
+    needs="pairs",
+    unit="0 to 1",
+)
+def cca_views(sample: Sample) -> Value:
+    """Mean canonical correlation between the views; all directions count alike."""
+    assert sample.pairs is not None
+    a, b, _ = sample.pairs.few
+    return mean_canonical_correlation(a, b)
+
+
+def mean_canonical_correlation(a: Tensor, b: Tensor) -> float:
+    """Of frames (n, dim_a) and (n, dim_b); computed on the frames themselves, so too high where n is not far above dim.
+
+    NaN where one of them does not vary.
+    """
+    bases = []
+    for z in (a, b):
+        found = _whitening(z.double())
+        if found is None:
+            return math.nan
+        bases.append((z.double() - z.double().mean(0)) @ found)
+    return float(torch.linalg.svdvals(bases[0].T @ bases[1]).clamp_max(1).mean())
+
+
+def _whitening(z: Tensor) -> Tensor | None:
+    """The matrix that makes frames z (n, dim), minus their mean, orthonormal; None where they do not vary."""
+    centred = z - z.mean(0)
+    variance, axes = torch.linalg.eigh(centred.T @ centred)
+    kept = variance > RIDGE * variance[-1]
+    return axes[:, kept] / variance[kept].sqrt() if float(variance[-1]) > 0 and bool(kept.any()) else None
+
+
+@measure(
+    title="canonical correlation with phones",
+    formula="mean over the canonical directions of states and one-hot phones, found on fit frames, of their "
+    "correlation on eval frames",
+    source="after Pasad et al. 2021, 2023, who take PWCCA's weighted mean of phone means",
+    needs="labels",
+    unit="0 to 1",
+)
+def cca_phones(sample: Sample) -> Value:
+    """How much of the phones a linear map of the states shows, each direction alike."""
+    assert sample.coded is not None
+    assert sample.fit_coded is not None
+    n_labels = 1 + int(max(sample.coded.labels.max(), sample.fit_coded.labels.max()))
+    fit, scored = (_states_and_labels(side, n_labels) for side in (sample.fit_coded, sample.coded))
+    maps = [_whitening(z) for z in fit]
+    if maps[0] is None or maps[1] is None:
+        return math.nan
+    a, b = ((z - z.mean(0)) @ m for z, m in zip(fit, maps, strict=True) if m is not None)
+    u, _, v = torch.linalg.svd(a.T @ b, full_matrices=False)
+    a, b = ((z - z.mean(0)) @ m for z, m in zip(scored, (maps[0] @ u, maps[1] @ v.T), strict=True))
+    scale = a.norm(dim=0) * b.norm(dim=0)
+    return float(((a * b).sum(0) / scale.clamp_min(1e-300)).mean())
+
+
+def _states_and_labels(side: Coded, n_labels: int) -> tuple[Tensor, Tensor]:
+    """Evenly spaced states (n, dim), and their labels (n, n_labels) with a one each; float64."""
+    assert side.frames is not None
+    rows = spaced(side.frames, MOST_PAIRS)
+    states = torch.from_numpy(side.frames.select(rows).read(0, len(rows))).double()
+    return states, functional.one_hot(torch.from_numpy(side.labels[rows]), n_labels).double()
+
+
+@measure(
+    title="InfoNCE of the views",
+    formula="log2 K - E[-log2 softmax(cos(a_i, b_j) / t)_i], K = 256 pairs, states standardised, t chosen on fit pairs",
+    source="van den Oord et al. 2018; a lower bound of I(Za;Zb) for any critic, this one is not learned",
+    needs="pairs",
+    unit="bits",
+)
+def infonce_views(sample: Sample) -> Value:
+    """InfoNCE between the views. Other pairs are of any speaker: who speaks helps to tell them apart."""
+    assert sample.pairs is not None
+    assert sample.fit is not None
+    fit, scored = sample.fit.pairs.few, sample.pairs.few
+    maps = [(z.mean(0), z.std(0).clamp_min(1e-12)) for z in fit[:2]]
+    losses = {t: float(_contrast(fit, maps, t, TRIED)[0].mean()) for t in TEMPERATURES}
+    loss, groups = _contrast(scored, maps, min(losses, key=lambda t: losses[t]), CONTRASTED)
+    k = min(CONTRAST, len(scored[0]))
+    folds, names = grouped(groups)
+    sums, frames = np.bincount(folds, loss.numpy(), len(names)), np.bincount(folds, minlength=len(names))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        without = math.log2(k) - (sums.sum() - sums) / (frames.sum() - frames)
+    return LeftOut(groups.over, names, math.log2(k) - float(sums.sum() / frames.sum()), without)
+
+
+def _contrast(
+    pairs: tuple[Tensor, Tensor, FrameGroups], maps: list[tuple[Tensor, Tensor]], temperature: float, most: int
+) -> tuple[Tensor, FrameGroups]:
+    """-log2 probability of each pair's partner among `CONTRAST`, of at most so many pairs, and their speakers."""
+    a, b, groups = pairs
+    order = torch.randperm(len(a), generator=torch.Generator().manual_seed(0))[:most]
+    size = min(CONTRAST, len(order))
+    order = order[: len(order) // size * size]
+    za, zb = (functional.normalize((z[order] - m) / s, dim=1) for z, (m, s) in zip((a, b), maps, strict=True))
+    target = torch.arange(size)
+    parts = [
+        functional.cross_entropy(x @ y.T / temperature, target, reduction="none")
+        for x, y in zip(za.split(size), zb.split(size), strict=True)
+    ]
+    return torch.cat(parts).double() * NATS_TO_BITS, groups.select(order.numpy())
+
+
+@measure(
+    title="I(Za;Zb), plain codebook",
+    formula="H(c(Zb)) - E[-log2 q(c(zb)|za)], c: k-means of the states as they are, q logistic, one seed",
+    source="Liu, Yeh and Glass 2024, eq. 6 to 8, with the protocol of the run",
+    needs="pairs",
+    unit="bits",
+    default=False,
+)
+def mi_raw(sample: Sample) -> Value:
+    """The bound with the codebook of the states as they are, whatever `codebook` says: takes as long as a probe."""
+    assert sample.pairs is not None
+    assert sample.fit is not None
+    assert sample.n_clusters is not None
+    fit, pairs, clusters = sample.fit, sample.pairs, sample.n_clusters
+    spec = replace(fit.spec, probes=("logistic",), seeds=fit.spec.seeds[:1])
+    choice = choose_codebook(fit.pairs.a, fit.frames_b, fit.rows_b, clusters, spec, fit.folds, ())
+    books = fit_codebooks(fit.frames_b, clusters, spec.seeds, fit.kmeans_iterations, spec.device)
+    probes = fit_views(fit.pairs.a, fit.pairs.b, books, choice, fit.folds[fit.rows_b], spec)
+    ((estimate,),) = score_views(probes, books, pairs.a, pairs.b, spec, len(fit.pairs.a), pairs.groups)
+    assert estimate.by_group is not None
+    return estimate.by_group.left_out()
+
+
+def _blocks(matrix: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Covariances of a, of b, and of both, from that of [a, b]."""
+    return matrix[:dim, :dim], matrix[dim:, dim:], matrix[:dim, dim:]
