@@ -30,7 +30,7 @@ PICTURE = "demo.png"
 
 PR_STEPS = 150
 PR_LEARNING_RATE = 3e-3
-"""Of phone recognition. SUPERB: 100,000 steps at 1e-2, too high for so few (trained HuBERT: PER of 84 % instead of 74)."""
+"""Of phone recognition. SUPERB: 100,000 steps at 1e-2, too high for so few (trained HuBERT: 84 % instead of 74 %)."""
 
 MODELS = {"hubert": ("hubert_local", "hubert-*.pt"), "apc": ("apc_local", "apc-*.ckpt")}
 """Model of `pretrain` -> upstream that reads its checkpoints, and their names."""
