@@ -84,7 +84,7 @@ def _run_s3prl(args: argparse.Namespace, argv: list[str]) -> bool:
             stack.callback(setattr, run_downstream, "Runner", run_downstream.Runner)
             run_downstream.Runner = reusing(run_downstream.Runner, Store(root, int(gigabytes * 1e9)))
         run_downstream.main()
-        served = vars(run_downstream.Runner).get("served")  # the substitute's, which the stack removes
+        served = run_downstream.Runner.served if args.reuse_states else None
         return served is not None and served.stock == 0
 
 
