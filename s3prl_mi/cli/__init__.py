@@ -4,7 +4,8 @@
 run_downstream  the command `run_downstream.py`: our tasks and studies of them
 options         its options, which are s3prl's and ours
 run_settings    arguments, config and overrides put together; what -a and -e take from an earlier run
-stock_run       s3prl's own tasks, by s3prl's own runner; SUPERB's PR and ASR prepared before and scored after
+stock_run       s3prl's own tasks, by s3prl's own runner, also as parts of a study; SUPERB's PR and ASR prepared
+                before and scored after
 errors          what a command prints where it fails
 study_summary   what stands on the screen after a study
 main            the command `s3prl-mi`, whose commands are the modules below

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.config import StoreConfig, packaged_configs
+from ..core.config import StoreConfig, packaged_configs, parse
 from ..core.distributed import World
 from ..core.errors import MIError
 from ..superb.tasks import SuperbTask, check, task_of
@@ -53,6 +53,9 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
         config = _config(args, superb, past)
         check(superb, config)
         if config is not None and superb.config is not None and args.mode != "inference":
+            store = (config.get("downstream_expert") or {}).get("store")
+            if vars(args).get("store") is None and store:
+                args.store = parse(StoreConfig, store, "downstream_expert.store")
             _run_scored(_ScoredRun.of(args, superb, config, checkpoint, past), args, argv, device)
             return
     if args.config is None and checkpoint is None:
@@ -60,7 +63,8 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
     _run_s3prl(args, task, argv)
 
 
-def _run_s3prl(args: argparse.Namespace, task: str, argv: list[str]) -> None:
+def _run_s3prl(args: argparse.Namespace, task: str, argv: list[str]) -> bool:
+    """Run s3prl's script; whether all hidden states were those of the store."""
     from s3prl import hub, run_downstream
 
     from ..upstreams.names import show_to_s3prl
@@ -93,6 +97,8 @@ def _run_s3prl(args: argparse.Namespace, task: str, argv: list[str]) -> None:
                 file=sys.stderr,
             )
             raise
+        served = run_downstream.Runner.served if args.reuse_states else None
+        return served is not None and served.stock == 0
 
 
 def _stock_config(task: str) -> list[str]:
@@ -359,11 +365,11 @@ def _run_scored(run: _ScoredRun, args: argparse.Namespace, argv: list[str], devi
     if not run.train and run.split is not None:
         argv += ["-t", run.split]
         _forget(run, run.split)
-    _run_s3prl(args, run.task, argv)
+    reused = _run_s3prl(args, run.task, argv)
     if run.split is None or not run.recorded or World.of_launcher().rank > 0:
         return
     if not run.train and run.checkpoint is not None:
-        _record(run, run.checkpoint, run.split)
+        _record(run, run.checkpoint, run.split, reused)
         return
     best, why = best_checkpoint(run.folder, run.task, 0.0 if run.checkpoint else begun)
     if best is None:
@@ -375,8 +381,8 @@ def _run_scored(run: _ScoredRun, args: argparse.Namespace, argv: list[str], devi
         torch.distributed.destroy_process_group()  # the others are done; s3prl would wait for them
     _forget(run, run.split)
     again = ["-m", "evaluate", "-e", str(best), "-t", run.split, "--device", device, "-o", run.overrides()]
-    _run_s3prl(args, run.task, again)
-    _record(run, best, run.split)
+    reused = _run_s3prl(args, run.task, again) and reused
+    _record(run, best, run.split, reused)
 
 
 def _forget(run: _ScoredRun, split: str) -> None:
@@ -387,11 +393,11 @@ def _forget(run: _ScoredRun, split: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def _record(run: _ScoredRun, scored: Path, split: str) -> None:
+def _record(run: _ScoredRun, scored: Path, split: str, reused: bool) -> None:
     from ..experiment.records import versions
     from ..superb.scores import RESULTS_FILE, write_record
 
-    record = write_record(run.task, run.config, run.folder, scored, split, run.prepared, versions())
+    record = write_record(run.task, run.config, run.folder, scored, split, run.prepared, reused, versions())
     kinds = ", ".join(f"{getattr(record, kind)} {kind}" for kind in ("substitutions", "deletions", "insertions"))
     print(
         f"{record.metric.upper()} {record.percent:.2f} % on {split} ({', '.join(record.folders)}; "

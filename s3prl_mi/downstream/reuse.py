@@ -63,6 +63,7 @@ class StoredUpstream(torch.nn.Module):
     Attributes:
         passes: utterances that went through the upstream.
         served: utterances that were found.
+        stock: utterances that went through it as stock, in batches.
 
     Raises:
         RunsAsStock: its hidden states differ from s3prl's, so that they cannot take their place.
@@ -80,7 +81,7 @@ class StoredUpstream(torch.nn.Module):
         self._frame_bytes = 2 * sum(dims[n] for n in self._layers)
         self._states = WaveformStates(store, upstream, self._layers)
         self._split, self._limits = "", dict[str, float]()
-        self.passes = self.served = 0
+        self.passes = self.served = self.stock = 0
 
     def get_downsample_rates(self, key: str) -> int:
         """Samples per frame, for s3prl's Featurizer."""
@@ -151,6 +152,7 @@ class StoredUpstream(torch.nn.Module):
         Behind an utterance's last frame it is repeated: s3prl's Featurizer takes up to one frame too many.
         """
         if not self._limits.get(self._split):
+            self.stock += len(wavs) if self._split else 0  # s3prl's Featurizer tries it on noise
             return dict(self.expert(wavs))
         digests = [waveform_hash(w.detach().cpu().numpy()) for w in wavs]
         found = {d: self._states.get(d) for d in set(digests) if d in self._states}
@@ -217,9 +219,14 @@ def _dims_as_stock(upstream: Upstream) -> list[int]:
 
 
 def reusing(stock: type, store: Store) -> type:
-    """s3prl's `Runner`, the class, with upstreams served from a store wherever that is possible."""
+    """s3prl's `Runner`, the class, with upstreams served from a store wherever that is possible.
+
+    Its `served` is the upstream of the latest run, or None.
+    """
 
     class ReusingRunner(stock):
+        served: StoredUpstream | None = None
+
         def _get_upstream(self) -> Any:
             random_state = torch.get_rng_state()
             try:
@@ -228,6 +235,7 @@ def reusing(stock: type, store: Store) -> type:
                 logger.warning("--reuse_states: the upstream runs as stock: %s.", why)
                 torch.set_rng_state(random_state)
                 return super()._get_upstream()
+            ReusingRunner.served = served
             return self._init_model(served, "Upstream", False, ["get_downsample_rates"])
 
         def _get_downstream(self) -> Any:

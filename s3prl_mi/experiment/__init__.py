@@ -1,7 +1,7 @@
 """Stage 7: the specification of a run -> records in an experiment's folder.
 
 ================  ============================================================================================
-spec              `RunSpec`: what one run is asked for
+spec              `RunSpec`: what one run is asked for; `StockSpec`: one of s3prl's own tasks in a study
 run               the story of a run: load, fit or evaluate, show
 load              a specification -> the upstream, its precision, the plan, the data (`Experiment`)
 plan              the grid of an experiment: layers, views, frames, clusters, probes, seeds
@@ -15,7 +15,7 @@ supervised_task   `mi_supervised`: frame labels
 views_task        `mi_views`: codebooks and pairs of frames; the refusal of layers without two views
 frame_pairs       which rows are scored: labelled frames, pairs of frames
 runtime_estimate  roughly how long an experiment will take
-study             several upstreams, checkpoints or tasks -> runs
+study             several upstreams, checkpoints or tasks, s3prl's own too -> runs
 jobs              the runs of a study as jobs, on this machine or on SLURM
 ================  ============================================================================================
 """

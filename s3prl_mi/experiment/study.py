@@ -4,7 +4,8 @@ A study is what its command line or its config asks for: `-u a,b`, `-u name=chec
 or folder in `-k`, or a section `study` in the config. What runs share (hidden states of the unmasked input for both
 tasks, of one mask for every cluster count) is extracted once, through the store. A finished study can be asked for
 again with `-a`: finished estimates are not repeated, new ones are added. The runs follow each other in this process, or
-with `--jobs` or `--slurm` they are jobs, one for each upstream or checkpoint (`jobs`).
+with `--jobs` or `--slurm` they are jobs, one for each upstream or checkpoint (`jobs`). Tasks of s3prl's own (`ctc`,
+`asr`) come after ours, whose hidden states they find, and leave their scores next to the bits.
 """
 
 from __future__ import annotations

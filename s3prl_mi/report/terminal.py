@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..core.words import columns, span
@@ -107,27 +107,33 @@ def _header(panel: Panel, summaries: list[Summary]) -> str:
     return "\n".join([title, *(f"  {name:<9} {text}" for name, text in lines.items() if text)])
 
 
-def comparison_table(labelled_records: Sequence[tuple[str, Sequence[Record]]]) -> str:
+def comparison_table(
+    labelled_records: Sequence[tuple[str, Sequence[Record]]], error_rates: Mapping[str, float] | None = None
+) -> str:
     """Several upstreams under each other, at the best layer of each.
 
     Args:
         labelled_records: a label and the records of one or more experiments, for each upstream.
+        error_rates: PER by label, in percent, where it was measured.
 
     Returns:
         For each task (and kind of view and of frames): a row per label; per probe bits and, in brackets, the
-        layer; the ceiling; the time from frame to frame.
+        layer; the PER; the ceiling; the time from frame to frame.
 
     Raises:
         MIError: no record at all, or a label whose records differ in more than layer, probe and seed.
     """
-    return "\n\n".join(_comparison_block(key, rows) for key, rows in best_by_label(labelled_records).items())
+    blocks = best_by_label(labelled_records).items()
+    return "\n\n".join(_comparison_block(key, rows, error_rates or {}) for key, rows in blocks)
 
 
-def _comparison_block(key: Comparison, by_label: dict[str, list[Summary]]) -> str:
+def _comparison_block(key: Comparison, by_label: dict[str, list[Summary]], error_rates: Mapping[str, float]) -> str:
     everything = [s for group in by_label.values() for s in group]
     probes = probes_in(everything)
     places = decimals(s.mi_lower_bound_bits_sd for s in everything)
-    rows = [["", *(f"{p} (bits, layer)" for p in probes), CEILING[key.task], "frame shift"]]
+    rates = {label: [f"{error_rates[label]:.1f}" if label in error_rates else "-"] for label in by_label if error_rates}
+    rows = [["", *(f"{p} (bits, layer)" for p in probes), *(["PER %"] if rates else [])]]
+    rows[0] += [CEILING[key.task], "frame shift"]
     rows[0] += ["view"] if key.kind else []
     for label, group in by_label.items():
         found = {s.probe: f"{format_estimate(s, places)} ({s.layer})" for s in group}
@@ -135,6 +141,7 @@ def _comparison_block(key: Comparison, by_label: dict[str, list[Summary]]) -> st
         row = [
             label,
             *(found.get(p, "-") for p in probes),
+            *rates.get(label, []),
             f"{first.entropy_bits:.3f}",
             f"{first.frame_shift_ms:g} ms",
         ]

@@ -89,6 +89,9 @@ class SuperbRecord:
     language_model: str | None
     config_hash: str
     seed: int
+    reused_states: bool
+    """Whether all hidden states, of training and scoring by this command, were those of the store (`--reuse_states`):
+    each utterance by itself, where s3prl pads a batch."""
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = 1
 
@@ -135,6 +138,7 @@ def write_record(
     scored: Path,
     split: str,
     prepared: Prepared,
+    reused_states: bool,
     versions: Mapping[str, str],
 ) -> SuperbRecord:
     """Count the errors in what s3prl has just written, and append a record.
@@ -146,6 +150,7 @@ def write_record(
         scored: the downstream checkpoint.
         split: the dataloader.
         prepared: what the run was given.
+        reused_states: whether all hidden states were those of the store.
         versions: of what determines a result.
 
     Raises:
@@ -189,6 +194,7 @@ def write_record(
         language_model=model and Path(model).name,
         config_hash=config_hash(config),
         seed=int(args.seed),
+        reused_states=reused_states,
         versions=dict(versions),
     )
     append_lines(folder / RESULTS_FILE, [asdict(record)])
@@ -207,7 +213,8 @@ def _upstream_file(name: str, ckpt: str | None) -> Path | None:
     return next((path for path in map(cached_file, checkpoint_urls(name)) if path.is_file()), None)
 
 
-_PLACES = {"path", "libri_root", "lexicon", "vocab_file", "dict_path", "bucket_file", "num_workers", "kenlm_model"}
+_PLACES = {"path", "libri_root", "lexicon", "vocab_file", "dict_path", "bucket_file", "kenlm_model"}
+_PLACES |= {"num_workers", "store"}
 """Keys that say where files lie on one machine; what is in them the record says otherwise."""
 
 

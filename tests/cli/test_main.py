@@ -128,6 +128,30 @@ def test_demo_measures_both_tasks_on_every_model_until_one_fails(demo, tmp_path)
     ]
 
 
+def test_demo_ends_with_phone_errors_in_table_and_picture(demo, tmp_path, monkeypatch, capsys):
+    trained = []  # none has a score before it is trained
+    monkeypatch.setattr(demo_run, "read_scores", lambda d: [{"percent": 50.0 + len(demo)}] if d in trained else [])
+    monkeypatch.setattr(demo_run, "draw_comparison", lambda *args: trained.append(args[2]))
+    monkeypatch.setattr(demo_run, "comparison_table", lambda labelled, rates: str(rates))
+
+    def measure(words):
+        demo.append(words)
+        trained.append(Path(words[words.index("-p") + 1]))
+        return 0
+
+    monkeypatch.setattr(demo_run.run_downstream, "main", measure)
+    assert cli.main(["demo", "--out", str(tmp_path), "-o", "config.downstream_expert.seeds=1"]) == 0
+    assert [words[words.index("-d") + 1] for words in demo[10:]] == ["ctc"] * 5
+    args, config = build_parser().parse_args(demo[11]), {}
+    apply_override(args.override, args, config)
+    assert (args.upstream, args.reuse_states) == ("hubert_local", True)
+    assert config["downstream_expert"]["corpus"]["test"] == ["eval"]
+    assert "seeds" not in config["downstream_expert"]
+    drawn = trained[-1]
+    assert list(drawn.items())[:2] == [("fbank", 61.0), ("hubert untrained", 62.0)]
+    assert str(drawn) in capsys.readouterr().out
+
+
 def test_overrides_of_the_user_come_on_top_of_the_demos_own(demo, tmp_path):
     words = ["-o", "config.downstream_expert.seeds=1", "--override", "config.downstream_expert.clusters=8"]
     cli.main(["demo", "--out", str(tmp_path), *words])

@@ -348,6 +348,17 @@ class TestComparison:
         # 2, 3 and 1 labels: (1.1 + 1.9) + (1.1 + 2.85) + (1.1 + 1.9) inches at 200 dots an inch
         assert (width, height) == (1990, 840)
 
+    def test_phone_errors_next_to_the_bits(self, tmp_path):
+        rates = {"fbank": 61.25, "trained": 43.0}
+        _, masked, shifted = comparison_table(self.labelled, rates).split("\n\nmi_views")
+        rows = [line.split() for line in masked.splitlines()[2:]]
+        assert rows[0][6:8] == ["PER", "%"]
+        assert ["61.2" in rows[2], "-" in rows[3], "43.0" in rows[4]] == [True, True, True]
+        assert "43.0" in shifted
+        draw_comparison(tmp_path / "c.png", self.labelled, rates, "eval")
+        # a panel more, of two bars: 1.1 + 1.5 inches
+        assert png_size(tmp_path / "c.png") == (1990 + 520, 840)
+
     def test_a_label_with_two_kinds_of_estimates_is_refused(self):
         mixed = [make(), make(eval_splits=["test-clean"])]
         with pytest.raises(MIError, match=r"'both'.*\(test-other and test-clean\)"):

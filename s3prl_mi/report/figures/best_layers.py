@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -58,23 +58,33 @@ def best_by_label(
     return {key: found[key] for key in order}
 
 
-def draw_comparison(path_png: Path, labelled_records: Sequence[tuple[str, Sequence[Record]]]) -> None:
+def draw_comparison(
+    path_png: Path,
+    labelled_records: Sequence[tuple[str, Sequence[Record]]],
+    error_rates: Mapping[str, float] | None = None,
+    scored_on: str = "",
+) -> None:
     """Draw bars of the best layer with error bars of one sd, a panel per task, kind of view and kind of frames.
 
     Args:
         path_png: where to write; 840 pixels high, as wide as the number of bars asks for.
         labelled_records: a label and its records, in the order of the bars (untrained before trained, say). A
             label may hold records of both tasks.
+        error_rates: PER by label, in percent, for a last panel.
+        scored_on: the split behind it.
 
     Raises:
         MIError: as `best_by_label`.
     """
-    comparisons = best_by_label(labelled_records)
+    comparisons, error_rates = best_by_label(labelled_records), error_rates or {}
     widths = [1.1 + max(2, len(by_label)) * 0.95 for by_label in comparisons.values()]
+    widths += [1.1 + max(2, len(error_rates)) * 0.75] if error_rates else []
     with sheet(sum(widths), 4.2) as figure:
         all_axes = figure.subplots(1, len(widths), squeeze=False, gridspec_kw={"width_ratios": widths})[0]
-        for axes, (key, by_label) in zip(all_axes, comparisons.items(), strict=True):
+        for axes, (key, by_label) in zip(all_axes, comparisons.items(), strict=False):
             _draw_bars(axes, key, by_label)
+        if error_rates:
+            _draw_error_rates(all_axes[-1], error_rates, scored_on)
         legend_below(figure)
         save_png(figure, path_png)
 
@@ -108,6 +118,22 @@ def _draw_bars(axes: Axes, key: Comparison, by_label: dict[str, list[Summary]]) 
     splits = ", ".join(dict.fromkeys("+".join(s.eval_splits) for s in everything))
     subtitle = plain(f"{key.describe()}; scored on {splits}")
     axes.text(0, 1.02, subtitle, transform=axes.transAxes, fontsize=8, color="0.35")
+
+
+def _draw_error_rates(axes: Axes, error_rates: Mapping[str, float], scored_on: str) -> None:
+    places = range(len(error_rates))
+    axes.bar(places, list(error_rates.values()), 0.73, color="0.6")
+    for x, percent in zip(places, error_rates.values(), strict=True):
+        axes.annotate(
+            f"{percent:.1f}", (x, percent), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=6.5
+        )
+    axes.set_xticks(places, [plain("\n".join(textwrap.wrap(label, 10))) for label in error_rates], fontsize=8)
+    axes.set_xlim(-0.6, len(error_rates) - 0.4)
+    axes.set_ylim(0, 1.1 * max(error_rates.values()))
+    dress(axes, "", "phone error rate (%), lower is better")
+    axes.set_title("ctc\n", loc="left", fontweight="bold")
+    text = plain(f"s3prl's phone recognition; scored on {scored_on}")
+    axes.text(0, 1.02, text, transform=axes.transAxes, fontsize=8, color="0.35")
 
 
 def _bar_names(by_label: dict[str, list[Summary]]) -> list[str]:
