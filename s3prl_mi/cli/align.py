@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
         path = getattr(args, option)
         if path is not None and not path.is_file():
             raise MIError(f"--{option} {path}: no such file.")
+    if args.out.exists() and not args.out.is_dir():
+        raise MIError(f"--out {args.out}: is a file; name a folder.")
     splits = _utterances(args)
     tally = align_corpus(
         splits,

@@ -163,6 +163,8 @@ def _pairs(words: Sequence[str], option: str) -> dict[str, str]:
 def _write(path: Path, text: str) -> Path:
     from ..core.files import write_whole
 
+    if not path.parent.is_dir():
+        raise MIError(f"{path}: there is no folder {path.parent}. Make it first, or name another file.")
     try:
         write_whole(path, text)
     except OSError as error:

@@ -28,6 +28,7 @@ TOPICS = {
     "config": "every key of a config, with its default",
     "measures": "the two bounds that are estimated",
     "store": "how hidden states lie on disk, where, and how much",
+    "faults": "what survives a kill or a full disk, what is checked, what a checkpoint may do",
     "upstream-family": "how to add an upstream of your own",
 }
 
@@ -128,6 +129,8 @@ def _topic(name: str) -> list[str]:
         return [lead, '-o "config.downstream_expert.KEY=VALUE".', "", *describe(MIConfig)]
     if name == "measures":
         return [*_docstring("estimators.mi_supervised"), "", *_docstring("estimators.mi_views")]
+    if name == "faults":
+        return _docstring("cli.errors")
     if name == "store":
         from ..states.store import default_root
 

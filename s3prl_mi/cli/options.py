@@ -109,6 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="checkpoint of *_local, *_url, ...; a pattern ('run/*.pt') or folder is a series",
     )
     group("--upstream_module", metavar="FILE.py", help="a module with upstreams of your own, for -u (see README)")
+    group("--trust_checkpoint", action="store_true", help="the checkpoint may run code while it is read; else refused")
     group("-g", "--upstream_model_config", help="config file that some upstreams need alongside their checkpoint")
     group("-r", "--upstream_refresh", action="store_true", help="download the checkpoint again")
     group("-f", "--upstream_trainable", action="store_true", help="fine-tune (stock tasks only)")

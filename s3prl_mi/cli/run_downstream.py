@@ -121,6 +121,8 @@ def _prepare(args: argparse.Namespace, engine: Engine | None = None) -> None:
 
 def _refuse_unsupported(args: argparse.Namespace) -> None:
     task = f"-d {args.downstream}" if args.downstream else "a study"
+    if not 0 <= args.seed < 2**32:
+        raise MIError(f"--seed {args.seed}: expected a number from 0 to 2**32 - 1.")
     if args.mode == "inference":
         raise MIError(f"-m inference: {task} has no output for a single file; use -m train or -m evaluate.")
     if args.hub == "huggingface":
@@ -144,8 +146,10 @@ def usable_device(device: str) -> str:
 
     try:
         wanted = torch.device(device)
-    except RuntimeError as error:
-        raise MIError(f"--device {device}: no such device; use cuda, cuda:<number> or cpu.") from error
+        if wanted.type not in ("cuda", "cpu"):
+            torch.ones(1, device=wanted).cpu()  # others may be there; `meta` holds no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise MIError(f"--device {device}: no such device here; use cuda, cuda:<number> or cpu.") from error
     if wanted.type != "cuda":
         return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -103,6 +103,9 @@ def _with_past(args: argparse.Namespace, past: argparse.Namespace) -> argparse.N
 
 def expdir_of(args: argparse.Namespace) -> str | None:
     """The experiment's folder by -p or -n, or None."""
+    for option, value in (("-p", args.expdir), ("-n", args.expname)):
+        if value is not None and not str(value).strip():
+            raise MIError(f"{option} {value!r}: an empty name; results need a folder of their own.")
     if args.expdir is not None:
         return str(args.expdir)
     return None if args.expname is None else f"result/downstream/{args.expname}"

@@ -19,6 +19,8 @@ from ..core.distributed import World
 from ..core.errors import MIError
 from ..superb.tasks import SuperbTask, check, task_of
 from ..upstreams import compat
+from ..upstreams.checkpoints import one_line
+from ..upstreams.compat_checkpoints import trusting
 from ..upstreams.s3prl_states import latest_states, load_states
 from .options import PROG
 from .run_settings import apply_override, expdir_of, new_expdir, read_config
@@ -40,6 +42,7 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
         argv += ["-e", str(checkpoint)]
     ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # what s3prl does not know
     ours.add_argument("--upstream_module")
+    ours.add_argument("--trust_checkpoint", action="store_true")
     ours.add_argument("--reuse_states", action=argparse.BooleanOptionalAction)
     ours.add_argument("--max_store_gb", type=float)
     ours.add_argument("--no_test", action="store_true")
@@ -57,10 +60,10 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
             return
     if args.config is None and checkpoint is None:
         argv += _stock_config(task)
-    _run_s3prl(args, argv)
+    _run_s3prl(args, task, argv)
 
 
-def _run_s3prl(args: argparse.Namespace, argv: list[str]) -> bool:
+def _run_s3prl(args: argparse.Namespace, task: str, argv: list[str]) -> bool:
     """Run s3prl's script; whether all hidden states were those of the store."""
     from s3prl import hub, run_downstream
 
@@ -73,6 +76,7 @@ def _run_s3prl(args: argparse.Namespace, argv: list[str]) -> bool:
         stack.callback(messages.setLevel, messages.level)
         stack.callback(setattr, builtins, "isinstance", isinstance)  # s3prl puts a function of its own there
         stack.callback(setattr, sys, "argv", sys.argv)
+        stack.enter_context(trusting(args.trust_checkpoint))
         sys.argv = [PROG, *argv]
         if args.reuse_states:
             from ..downstream.reuse import reusing
@@ -83,7 +87,16 @@ def _run_s3prl(args: argparse.Namespace, argv: list[str]) -> bool:
             gigabytes = config.max_gb if args.max_store_gb is None else args.max_store_gb
             stack.callback(setattr, run_downstream, "Runner", run_downstream.Runner)
             run_downstream.Runner = reusing(run_downstream.Runner, Store(root, int(gigabytes * 1e9)))
-        run_downstream.main()
+        try:
+            run_downstream.main()
+        except MIError:
+            raise
+        except Exception as error:
+            print(
+                f"error: s3prl's task {task} has failed ({one_line(error)}); s3prl's traceback follows.",
+                file=sys.stderr,
+            )
+            raise
         served = run_downstream.Runner.served if args.reuse_states else None
         return served is not None and served.stock == 0
 
@@ -159,10 +172,6 @@ def check_in_study(args: argparse.Namespace, section: Mapping[str, Any]) -> None
 def run_in_study(args: argparse.Namespace, section: Mapping[str, Any]) -> None:
     """Run a stock task on one upstream of a study; with -a, continue it, or repeat nothing if it is finished.
 
-    Args:
-        args: of this run; their folder is its own.
-        section: the study's config of this task.
-
     Raises:
         MIError: it cannot run, or was started with other settings.
     """
@@ -182,12 +191,7 @@ def run_in_study(args: argparse.Namespace, section: Mapping[str, Any]) -> None:
 def with_learned_weights(
     args: argparse.Namespace, config: dict[str, Any]
 ) -> tuple[argparse.Namespace, dict[str, Any]] | None:
-    """Arguments and config of a run of ours on the layer weights behind a score of PR or ASR; None: there are none.
-
-    Args:
-        args: of this run.
-        config: its `featurizer` is the folder of the run that has learned them.
-    """
+    """Of a run of ours on the layer weights of a run of PR or ASR, whose folder is `featurizer`; None: there are none."""
     from ..results.record import RESULTS_FILE
     from ..superb.scores import read_records
 
@@ -352,7 +356,7 @@ def _run_scored(run: _ScoredRun, args: argparse.Namespace, argv: list[str], devi
     if not run.train and run.split is not None:
         argv += ["-t", run.split]
         _forget(run, run.split)
-    reused = _run_s3prl(args, argv)
+    reused = _run_s3prl(args, run.task, argv)
     if run.split is None or not run.recorded or World.of_launcher().rank > 0:
         return
     if not run.train and run.checkpoint is not None:
@@ -368,7 +372,7 @@ def _run_scored(run: _ScoredRun, args: argparse.Namespace, argv: list[str], devi
         torch.distributed.destroy_process_group()  # the others are done; s3prl would wait for them
     _forget(run, run.split)
     again = ["-m", "evaluate", "-e", str(best), "-t", run.split, "--device", device, "-o", run.overrides()]
-    reused = _run_s3prl(args, again) and reused
+    reused = _run_s3prl(args, run.task, again) and reused
     _record(run, best, run.split, reused)
 
 

@@ -66,6 +66,8 @@ class DataConfig:
     """Take at most so many utterances of each split, spread evenly over it (for a quick look)."""
     max_unreadable: float = 0.05
     """Refuse a split if a larger fraction of its audio files is empty or corrupt."""
+    max_seconds: float = 120.0
+    """Leave longer utterances out, counted, with a line: a Transformer's memory grows with the square of the length."""
     alignments: AlignmentConfig = field(default_factory=AlignmentConfig)
     """Frame labels of mi_supervised."""
 
@@ -244,22 +246,36 @@ def load(section: Mapping[str, Any] | None, task: Task) -> MIConfig:
 
 
 _KEY = "downstream_expert"
+MOST_SEEDS, MOST_CLUSTERS = 10_000, 100_000
+LONGEST_SHIFT = 60_000
 
 
 def _check_ranges(config: MIConfig) -> None:
     """Refuse values that fit their type but not their range."""
     data, positive, fraction = config.datarc, "a positive number", "a fraction from 0 to 1"
-    count = config.seeds if isinstance(config.seeds, int) else 1
+    count, listed = (config.seeds, ()) if isinstance(config.seeds, int) else (1, config.seeds)
     rules: list[tuple[str, Any, Callable[[Any], object], str]] = [
-        ("seeds", count, lambda n: n > 0, "at least one seed"),
+        ("seeds", count, lambda n: 0 < n <= MOST_SEEDS, f"from 1 to {MOST_SEEDS} seeds"),
+        (
+            "seeds",
+            listed,
+            lambda n: 0 <= n < 2**32,
+            "seeds from 0 to 2**32 - 1",
+        ),
         ("kmeans_iterations", config.kmeans_iterations, lambda n: n > 0, "at least 1 iteration"),
         ("batch_size", config.batch_size, lambda n: n >= 0, "0 (automatic) or more utterances"),
         ("store.max_gb", config.store.max_gb, lambda gb: gb > 0, f"{positive} of GB"),
-        ("clusters", config.clusters, lambda n: n > 1, "at least 2 clusters"),
-        ("views.shift_ms", config.views.shift_ms, lambda ms: ms > 0, f"{positive} of ms"),
+        ("clusters", config.clusters, lambda n: 1 < n <= MOST_CLUSTERS, f"from 2 to {MOST_CLUSTERS} clusters"),
+        (
+            "views.shift_ms",
+            config.views.shift_ms,
+            lambda ms: 0 < ms <= LONGEST_SHIFT,
+            f"{positive} of ms, {LONGEST_SHIFT} at most",
+        ),
         ("views.mask", config.views.mask, mask_span, "masked/period in frames, such as 30/40, masked < period"),
         ("datarc.max_unreadable", data.max_unreadable, lambda part: 0 <= part <= 1, fraction),
         ("datarc.alignments.min_count", data.alignments.min_count, lambda n: n > 0, "at least 1 frame"),
+        ("datarc.max_seconds", data.max_seconds, lambda seconds: seconds > 0, f"{positive} of seconds"),
         ("datarc.alignments.max_missing", data.alignments.max_missing, lambda part: 0 <= part <= 1, fraction),
     ]
     for name, values, holds, wanted in rules:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -21,5 +22,16 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
         >>> nearest("mi_veiws", ["mi_views", "mi_supervised", "asr"], count=1)
         " Did you mean 'mi_views'?"
     """
-    found = difflib.get_close_matches(name, list(choices), n=count, cutoff=0.6)
+    found = difflib.get_close_matches(name, list(dict.fromkeys(choices)), n=count, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(f) for f in found)}?" if found else ""
+
+
+_NO_MEMORY = re.compile(
+    r"out of memory|(cannot|can.t) allocate memory|not enough memory|bad_alloc|failed to map segment", re.IGNORECASE
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch on a CPU or torch on a GPU found no memory."""
+    kinds = (RuntimeError, OSError, ImportError)
+    return isinstance(error, MemoryError) or (isinstance(error, kinds) and _NO_MEMORY.search(str(error)) is not None)

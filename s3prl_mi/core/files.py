@@ -6,8 +6,11 @@ A kill or a full disk at any moment leaves the old file, or every line but the l
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
+import shutil
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,14 @@ def write_whole(path: Path, content: bytes | str) -> None:
         temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
+def remove_all(path: Path) -> None:
+    """Remove a file, or a folder with what is in it; what is gone already, or not ours to remove, is passed over."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def read_text(path: Path) -> str:
     """A file of the user's as text: by its byte order mark, UTF-8 without one.
 
@@ -55,6 +66,40 @@ def read_text(path: Path) -> str:
         return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise MIError(f"{path}: cannot be read as UTF-8 or UTF-16 text ({error}).") from error
+
+
+def write_torch(path: Path, content: Any) -> None:
+    """`torch.save`, in one step; a full disk is an OSError as everywhere."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def read_torch(path: Path, what: str) -> Any:
+    """What `write_torch` has written, on the CPU, weights only; `what` it is, for messages.
+
+    torch itself does not look at the checksums in its files.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        MIError: it is damaged, or no such file.
+    """
+    import torch
+
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                damaged = file.testzip()
+            if damaged is not None:
+                raise ValueError(f"{damaged} in it is not as it was written")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever is in the file
+        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise MIError(f"{path}: not {what}, or damaged ({why}).") from error
 
 
 def append_lines(path: Path, objects: Iterable[dict[str, Any]]) -> None:
@@ -74,6 +119,26 @@ def append_lines(path: Path, objects: Iterable[dict[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Every whole line of a JSON-lines file with its number, counted from 1; none where there is no file."""
-    if path.exists():
+    """Every whole line of a JSON-lines file with its number, counted from 1; none where there is no file.
+
+    Raises:
+        MIError: it cannot be read, such as a folder.
+    """
+    try:
         yield from enumerate(path.read_bytes().split(b"\n")[:-1], start=1)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise MIError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def expanded(path: str, what: str) -> Path:
+    """A path of the user's, with `~` for a home folder; `what` names it in messages.
+
+    Raises:
+        MIError: no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise MIError(f"{what} {path!r}: no home folder of that user is known.") from error

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 try:
@@ -33,9 +36,42 @@ class Lock:
         try:
             # network file systems want a file opened for writing for an exclusive lock
             self._fd = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
-        except PermissionError:
+        except (PermissionError, IsADirectoryError):
             self._fd = os.open(path, os.O_RDONLY)
         self.close = weakref.finalize(self, os.close, self._fd)
+
+    @classmethod
+    def alone(cls, path: Path) -> Lock:
+        """A lock on a file made for it, held alone; waits for others. Whoever is done may remove the file."""
+        while True:
+            lock = cls(path, create=True)
+            lock.wait()
+            if lock.is_of(path):
+                return lock
+            lock.close()
+
+    @classmethod
+    @contextlib.contextmanager
+    def naming_its_holder(cls, path: Path) -> Iterator[str | None]:
+        """Hold a file alone, made for it and gone after it, or say who does.
+
+        Yields:
+            None, or what the other process wrote of itself.
+        """
+        while True:
+            lock = cls(path, create=True)
+            if not lock.take():
+                yield path.read_text(errors="replace") or "a process that has just begun"
+                return
+            if lock.is_of(path):
+                break
+            lock.close()
+        try:
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T')}")
+            yield None
+        finally:
+            path.unlink(missing_ok=True)
+            lock.close()
 
     def wait(self) -> None:
         """Hold it alone; waits for those that hold it."""

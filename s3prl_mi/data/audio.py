@@ -8,6 +8,7 @@ loop over a split counts with a `SkipCounter` and skips, up to `datarc.max_unrea
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,9 @@ def read_header(utterance: Utterance) -> AudioInfo:
         AudioError: missing, not audio, empty or shorter than 25 ms.
     """
     try:
+        lacking = _missing_bytes(utterance.path)
+        if lacking:
+            raise AudioError(f"{utterance.path}: cut short, it lacks {lacking} bytes of what its header promises")
         info = soundfile.info(str(utterance.path))
         frames = int(info.frames)
         if frames > _UNKNOWN_LENGTH:
@@ -167,6 +171,23 @@ class _Stream(soundfile.SoundFile):
 
     def seekable(self) -> bool:
         return False
+
+
+def _missing_bytes(path: Path) -> int:
+    """Bytes that a WAV file's header promises and that are not there; libsndfile makes a shorter file of it.
+
+    A length of 0 or of all ones is that of a stream whose end was not known, and promises nothing.
+    """
+    with open(path, "rb") as file:
+        head, size = file.read(12), os.fstat(file.fileno()).st_size
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            return 0
+        while len(chunk := file.read(8)) == 8:
+            length = int.from_bytes(chunk[4:], "little")
+            if chunk[:4] == b"data":
+                return 0 if length >= 0xFFFFFFF0 else max(0, file.tell() + length - size)
+            file.seek(length + length % 2, os.SEEK_CUR)
+    return 0
 
 
 def _resampled_length(n_samples: int, rate: int) -> int:

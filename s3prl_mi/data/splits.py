@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Split:
         headers: what each utterance's header says, by id.
         unreadable: (utterance id, cause) of each file that was left out.
         max_unreadable: the fraction of files that may be unreadable.
+        too_long: (utterance id, length in seconds) of each that was left out for its length.
     """
 
     name: str
@@ -40,11 +42,12 @@ class Split:
     headers: dict[str, AudioInfo]
     unreadable: list[tuple[str, str]]
     max_unreadable: float
+    too_long: Sequence[tuple[str, Seconds]] = ()
 
     @property
     def found(self) -> int:
         """Number of files that were listed, readable or not."""
-        return len(self.utterances) + len(self.unreadable)
+        return len(self.utterances) + len(self.unreadable) + len(self.too_long)
 
     @functools.cached_property
     def n_samples(self) -> dict[str, int]:
@@ -64,6 +67,12 @@ class Split:
             notes.append(f"{mixed_down} files with several channels mixed down to mono (mean).")
         if self.unreadable:
             notes.append(f"{len(self.unreadable)} unreadable files skipped: {first_causes(self.unreadable)}.")
+        if self.too_long:
+            longest, seconds = max(self.too_long, key=lambda t: t[1])
+            notes.append(
+                f"{count(len(self.too_long), 'utterance')} left out as longer than datarc.max_seconds; the longest, "
+                f"{longest}, is {seconds:.0f} s long."
+            )
         return notes
 
     @functools.cached_property
@@ -108,11 +117,15 @@ def read_split(data: DataConfig, name: str) -> Split:
     Raises:
         MIError: no such split, no audio, or too many unreadable files.
     """
-    return check_audio(list_utterances(data, name), data.max_unreadable, name)
+    return check_audio(list_utterances(data, name), data.max_unreadable, name, data.max_seconds)
 
 
-def check_audio(utterances: Sequence[Utterance], max_unreadable: float, name: str) -> Split:
+def check_audio(
+    utterances: Sequence[Utterance], max_unreadable: float, name: str, max_seconds: Seconds = math.inf
+) -> Split:
     """Read the headers of a split's audio files and leave out what cannot be read, up to a fraction of the files.
+
+    Longer utterances than `max_seconds` are left out, too, any number but all.
 
     A header says nothing about a corrupt body: see `SkipCounter`.
 
@@ -127,7 +140,15 @@ def check_audio(utterances: Sequence[Utterance], max_unreadable: float, name: st
         except AudioError as error:
             unreadable.append((utterance.id, str(error)))
     SkipCounter(len(utterances), max_unreadable, name, unreadable).check()
-    return Split(name, [u for u in utterances if u.id in headers], headers, unreadable, max_unreadable)
+    too_long = [(u, h.n_samples / SAMPLE_RATE) for u, h in headers.items() if h.n_samples > max_seconds * SAMPLE_RATE]
+    for name_of_one, _ in too_long:
+        del headers[name_of_one]
+    if not headers:
+        raise MIError(
+            f"split {name!r}: every utterance is longer than config key downstream_expert.datarc.max_seconds "
+            f"({max_seconds:g}). Raise it."
+        )
+    return Split(name, [u for u in utterances if u.id in headers], headers, unreadable, max_unreadable, too_long)
 
 
 def refuse_shared_audio(fit: Sequence[Split], scored: Sequence[Split]) -> None:

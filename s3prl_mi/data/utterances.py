@@ -9,10 +9,11 @@ from pathlib import Path
 
 from ..core.config import DataConfig
 from ..core.errors import MIError, nearest
-from ..core.files import read_text
+from ..core.files import expanded, read_text
 from ..core.split_names import split_part
 
 AUDIO_SUFFIXES = (".flac", ".wav")
+_KEY = "config key downstream_expert.datarc"
 MANIFEST_COLUMNS = ("split", "audio", "id", "speaker", "alignment")
 
 
@@ -50,9 +51,9 @@ def list_utterances(data: DataConfig, split: str) -> list[Utterance]:
         )
     whole, part, parts = split_part(split)
     if data.manifest is not None:
-        utterances = _list_manifest(Path(data.manifest).expanduser(), data, whole)
+        utterances = _list_manifest(expanded(data.manifest, f"{_KEY}.manifest"), data, whole)
     elif data.libri_root is not None:
-        utterances = _list_librispeech(Path(data.libri_root).expanduser(), whole)
+        utterances = _list_librispeech(expanded(data.libri_root, f"{_KEY}.libri_root"), whole)
     else:
         raise MIError(
             "config keys downstream_expert.datarc.libri_root and downstream_expert.datarc.manifest: "
@@ -119,7 +120,7 @@ def _list_librispeech(root: Path, split: str) -> list[Utterance]:
     if not split or not folder.is_dir():
         raise MIError(_missing_split(root, split))
     found: dict[str, Utterance] = {}
-    for path in sorted(folder.glob("[!.]*/[!.]*/[!.]*")):
+    for path in (p for speaker in _inside(folder) for chapter in _inside(speaker) for p in _inside(chapter)):
         if path.suffix.lower() in AUDIO_SUFFIXES:
             utterance = Utterance(path.stem, path, split, path.parts[-3], None)
             if (first := found.setdefault(path.stem, utterance)) is not utterance:
@@ -139,6 +140,21 @@ def _list_librispeech(root: Path, split: str) -> list[Utterance]:
             "<split>/<speaker>/<chapter>/<id>.flac; is the download complete?"
         )
     return list(found.values())
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What a folder holds, sorted, but for hidden files; nothing for a file.
+
+    Raises:
+        MIError: it cannot be listed: a link to nowhere, or closed to this user; its utterances would be missing.
+    """
+    try:
+        return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    except NotADirectoryError:
+        return []
+    except OSError as error:
+        why = "a link to nowhere" if folder.is_symlink() else error.strerror
+        raise MIError(f"{folder}: cannot be listed ({why}). Repair or remove it.") from error
 
 
 def _missing_split(root: Path, split: str) -> str:
@@ -230,8 +246,10 @@ def _manifest_line(manifest: Path, line: int, header: Sequence[str], fields: Seq
     for name in ("audio", "split"):
         if values.get(name) == "":
             raise MIError(f"manifest {manifest}, line {line}: column {name!r} is empty.")
-    audio = manifest.parent / Path(values["audio"]).expanduser()
-    alignment = manifest.parent / Path(values["alignment"]).expanduser() if values.get("alignment") else None
+    audio = manifest.parent / expanded(values["audio"], f"manifest {manifest}, line {line}: audio")
+    alignment = None
+    if values.get("alignment"):
+        alignment = manifest.parent / expanded(values["alignment"], f"manifest {manifest}, line {line}: alignment")
     return Utterance(
         values.get("id") or audio.stem, audio, values.get("split", ""), values.get("speaker") or None, alignment
     )

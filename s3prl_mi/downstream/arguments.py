@@ -33,6 +33,7 @@ def run_spec(args: argparse.Namespace, config: Mapping[str, Any]) -> RunSpec:
             feature_selection=args.upstream_feature_selection,
             normalize=bool(args.upstream_feature_normalize),
             module=ours.get("upstream_module"),
+            trusted=bool(ours.get("trust_checkpoint")),
         ),
         config=load(_with_options(config.get("downstream_expert") or {}, ours), args.downstream),
         folder=Path(args.expdir),

@@ -6,6 +6,7 @@ Rows count through the utterances of one or several entries laid end to end.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,6 +21,11 @@ from ..data.utterances import Utterance
 from ..estimators.intervals import FrameGroups
 from ..upstreams.geometry import Geometry, aligned_rows
 from ..upstreams.views import View, shift_frames, shifted_rows
+
+logger = logging.getLogger(__name__)
+
+MANY_GAPS = 0.5
+"""Fraction of frames without an interval above which an alignment is doubtful."""
 
 
 class Rows(Protocol):
@@ -112,7 +118,7 @@ def labelled_frames(
     digests: dict[str, str] = {}
     rows: list[IntVector] = []
     labels: list[NDArray[np.object_]] = []
-    unlabelled = used = 0
+    unlabelled = used = gaps = frames = 0
     for utterance, start, count in utterance_rows(entries):
         intervals = alignments.intervals(utterances[utterance])
         if intervals is None:
@@ -124,7 +130,14 @@ def labelled_frames(
         rows.append(start + np.flatnonzero(keep))
         labels.append(found[keep])
         unlabelled += int((~keep).sum())
+        gaps, frames = gaps + sum(v is None for v in found), frames + count
         used += 1
+    if gaps > MANY_GAPS * frames:
+        logger.warning(
+            "%d %% of the frames lie in no interval of their alignment: are its times in seconds, and of this audio? "
+            "Those frames are left out.",
+            100 * gaps // frames,
+        )
     if not rows:
         return Labelled(np.zeros(0, np.int64), np.zeros(0, object), unlabelled, used, "")
     there = {u for entry in entries for u in entry.utterances}

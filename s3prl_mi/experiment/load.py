@@ -6,10 +6,10 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..core.distributed import first_on_each_machine, from_main, is_main, together
 from ..core.errors import MIError
+from ..core.files import expanded
 from ..core.types import SAMPLE_RATE
 from ..data.splits import Split, read_split
 from ..estimators.refits import MOST_GROUPS
@@ -100,6 +100,7 @@ def load(spec: RunSpec) -> Experiment:
             refresh=asked.refresh,
             device=spec.device,
             feature_selection=asked.feature_selection,
+            trusted=asked.trusted,
         )
     )
     names = tuple(layer_names(upstream))
@@ -142,7 +143,9 @@ def provide_states(experiment: Experiment, *sides: list[Split]) -> HiddenStatePr
     weighted = plan.layers == ("weighted",)
     if weighted:
         _refuse_different_layers(upstream, dims[: experiment.n_weighted])
-    root = Path(config.store.root).expanduser() if config.store.root else default_root()
+    root = (
+        expanded(config.store.root, "config key downstream_expert.store.root") if config.store.root else default_root()
+    )
     states = HiddenStateProvider(
         upstream,
         dims,

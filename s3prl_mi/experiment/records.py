@@ -59,6 +59,7 @@ def build_records(
             task=source.task,
             upstream=upstream.name,
             checkpoint={"name": file, "sha256": sha256} if file else None,
+            checkpoint_trusted=upstream.trusted,
             upstream_sha256=upstream.fingerprint,
             step=source.step,
             series=source.series,

@@ -13,13 +13,14 @@ import sys
 from tqdm import tqdm
 
 from ..core.distributed import from_main, is_main
+from ..data.alignments.files import open_alignments
 from ..data.splits import refuse_shared_audio
 from ..report.experiment_files import write_all
 from ..report.terminal import screen_table
 from ..results.record import read_records
 from .evaluate import evaluate
 from .fit import fit_missing
-from .folder import ExperimentFolder, determinants, digest_of
+from .folder import ExperimentFolder, contents_of, determinants, digest_of
 from .load import Experiment, load, read_splits
 from .spec import RunSpec
 
@@ -32,12 +33,13 @@ def run(spec: RunSpec) -> None:
     Raises:
         MIError: whatever the user can fix.
     """
-    experiment = load(spec)
-    if spec.evaluate_split is not None:
-        show(evaluate(experiment, spec.evaluate_split))
-    else:
-        train(experiment)
-        show(experiment.folder)
+    with ExperimentFolder(spec.folder).alone(spec.evaluate_split):
+        experiment = load(spec)
+        if spec.evaluate_split is not None:
+            show(evaluate(experiment, spec.evaluate_split))
+        else:
+            train(experiment)
+            show(experiment.folder)
 
 
 def train(experiment: Experiment) -> None:
@@ -47,7 +49,9 @@ def train(experiment: Experiment) -> None:
     refuse_shared_audio(fit_splits, eval_splits)
     settings = determinants(spec, experiment.upstream, experiment.precision)
     settings["speech"] = digest_of([*fit_splits, *eval_splits])
-    finished = from_main(lambda: {r.identity() for r in experiment.folder.begin(settings, resume=spec.resume)})
+    alignments = open_alignments(data.alignments) if spec.task == "mi_supervised" else None
+    contents = contents_of([*fit_splits, *eval_splits], alignments)
+    finished = from_main(lambda: {r.identity() for r in experiment.folder.begin(settings, contents, spec.resume)})
     shared = set().union(*(s.speakers for s in fit_splits)) & set().union(*(s.speakers for s in eval_splits))
     if shared:
         logger.warning(

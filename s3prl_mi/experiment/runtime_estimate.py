@@ -17,6 +17,7 @@ from .plan import Plan
 
 _TRIAL: Seconds = 0.05
 _NOISE: Seconds = 4
+_WIDEST = 2048
 
 # Passes over frames, counted on LibriSpeech-mini; one is forward and backward.
 _KMEANS_PASSES, _CHOICE_PASSES, _FIT_PASSES = 12, 200, 22
@@ -71,11 +72,15 @@ def _point_seconds(plan: Plan, dim: int, frames: float, device: str, refits: int
 
 
 def _pass_seconds(dim: int, outputs: int, device: str) -> Seconds:
-    """Time that a frame takes forward and backward through a linear layer, in a block of 2048."""
-    x, w = torch.randn(2048, dim, device=device), torch.randn(dim, outputs, device=device)
+    """Time that a frame takes forward and backward through a linear layer, in a block of 2048.
+
+    A wide layer is not tried: its time is that of `_WIDEST` outputs, in proportion.
+    """
+    tried = min(outputs, _WIDEST)
+    x, w = torch.randn(2048, dim, device=device), torch.randn(dim, tried, device=device)
     (x.T @ (x @ w))[0, 0].item()
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < _TRIAL:
         (x.T @ (x @ w))[0, 0].item()  # waits for a GPU
         count += 1
-    return (time.perf_counter() - began) / count / len(x)
+    return (time.perf_counter() - began) / count / len(x) * outputs / tried

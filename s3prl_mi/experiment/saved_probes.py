@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..core.errors import MIError
-from ..core.files import replacing
+from ..core.files import read_torch, write_torch
 from ..estimators.probe import FittedProbe
 from ..states.layer_weights import LayerWeights
 from .task import Fitted, GridPoint
@@ -33,8 +32,7 @@ def save_probes(folder: Path, point: GridPoint, fitted: Fitted) -> None:
         "weights": None if w is None else [w.weights.tolist(), w.normalize, w.source],
     }
     for probe in fitted.probes:
-        with replacing(_path(folder, point, probe.name)) as temporary:
-            torch.save({**about, "probe": probe.state()}, temporary)
+        write_torch(_path(folder, point, probe.name), {**about, "probe": probe.state()})
 
 
 def load_probe(folder: Path, point: GridPoint, probe: str, device: str) -> Fitted:
@@ -45,7 +43,7 @@ def load_probe(folder: Path, point: GridPoint, probe: str, device: str) -> Fitte
     """
     path = _path(folder, point, probe)
     try:
-        c = torch.load(path, map_location="cpu", weights_only=True)
+        c = read_torch(path, "fitted probes")
         weights = None if c["weights"] is None else LayerWeights(np.array(c["weights"][0]), *c["weights"][1:])
         probes = [FittedProbe.from_state(c["probe"], device)]
         return Fitted(probes, c["seeds"], c["fit_frames"], weights, c["targets"], None, c.get("label_digest"))
@@ -53,5 +51,7 @@ def load_probe(folder: Path, point: GridPoint, probe: str, device: str) -> Fitte
         raise MIError(
             f"no fitted probes {path}: train with these layers, views, frames, clusters and probes first (-m train -a)."
         ) from None
-    except (RuntimeError, KeyError, EOFError) as error:
-        raise MIError(f"{path} cannot be read ({type(error).__name__}): train the experiment again.") from None
+    except MIError as error:
+        raise MIError(f"{error} Train the experiment again.") from None
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise MIError(f"{path} holds no fitted probes ({type(error).__name__}): train the experiment again.") from None

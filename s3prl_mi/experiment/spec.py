@@ -33,6 +33,8 @@ class UpstreamSpec:
     """Layer-normalise before the weighted sum (`--upstream_feature_normalize`)."""
     module: str | None = None
     """File with upstreams of the user's own (`--upstream_module`)."""
+    trusted: bool = False
+    """Whether the checkpoint may run code while it is read (`--trust_checkpoint`)."""
 
     @property
     def slug(self) -> str:

@@ -75,7 +75,13 @@ class SupervisedTask(MITask):
         known_frames(self._vocabulary(self.labels(fit, layer)).ids(self.labels(scored, layer).labels))
 
     def _vocabulary(self, labels: Labelled) -> Vocabulary:
-        return Vocabulary.of(labels.labels, self.context.config.datarc.alignments.min_count)
+        vocabulary = Vocabulary.of(labels.labels, self.context.config.datarc.alignments.min_count)
+        if len(vocabulary.labels) < 2:
+            raise MIError(
+                f"the fit split has one single label ({vocabulary.labels[0]}): nothing to be informed about. Check "
+                "downstream_expert.datarc.alignments (tier, silence)."
+            )
+        return vocabulary
 
     def label_digest(self, fitted: Fitted, side: SplitStates, layer: Layer) -> str:
         """Of the labels fitted on and scored."""
@@ -87,11 +93,6 @@ class SupervisedTask(MITask):
         labels = self.labels(side, layer)
         vocabulary = self._vocabulary(labels)
         n_classes, ids = len(vocabulary.labels), vocabulary.ids(labels.labels)
-        if n_classes < 2:
-            raise MIError(
-                f"the fit split has one single label ({vocabulary.labels[0]}): nothing to be informed about. Check "
-                "downstream_expert.datarc.alignments (tier, silence)."
-            )
         weights = None
         if layer == "weighted":
             weights = self._given_weights()

@@ -71,7 +71,7 @@ class ViewsTask(MITask):
         return Fitted(fitted, list(c.seeds), len(a), weights, codebooks.state(), refits)
 
     def _codebooks_of(self, frames_b: Frames, point: GridPoint, choice: Codebooks | None) -> Codebooks:
-        """The codebooks of a layer, fitted once: they serve every mask pattern, shift and kind of frames."""
+        """The codebooks of a layer, fitted once for all patterns, shifts and kinds of frames with the same axes."""
         c, clusters = self.context, point.n_clusters
         assert clusters is not None
         which = (point.layer, clusters, choice.axes if choice else 0)

@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
+import types
+import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..core.config import TASKS
 from ..core.errors import MIError
 from ..core.files import append_lines, read_lines
 from ..core.types import Bits
@@ -43,6 +47,8 @@ class Record:
     """s3prl's name of the upstream (`-u`)."""
     checkpoint: dict[str, str] | None = None
     """`{"name": file name, "sha256": of the file}`; None where the upstream takes no `-k`."""
+    checkpoint_trusted: bool = False
+    """Whether the checkpoint was allowed to run code while it was read (`--trust_checkpoint`)."""
     upstream_sha256: str
     """Hash of the loaded weights and settings: two upstreams with the same hash are the same model."""
     step: int | None = None
@@ -206,15 +212,43 @@ def read_versioned(path: Path, kind: type[Line], renamed: Mapping[str, str]) -> 
     Raises:
         MIError: as in `read_records`.
     """
+    allowed = _types_of(kind)
     for number, line in read_lines(path):
         try:
-            yield kind(**_upgraded(json.loads(line), renamed))
+            found = kind(**_upgraded(json.loads(line), renamed))
+            _check_values(found, allowed)
+            yield found
         except (TypeError, ValueError) as error:
             raise MIError(
                 f"{path}, line {number}: not a record of this version of s3prl_mi "
                 f"({str(error).replace(f'{kind.__name__}.__init__() ', '')}). Move the file away, or use another "
                 "experiment folder (-n or -p)."
             ) from None
+
+
+def _check_values(found: Any, allowed: Mapping[str, tuple[type, ...]]) -> None:
+    """Refuse a field whose value is not of its type, or a number that is none.
+
+    Raises:
+        ValueError: with the field.
+    """
+    for name, types_of_it in allowed.items():
+        value = getattr(found, name)
+        if not isinstance(value, types_of_it) or (isinstance(value, float) and not math.isfinite(value)):
+            raise ValueError(f"field {name!r} is {value!r}")
+        if name == "task" and value not in TASKS:
+            raise ValueError(f"field 'task' is {value!r}")
+
+
+def _types_of(kind: Any) -> dict[str, tuple[type, ...]]:
+    """The types that each field may have; a whole number is a number, too."""
+    found = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        plain = [typing.get_origin(option) or option for option in options]
+        if all(isinstance(option, type) for option in plain):
+            found[name] = (*plain, *([int] if float in plain else []))
+    return found
 
 
 def _upgraded(fields: Any, renamed: Mapping[str, str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 =============  ==================================================================================================
 extraction     forward passes over a split into a store, shared by all processes (`Request`, `extract`)
 entry          what one pass has left: reading a finished entry, layer by layer
+journal        what a part of an unfinished entry says about its batches, with checksums
 writer         filling an entry batch by batch, in parts; continuing what a killed run has left
 store          finding entries on disk, making room for new ones, removing
 memory_store   the same in memory

@@ -10,23 +10,25 @@ import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
 from ..core.distributed import gather, is_main, world
-from ..core.errors import MIError
+from ..core.errors import MIError, is_out_of_memory
 from ..core.threads import BackgroundWriter, prefetch
 from ..core.types import SAMPLE_RATE
+from ..core.words import count
 from ..data.audio import AudioError, SkipCounter, read_waveform, waveform_hash
 from ..data.splits import Split
 from ..data.utterances import Utterance
 from .entry import Entry
+from .journal import Bounds
 from .memory_store import MemoryStore
 from .store import Store, in_use, key_of
-from .writer import Bounds, TooCoarse, Writer
+from .writer import TooCoarse, Writer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,6 +119,11 @@ def extract(
             break
         try:
             _extract(store, missing, dtype, batch_size)
+        except FileNotFoundError as error:  # a missing recording is an AudioError
+            raise MIError(
+                f"{error.filename}: removed while this run wrote hidden states there. Run again with -a, with nobody "
+                "else clearing the store."
+            ) from error
         except TooCoarse:
             if first.dtype == "float16":
                 raise MIError(
@@ -160,8 +167,8 @@ def _extract(store: Store | MemoryStore, requests: Sequence[Request], dtype: str
     split = first.split
     size = batch_size or (CPU_BATCH if first.upstream.device == "cpu" else GPU_BATCH)
     batches = batches_of(split, size)
-    count = functools.partial(SkipCounter, split.found, split.max_unreadable, split.name)
-    skips = count([*split.unreadable])
+    counter = functools.partial(SkipCounter, split.found, split.max_unreadable, split.name)
+    skips = counter([*split.unreadable])
     with contextlib.ExitStack() as stack:
         # in one order in every run, so that no two of them wait for each other
         jobs = [
@@ -178,7 +185,7 @@ def _extract(store: Store | MemoryStore, requests: Sequence[Request], dtype: str
         with rounded_once(first.upstream):
             too_coarse = _fill(jobs, batches, skips, store.shared)
         skipped = jobs[0].writer.skipped()
-        count([*split.unreadable, *skipped]).check()
+        counter([*split.unreadable, *skipped]).check()
         if is_main():
             for utterance, why in skipped:
                 logger.warning("%s: skipped %s (%s)", split.name, utterance, why)
@@ -260,8 +267,12 @@ def _fill(jobs: Sequence[_Job], batches: dict[Bounds, list[Utterance]], skips: S
                     todo = [j for j in of_view if bounds not in j.writer.done]
                     hidden: Sequence[Sequence[Tensor]] = []
                     if todo and kept:
-                        with running_in(upstream, todo[0].request.precision):
+                        with _enough_memory(kept), running_in(upstream, todo[0].request.precision):
                             hidden = hidden_states(upstream, [w for _, w in kept], view, front)
+                    if any(len(h) <= max(j.request.layers) for h in hidden for j in todo):
+                        raise MIError(
+                            f"upstream {upstream.name!r} returns fewer layers for some speech than for other."
+                        )
                     for job in todo:
                         states = job.writer.encode([[h[n] for n in job.request.layers] for h in hidden])
                         ids = [u for u, _ in kept]
@@ -272,6 +283,26 @@ def _fill(jobs: Sequence[_Job], batches: dict[Bounds, list[Utterance]], skips: S
     for job in (j for of_view in views.values() for j in of_view if not j.writer.begun):
         job.writer.begin(None)  # other processes wait for it
     return too_coarse
+
+
+@contextlib.contextmanager
+def _enough_memory(batch: Sequence[tuple[str, Tensor]]) -> Iterator[None]:
+    """A forward pass over some utterances.
+
+    Raises:
+        MIError: there is too little memory for it.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        longest, waveform = max(batch, key=lambda b: len(b[1]))
+        raise MIError(
+            f"out of memory in a forward pass over {count(len(batch), 'utterance')}, the longest of them {longest} "
+            f"({len(waveform) / SAMPLE_RATE:.1f} s). Set config key downstream_expert.batch_size to 1, or leave long "
+            "utterances out with downstream_expert.datarc.max_seconds."
+        ) from error
 
 
 def _read(batch: Sequence[Utterance], shortest: int, pinned: bool) -> list[tuple[Utterance, Tensor | AudioError]]:

@@ -94,6 +94,8 @@ def read_weights(path: Path, n_layers: int, upstream: str) -> LayerWeights:
         )
     args = content.get("Args")
     trained_on = getattr(args, "upstream", None)
+    if not isinstance(raw, torch.Tensor) or raw.dim() != 1 or not raw.is_floating_point():
+        raise MIError(f"{key}: Featurizer.weights in {path} is no vector of numbers: not written by s3prl.")
     if len(raw) != n_layers:
         raise MIError(
             f"{key}: {path} holds weights of {len(raw)} layers (upstream {trained_on}), but {upstream} has {n_layers}."

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .entry import Entry, StoredLayer
+from .journal import Bounds, Written
 from .store import InsufficientSpace, Store, insufficient
-from .writer import Bounds, Scales, Writer, Written
+from .writer import Scales, Writer
 
 
 class MemoryStore:

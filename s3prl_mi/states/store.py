@@ -15,6 +15,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
@@ -29,9 +30,12 @@ from ..core.distributed import barrier, from_main, gather, is_main, world
 from ..core.errors import MIError
 from ..core.locks import Lock
 from .entry import MANIFEST, Entry, read_entry
-from .writer import Bounds, Folder, Writer, lock_file
+from .journal import Bounds
+from .writer import Folder, Writer, lock_file
 
-FORMAT = 2
+logger = logging.getLogger(__name__)
+
+FORMAT = 3
 """Goes into every key: states written by another version are not found."""
 
 
@@ -110,17 +114,31 @@ class Store:
 
     def find(self, key: str, layers: Sequence[int]) -> Entry | None:
         """The entry under `key` that holds at least these layers, or None; no other run removes it while it is held."""
-        for folder in sorted((self.root / key).glob("*/")):
-            entry = None if _is_partial(folder) else read_entry(folder)
-            if entry is None or not set(layers) <= set(entry.layers):
+        for folder in sorted(f for f in (self.root / key).glob("*/") if not _is_partial(f)):
+            entry = read_entry(folder)
+            if entry is None:
+                self._drop(folder, MANIFEST)
+                continue
+            if not set(layers) <= set(entry.layers):
                 continue
             held = _hold(folder)
             # until it was held, another run may have removed it
             if held is not None and read_entry(folder) is not None:
+                damaged = entry.damage(layers) if is_main() else None
+                if damaged is not None:
+                    self._drop(folder, damaged)
+                    continue
                 with contextlib.suppress(PermissionError):  # a store that others own
                     os.utime(folder / MANIFEST)
                 return replace(entry, held=held)
         return None
+
+    def _drop(self, folder: Path, file: str) -> None:
+        """Remove an entry of which one file is not as it was written; rank 0 does so."""
+        if not is_main() or not (folder / MANIFEST).exists():  # another run is removing it
+            return
+        self.remove(folder)
+        logger.warning("%s of %s is not as it was written: these hidden states are extracted again.", file, folder)
 
     def entries(self) -> list[Entry]:
         """All whole entries, least recently used first."""
@@ -133,8 +151,8 @@ class Store:
         return [entry for _, entry in sorted(found, key=lambda f: f[0])]
 
     def partial_folders(self) -> list[Path]:
-        """Folders that a run began to fill and did not finish."""
-        return sorted(self.root.glob("*/*.partial"))
+        """Folders that a run began to fill and did not finish, and those that are damaged."""
+        return sorted(f for f in self.root.glob("*/*/") if _is_partial(f) or read_entry(f) is None)
 
     def remove(self, folder: Path) -> bool:
         """Remove one entry or partial folder; the manifest goes first, so that a half-removed entry is not found.
@@ -150,9 +168,13 @@ class Store:
                 return False
         try:
             (folder / MANIFEST).unlink(missing_ok=True)
+        except IsADirectoryError:
+            pass
         except PermissionError:  # a store that others own
             return False
         shutil.rmtree(folder, ignore_errors=True)
+        if _is_partial(folder):
+            lock_file(folder).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()
         return True

@@ -9,14 +9,16 @@ manifest and gives the folder its final name.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
 import time
 import zipfile
+import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
@@ -25,11 +27,12 @@ from numpy.typing import NDArray
 
 from ..core.distributed import gather, is_main
 from ..core.errors import MIError
-from ..core.files import write_whole
+from ..core.files import remove_all, write_whole
 from ..core.locks import Lock
 from ..core.types import FloatMatrix
-from .entry import MANIFEST, SCALES, Entry, layer_file, read_entry
+from .entry import MANIFEST, SCALES, Entry, layer_file, manifest_text, read_entry
 from .float16 import EncodedBatch, RoundingError, to_float16
+from .journal import JOURNAL, Bounds, Written, whole_batches
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,28 +42,12 @@ if TYPE_CHECKING:
 LARGEST_ERROR = 1e-3
 """Root mean square error of float16 storage, in standard deviations of its dimension, above which float32 is used."""
 
-JOURNAL = "journal.jsonl"
-
-Bounds: TypeAlias = tuple[int, int]
-"""A batch: its first utterance and the one after its last, counted in the order of the whole split."""
-
 Scales: TypeAlias = dict[str, FloatMatrix]
 """`offset_<i>` and `scale_<i>` of each layer, shape (dim,)."""
 
 
 class TooCoarse(Exception):
     """float16 is not exact enough for these hidden states: write them again as float32."""
-
-
-@dataclass(frozen=True)
-class Written:
-    """A batch that has been written: which, in what part, frames and waveforms of its utterances, those left out."""
-
-    bounds: Bounds
-    part: str
-    frames: dict[str, int]
-    skipped: list[tuple[str, str]]
-    waveforms: list[str]
 
 
 class Writer:
@@ -154,6 +141,10 @@ class Writer:
         if not self.begun:
             self.begin(hidden[0])
         assert self._scales is not None
+        dims = [len(self._scales[f"offset_{i}"]) for i in self.layers]
+        for states in hidden:
+            if (found := [h.shape[1] for h in states]) != dims:
+                raise MIError(f"hidden states of layers {self.layers} have {dims} dimensions, then {found}.")
         scales = [(self._scales[f"offset_{i}"], self._scales[f"scale_{i}"]) for i in self.layers]
         return to_float16(hidden, None if self.dtype == "float32" else scales)
 
@@ -230,12 +221,14 @@ class Writer:
             assert self._scales is not None
             frames = {u: n for w in batches for u, n in w.frames.items()}
             parts: dict[str, int] = {}
+            sums: dict[str, int] = {}
             for w in batches:
                 parts[w.part] = parts.get(w.part, 0) + sum(w.frames.values())
+                sums |= {f"{w.part}/{layer_file(i)}": s for i, s in zip(self.layers, w.sums, strict=False)}
             dims = [len(self._scales[f"offset_{i}"]) for i in self.layers]
             counts = list(frames.values())
             waveforms = [digest for w in batches for digest in w.waveforms]
-            entry = Entry(Path(), list(frames), counts, self.layers, dims, self.dtype, skipped, parts, waveforms)
+            entry = Entry(Path(), list(frames), counts, self.layers, dims, self.dtype, skipped, parts, waveforms, sums)
             self._target.finish(entry, self._scales, self._about)
         self._gather(None)
         return self._target.read()
@@ -259,7 +252,7 @@ class Folder:
         name = hashlib.sha256(json.dumps([layers, dtype]).encode()).hexdigest()[:16]
         self.final, self.folder = parent / name, parent / f"{name}.partial"
         self._layers, self._item = layers, np.dtype(dtype).itemsize
-        self._part = ""
+        self._part, self._sums = "", list[int]()
         self._files: list[IO[bytes]] = []
         self._locks: list[Lock] = []
 
@@ -267,21 +260,21 @@ class Folder:
 
     def open(self, batches: Sequence[Bounds]) -> tuple[list[Written], Scales | None]:
         """Wait until no other run fills this entry, and look for batches that are there already."""
-        lock = Lock(lock_file(self.folder), create=True)
-        lock.wait()
-        self._locks.append(lock)
+        self._locks.append(Lock.alone(lock_file(self.folder)))
+        if self.folder.is_file():
+            self.folder.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with open(self.folder / SCALES, "rb") as file, np.load(file) as stored:
                 scales: Scales = {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, zipfile.BadZipFile):
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             scales = {}
         rows = [len(scales.get(f"offset_{i}", ())) * self._item for i in self._layers]
         wanted, done = set(batches), list[Written]()
         for path in sorted(self.folder.glob("part-*")):
             kept = self._keep(path, wanted, rows) if all(rows) else []
             if not kept:
-                shutil.rmtree(path, ignore_errors=True)
+                remove_all(path)
             wanted -= {w.bounds for w in kept}
             done += kept
         if not done:
@@ -290,32 +283,24 @@ class Folder:
         return done, scales if done else None
 
     def _keep(self, path: Path, wanted: set[Bounds], rows: Sequence[int]) -> list[Written]:
-        """Cut a part back to its leading batches that are wanted and whole in every layer, `rows` bytes per frame."""
-        try:
-            alone = Lock(path / JOURNAL)
-            lines = (path / JOURNAL).read_bytes().split(b"\n")[:-1]
-            files = [path / layer_file(i) for i in self._layers]
-            there = min(f.stat().st_size // row for f, row in zip(files, rows, strict=True))
-        except OSError:
-            return []
-        if not alone.take():  # a process of a run whose rank 0 has died
-            return []
-        kept, frames = [], 0
-        for line in lines:
+        """Cut a part back to its leading batches that are wanted and whole in every layer, `rows` bytes per frame.
+
+        Whole is what has the checksum that the journal tells: after a power cut a file may be as long as it was to be,
+        and empty.
+        """
+        files = [path / layer_file(i) for i in self._layers]
+        with contextlib.ExitStack() as stack:
             try:
-                note = json.loads(line)
-                first, last = note["bounds"]
-                skipped = [(utterance, why) for utterance, why in note["skipped"]]
-                batch = Written((first, last), path.name, note["frames"], skipped, note["waveforms"])
-            except (ValueError, TypeError, KeyError):
-                break
-            count = frames + sum(batch.frames.values())
-            if batch.bounds not in wanted or count > there:
-                break
-            kept.append(batch)
-            frames = count
+                alone = Lock(path / JOURNAL)
+                lines = (path / JOURNAL).read_bytes().split(b"\n")[:-1]
+                streams = [stack.enter_context(open(f, "rb")) for f in files]
+            except OSError:
+                return []
+            if not alone.take():  # a process of a run whose rank 0 has died
+                return []
+            kept = whole_batches(path.name, lines, streams, wanted, rows)
         for file, row in zip(files, rows, strict=True):
-            os.truncate(file, frames * row)
+            os.truncate(file, sum(sum(w.frames.values()) for w in kept) * row)
         os.truncate(path / JOURNAL, sum(len(line) + 1 for line in lines[: len(kept)]))
         return kept
 
@@ -323,7 +308,7 @@ class Folder:
 
     def write_scales(self, scales: Scales) -> None:
         """Without them no part is of use to a later run."""
-        np.savez(self.folder / SCALES, **scales)  # type: ignore[arg-type]
+        write_whole(self.folder / SCALES, _scales_bytes(scales))
 
     def write(self, batch: Written, arrays: Sequence[NDArray[np.floating]]) -> None:
         """Frames first; the journal is written once they are with the operating system."""
@@ -335,11 +320,15 @@ class Folder:
             self._files = [open(path / name, "wb") for name in (*map(layer_file, self._layers), JOURNAL)]
             self._locks.append(Lock(path / JOURNAL))
             self._locks[-1].take()
-        for file, array in zip(self._files, arrays, strict=False):
-            file.write(np.ascontiguousarray(array).data)
+            self._sums = [0] * len(self._layers)
+        for number, array in enumerate(arrays):
+            data = np.ascontiguousarray(array).data
+            self._sums[number] = zlib.crc32(data, self._sums[number])
+            self._files[number].write(data)
+        batch.sums[:] = self._sums
         for file in self._files[:-1]:
             file.flush()
-        self._files[-1].write(json.dumps(asdict(batch)).encode() + b"\n")
+        self._files[-1].write(batch.line())
         self._files[-1].flush()
 
     def flush(self) -> None:
@@ -359,17 +348,20 @@ class Folder:
         finally:
             if is_main() and (discard or not any(self.folder.glob("part-*"))):
                 shutil.rmtree(self.folder, ignore_errors=True)
+            if self._locks and is_main() and not self.folder.exists():
+                lock_file(self.folder).unlink(missing_ok=True)
             for lock in self._locks:
                 lock.close()
 
     def finish(self, entry: Entry, scales: Scales, about: dict[str, Any]) -> None:
         """Write the manifest and give the folder its final name."""
-        del scales  # they are there
+        self.write_scales(scales)
         names = ("utterances", "n_frames", "layers", "dims", "dtype", "skipped", "parts", "waveforms")
         manifest = {name: getattr(entry, name) for name in names}
+        manifest["sums"] = {**entry.sums, SCALES: zlib.crc32(_scales_bytes(scales))}
         manifest |= {"determinants": about, "created": time.strftime("%Y-%m-%d %H:%M:%S")}
-        write_whole(self.folder / MANIFEST, json.dumps(manifest))
-        shutil.rmtree(self.final, ignore_errors=True)
+        write_whole(self.folder / MANIFEST, manifest_text(manifest))
+        remove_all(self.final)
         os.replace(self.folder, self.final)
         for part in entry.parts:
             (self.final / part / JOURNAL).unlink()
@@ -382,6 +374,13 @@ class Folder:
             if entry is not None:
                 return entry
         raise MIError(f"{self.final} was removed or changed while this run wrote it.")
+
+
+def _scales_bytes(scales: Scales) -> bytes:
+    """The file of offsets and scales; the same bytes for the same values."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **scales)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 def lock_file(partial: Path) -> Path:

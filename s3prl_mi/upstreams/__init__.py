@@ -15,6 +15,7 @@
 `precision`       float32 or bfloat16, and what that changes
 `compat`          s3prl 0.4.18 on the libraries of today; imported with s3prl, so it loads nothing heavy
 `compat_audio`    torchaudio's functions that s3prl calls, on soundfile and soxr
+`compat_checkpoints`  what s3prl's files may do with a checkpoint: read weights and literals, run nothing
 `extra`           upstreams that s3prl lacks: DinoSR, Co-training, any speech encoder of Hugging Face
 ================= ====================================================================================
 

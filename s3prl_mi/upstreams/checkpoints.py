@@ -13,6 +13,7 @@ from typing import Any
 
 from ..core.errors import MIError
 from . import compat
+from .compat_checkpoints import Inert, is_trusted
 
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".th", ".bin", ".safetensors")
 
@@ -37,26 +38,6 @@ _STEP_IN_NAME = re.compile(
     re.IGNORECASE,
 )
 _WEIGHT_FILES = ("model", "pytorch_model", "checkpoint", "consolidated")
-
-
-class Inert:
-    """What an object of a foreign class becomes when a checkpoint is read: it keeps data and runs nothing.
-
-    fairseq puts omegaconf containers, enums and dictionaries into its files. Their classes need not be
-    installed, and no code of theirs (or of those who made the file) is run.
-    """
-
-    def __new__(cls, *args: Any) -> Inert:
-        """Keep the arguments; whatever name the file calls stands for this."""
-        self = super().__new__(cls)
-        self.__dict__.update(args=args, state=None, items={})
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        self.__dict__["state"] = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.__dict__["items"][key] = value
 
 
 def plain(value: Any) -> Any:
@@ -99,25 +80,27 @@ def read_checkpoint(path: Path) -> Any:
             is_zip = stream.read(4) == b"PK\x03\x04"
             foreign = torch.serialization.get_unsafe_globals_in_checkpoint(str(path)) if is_zip else []
             with torch.serialization.safe_globals([(Inert, name) for name in foreign]):
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+                safe = is_zip or not is_trusted()
+                return torch.load(path, map_location="cpu", weights_only=safe, mmap=is_zip)
     except Exception as error:  # whatever is in the file, the reason is passed on
-        fix = ""
-        if "Weights only load failed" in str(error):
-            fix = (
-                " If you trust the file, keep only plain values of it: "
-                f"c = torch.load({path.name!r}, weights_only=False); "
-                "torch.save({'cfg': YOUR_PLAIN_DICT, 'model': c['model']}, 'NEW.pt')."
-            )
         raise MIError(
-            f"checkpoint {str(path)!r} is no PyTorch checkpoint that can be read safely ({one_line(error)}).{fix}"
+            f"checkpoint {str(path)!r} is no PyTorch checkpoint that can be read safely ({one_line(error)})."
+            f"{trust(error)}"
         ) from error
+
+
+def trust(error: BaseException) -> str:
+    """What a user may do who trusts a file that is more than weights, with a leading space; empty for other errors."""
+    if "Weights only load failed" not in str(error) or "GLOBAL" not in str(error):
+        return ""
+    return " To read it would run code of whoever made it; if you trust the file, add --trust_checkpoint."
 
 
 def one_line(error: BaseException, limit: int = 160) -> str:
     """An exception as one short line."""
     text = re.sub(r"\s+", " ", str(error)).strip()
     if "Weights only load failed" in text:  # a page of advice on pickles; only the reason matters
-        reason = re.search(r"Unsupported (global|operand|class)[^.]*", text)
+        reason = re.search(r"[Uu]nsupported (global: GLOBAL|GLOBAL|operand|class) \S+", text)
         text = reason.group(0) if reason else "not written by torch.save"
     text = text if len(text) <= limit else text[:limit].rstrip() + " ..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -243,6 +226,20 @@ _LAYOUTS: tuple[tuple[tuple[str, ...], str, str | None], ...] = (
 """Layouts by their keys; the first that fits decides."""
 
 
+def model_type(folder: Path) -> Any:
+    """What the config.json of a Hugging Face model calls itself.
+
+    Raises:
+        MIError: it cannot be read, or is no config.
+    """
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise MIError(
+            f"{folder / 'config.json'}: not the config of a Hugging Face model ({one_line(error)})."
+        ) from error
+
+
 def describe_checkpoint(path: Path) -> tuple[str, str | None]:
     """Say what a checkpoint, a file or folder, looks like by its keys.
 
@@ -252,11 +249,15 @@ def describe_checkpoint(path: Path) -> tuple[str, str | None]:
     if path.is_dir():
         if not (path / "config.json").is_file():
             return "a folder without config.json", None
-        kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+        kind = model_type(path)
         own = f"hf_{kind}_custom" if kind in ("hubert", "wav2vec2") else None
         return f"a Hugging Face model of type {kind!r}", own or ("hf" if kind in SPEECH_ENCODERS else None)
     if path.stat().st_size == 0:
         return "an empty file", None
+    with path.open("rb") as stream:
+        head = stream.read(10)
+    if head[8:] == b'{"' and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return "a safetensors file; its folder, with config.json, is what -u hf reads", None
     try:
         content = read_checkpoint(path)
     except MIError as error:
@@ -291,11 +292,21 @@ def _describe_fairseq(kind: Any) -> tuple[str, str | None]:
     ), None
 
 
-def advice(path: Path) -> str:
-    """What a checkpoint looks like, as a sentence with a leading space; empty if nothing can be said."""
+def advice(path: Path, name: str = "") -> str:
+    """What a checkpoint looks like, as a sentence with a leading space; empty if nothing can be said.
+
+    Args:
+        path: the checkpoint.
+        name: the upstream that it was given to; it is not proposed again.
+    """
     if not path.exists():
         return ""
-    looks, upstream = describe_checkpoint(path)
+    try:
+        looks, upstream = describe_checkpoint(path)
+    except MIError as error:
+        return f" {error}"
+    if upstream is not None and upstream == name:
+        return f" The checkpoint looks like {looks}, as it should: it is damaged or of another version."
     return f" The checkpoint looks like {looks}." + (f" Try -u {upstream}." if upstream else "")
 
 

@@ -8,7 +8,8 @@ torch >= 2.6            loads weights only: s3prl's own checkpoints hold an `arg
 torchaudio >= 2.9       no `set_audio_backend`, `sox_effects`, `info`; `load`/`save` need TorchCodec
                         (compat_audio.py)
 huggingface_hub >= 1.0  no `HfFolder`, `Repository`
-s3prl, some upstreams   `torch.load` without `map_location`: a file saved on a GPU fails on a CPU machine
+s3prl, most upstreams   `torch.load` without `map_location`: a file saved on a GPU fails on a CPU machine; loads and
+                        `eval` that run code of a checkpoint (compat_checkpoints.py)
 s3prl's task ctc        forgets the config's `num_workers` after the first epoch, and takes 12
 s3prl's task asr        decodes with a language model by its config's `-math.inf`, but does not import math
 ======================  ==========================================================================
@@ -34,6 +35,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from ..core.errors import MIError
+from . import compat_checkpoints
 
 SUPPORTED: dict[str, tuple[str, str]] = {
     "torch": ("2.8", "2.15"),
@@ -71,9 +73,10 @@ def apply() -> None:
         return
     _quieten()
     sys.meta_path.insert(0, _Patcher())
-    for name, patch in _PATCHES.items():
-        if name in sys.modules:
-            patch(sys.modules[name])
+    for name, module in list(sys.modules.items()):
+        patch = _patch_of(name, getattr(module, "__loader__", None))
+        if patch is not None:
+            patch(module)
 
 
 def version_tuple(version: str) -> tuple[int, ...]:
@@ -126,13 +129,22 @@ class _Patcher:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name not in _PATCHES:
+        if name not in _PATCHES and not name.startswith(_UPSTREAMS):
             return None
         others = (f for f in sys.meta_path if f is not self and hasattr(f, "find_spec"))
         spec = next(filter(None, (f.find_spec(name, path, target) for f in others)), None)
-        if spec is not None and spec.loader is not None:
-            _patch_after(spec.loader, _PATCHES[name])
+        patch = _patch_of(name, None if spec is None else spec.loader)
+        if spec is not None and patch is not None:
+            _patch_after(spec.loader, patch)
         return spec
+
+
+def _patch_of(name: str, loader: Any) -> Callable[[ModuleType], None] | None:
+    """What a module needs, if anything."""
+    if name.startswith(_UPSTREAMS) and hasattr(loader, "get_source"):
+        source = loader.get_source(name) or ""
+        return lambda module: compat_checkpoints.guard(module, source)
+    return _PATCHES.get(name) if loader is not None else None
 
 
 def _patch_after(loader: Any, patch: Callable[[ModuleType], None]) -> None:
@@ -196,27 +208,6 @@ def _patch_torch(torch: ModuleType) -> None:
         for name in ("scalar", "_reconstruct"):
             allowed.append((getattr(core.multiarray, name), f"{package}.multiarray.{name}"))
     torch.serialization.add_safe_globals([*allowed, *dtypes])
-
-
-class _LoadsOnCPU:
-    """The torch module as one s3prl file sees it: `load` puts tensors on the CPU unless another place is named.
-
-    Those files call `torch.load(ckpt)`, which fails on a machine without a GPU for a checkpoint saved on one; s3prl
-    moves the model to its device afterwards. Everybody else's torch.load stays as it is.
-    """
-
-    def __init__(self, torch: ModuleType) -> None:
-        self._torch = torch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._torch, name)
-
-    def load(self, file: Any, map_location: Any = "cpu", *args: Any, **options: Any) -> Any:
-        return self._torch.load(file, map_location, *args, **options)
-
-
-def _patch_loads_on_cpu(module: ModuleType) -> None:
-    module.__dict__["torch"] = _LoadsOnCPU(module.__dict__["torch"])
 
 
 def _patch_ctc_data(module: ModuleType) -> None:
@@ -292,14 +283,12 @@ def _drop_espnet_line(record: logging.LogRecord) -> bool:
     return "ESPnet is not installed" not in record.getMessage()
 
 
-_LOADERS = ("wavlm", "unispeech_sat", "decoar", "decoar2", "decoar_layers", "lighthubert", "wav2vec")
+_UPSTREAMS = "s3prl.upstream."
 _PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "torch": _patch_torch,
     "torchaudio": _patch_torchaudio,
     "torchaudio.sox_effects": _patch_sox_effects,
     "huggingface_hub": _patch_huggingface_hub,
-    **{f"s3prl.upstream.{name}.expert": _patch_loads_on_cpu for name in _LOADERS},
-    "s3prl.upstream.byol_s.serab_byols.serab": _patch_loads_on_cpu,
     "s3prl.downstream.ctc.data": _patch_ctc_data,
     "s3prl.downstream.asr.expert": lambda module: module.__dict__.update(math=math),
 }

@@ -15,23 +15,27 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core.errors import MIError
+from ..core.errors import MIError, is_out_of_memory
 from ..core.types import SAMPLE_RATE
 from .geometry import resolve
 from .loading import Upstream
 from .masking import Front, at_mask_site, conv_stack, silence_masked
+from .names import find_own
 from .receptive_field import geometry_of_entry
+from .user_modules import where
 from .views import PLAIN, View
 
 # Far below one step of 16-bit audio (3e-5): enough to not be taken for padding.
 _NOT_QUITE_SILENT = 1e-6
 _SHORTEST_SPECTRAL = 400
+MORE_FRAMES = 4
+"""Frames beyond those of the audio that an upstream may return: by padding at the ends."""
 _CODES = "_s3prl_mi_codes"
 
 
@@ -54,8 +58,8 @@ def hidden_states(
 
     Raises:
         MIError: an utterance shorter than one frame; no such entry in the upstream's output; a mask embedding
-            that the upstream lacks.
-        RuntimeError: a mask site that the forward pass did not call, or fewer frames than the audio has.
+            that the upstream lacks; other frames than the audio has.
+        RuntimeError: a mask site that the forward pass did not call.
     """
     view = view or PLAIN
     batch = [w.to(upstream.device, torch.float32, non_blocking=True) for w in waveforms]
@@ -145,8 +149,10 @@ def _forward(
         geometry_of_entry(upstream.expert, upstream.family, upstream.geometry, _entry_number(upstream, i))
         for i in range(len(entries))
     ]
+    for i, (entry, geometry) in enumerate(zip(entries, geometries, strict=True)):
+        _check_entry(upstream, entry, i, len(batch), geometry.n_frames(max(lengths)))
     return [
-        [_real_frames(upstream, e, b, g.n_frames(n)) for e, g in zip(entries, geometries, strict=True)]
+        [_real_frames(e, b, g.n_frames(n)) for e, g in zip(entries, geometries, strict=True)]
         for b, n in enumerate(lengths)
     ]
 
@@ -194,13 +200,36 @@ def _call(upstream: Upstream, batch: list[Tensor]) -> dict[str, Any]:
             upstream.expert.hook_postprocess = None
         hooks.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", UserWarning)  # WavLM: mismatched types of masks, at every call
-        result = dict(upstream.expert(batch))
+        result = _output_of(upstream, batch)
     if outputs:
         result["hidden_states"] = (*result["hidden_states"][:-1], outputs[-1])
         result["last_hidden_state"] = outputs[-1]
     if codes:
         result[_CODES] = torch.cat(codes, dim=-1)
     return result
+
+
+def _output_of(upstream: Upstream, batch: list[Tensor]) -> dict[str, Any]:
+    """What the expert returns.
+
+    Raises:
+        MIError: an error in a user's own module, with its line; something else than a dict.
+    """
+    own = find_own(upstream.name)
+    try:
+        result = upstream.expert(batch)
+    except (Exception, SystemExit) as error:
+        if own is None or own.installed or isinstance(error, MIError) or is_out_of_memory(error):
+            raise
+        raise MIError(
+            f"upstream {upstream.name!r} fails on {len(batch)} waveforms: {where(error, own.source)}."
+        ) from error
+    if not isinstance(result, Mapping):
+        raise MIError(
+            f"upstream {upstream.name!r} returns a {type(result).__name__}; needed is a dict with tensors of shape "
+            f"(batch, n_frames, dim) under {upstream.feature_selection!r}."
+        )
+    return dict(result)
 
 
 def _vq_layers(upstream: Upstream) -> list[Any]:
@@ -226,15 +255,30 @@ def _entries(upstream: Upstream, result: dict[str, Any]) -> list[Tensor]:
     return entries
 
 
-def _real_frames(upstream: Upstream, entry: Tensor, row: int, expected: int | None) -> Tensor:
+def _real_frames(entry: Tensor, row: int, expected: int | None) -> Tensor:
     """The frames of one utterance in one entry (batch, n_frames, dim), without padding."""
-    found = entry.shape[1]
-    if expected is not None and found < expected:
-        raise RuntimeError(
-            f"upstream {upstream.name!r} returned {found} frames where its audio has {expected}; the "
-            f"geometry of family {upstream.family.name!r} is wrong for it"
+    return entry[row, : entry.shape[1] if expected is None else expected].float()
+
+
+def _check_entry(upstream: Upstream, entry: Any, number: int, batch: int, expected: int | None) -> None:
+    """Refuse what is no hidden states of a batch, or has other frames than the geometry says.
+
+    Raises:
+        MIError: no real-valued tensor of shape (batch, n_frames, dim), or another number of frames.
+    """
+    what = f"upstream {upstream.name!r}: entry {number} of its {upstream.feature_selection!r}"
+    if not isinstance(entry, Tensor):
+        raise MIError(f"{what} is a {type(entry).__name__}, not a tensor of shape (batch, n_frames, dim).")
+    if entry.is_complex() or entry.dim() != 3 or len(entry) != batch:
+        found = f"{str(entry.dtype).removeprefix('torch.')} of shape {tuple(entry.shape)}"
+        raise MIError(f"{what} is {found}; needed are real numbers of shape ({batch}, n_frames, dim).")
+    n_frames = entry.shape[1]
+    if expected is not None and not expected <= n_frames <= expected + max(MORE_FRAMES, expected // 5):
+        raise MIError(
+            f"{what} has {n_frames} frames where the audio has {expected}, by the geometry of family "
+            f"{upstream.family.name!r}: labels and masks would be put on other frames. Correct its geometry (`s3prl-mi "
+            "explain upstream-family`)."
         )
-    return entry[row, : found if expected is None else expected].float()
 
 
 def _keep_tail(waveform: Tensor) -> Tensor:

@@ -8,22 +8,38 @@ import io
 import json
 import logging
 import re
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ..core.errors import MIError
 from . import compat
-from .checkpoints import advice, existing_file, hugging_face_folder, one_line, sha256_of, training_step
+from .checkpoints import (
+    advice,
+    existing_file,
+    hugging_face_folder,
+    model_type,
+    one_line,
+    sha256_of,
+    training_step,
+    trust,
+)
+from .compat_checkpoints import trusting
 from .families import Family, family_of
 from .geometry import Geometry, resolve
 from .names import FILE_SUFFIXES, find_entry, find_own, stock_names
 from .receptive_field import geometry_of, geometry_of_entry
+from .user_modules import where
 
 logger = logging.getLogger(__name__)
+
+NETWORK_TIMEOUT = 30.0
+"""Seconds without an answer after which a download is given up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +58,7 @@ class Upstream:
         checkpoint_sha256: sha256 (hex) of that file, of a folder's files, or None.
         step: training step of the checkpoint, where the file or its name tells it.
         checkpoint_path: the checkpoint's file or folder on this machine, or None.
+        trusted: whether loading it was allowed to run code of the checkpoint.
     """
 
     name: str
@@ -55,6 +72,7 @@ class Upstream:
     checkpoint_sha256: str | None = None
     step: int | None = None
     checkpoint_path: Path | None = None
+    trusted: bool = False
 
     @property
     def stride(self) -> int:
@@ -73,6 +91,7 @@ def load_upstream(
     refresh: bool = False,
     device: str = "cpu",
     feature_selection: str = "hidden_states",
+    trusted: bool = False,
 ) -> Upstream:
     """Load an upstream as s3prl's runner does: `Upstream(ckpt=..., model_config=..., refresh=...)`.
 
@@ -83,6 +102,8 @@ def load_upstream(
         refresh: download again even if the file is in the cache.
         device: torch device.
         feature_selection: key of the upstream's output (`-s`).
+        trusted: whether the checkpoint may run code while it is read (`--trust_checkpoint`). Otherwise what is not
+            weights is refused.
 
     Returns:
         The upstream in eval mode, without gradients, on `device`.
@@ -91,6 +112,8 @@ def load_upstream(
         MIError: unknown name, missing or foreign checkpoint, failed download, missing package.
     """
     compat.apply()
+    from torch import nn
+
     own = find_own(name)
     try:
         with _quiet():
@@ -100,14 +123,18 @@ def load_upstream(
     _check_arguments(name, entry, ckpt, model_config)
     downloads: list[tuple[str, Path]] = []
     try:
-        with _recorded_downloads(downloads), _quiet():
+        with _recorded_downloads(downloads), _quiet(), trusting(trusted):
             expert = entry(ckpt=ckpt, model_config=model_config, refresh=refresh)
     except MIError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # some of s3prl's files exit where a package is missing
         if own is not None and not own.installed:
-            raise  # the user's own code: the traceback says more than we could
+            raise MIError(f"upstream {name!r} cannot be made: {where(error, own.source)}.{trust(error)}") from error
+        if _blames_config(model_config, error):
+            raise MIError(f"upstream {name!r} cannot read its config -g {model_config} ({one_line(error)}).") from error
         raise _explain(name, ckpt, downloads, error) from error
+    if not isinstance(expert, nn.Module):
+        raise MIError(f"upstream {name!r}: its function returns a {type(expert).__name__}, not a torch.nn.Module.")
     for note in getattr(expert, "notes", ()):
         logger.info("-u %s: %s", name, note)
     expert = expert.to(device).eval().requires_grad_(False)
@@ -133,6 +160,7 @@ def load_upstream(
         checkpoint_name=checkpoint_name,
         checkpoint_sha256=digest,
         checkpoint_path=checkpoint,
+        trusted=trusted and checkpoint is not None,
         # The name of a published file tells hours of speech or the like, not a step.
         step=None if checkpoint is None else training_step(checkpoint, by_name=not downloads),
     )
@@ -180,7 +208,7 @@ def _check_hugging_face_folder(name: str, ckpt: str) -> None:
     folder = hugging_face_folder(name, ckpt, ("config.json", "preprocessor_config.json"))
     if folder is None:
         return
-    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    found = model_type(folder)
     wanted = name.split("_")[1]
     if found != wanted:
         raise MIError(
@@ -211,18 +239,29 @@ def _recorded_downloads(downloads: list[tuple[str, Path]]) -> Iterator[None]:
     """Note each (URL, cache file) that s3prl asks for, and show the progress bar of a real download."""
     from s3prl.util import download as module
 
-    original, screen = module._download, sys.stderr
+    original, screen, before = module._download, sys.stderr, socket.getdefaulttimeout()
 
     def noted(filepath: Path, url: str, refresh: bool, **options: Any) -> None:
         downloads.append((url, Path(filepath)))
+        if refresh or not Path(filepath).is_file():
+            print(f"downloading {url} ...", file=screen)
         with contextlib.redirect_stderr(screen):
             original(filepath, url, refresh, **options)
 
-    module._download = noted
+    def get(*args: Any, **options: Any) -> Any:
+        """What s3prl tries after any error, Ctrl-C included."""
+        if isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            raise
+        return requests.get(*args, timeout=NETWORK_TIMEOUT, **options)
+
+    requests = module.requests
+    module._download, module.requests = noted, SimpleNamespace(get=get)
+    socket.setdefaulttimeout(NETWORK_TIMEOUT)
     try:
         yield
     finally:
-        module._download = original
+        module._download, module.requests = original, requests
+        socket.setdefaulttimeout(before)
 
 
 def _missing_package(name: str, error: ImportError) -> MIError:
@@ -231,8 +270,17 @@ def _missing_package(name: str, error: ImportError) -> MIError:
     return MIError(f"upstream {name!r} needs a package that is not installed ({error}). {fix}.")
 
 
-def _explain(name: str, ckpt: str | None, downloads: list[tuple[str, Path]], error: Exception) -> Exception:
-    """The message for a failed load; an unforeseen error is returned as it is."""
+def _blames_config(model_config: str | None, error: BaseException) -> bool:
+    """Whether an error comes from reading the file that `-g` names."""
+    import yaml
+
+    return model_config is not None and (
+        not Path(model_config).is_file() or isinstance(error, yaml.YAMLError) or model_config in str(error)
+    )
+
+
+def _explain(name: str, ckpt: str | None, downloads: list[tuple[str, Path]], error: BaseException) -> BaseException:
+    """The message for a failed load; an unforeseen error of what is not s3prl's is returned as it is."""
     cause = one_line(error)
     if downloads and not downloads[-1][1].is_file():
         url, path = downloads[-1]
@@ -246,13 +294,14 @@ def _explain(name: str, ckpt: str | None, downloads: list[tuple[str, Path]], err
         url, path = downloads[-1]
         return MIError(
             f"upstream {name!r}: the downloaded file {path} cannot be read ({cause}). Remove it and run "
-            f"again; it comes from {url}"
+            f"again; it comes from {url}.{trust(error)}"
         )
     if ckpt is None:
-        return error
+        return MIError(f"upstream {name!r} cannot be loaded ({cause}).") if name in stock_names() else error
     if not Path(ckpt).exists():
         return MIError(f"upstream {name!r}: {ckpt!r} is no local folder and could not be downloaded ({cause}).")
-    return MIError(f"upstream {name!r} cannot read the checkpoint {ckpt!r} ({cause}).{advice(Path(ckpt))}")
+    looks = trust(error) or advice(Path(ckpt), name)
+    return MIError(f"upstream {name!r} cannot read the checkpoint {ckpt!r} ({cause}).{looks}")
 
 
 # --- identity --------------------------------------------------------------------------------------

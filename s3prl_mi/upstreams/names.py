@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from ..core.errors import MIError, nearest
+from ..core.files import expanded
 from . import compat
 from .extra import hubconf
 from .families import KINDS, Family, upstream_folder
@@ -62,6 +63,8 @@ def find_entry(name: str) -> Callable[..., Any]:
         return getattr(hub, name)
     place = stock_names().get(name)
     if place is not None:
+        if ".roberta." in place[0]:  # its functions look others up on s3prl.hub
+            importlib.import_module("s3prl.hub")
         return getattr(importlib.import_module(place[0]), place[1])
     own = find_own(name)
     if own is not None:
@@ -82,7 +85,7 @@ def load_module(path_or_name: str) -> None:
         MIError: no such file or module, an error while importing it, a function without its family, or a name that
             another upstream has.
     """
-    source = Path(path_or_name).expanduser().resolve()
+    source = expanded(path_or_name, "--upstream_module").resolve()
     if all(own.source != source for own in _OWN.values()):
         _register(read_module(path_or_name))
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import pickle
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import MIError
-from ..core.files import replacing
+from ..core.files import read_torch, write_torch
 from . import compat
 
 STATES_FILE = "states-1.ckpt"
@@ -17,11 +16,8 @@ STATES_FILE = "states-1.ckpt"
 
 def save_states(folder: Path, args: argparse.Namespace, config: dict[str, Any]) -> None:
     """Leave what s3prl's runner leaves, so that -a, -e and -m evaluate find a finished experiment."""
-    import torch
-
     states = {"Step": 1, "Epoch": 0, "Args": args, "Config": config, "Optimizer": {}, "Downstream": {}}
-    with replacing(folder / STATES_FILE) as temporary:
-        torch.save(states, temporary)
+    write_torch(folder / STATES_FILE, states)
 
 
 def latest_states(folder: Path) -> Path | None:
@@ -40,13 +36,7 @@ def load_states(path: Path) -> dict[str, Any]:
         MIError: the file is not such a checkpoint, or is damaged.
     """
     compat.apply()  # it allows what s3prl saves alongside weights
-    import torch
-
-    try:
-        states = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MIError(f"{path}: not a checkpoint of a downstream experiment, or damaged ({first}).") from error
+    states = read_torch(path, "a checkpoint of a downstream experiment")
     if not isinstance(states, dict) or not {"Args", "Config"} <= set(states):
         raise MIError(f"{path}: not a checkpoint of a downstream experiment (keys Args and Config are missing).")
     return states

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from ..core.errors import MIError, nearest
-from ..core.files import PACKAGE
+from ..core.files import PACKAGE, expanded
 from . import compat
 from .extra.hubconf import FAMILIES as OURS
 from .families import KINDS, Family
@@ -65,20 +65,20 @@ def read_module(path_or_name: str) -> list[OwnUpstream]:
         MIError: no such file or module, an error while importing it, or a function without its family.
     """
     what = f"{FLAG} {path_or_name!r}"
-    path = Path(path_or_name).expanduser().resolve()
+    path = expanded(path_or_name, FLAG).resolve()
     is_name = Path(path_or_name).suffix != ".py" and not path.exists()
     if not is_name and not path.is_file():
         raise MIError(f"{what} {'is a folder; name the file in it' if path.is_dir() else 'does not exist'}.")
     before = set(sys.modules)
     try:
         module = importlib.import_module(path_or_name) if is_name else _import_file(path)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if is_name and isinstance(error, ModuleNotFoundError) and path_or_name.startswith(error.name or " "):
             raise MIError(
                 f"{what}: no such file, and no module of this name. Give the path of a .py file, or a module that "
                 "is installed or on PYTHONPATH."
             ) from error
-        raise MIError(f"{what} cannot be imported: {_where(error, path)}.") from error
+        raise MIError(f"{what} cannot be imported: {where(error, path)}.") from error
     return upstreams_in(module, what, neighbours=_neighbours(module, set(sys.modules) - before))
 
 
@@ -94,9 +94,9 @@ def read_entry_points() -> Iterator[list[OwnUpstream]]:
         what = f"entry point {point.name!r} of {package}"
         try:
             module = importlib.import_module(point.module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise MIError(
-                f"{what}: importing {point.module!r} failed ({_where(error, None)}). Fix or uninstall it."
+                f"{what}: importing {point.module!r} failed ({where(error, None)}). Fix or uninstall it."
             ) from error
         yield upstreams_in(module, what, installed=True)
 
@@ -118,13 +118,14 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _where(error: Exception, path: Path | None) -> str:
-    """An import error with the line that raised it: the last one in `path`, else the last one of all."""
+def where(error: BaseException, path: Path | None) -> str:
+    """An error in a user's module with the line that raised it: the last one in `path`, else the last one of all."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} (line {error.lineno} of {Path(error.filename or '?').name})"
     frames = traceback.extract_tb(error.__traceback__)
     last = ([f for f in frames if f.filename == str(path)] or frames)[-1]
-    return f"{type(error).__name__}: {error} (line {last.lineno} of {Path(last.filename).name})"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text} (line {last.lineno} of {Path(last.filename).name}: {last.line})"
 
 
 def _neighbours(module: ModuleType, names: Iterable[str]) -> list[Path]:

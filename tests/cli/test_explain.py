@@ -84,6 +84,7 @@ def test_nested_fields_come_last_under_dotted_names():
         ("upstream-family", ["mask_site = None  (str | None)"]),
         ("measures", []),
         ("store", []),
+        ("faults", []),
     ],
 )
 def test_topics(topic, lines, capsys):

@@ -113,6 +113,7 @@ def test_every_option_is_s3prls_own():
     }
     assert ours.pop("upstream_module")[:3] == [["--upstream_module"], "upstream_module", None]
     assert ours.pop("no_test")[:3] == [["--no_test"], "no_test", False]
+    assert ours.pop("trust_checkpoint")[:3] == [["--trust_checkpoint"], "trust_checkpoint", False]
     assert ours.pop("jobs")[:3] == [["--jobs"], "jobs", None]
     assert ours.pop("slurm")[:3] == [["--slurm"], "slurm", None]
     assert ours.pop("max_store_gb")[:3] == [["--max_store_gb"], "max_store_gb", None]

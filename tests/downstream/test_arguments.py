@@ -12,7 +12,16 @@ from s3prl_mi.core.errors import MIError
 from s3prl_mi.downstream.arguments import run_spec
 from s3prl_mi.experiment.spec import UpstreamSpec
 
-OURS = ("upstream_module", "jobs", "slurm", "max_store_gb", "store_mode", "precision", "reuse_states")
+OURS = (
+    "upstream_module",
+    "trust_checkpoint",
+    "jobs",
+    "slurm",
+    "max_store_gb",
+    "store_mode",
+    "precision",
+    "reuse_states",
+)
 WORDS = ["-m", "train", "-d", "mi_views", "-u", "fbank", "-p", "here"]
 
 

@@ -57,6 +57,7 @@ def with_package(site_folder):
         "core/files.py",
         "core/split_names.py",
         "upstreams/compat.py",
+        "upstreams/compat_checkpoints.py",
         "downstream/hook.py",
     )
     for name in (*(f"{room}__init__.py" for room in rooms), *modules):

@@ -498,7 +498,7 @@ def test_weights_of_another_upstream_or_no_file(run, capsys):
 
 
 def test_a_sweep_gives_what_its_parts_give(run, finished, monkeypatch):
-    """Two mask patterns, two cluster counts; one extraction of the unmasked input, one codebook for both patterns."""
+    """Two mask patterns, two cluster counts; one extraction of the unmasked input."""
     seen: list[str] = []
     original = extraction._extract
 
@@ -514,7 +514,8 @@ def test_a_sweep_gives_what_its_parts_give(run, finished, monkeypatch):
     mine, theirs = run.numbers(), finished.numbers("mi_views")
     assert len(mine) == 2 * 2 * 2
     assert seen.count("plain") == seen.count(MASKED[0]) == seen.count("mask(latent, 3 of 10 frames)") == 3
-    assert sorted(books) == [3, 6]
+    assert set(books) == {3, 6}
+    assert len(books) <= 4  # a pattern may have a codebook of other axes
     for seed in (1337, 1338):
         key = (1, "logistic", *MASKED, seed)
         assert mine[key] == pytest.approx(theirs[key], abs=2e-3)
@@ -628,6 +629,8 @@ def test_continuing_on_other_speech_is_refused(run, corpus, tmp_path, capsys):
     assert run("mi_views", layers="last") == 0
     other = corpus.copy(tmp_path / "other")
     next(other.root.rglob("*.wav" if any(other.root.rglob("*.wav")) else "*.flac")).unlink()
+    assert "changed, came or went" in refused(run, capsys, "mi_views", "fbank", "-a", layers="last", corpus=other)
+    (run.folder / "experiment" / "mi_files.json").unlink()  # experiments of earlier versions have none
     assert "speech was" in refused(run, capsys, "mi_views", "fbank", "-a", layers="last", corpus=other)
 
 

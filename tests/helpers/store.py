@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from s3prl_mi.states.entry import Entry
+from s3prl_mi.states.entry import MANIFEST, Entry, checksum, manifest_text
 from s3prl_mi.states.memory_store import MemoryStore
 from s3prl_mi.states.store import Store, key_of
 from s3prl_mi.states.writer import Folder, Writer
@@ -58,6 +59,13 @@ def write(store: Store | MemoryStore, dtype="float16", layers=(0, 2), about=ABOU
     with open_writer(store, dtype, layers, about) as writer:
         add(writer, ORDER, layers)
         return writer.finish()
+
+
+def rewrite(folder: Path, manifest: dict[str, Any]) -> None:
+    """Let an entry say other things of files that were changed."""
+    manifest["sums"] = {name: checksum(folder / name) for name in manifest["sums"]}
+    manifest.pop("checksum", None)
+    (folder / MANIFEST).write_text(manifest_text(manifest))
 
 
 def begin(store: Store, utterances: Sequence[str], dtype="float16", layers=(0, 2), about=ABOUT) -> Path:

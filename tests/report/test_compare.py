@@ -404,6 +404,7 @@ class TestCommand:
     def test_everything(self, tmp_path, capsys):
         own = stock(tmp_path / "runs/pr", 6)
         out = tmp_path / "new" / "t.csv"
+        out.parent.mkdir()
         words = [study(tmp_path / "study"), "--stock", own, "--paper", "--label", "hubert=HuBERT base"]
         words += ["--csv", out, "--markdown", tmp_path / "t.md", "--latex", tmp_path / "t.tex"]
         assert command(*words) == 0

@@ -23,7 +23,7 @@ DIFFERENT = {
     "view": ({}, {"view": "shift(60 ms)"}),
     "frames": ({}, {"scored_frames": "all"}),
     "clusters": ({}, {"n_clusters": 100}),
-    "codebook": ({"kmeans_iterations": 100}, {"kmeans_iterations": 3}),
+    "codebook": ({"codebook": "auto"}, {"codebook": "raw"}),
     "alignments": (SUPERVISED | {"label_digest": "ab/cd"}, SUPERVISED | {"label_digest": "ab/ce"}),
     "precision": ({}, {"precision": "bf16"}),
     "labels": (SUPERVISED, SUPERVISED | {"label_set": "words"}),

@@ -25,7 +25,10 @@ def test_round_trip_of_every_field(tmp_path):
 
 
 @settings(deadline=None, max_examples=25)
-@given(value=st.floats(allow_nan=False), name=st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+@given(
+    value=st.floats(allow_nan=False, allow_infinity=False),
+    name=st.text(alphabet=st.characters(exclude_categories=["Cs"])),
+)
 def test_round_trip_is_exact_for_any_number_and_name(tmp_path_factory, value, name):
     path = tmp_path_factory.mktemp("results") / "mi_results.jsonl"
     record = make(mi_lower_bound_bits=value, layer_name=name, checkpoint={"name": name, "sha256": ""})
@@ -33,9 +36,11 @@ def test_round_trip_is_exact_for_any_number_and_name(tmp_path_factory, value, na
     assert read_records(path) == [record]
 
 
-def test_nan_survives(tmp_path):
-    append_records(tmp_path / "r.jsonl", [make(accuracy=math.nan)])
-    assert math.isnan(read_records(tmp_path / "r.jsonl")[0].accuracy)
+@pytest.mark.parametrize(("field", "value"), [("accuracy", math.nan), ("entropy_bits", math.inf), ("seed", "one")])
+def test_a_value_that_is_none_is_refused_with_its_line(tmp_path, field, value):
+    append_records(tmp_path / "r.jsonl", [make(), make(**{field: value})])
+    with pytest.raises(MIError, match=rf"r.jsonl, line 2: .*field '{field}' is"):
+        read_records(tmp_path / "r.jsonl")
 
 
 def test_values_read_back_have_the_annotated_types(tmp_path):

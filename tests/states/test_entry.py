@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 
@@ -138,13 +137,14 @@ def test_an_entry_that_lacks_a_part_is_not_found(store):
     assert store.find(key_of(ABOUT), [0]) is None
 
 
-def test_an_entry_of_an_earlier_version_is_read(store):
-    """Its layer files lie in the folder itself."""
-    entry = write(store)
-    expected = entry.layer(2)[:]
-    for path in (entry.path / "part-000000").iterdir():
-        path.rename(entry.path / path.name)
-    manifest = json.loads((entry.path / "manifest.json").read_text())
-    del manifest["parts"]
-    (entry.path / "manifest.json").write_text(json.dumps(manifest))
-    np.testing.assert_array_equal(store.find(key_of(ABOUT), [0, 2]).layer(2)[:], expected)
+@pytest.mark.parametrize("name", ["manifest.json", "scales.npz", "part-000000/layer_0.bin"])
+def test_an_entry_with_one_bit_flipped_is_dropped_with_a_line(store, caplog, name):
+    path = write(store).path / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert store.find(key_of(ABOUT), [0]) is None
+    assert f"{name} of {store.root}" in caplog.text
+    assert store.partial_folders() == []
+    assert store.find(key_of(ABOUT), [0]) is None
+    assert len(caplog.records) == 1

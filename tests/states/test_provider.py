@@ -12,7 +12,7 @@ from s3prl_mi.states import extraction, provider
 from s3prl_mi.states.store import Store
 from s3prl_mi.states.writer import TooCoarse, Writer
 from tests.helpers.runner import Runner
-from tests.helpers.store import append
+from tests.helpers.store import append, rewrite
 
 
 @pytest.fixture(scope="module")
@@ -232,10 +232,10 @@ def test_entries_of_different_utterances_are_refused(run, capsys):
     content = json.loads(stored[0].read_text())
     first, count = content["utterances"].pop(0), content["n_frames"].pop(0)
     content["parts"]["part-000000"] -= count
-    stored[0].write_text(json.dumps(content))
     for layer, dim in zip(content["layers"], content["dims"], strict=True):
         path = stored[0].parent / "part-000000" / f"layer_{layer}.bin"
         path.write_bytes(path.read_bytes()[count * dim * np.dtype(content["dtype"]).itemsize :])
+    rewrite(stored[0].parent, content)
     assert run("mi_views", "hubert-base", name="views", **words) == 1
     assert f"utterance {first} is in only one of" in capsys.readouterr().err
 

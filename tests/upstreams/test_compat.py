@@ -1,6 +1,7 @@
 """compat: each stand-in does what s3prl expects of the thing it stands in for."""
 
 import argparse
+import ast
 import logging
 import types
 import warnings
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from s3prl_mi.core.errors import MIError
-from s3prl_mi.upstreams import compat
+from s3prl_mi.upstreams import compat, compat_checkpoints
 from tests.helpers.process import run_python
 
 
@@ -45,7 +46,7 @@ def test_s3prl_needs_are_met_in_either_order(first):
         "torchaudio.set_audio_backend('sox_io'); torchaudio.info; from distutils.util import strtobool;"
         "import s3prl.upstream.wavlm.expert as e; print(type(e.torch).__name__, type(torchaudio).__name__)"
     )
-    assert done.stdout.strip() == "_LoadsOnCPU module", done.stderr
+    assert done.stdout.strip() == "WeightsOnly module", done.stderr
     assert "Warning" not in done.stderr
 
 
@@ -55,6 +56,7 @@ def test_patched_module_keeps_its_own_loader(torchaudio):
 
 
 def test_checkpoint_with_namespace_and_numpy_loads_weights_only(torch, tmp_path):
+    compat._patch_torch(torch)  # a Hugging Face Trainer that resumed in this process has taken numpy off the list
     path = tmp_path / "states-1.ckpt"
     config = {"mean": np.arange(3.0), "best": np.float64(0.5), "path": Path("a/b")}
     torch.save({"Args": argparse.Namespace(upstream="apc"), "Config": config}, path)
@@ -76,21 +78,51 @@ def test_code_in_a_checkpoint_is_still_refused(torch, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_load_on_cpu_only_where_no_place_is_named(torch):
+def test_loads_of_s3prl_are_of_weights_only_and_on_the_cpu_where_no_place_is_named(torch):
     seen = []
-    fake = types.SimpleNamespace(load=lambda *a, **k: seen.append((a, k)), float32="f32")
+    fake = types.SimpleNamespace(load=lambda *a, **k: seen.append((a, k)), serialization=torch.serialization, x="x")
     module = types.ModuleType("expert")
     module.torch = fake
-    compat._patch_loads_on_cpu(module)
+    compat_checkpoints.guard(module, "model = torch.load(ckpt)")
     module.torch.load("x")
-    module.torch.load("x", map_location="cuda:0")
-    module.torch.load("x", "cuda:1")
+    module.torch.load("x", map_location="cuda:0", weights_only=False)
+    with compat_checkpoints.trusting(True):
+        module.torch.load("x", "cuda:1")
     assert seen == [
-        (("x", "cpu"), {}),
-        (("x", "cuda:0"), {}),
-        (("x", "cuda:1"), {}),
+        (("x", "cpu"), {"weights_only": True}),
+        (("x", "cuda:0"), {"weights_only": True}),
+        (("x", "cuda:1"), {"weights_only": False}),
     ]
-    assert module.torch.float32 == "f32"
+    assert module.torch.x == "x"
+
+
+def test_every_file_of_s3prl_that_loads_or_evaluates_is_guarded(torch):
+    found = []
+    for path in (compat.s3prl_folder() / "upstream").rglob("*.py"):
+        module = types.ModuleType(path.stem)
+        module.torch = torch
+        compat_checkpoints.guard(module, path.read_text())
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            # strings that a file itself spells out, such as eval(module_name), are no danger
+            if called == "torch.load" or (called == "eval" and "module_" not in ast.unparse(node)):
+                found.append(called)
+                guarded = module.torch is not torch if called == "torch.load" else module.eval is not eval
+                assert guarded, path
+    assert found.count("torch.load") > 30
+    assert found.count("eval") > 10
+
+
+@pytest.mark.parametrize("text", ["__import__('os')", "[0] * 10**9", "[0] * 100000", "x", "(" * 500, "", "f()[0]"])
+def test_what_is_no_literal_is_not_evaluated(text):
+    with pytest.raises(ValueError, match="not a plain value"):
+        compat_checkpoints.literal(text)
+
+
+def test_literals_that_configs_hold():
+    assert compat_checkpoints.literal("[(512, 10, 5)] + [(512, 3, 2)] * 2") == [(512, 10, 5), (512, 3, 2), (512, 3, 2)]
+    assert compat_checkpoints.literal("-1") == -1
+    assert compat_checkpoints.literal("{'a': None}") == {"a": None}
 
 
 # --- messages ------------------------------------------------------------------------------------------

@@ -182,9 +182,9 @@ def test_broken_entry_point_is_named_and_does_not_hinder_s3prls_names(monkeypatc
             "import no_such_thing_y\n",
             r"ModuleNotFoundError: No module named 'no_such_thing_y' \(line 1 of my_u",
         ),
-        ("x = 1\n\n1 / 0\n", r"ZeroDivisionError: division by zero \(line 3 of my_upstreams.py\)"),
+        ("x = 1\n\n1 / 0\n", r"ZeroDivisionError: division by zero \(line 3 of my_upstreams.py: 1 / 0\)"),
         ("x = 1\ndef broken(:\n", r"SyntaxError.*\(line 2 of my_upstreams.py\)"),
-        ("import json\njson.loads('{')\n", r"JSONDecodeError.*\(line 2 of my_upstreams.py\)"),
+        ("import json\njson.loads('{')\n", r"JSONDecodeError.*\(line 2 of my_upstreams.py: json"),
         ("def mine(ckpt=None): ...\n", "has no FAMILIES for mine. Add"),
         ("", "has no FAMILIES. Add"),
         (MODULE + "\ndef other(ckpt=None): ...\n", "function 'other' has no family.*call it _other"),
@@ -222,9 +222,9 @@ def test_mistakes_in_the_flag(tmp_path):
             load_module(given)
 
 
-def test_error_in_the_users_code_is_shown_as_it_is(tmp_path):
+def test_error_in_the_users_code_is_shown_with_its_line(tmp_path):
     load_module(str(write(tmp_path, "def mine(**k):\n    1 / 0\nFAMILIES = {'mine': 'hubert'}\n")))
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(MIError, match=r"'mine'.*ZeroDivisionError.*line 2 of my_upstreams.py: 1 / 0"):
         load_upstream("mine", ckpt=str(tmp_path / "my_upstreams.py"))
 
 

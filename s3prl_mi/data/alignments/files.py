@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from ...core.config import AlignmentConfig
 from ...core.errors import MIError
+from ...core.files import expanded
 from ..utterances import Utterance
 from .formats import FORMATS, Format, detect_format, format_of_name, read_file, read_lines
 from .labels import KEY, Interval, check_intervals, normalise_label
@@ -96,6 +98,21 @@ class Alignments:
         strip = self._config.strip_stress
         found = [replace(i, label=normalise_label(i.label, strip_stress=strip, words=words)) for i in raw]
         return check_intervals(found, f"{utterance.id} ({path})")
+
+    def content_hash(self, utterance: Utterance) -> str | None:
+        """Hash of what an utterance's alignment says, unread: of its file, or of its lines; None if there is none."""
+        located = self._locate(utterance)
+        if located is None:
+            return None
+        path, form = located
+        if FORMATS[form].per == "utterance":
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise MIError(f"{path}: cannot be read ({error.strerror}).") from error
+        else:
+            content = "\n".join(line for _, line in self._line_file(path).lines(utterance.id)).encode()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
 
     def missing(self, utterances: Iterable[Utterance]) -> list[str]:
         """Ids of the utterances that have no alignment; no TextGrid is opened for it."""
@@ -232,7 +249,7 @@ def open_alignments(config: AlignmentConfig) -> Alignments:
     """
     if config.path is None:
         return Alignments(config, None, None)
-    root = Path(config.path).expanduser()
+    root = expanded(config.path, f"config key {KEY}.path")
     if not root.exists():
         raise MIError(f"config key {KEY}.path: no such file or folder: {root}.")
     form = detect_format(root) if config.format == "auto" else config.format

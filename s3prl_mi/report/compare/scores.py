@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,9 @@ from ...superb.lexicon import SUPERB_FILES
 from ...superb.scores import METRICS, Metric
 from ..published_scores import Score, canonical, paper_figures, score_of, scores
 from ..s3prl_runs import S3prlRun, chosen_run
+
+HIGHEST_PERCENT = 1000
+"""No error rate in percent is above this: a count or another unit is."""
 
 SCORE_NAMES = {"per": "PER", "superb_per": "SUPERB's PER", "wer": "WER", "superb_wer": "SUPERB's WER"}
 """Columns of error rates, in order; SUPERB's published ones have their own next to those of own runs."""
@@ -64,7 +68,10 @@ def read_score_table(path: Path) -> dict[str, dict[str, ScoreValue]]:
         have = ", ".join(str(c) for c in rows[0]) if rows else "no rows"
         raise MIError(f"--scores {path}: expected columns upstream and per or wer (percent), found {have}.")
     table: dict[str, dict[str, ScoreValue]] = {}
+    lines: dict[str | None, int] = {}
     for number, row in enumerate(rows, start=2):
+        if (first := lines.setdefault(row["upstream"], number)) != number:
+            raise MIError(f"--scores {path}, line {number}: {row['upstream']!r} was in line {first} already. Keep one.")
         source = row.get("source") or path.name
         for name, column in columns.items():
             if row[column]:
@@ -75,9 +82,28 @@ def read_score_table(path: Path) -> dict[str, dict[str, ScoreValue]]:
 
 def _number(text: str, path: Path, line: int, column: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise MIError(f"--scores {path}, line {line}, column {column}: {text!r} is not a number.") from None
+        value = math.nan
+    if not 0 <= value <= HIGHEST_PERCENT:
+        raise MIError(
+            f"--scores {path}, line {line}, column {column}: {text!r} is not an error rate in percent (0 to 100; above "
+            f"it by insertions, up to {HIGHEST_PERCENT})."
+        )
+    return value
+
+
+def misspelt(table: ScoreTable, models: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Rows of the user's table that no model has taken, where a model is called nearly the same; a sentence each.
+
+    Args:
+        table: the user's own.
+        models: labels of models that have found no row.
+        known: names by which models find rows.
+    """
+    unused = [name for name in table if name not in known and canonical(name) not in known]
+    hints = [(name, nearest(name, models, count=1)) for name in unused]
+    return [f"--scores: the row of {name!r} is of no model that is compared.{hint}" for name, hint in hints if hint]
 
 
 def scores_of(

@@ -20,7 +20,7 @@ from ...superb.scores import METRICS
 from ..s3prl_runs import S3prlRun
 from ..wording import BOUND
 from .comparable import check
-from .scores import SCORE_NAMES, ScoreTable, ScoreValue, check_same_as, check_scores, scores_of, settle
+from .scores import SCORE_NAMES, ScoreTable, ScoreValue, check_same_as, check_scores, misspelt, scores_of, settle
 
 CHOICES: dict[str, str] = {
     "last": "last layer",
@@ -146,6 +146,8 @@ def build(
     check_scores({row.label: row.scores for row in rows})
     columns = _distinct(sorted({c for row in rows for c in row.figures}, key=lambda c: c.place), rows)
     notes += _score_notes(rows, runs, results)
+    lack = [row.label for row in rows if not any(score.kind == "own table" for score in row.scores.values())]
+    notes += misspelt(table or {}, lack, [n for row in rows for n in (row.label, row.published_as)])
     keys = group_by_key((r for result in results for r in result.records), *NOTED)
     settings = [(BOUND[task], key.describe("task")) for task in TASKS for key in keys if key.task == task]
     orders = {} if mixed else _orders(rows, columns)
