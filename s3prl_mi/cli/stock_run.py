@@ -191,7 +191,7 @@ def run_in_study(args: argparse.Namespace, section: Mapping[str, Any]) -> None:
 def with_learned_weights(
     args: argparse.Namespace, config: dict[str, Any]
 ) -> tuple[argparse.Namespace, dict[str, Any]] | None:
-    """Of a run of ours on the layer weights of a run of PR or ASR, whose folder is `featurizer`; None: there are none."""
+    """Of a run of ours on the layer weights of a run of PR or ASR, whose folder is `featurizer`; None: it has none."""
     from ..results.record import RESULTS_FILE
     from ..superb.scores import read_records
 
