@@ -172,10 +172,6 @@ def check_in_study(args: argparse.Namespace, section: Mapping[str, Any]) -> None
 def run_in_study(args: argparse.Namespace, section: Mapping[str, Any]) -> None:
     """Run a stock task on one upstream of a study; with -a, continue it, or repeat nothing if it is finished.
 
-    Args:
-        args: of this run; their folder is its own.
-        section: the study's config of this task.
-
     Raises:
         MIError: it cannot run, or was started with other settings.
     """
@@ -195,12 +191,7 @@ def run_in_study(args: argparse.Namespace, section: Mapping[str, Any]) -> None:
 def with_learned_weights(
     args: argparse.Namespace, config: dict[str, Any]
 ) -> tuple[argparse.Namespace, dict[str, Any]] | None:
-    """Arguments and config of a run of ours on the layer weights behind a score of PR or ASR; None: there are none.
-
-    Args:
-        args: of this run.
-        config: its `featurizer` is the folder of the run that has learned them.
-    """
+    """Of a run of ours on the layer weights of a run of PR or ASR, whose folder is `featurizer`; None: it has none."""
     from ..results.record import RESULTS_FILE
     from ..superb.scores import read_records
 
