@@ -205,12 +205,11 @@ def _log_to_screen() -> None:
 def _check_sections(config: dict[str, Any], others: Sequence[str] = ()) -> None:
     """Refuse a misspelt or misplaced key, which would be passed over in silence."""
     known = (*_SECTIONS, *others)
-    for key in config:
-        if key not in known:
-            raise MIError(
-                f"unknown config section {key!r}.{nearest(key, known)} The keys of mi_views and mi_supervised "
-                "stand below downstream_expert: config.downstream_expert.<key>."
-            )
+    for key in config.keys() - set(known):
+        raise MIError(
+            f"unknown config section {key!r}.{nearest(key, known)} The keys of mi_views and mi_supervised stand below "
+            "downstream_expert: config.downstream_expert.<key>."
+        )
 
 
 # --- One run ------------------------------------------------------------------------------------------------
