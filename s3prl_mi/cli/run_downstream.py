@@ -235,8 +235,7 @@ def _run_one(args: argparse.Namespace, checkpoint: Path | None, past: dict[str, 
     _check_sections(config)
     with session():
         spec = _run_experiment(args, config)
-    views = spec.config.views
-    sweeps = any(len(values) > 1 for values in (spec.config.clusters, views.mask, views.shift_ms))
+    sweeps = any(len(v) > 1 for v in (spec.config.clusters, spec.config.views.mask, spec.config.views.shift_ms))
     if sweeps and spec.task == "mi_views" and spec.evaluate_split is None and World.of_launcher().rank == 0:
         from .study_summary import summarise_study  # it draws, and needs all that goes with that
 
