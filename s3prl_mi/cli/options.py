@@ -13,6 +13,7 @@ from typing import NoReturn
 from ..core.config import TASKS
 from ..core.errors import MIError, nearest
 from ..core.files import PACKAGE
+from ..superb.tasks import TASKS as SUPERB_TASKS
 from ..upstreams import compat
 
 PROG = "run_downstream.py"
@@ -200,4 +201,6 @@ def check_task(task: str | None) -> None:
     if task is None:
         raise MIError(f"-d is missing: which task? Tasks: {', '.join(known)}.")
     if task not in known:
-        raise MIError(f"unknown task -d {task}.{nearest(task, known)} Tasks: {', '.join(known)}.")
+        meant = next((t for t in SUPERB_TASKS if t.superb.lower() == task.lower()), None)
+        hint = f" SUPERB's {meant.superb} is -d {meant.name}." if meant else nearest(task, known)
+        raise MIError(f"unknown task -d {task}.{hint} Tasks: {', '.join(known)}.")

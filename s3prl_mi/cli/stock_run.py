@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.config import StoreConfig, packaged_configs, parse
 from ..core.distributed import World
 from ..core.errors import MIError
-from ..superb.tasks import SuperbTask, check, task_of
+from ..superb.tasks import SuperbTask, check, check_keys, task_of
 from ..upstreams import compat
 from ..upstreams.checkpoints import one_line
 from ..upstreams.compat_checkpoints import trusting
@@ -132,6 +132,9 @@ def _config(args: argparse.Namespace, task: SuperbTask, past: dict[str, Any] | N
         except MIError:
             return None
         config = read_config(named[-1] if named else f"downstream/{task.name}/config.yaml")
+    if args.override and task.config is not None and past is None and args.config is None:
+        items = (item.partition("=")[0].strip() for item in args.override.split(",,"))
+        check_keys(task, [key.removeprefix("config.") for key in items if key.startswith("config.")], config)
     apply_override(args.override, argparse.Namespace(**vars(args)), config, show=False)
     return config
 

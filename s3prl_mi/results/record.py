@@ -115,7 +115,7 @@ class Record:
     """How many groups of fit speakers were left out in turn: each a speaker where there are at most 10."""
     total_ci_low_bits: Bits | None = None
     """With `fit_ci: true`: lower end of the 95 % interval over the choice of speakers on both sides; the variances of
-    both add."""
+    both add, but it is never narrower than either."""
     total_ci_high_bits: Bits | None = None
     """Its upper end."""
     prior_cross_entropy_bits: Bits | None = None

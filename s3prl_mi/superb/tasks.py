@@ -7,12 +7,12 @@ downstream/docs/superb.md of github.com/s3prl/s3prl.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import MIError
+from ..core.errors import MIError, nearest
 from ..upstreams import compat
 
 GITHUB = "https://github.com/s3prl/s3prl"
@@ -104,6 +104,43 @@ def check(task: SuperbTask, config: Mapping[str, Any] | None) -> None:
             lacks += missing_code(str(corpus))
     if lacks:
         raise MIError(f"-d {task.name} (SUPERB {task.superb}) lacks {'; '.join(lacks)}.")
+
+
+_CHECKED = ("", "runner", "downstream_expert", "downstream_expert.corpus", "downstream_expert.datarc")
+"""Sections whose keys s3prl reads by name; below others its classes take what they like."""
+
+
+def check_keys(task: SuperbTask, keys: Sequence[str], config: Mapping[str, Any]) -> None:
+    """Refuse overrides that PR or ASR would pass over in silence.
+
+    Args:
+        task: the task.
+        keys: dotted keys that `-o` sets, without `config.`.
+        config: before they are set, with all keys of the task.
+
+    Raises:
+        MIError: a key that is not there, or a section of a study.
+    """
+    for key in keys:
+        if key.split(".")[0] in _BY_NAME and key.split(".")[0] not in config:
+            raise MIError(
+                f"config.{key} is for a study; with -d {task.name} alone write config.{key.partition('.')[2]}."
+            )
+        section: Any = config
+        for depth, field in enumerate(fields := key.split(".")):
+            inside = ".".join(fields[:depth])
+            if not isinstance(section, Mapping) or inside not in _CHECKED:
+                break
+            known = {*section, *_EXTRA.get(inside, ())}
+            if field not in known:
+                raise MIError(
+                    f"unknown config key {key}.{nearest(field, known)} Keys there: {', '.join(sorted(known))}."
+                )
+            section = section.get(field)
+
+
+_EXTRA = {"": ("scheduler", "specaug"), "downstream_expert": ("datarc",), "downstream_expert.datarc": ("libri_root",)}
+"""Keys that are read and that not every config has."""
 
 
 def missing_code(corpus: str) -> list[str]:
