@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Sequence
 
 from ...core.words import count, span
+from ...results.board import COLLAPSED
 from ...results.comparability import ComparisonKey
 from ...results.correlation import correlate, with_speakers
+from ...results.measures import MEASURES_FILE, read_measures
 from ...results.record import Record
 from ...results.selection import CheckpointPick, LayerAgreement, layer_agreements
 from ...results.ties import ties
@@ -58,7 +60,24 @@ def findings(data: ReportData) -> list[str]:
     found += _tasks_agree(data)
     for s in data.series:
         found += [f"Checkpoints of {s.name}: {stability_words(p)}{_steps_tied(s, p)}" for p in s.picks.values()]
-    return found + _warnings(data)
+    return found + collapsed(data) + _warnings(data)
+
+
+def collapsed(data: ReportData) -> list[str]:
+    """A warning for each model whose hidden states have collapsed, by what `mi_measures.jsonl` has of them."""
+    low: dict[str, dict[int, float]] = {}
+    for folder in dict.fromkeys(result.folder for result in data.results):
+        for m in read_measures(folder / MEASURES_FILE):
+            if m.measure != "participation_ratio" or not isinstance(m.layer, int) or m.value is None:
+                continue
+            if m.value < COLLAPSED and m.upstream_sha256 in data.names:
+                low.setdefault(m.upstream_sha256, {})[m.layer] = m.value
+    return [
+        f"Beware: hidden states of {data.names[model]} have collapsed (layer "
+        f"{', '.join(map(str, sorted(of_layer)))}: participation ratio {min(of_layer.values()):.1f}, below {COLLAPSED:g}): nearly all variance lies on one axis, "
+        "so its I(Za;Zb) is easy and says little."
+        for model, of_layer in low.items()
+    ]
 
 
 def _steps_tied(series: Series, pick: CheckpointPick) -> str:
