@@ -74,8 +74,8 @@ def collapsed(data: ReportData) -> list[str]:
                 low.setdefault(m.upstream_sha256, {})[m.layer] = m.value
     return [
         f"Beware: hidden states of {data.names[model]} have collapsed (layer "
-        f"{', '.join(map(str, sorted(of_layer)))}: participation ratio {min(of_layer.values()):.1f}, below {COLLAPSED:g}): nearly all variance lies on one axis, "
-        "so its I(Za;Zb) is easy and says little."
+        f"{', '.join(map(str, sorted(of_layer)))}: participation ratio {min(of_layer.values()):.1f}, below "
+        f"{COLLAPSED:g}): nearly all variance lies on one axis, so its I(Za;Zb) is easy and says little."
         for model, of_layer in low.items()
     ]
 
