@@ -139,7 +139,11 @@ def check_keys(task: SuperbTask, keys: Sequence[str], config: Mapping[str, Any])
             section = section.get(field)
 
 
-_EXTRA = {"": ("scheduler", "specaug"), "downstream_expert": ("datarc",), "downstream_expert.datarc": ("libri_root",)}
+_EXTRA = {
+    "": ("scheduler", "specaug"),
+    "downstream_expert": ("datarc", "store"),
+    "downstream_expert.datarc": ("libri_root",),
+}
 """Keys that are read and that not every config has."""
 
 

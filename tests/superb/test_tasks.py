@@ -26,4 +26,8 @@ def test_keys_that_would_be_passed_over_are_refused(key, why):
     with pytest.raises(MIError, match=re.escape(why)):
         check_keys(task_of("ctc"), [key], config)
     every = ["optimizer.lr", "optimizer.betas", "downstream_expert.model.project_dim", "specaug.adaptive"]
-    check_keys(task_of("ctc"), [*every, "runner.total_steps", "downstream_expert.datarc.libri_root"], config)
+    check_keys(
+        task_of("ctc"),
+        [*every, "runner.total_steps", "downstream_expert.datarc.libri_root", "downstream_expert.store.root"],
+        config,
+    )
