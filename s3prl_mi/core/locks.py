@@ -42,7 +42,7 @@ class Lock:
 
     @classmethod
     def alone(cls, path: Path) -> Lock:
-        """A lock on a file made for it, held alone; waits for others. Whoever is done may remove the file."""
+        """A lock on a file of its own; waits for other holders. The file may be removed once the lock is free."""
         while True:
             lock = cls(path, create=True)
             lock.wait()

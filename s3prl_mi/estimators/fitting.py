@@ -52,6 +52,9 @@ PAPER_EPOCHS = 10
 MLP_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Weights of the MLP tried in its mix with the logistic probe."""
 
+SAME_LOSS = 1e-3
+"""Nats: of weights whose held-out losses differ by less the smallest is taken, as it scatters least."""
+
 ROUNDS, PATIENCE = 40, 3
 """The MLP is scored on held-out speakers after every round of training; it stops after so many without gain."""
 
@@ -299,7 +302,10 @@ class Fitting:
                 losses += torch.tensor([*summed, len(y)], dtype=torch.float64)
             *mixed, frames = losses.tolist()
             waited += 1
-            loss, weight = min((loss / frames, w) for loss, w in zip(mixed, MLP_WEIGHTS, strict=True))
+            enough = min(mixed) / frames + SAME_LOSS
+            weight, loss = next(
+                (w, m / frames) for w, m in zip(MLP_WEIGHTS, mixed, strict=True) if m / frames <= enough
+            )
             if loss < best - 1e-4:
                 best, chosen, waited = loss, (step // round_steps, weight), 0
             return waited < PATIENCE

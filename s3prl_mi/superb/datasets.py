@@ -2,7 +2,7 @@
 
 Written from what s3prl's ctc/data.py expects of them: an item is a batch of (path, tokens) where `bucket_size` is above
 1, else one such pair; utterances are sorted from long to short texts, and batch i begins at utterance i, so that an
-epoch has as many batches as utterances. s3prl makes a dataset anew for each epoch; what it is made of is cached.
+epoch has as many batches as utterances. s3prl makes a new dataset for each epoch; what it is made of is cached.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def trust(error: BaseException) -> str:
     """What a user may do who trusts a file that is more than weights, with a leading space; empty for other errors."""
     if "Weights only load failed" not in str(error) or "GLOBAL" not in str(error):
         return ""
-    return " To read it would run code of whoever made it; if you trust the file, add --trust_checkpoint."
+    return " Reading it would run code that it contains; if you trust the file, add --trust_checkpoint."
 
 
 def one_line(error: BaseException, limit: int = 160) -> str:

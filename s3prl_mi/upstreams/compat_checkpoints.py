@@ -1,7 +1,7 @@
 """What s3prl's files may do with a checkpoint: read weights and literals, run nothing that the file brings.
 
 Two builders of s3prl ask torch for `weights_only=False`, and many models call `eval` on strings of the config that
-lies in the checkpoint: either would run code of whoever made the file. Each file of s3prl that does so sees another
+lies in the checkpoint: either would run code that the file contains. Each file of s3prl that does so sees another
 `torch.load`, or another `eval`, from here. A user who trusts a file says so (`--trust_checkpoint`).
 """
 

@@ -103,13 +103,13 @@ def test_exclusive_or_is_for_the_mlp():
 
 @pytest.mark.parametrize("data_seed", [0, 1, 2])
 def test_the_mlp_is_not_below_the_logistic_probe(data_seed):
-    """By more than 0.015 bits (what 1000 held-out frames can tell), where a linear probe is right."""
+    """By more than 0.005 bits, where a linear probe is right: few frames, many dimensions, noise."""
     rng = np.random.default_rng(data_seed)
     means = rng.normal(size=(5, 20)) * (0.3, 0.7, 1.2)[data_seed]
     fit = mixture(1000, means, [1] * 5, [0.2] * 5, 10 + data_seed)
     held_out = mixture(10_000, means, [1] * 5, [0.2] * 5, 20 + data_seed)
     logistic = estimate_supervised_mi(*fit, *held_out).mi_lower_bound_bits
-    assert estimate_supervised_mi(*fit, *held_out, "mlp").mi_lower_bound_bits >= logistic - 0.015
+    assert estimate_supervised_mi(*fit, *held_out, "mlp").mi_lower_bound_bits >= logistic - 0.005
 
 
 @BOTH

@@ -57,7 +57,7 @@ def test_a_stock_task_in_a_study(done, tmp_path):
     for folder in folders:
         # repeated with -a, and with other settings: still one score
         (record,) = (json.loads(line) for line in (folder / "superb_results.jsonl").read_text().splitlines())
-        assert record["reused_states"] is (folder != folders[0])  # fbank is computed anew
+        assert record["reused_states"] is (folder != folders[0])  # fbank's states are not stored
         assert f"{record['percent']:.2f}" in parts[1]
         assert f"PER from own run, {folder}" in parts[1]
     assert parts[2].count("PER from own run") == 2
