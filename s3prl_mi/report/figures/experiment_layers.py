@@ -77,7 +77,9 @@ def _legend(part: Any, axes: Axes) -> None:
     """The estimates first, the intervals and ceilings after them; below the plot, where no curve can run."""
     entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
     entries.sort(key=lambda entry: entry[1].startswith(("95 %", "ceiling")))
-    columns = min(3, len(entries)) if len(entries) < 4 else 2 if max(len(e[1]) for e in entries) < 60 else 1
+    lengths = [len(label) for _, label in entries]
+    in_one_row = len(entries) < 4 and sum(lengths) < 85
+    columns = len(entries) if in_one_row else 2 if max(lengths) < 60 else 1
     part.legend(*zip(*entries, strict=True), fontsize=8, loc="outside lower center", ncols=columns, columnspacing=1.5)
 
 
