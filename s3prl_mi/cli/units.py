@@ -93,6 +93,8 @@ def _frames(args: argparse.Namespace) -> tuple[tuple[Coded, int, int], list[str]
     sizes = [len(y) for y in targets]
     if not sum(sizes):
         raise MIError(f"{args.alignments}: no frame with a label.")
+    if len(label_ids) < 2:
+        raise MIError(f"{args.alignments}: all frames have one label ({next(iter(label_ids))}): nothing to tell.")
     speakers = [name.partition("-")[0] for name in owners]
     known = all("-" in name for name in owners) and len(set(speakers)) > 1
     names, ids = np.unique(speakers if known else owners, return_inverse=True)
@@ -101,7 +103,7 @@ def _frames(args: argparse.Namespace) -> tuple[tuple[Coded, int, int], list[str]
     missing = len(units) - len(labels)
     lines = [
         f"{count(len(labels), 'utterance')}, {count(len(names), over.removesuffix('s'))}, {sum(sizes):,} frames of "
-        f"{args.label_ms:g} ms" + (f"; {missing} utterances without an alignment left out" if missing else "")
+        f"{args.label_ms:g} ms" + (f"; {count(missing, 'utterance')} without an alignment left out" if missing else "")
     ]
     coded = Coded(np.concatenate(codes).astype(np.int64), np.concatenate(targets).astype(np.int64), groups)
     return (coded, len(unit_ids), len(label_ids)), lines

@@ -86,3 +86,9 @@ def test_what_is_refused(tmp_path, capsys):
     assert "twice.txt, line 2" in refusal(capsys, tmp_path / "twice.txt", "--alignments", phones)
     assert "cannot be read" in refusal(capsys, tmp_path / "none.txt", "--alignments", phones)
     assert "whole multiple" in refusal(capsys, short, "--alignments", phones, "--unit_ms", "15")
+
+
+def test_a_single_label_is_refused(tmp_path, capsys):
+    units = write(tmp_path / "units.txt", {"a-1-1": [0, 1, 2]})
+    phones = write(tmp_path / "p.jsonl.gz", {"a-1-1": ["W"] * 6}, "phones")
+    assert "all frames have one label (W)" in refusal(capsys, units, "--alignments", phones)
