@@ -13,8 +13,26 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .errors import MIError
+
 HALF_FRAMES = 4096
 """Sums over at least so many frames may be of bfloat16 numbers: over fewer, rounding would not average out."""
+
+
+def checked_device(name: str | torch.device, key: str) -> torch.device:
+    """A device that can compute what is computed here; `key` is what it is given by.
+
+    Raises:
+        MIError: there is no such device, or it has no float64.
+    """
+    try:
+        device = torch.device(name)
+        torch.ones(1, dtype=torch.float64, device=device).cpu()  # `meta` holds no numbers
+    except TypeError as error:
+        raise MIError(f"{key} {name}: it has no float64 (Apple's GPUs do not), which probes need; use cpu.") from error
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise MIError(f"{key} {name}: no such device here; use cuda, cuda:<number> or cpu.") from error
+    return device
 
 
 @contextlib.contextmanager

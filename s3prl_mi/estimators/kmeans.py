@@ -237,6 +237,7 @@ def _lloyd_step(data: _Centred, books: Tensor) -> Tensor:
     offsets, one = torch.arange(seeds, device=books.device) * clusters, counts.new_ones(())
     flat_books = books.reshape(-1, dim)
     norms, doubled = flat_books.square().sum(1)[None], -2.0 * flat_books.T
+    add_frames = _add_frames if data.device.type == "cpu" else _add_frames_by_product
     half = len(data) >= HALF_FRAMES and half_is_fast(data.device)
     doubled = doubled.bfloat16() if half else doubled
     for _, _, x in data.blocks(ROWS):
@@ -244,22 +245,24 @@ def _lloyd_step(data: _Centred, books: Tensor) -> Tensor:
         # between two clusters bfloat16 may take the other one, which costs next to nothing
         scores = (x.bfloat16() @ doubled).float().add_(norms) if half else torch.addmm(norms, x, doubled)
         flat = scores.view(-1, seeds, clusters).min(2).indices + offsets
-        _add_frames(sums, flat, x)
+        add_frames(sums, flat, x)
         counts.index_add_(0, flat.reshape(-1), one.expand(flat.numel()))
     means = sums / counts.clamp_min(1)[:, None]
     return torch.where((counts > 0)[:, None], means, books.reshape(-1, dim)).view(seeds, clusters, dim)
 
 
 def _add_frames(sums: Tensor, index: Tensor, x: Tensor) -> None:
-    """Add frames x (n_frames, dim) to rows of `sums`, each to those of `index` (n_frames, n_seeds), in one order.
+    """Add frames x (n_frames, dim) to rows of `sums`, each to those of `index` (n_frames, n_seeds)."""
+    for rows in index.T:
+        sums.index_add_(0, rows, x)
 
-    On a GPU index_add_ adds in any order, and codebooks would differ from run to run: there it is a product.
+
+def _add_frames_by_product(sums: Tensor, index: Tensor, x: Tensor) -> None:
+    """The same for a GPU, where index_add_ adds in any order and codebooks would differ from run to run.
+
+    `index` names no row twice for one frame.
     """
-    if x.device.type == "cpu":
-        for rows in index.T:
-            sums.index_add_(0, rows, x)
-    else:
-        sums.addmm_(x.new_zeros(len(x), len(sums)).scatter_(1, index, 1.0).T, x)
+    sums.addmm_(x.new_zeros(len(x), len(sums)).scatter_(1, index, 1.0).T, x)
 
 
 def _seed_codebooks(sample: Tensor, clusters: int, seeds: Sequence[int]) -> Tensor:
