@@ -66,5 +66,6 @@ def _side(upstream: Upstream, config: DataConfig, name: str, layers: tuple[int, 
         return np.concatenate([f.read(0, len(f)) for f in frames], 1)
 
     a, b = read(MASK), read(PLAIN)
-    groups = held_out_groups([plain], side.utterances, side.order)
-    return {"za": a[pairs.rows_a], "zb": b[pairs.rows_b], "zb_all": b, "g_all": groups, "rows_b": pairs.rows_b}
+    groups = held_out_groups([plain], side.utterances)
+    rows = pairs.rows_b
+    return {"za": a[pairs.rows_a], "zb": b[rows], "zb_all": b, "g": groups[rows], "g_all": groups, "rows_b": rows}
