@@ -1,7 +1,8 @@
 """A GPU that is not there: torch's fake tensors, which have a device and no numbers.
 
 What mixes devices raises. What the host asks of the device is answered by a guess and counted, by the line of code that
-asks: on a GPU it waits there until all that was begun before is done.
+asks: on a GPU it waits there until all that was begun before is done. So it does where it copies to the device; that is
+counted apart, as frames must come there.
 """
 
 from __future__ import annotations
@@ -27,11 +28,15 @@ class _Answering(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.waits: Counter[str] = Counter()
+        self.copies: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, operation = kwargs or {}, func.overloadpacket
         x = args[0] if args and isinstance(args[0], torch.Tensor) else None
-        to_host = operation is aten._to_copy and torch.device(kwargs.get("device") or "cuda").type == "cpu"
+        target = torch.device(kwargs.get("device") or "meta").type if operation is aten._to_copy else ""
+        if x is not None and (x.device.type, target) == ("cpu", "cuda") and not kwargs.get("non_blocking"):
+            self.copies[_asking()] += 1
+        to_host = target == "cpu"
         if x is None or not (to_host or operation in (aten._local_scalar_dense, aten.nonzero, aten.bincount)):
             return func(*args, **kwargs)
         if x.device.type == "cuda":
@@ -57,10 +62,10 @@ def _asking() -> str:
 
 
 @contextlib.contextmanager
-def stand_in() -> Iterator[Counter[str]]:
-    """While in this context tensors are fake, and `device="cuda"` may be used; yields what the host waited for."""
+def stand_in() -> Iterator[_Answering]:
+    """While in this context tensors are fake, and `device="cuda"` may be used; yields what is counted."""
     with FakeTensorMode(allow_non_fake_inputs=True), _Answering() as mode:
-        yield mode.waits
+        yield mode
 
 
 def move(model: nn.Module) -> None:
