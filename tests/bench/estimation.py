@@ -103,7 +103,7 @@ class Sklearn:
 def sklearn(args: argparse.Namespace) -> Iterator[Row]:
     """k-means and logistic regression of 13 layers x 5 seeds; scikit-learn's C as it is, as we chose it, or chosen."""
     d = frames.views(args)
-    ours({k: v[:2000] for k, v in d.items()}, ["logistic"], [0])  # warms up
+    ours(frames.first(d), ["logistic"], [0])  # warms up
     began = time.perf_counter()
     bits, probes = ours(d, ["logistic"], range(SEEDS))
     took = (time.perf_counter() - began) * LAYERS
@@ -225,7 +225,7 @@ def seeds(args: argparse.Namespace) -> Iterator[Row]:
     """What seeds 2 to 5 add to the first, both probes."""
     d = frames.views(args)
     with torch.no_grad():
-        ours({k: v[:2000] for k, v in d.items()}, ["logistic", "mlp"], [0])  # warms up
+        ours(frames.first(d), ["logistic", "mlp"], [0])  # warms up
         times = {}
         for count in (1, SEEDS):
             began = time.perf_counter()

@@ -44,6 +44,12 @@ def views(args: argparse.Namespace) -> Data:
     return _views(args.libri_root, args.upstream, str(args.ckpt), tuple(args.layers))
 
 
+def first(d: Data, count: int = 2000) -> Data:
+    """The first frames of view b and the pairs among them, to warm up with."""
+    pairs = int((d["rows_b"] < count).sum())
+    return {name: v[: count if name.endswith("_all") else pairs] for name, v in d.items()}
+
+
 @functools.cache
 def _views(libri_root: Path, name: str, ckpt: str, layers: tuple[int, ...]) -> Data:
     upstream = load_upstream(name, ckpt)

@@ -138,7 +138,7 @@ def _floor(args: argparse.Namespace, kind: str, checkpoint: Path, listed: Path) 
 
 def _probes(args: argparse.Namespace) -> Iterator[Row]:
     d = frames.views(args)
-    small = {k: v[:2000] for k, v in d.items()}
+    small = frames.first(d)
     with torch.no_grad():
         estimation.ours(small, ["logistic", "mlp"], [0], device=args.device)  # warms up
         bits: list[list[float]] = []
