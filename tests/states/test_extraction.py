@@ -233,6 +233,8 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(
         if len(waveforms) > most:
             activations = torch.zeros(8)
             held.append(weakref.ref(activations))
+            if front is not None:
+                front.made[0] = activations
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return original(upstream, waveforms, view, front)
 
