@@ -97,7 +97,8 @@ class _Masker:
             pattern = torch.from_numpy(self.view.pattern(count))[start : start + total]
             masked[row, : len(pattern), 0] = pattern
         # not by index, for which a GPU would be waited for
-        return torch.where(masked.to(latents.device, non_blocking=True), self.embedding.to(latents, non_blocking=True), latents)
+        embedding = self.embedding.to(latents, non_blocking=True)
+        return torch.where(masked.to(latents.device, non_blocking=True), embedding, latents)
 
     def counts(self, total: int) -> list[int]:
         """Real frames of each utterance; `total` where only the model can tell."""
