@@ -144,20 +144,20 @@ def usable_device(device: str) -> str:
     """
     import torch
 
-    try:
-        wanted = torch.device(device)
-        if wanted.type not in ("cuda", "cpu"):
-            torch.ones(1, device=wanted).cpu()  # others may be there; `meta` holds no numbers
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise MIError(f"--device {device}: no such device here; use cuda, cuda:<number> or cpu.") from error
-    if wanted.type != "cuda":
+    from ..core.arithmetic import checked_device
+
+    kind, colon, number = device.partition(":")
+    if kind != "cuda" or (colon and not number.isdigit()):
+        checked_device(device, "--device")
         return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
         print(f"No GPU found: using the CPU instead of --device {device}.", file=sys.stderr)
         return "cpu"
-    if wanted.index is not None and wanted.index >= count:
+    if number and int(number) >= count:
         raise MIError(f"--device {device}: this machine has {count} GPU(s), numbered from 0.")
+    if number:
+        torch.cuda.set_device(int(number))  # else page-locked memory makes itself at home on the first GPU, too
     return device
 
 

@@ -11,9 +11,28 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
+
+from .errors import MIError
 
 HALF_FRAMES = 4096
 """Sums over at least so many frames may be of bfloat16 numbers: over fewer, rounding would not average out."""
+
+
+def checked_device(name: str | torch.device, key: str) -> torch.device:
+    """A device that can compute what is computed here; `key` is what it is given by.
+
+    Raises:
+        MIError: there is no such device, or it has no float64.
+    """
+    try:
+        device = torch.device(name)
+        torch.ones(1, dtype=torch.float64, device=device).cpu()  # `meta` holds no numbers
+    except TypeError as error:
+        raise MIError(f"{key} {name}: it has no float64 (Apple's GPUs do not), which probes need; use cpu.") from error
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise MIError(f"{key} {name}: no such device here; use cuda, cuda:<number> or cpu.") from error
+    return device
 
 
 @contextlib.contextmanager
@@ -29,10 +48,35 @@ def fast_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Float32 as it is, on a GPU too: torch takes TensorFloat-32 for convolutions there, which keeps 3 digits."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def add_at(sums: Tensor, index: Tensor, values: Tensor) -> None:
+    """``sums[index] += values`` in the same order each time; shapes (n_sums,), (n,) and (n,).
+
+    On a GPU index_add_ and scatter_add_ add in any order: sums of floats would differ from run to run.
+    """
+    if sums.device.type == "cpu":
+        sums.index_add_(0, index, values)
+    else:
+        sums.index_put_((index,), values, accumulate=True)
+
+
 def half_is_fast(device: torch.device) -> bool:
     """Whether bfloat16 products have instructions of their own on this device."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     has = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return device.type == "cpu" and bool(supported and supported() and has and has())

@@ -145,7 +145,8 @@ class MIConfig:
     kmeans_iterations: int = 100
     """At most; k-means stops earlier where its centroids hardly move."""
     batch_size: int = 0
-    """Utterances per forward pass; 0: chosen by device. Hidden states do not depend on it."""
+    """Utterances per forward pass; 0: chosen by device. Hidden states do not depend on it. A batch that does not fit
+    into memory is halved."""
     precision: Literal["auto", "fp32", "mixed", "bf16"] = "auto"
     """Of the upstream's forward pass. `mixed`: the Transformer in bfloat16 for mask views, all else in float32 (bits
     within 0.001). `bf16`: autocast for all (mi_views moves as with another seed of k-means). `auto`: `mixed` on a CPU

@@ -27,7 +27,8 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
 
 
 _NO_MEMORY = re.compile(
-    r"out of memory|(cannot|can.t) allocate memory|not enough memory|bad_alloc|failed to map segment", re.IGNORECASE
+    r"out of memory|(cannot|can.t) allocate memory|not enough memory|bad_alloc|ALLOC_FAILED|failed to map segment",
+    re.IGNORECASE,
 )
 
 

@@ -34,6 +34,7 @@ from ..states.store import InsufficientSpace, Store
 from ..states.waveforms import WaveformStates
 from ..upstreams.forward import hidden_states
 from ..upstreams.loading import Upstream, load_upstream
+from ..upstreams.precision import running_in
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +173,8 @@ class StoredUpstream(torch.nn.Module):
 
     def _extract(self, missing: dict[str, Tensor]) -> dict[str, list[Tensor]]:
         """Run the upstream over waveforms and keep what comes out."""
-        with torch.autocast(torch.device(self._upstream.device).type, enabled=False):
+        kind = torch.device(self._upstream.device).type
+        with torch.autocast(kind, enabled=False), running_in(self._upstream, "fp32"):
             hidden = hidden_states(self._upstream, list(missing.values()))
         found = {d: [h[n] for n in self._layers] for d, h in zip(missing, hidden, strict=True)}
         try:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from ..core.arithmetic import checked_device
 from ..core.errors import MIError
 from ..core.types import FloatMatrix, IntVector
 from .folds import assign_folds, time_folds
@@ -69,7 +70,7 @@ def estimate_supervised_mi(
     vocabulary = Vocabulary.of(_labels(fit_y, len(fit_frames), "fit_y"), min_count)
     fit_ids = vocabulary.ids(_host(fit_y))
     eval_ids = vocabulary.ids(_labels(eval_y, len(eval_frames), "eval_y"))
-    classes, spec = len(vocabulary.labels), ProbeSpec((probe,), protocol, (seed,), device)
+    classes, spec = len(vocabulary.labels), ProbeSpec((probe,), protocol, (seed,), checked_device(device, "device"))
     known_frames(eval_ids)
     probes = fit_supervised(fit_frames, fit_ids, classes, _folds(groups, len(fit_frames)), spec)
     return score_supervised(probes, eval_frames, eval_ids, spec, len(fit_frames))[0][0]
@@ -124,7 +125,8 @@ def estimate_view_mi(
     for a, b, which in ((fit_a, fit_b, "fit"), (eval_a, eval_b, "eval")):
         if len(a) != len(b):
             raise MIError(f"{which}_za has {len(a)} frames and {which}_zb {len(b)}: row i of both must be one pair.")
-    spec, folds = ProbeSpec((probe,), protocol, (seed,), device), _folds(groups, len(fit_a))
+    spec = ProbeSpec((probe,), protocol, (seed,), checked_device(device, "device"))
+    folds = _folds(groups, len(fit_a))
     axes = AXES if codebook == "auto" else ()
     choice = choose_codebook(fit_a, fit_b, np.arange(len(fit_b)), clusters, spec, folds, axes)
     codebooks = fit_codebooks(fit_b, clusters, [seed], iterations, device, choice.inputs if choice else None)

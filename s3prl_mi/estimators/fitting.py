@@ -295,12 +295,11 @@ class Fitting:
 
         def check(step: int, network: Network) -> bool:
             nonlocal best, chosen, waited
-            losses = torch.zeros(len(MLP_WEIGHTS) + 1, dtype=torch.float64)
+            losses = torch.zeros(len(MLP_WEIGHTS), dtype=torch.float64, device=self.device)
             for fold, (x, base, y) in enumerate(checked):
                 own = network.only(fold)(x).float()
-                summed = [_summed_loss(w * own + (1 - w) * base, y) for w in MLP_WEIGHTS]
-                losses += torch.tensor([*summed, len(y)], dtype=torch.float64)
-            *mixed, frames = losses.tolist()
+                losses += torch.stack([_summed_loss(w * own + (1 - w) * base, y) for w in MLP_WEIGHTS])
+            mixed, frames = losses.tolist(), sum(len(y) for _, _, y in checked)
             waited += 1
             enough = min(mixed) / frames + SAME_LOSS
             weight, loss = next(
@@ -345,9 +344,9 @@ def train_by_sgd(
     return Network(*([torch.cat(layer) for layer in zip(*of, strict=True)] for of in of_layers))
 
 
-def _summed_loss(logits: Tensor, target: Tensor) -> float:
+def _summed_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Sum of -ln q of (n_frames, 1, n_classes) logits for targets (n_frames, 1)."""
-    return float(functional.cross_entropy(logits[:, 0], target[:, 0], reduction="sum"))
+    return functional.cross_entropy(logits[:, 0], target[:, 0], reduction="sum")
 
 
 def _lowest_point(tried: list[tuple[float, float]]) -> float:

@@ -26,6 +26,9 @@ BLOCK_ROWS = 4096
 CACHE_BYTES = 1 << 30
 """Standardised frames of a layer are kept in memory below this size, and read again block by block above."""
 
+OF_GPU_MEMORY = 1 / 8
+"""Fraction of a GPU's memory that takes their place there: each block that is read again is a copy to wait for."""
+
 
 RANGE_FRAMES = 4096
 """Evenly spaced fit frames, or up to twice as many, from which it is found how far values may lie from the median."""
@@ -198,8 +201,9 @@ def fit_affine(frames: Frames, device: torch.device | str = "cpu") -> AffineMap:
         MIError: NaN or infinite values.
     """
     n, dim = len(frames), frames.dim
-    first = torch.zeros(dim, dtype=torch.float64)
-    second = torch.zeros(dim, dim, dtype=torch.float64)
+    first = torch.zeros(dim, dtype=torch.float64, device=device)
+    second = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+    finite = torch.ones((), dtype=torch.bool, device=device)
     median, reach = median_and_reach(frames)
     values = ValueRange((median - reach).float(), (median + reach).float()).to(device)
     # keeps sums of products small, so that float32 products lose nothing
@@ -207,11 +211,13 @@ def fit_affine(frames: Frames, device: torch.device | str = "cpu") -> AffineMap:
     shift, inverse = median.float().to(device), (1 / unit).float().to(device)
     for start, stop in frames.blocks():
         x = torch.from_numpy(frames.read(start, stop)).to(device)
-        if not bool(torch.isfinite(x).all()):
-            raise MIError("hidden states hold NaN or infinite values")
+        finite &= torch.isfinite(x).all()
         x = values(x).sub_(shift).mul_(inverse)
-        first += x.sum(0, dtype=torch.float64).cpu()
-        second += (x.T @ x).double().cpu()
+        first += x.sum(0, dtype=torch.float64)
+        second += x.T @ x
+    if not bool(finite):
+        raise MIError("hidden states hold NaN or infinite values")
+    first, second = first.cpu(), second.cpu()
     centre = first / n
     covariance = second / n - torch.outer(centre, centre)
     variance = covariance.diagonal().clamp_min(0)
@@ -230,6 +236,13 @@ def fit_affine(frames: Frames, device: torch.device | str = "cpu") -> AffineMap:
     )
 
 
+def cache_limit(device: torch.device) -> int:
+    """The most bytes that mapped frames of a layer may take on a device."""
+    if device.type != "cuda":
+        return CACHE_BYTES
+    return max(CACHE_BYTES, int(OF_GPU_MEMORY * torch.cuda.get_device_properties(device).total_memory))
+
+
 class CachedBlocks:
     """Frames after a map, as float32 blocks on a device; kept in memory while small enough.
 
@@ -238,16 +251,21 @@ class CachedBlocks:
         mapped: the map, of frames (n, frames.dim) on `device` to frames (n, dim).
         dim: dimensions of mapped frames.
         device: where to compute.
-        cache_bytes: keep the mapped frames if they need at most this much.
+        cache_bytes: keep the mapped frames if they need at most this much; None: `cache_limit`.
     """
 
     def __init__(
-        self, frames: Frames, mapped: Callable[[Tensor], Tensor], dim: int, device: torch.device, cache_bytes: int
+        self,
+        frames: Frames,
+        mapped: Callable[[Tensor], Tensor],
+        dim: int,
+        device: torch.device,
+        cache_bytes: int | None = None,
     ) -> None:
         self.frames, self.dim, self.device = frames, dim, device
-        self._mapped, self._cache_bytes = mapped, cache_bytes
+        self._mapped, self._cache_bytes = mapped, cache_limit(device) if cache_bytes is None else cache_bytes
         self._cache: Tensor | None = None
-        if len(frames) * dim * 4 <= cache_bytes:
+        if len(frames) * dim * 4 <= self._cache_bytes:
             cache = torch.empty(len(frames), dim, device=device)
             for start, stop in frames.blocks():
                 cache[start:stop] = mapped(self._read(start, stop))
@@ -272,7 +290,7 @@ class CachedBlocks:
 class Inputs(CachedBlocks):
     """Frames after the affine map that is fitted on the fit split."""
 
-    def __init__(self, frames: Frames, affine: AffineMap, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, frames: Frames, affine: AffineMap, cache_bytes: int | None = None) -> None:
         self.affine = affine
         super().__init__(frames, affine, affine.dim, affine.device, cache_bytes)
 
@@ -301,6 +319,11 @@ class Inputs(CachedBlocks):
         for start, stop in self.frames.blocks(size):
             x = self.affine.centred(self._read(start, stop)) if self._cache is None else self._cache[start:stop]
             yield start, stop, x
+
+    @property
+    def taken_from(self) -> torch.device:
+        """Where `take` wants positions: with the frames, which are on the device, or still to be read."""
+        return torch.device("cpu") if self._cache is None else self.device
 
     def take(self, positions: Tensor) -> Tensor:
         """Mapped frames at `positions`, shape (len(positions), dim)."""

@@ -8,7 +8,7 @@ whitened principal axes (`frames.AffineMap.whitened`). All seeds share each read
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.arithmetic import HALF_FRAMES, fast_products, half_is_fast
 from ..core.errors import MIError
-from .frames import CACHE_BYTES, AffineMap, CachedBlocks, Frames, ValueRange, fit_range
+from .frames import AffineMap, CachedBlocks, Frames, ValueRange, fit_range
 
 SAMPLE_FRAMES = 100
 """Evenly spaced frames per cluster, from which k-means++ draws and on which Lloyd's algorithm runs first."""
@@ -78,7 +78,7 @@ class _Centred(CachedBlocks):
 
     def __init__(self, frames: Frames, inputs: CodebookInputs, centre: Tensor, unit: float) -> None:
         mapped = lambda x: inputs(x).sub_(centre).mul_(unit)  # noqa: E731
-        super().__init__(frames, mapped, len(centre), centre.device, CACHE_BYTES)
+        super().__init__(frames, mapped, len(centre), centre.device)
 
     def variance(self) -> float:
         """Variance of the frames, summed over dimensions."""
@@ -176,9 +176,10 @@ def _without_duplicates(data: _Centred, books: Tensor) -> Tensor:
     seeds, clusters = books.shape[:2]
     counts = torch.zeros(seeds * clusters, device=books.device)
     offsets = torch.arange(seeds, device=books.device) * clusters
+    nearest, one = _nearest(books), counts.new_ones(())
     for _, _, x in data.blocks(ROWS):
-        flat = _nearest(x, books) + offsets
-        counts += torch.bincount(flat.reshape(-1), minlength=len(counts))
+        flat = (nearest(x) + offsets).reshape(-1)
+        counts.index_add_(0, flat, one.expand(len(flat)))
     distance = torch.cdist(books, books, compute_mode="donot_use_mm_for_euclid_dist")
     spread = books.square().sum(2).mean(1).sqrt()
     same = distance <= SAME_POINT * spread[:, None, None]
@@ -200,23 +201,32 @@ def assign(frames: Frames, codebooks: Codebooks) -> Tensor:
     """
     books, device = codebooks.centroids, codebooks.centroids.device
     out = torch.empty(len(frames), len(books), dtype=torch.long, device=device)
+    nearest = _nearest(books)
     for start, stop in frames.blocks():
         x = torch.from_numpy(frames.read(start, stop)).to(device)
-        out[start:stop] = _nearest(codebooks.inputs(x), books)
+        out[start:stop] = nearest(codebooks.inputs(x))
     return out
 
 
-def _nearest(x: Tensor, books: Tensor) -> Tensor:
-    """Nearest centroid of each codebook by squared distance (|x|^2 is the same for all), (n_frames, n_seeds)."""
+def _nearest(books: Tensor) -> Callable[[Tensor], Tensor]:
+    """Frames (n_frames, dim) -> the nearest centroid of each codebook, (n_frames, n_books).
+
+    By squared distance (|x|^2 is the same for all).
+    """
     seeds, clusters, dim = books.shape
     # small numbers in the product: float32 keeps its digits far from the origin
     centre = books.nanmean((0, 1))
     moved = (books - centre).reshape(-1, dim)
     unit = _unit(moved.nan_to_num())
     moved = moved * unit
-    scores = torch.addmm(moved.square().sum(1)[None], (x - centre) * unit, moved.T, alpha=-2.0)
-    # a product with NaN taints nothing but its own column
-    return scores.nan_to_num(nan=float("inf"), posinf=float("inf")).view(-1, seeds, clusters).argmin(2)
+    norms = moved.square().sum(1)[None]
+
+    def nearest(x: Tensor) -> Tensor:
+        scores = torch.addmm(norms, (x - centre) * unit, moved.T, alpha=-2.0)
+        # a product with NaN taints nothing but its own column
+        return scores.nan_to_num(nan=float("inf"), posinf=float("inf")).view(-1, seeds, clusters).argmin(2)
+
+    return nearest
 
 
 def _lloyd_step(data: _Centred, books: Tensor) -> Tensor:
@@ -224,9 +234,10 @@ def _lloyd_step(data: _Centred, books: Tensor) -> Tensor:
     seeds, clusters, dim = books.shape
     sums = torch.zeros(seeds * clusters, dim, device=books.device)
     counts = torch.zeros(seeds * clusters, device=books.device)
-    offsets = torch.arange(seeds, device=books.device) * clusters
+    offsets, one = torch.arange(seeds, device=books.device) * clusters, counts.new_ones(())
     flat_books = books.reshape(-1, dim)
     norms, doubled = flat_books.square().sum(1)[None], -2.0 * flat_books.T
+    add_frames = _add_frames if data.device.type == "cpu" else _add_frames_by_product
     half = len(data) >= HALF_FRAMES and half_is_fast(data.device)
     doubled = doubled.bfloat16() if half else doubled
     for _, _, x in data.blocks(ROWS):
@@ -234,11 +245,24 @@ def _lloyd_step(data: _Centred, books: Tensor) -> Tensor:
         # between two clusters bfloat16 may take the other one, which costs next to nothing
         scores = (x.bfloat16() @ doubled).float().add_(norms) if half else torch.addmm(norms, x, doubled)
         flat = scores.view(-1, seeds, clusters).min(2).indices + offsets
-        for s in range(seeds):
-            sums.index_add_(0, flat[:, s], x)
-        counts += torch.bincount(flat.reshape(-1), minlength=len(counts))
+        add_frames(sums, flat, x)
+        counts.index_add_(0, flat.reshape(-1), one.expand(flat.numel()))
     means = sums / counts.clamp_min(1)[:, None]
     return torch.where((counts > 0)[:, None], means, books.reshape(-1, dim)).view(seeds, clusters, dim)
+
+
+def _add_frames(sums: Tensor, index: Tensor, x: Tensor) -> None:
+    """Add frames x (n_frames, dim) to rows of `sums`, each to those of `index` (n_frames, n_seeds)."""
+    for rows in index.T:
+        sums.index_add_(0, rows, x)
+
+
+def _add_frames_by_product(sums: Tensor, index: Tensor, x: Tensor) -> None:
+    """The same for a GPU, where index_add_ adds in any order and codebooks would differ from run to run.
+
+    `index` names no row twice for one frame.
+    """
+    sums.addmm_(x.new_zeros(len(x), len(sums)).scatter_(1, index, 1.0).T, x)
 
 
 def _seed_codebooks(sample: Tensor, clusters: int, seeds: Sequence[int]) -> Tensor:

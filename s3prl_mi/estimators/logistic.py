@@ -202,7 +202,9 @@ def minimise(
         # a fraction of small losses: a tolerance above what is left to gain would end a warm start where it began
         active = -0.5 * slope > tolerance * point.loss.clamp(SMALLEST_LOSS, 1.0)
         if not bool(active.all()):
-            _put(done, live[~active], point.only(~active))
+            # numbers, found once: each index by a mask would wait for a GPU
+            ended, active = (~active).nonzero()[:, 0], active.nonzero()[:, 0]
+            _put(done, live[ended], point.only(ended))
             live, point, slope, size = live[active], point.only(active), slope[active], size[active]
             direction, inverse = direction.problem(active), inverse.problem(active)
             problems, anchor = problems.only(active), anchor[active]

@@ -107,7 +107,8 @@ def train(
     mean = Network(averaged[:depth], averaged[depth:])
     optimiser = _AdamW(parameters, settings) if settings.optimiser == "adamw" else _SGD(parameters, settings)
     drop = _dropout(settings.dropout, seeds, dtype, device)
-    for done, batch in enumerate(_batches(positions, settings.batch, steps, order_seed), start=1):
+    batches = _batches(positions, settings.batch, steps, order_seed, inputs.taken_from)
+    for done, batch in enumerate(batches, start=1):
         target = targets[batch.to(targets.device)].T.reshape(-1)
         x = inputs.take(batch).to(dtype)
         # the master weights are float32; products read them as `dtype`
@@ -168,13 +169,20 @@ class _SGD:
         torch._foreach_add_(self.values, gradients, alpha=-self.learning_rate)
 
 
-def _batches(positions: Tensor, size: int, count: int, order_seed: int = BATCH_ORDER_SEED) -> Iterator[Tensor]:
-    """`count` mini-batches of frames, from one random order of all `positions` after another."""
+def _batches(
+    positions: Tensor,
+    size: int,
+    count: int,
+    order_seed: int = BATCH_ORDER_SEED,
+    device: torch.device | str = "cpu",
+) -> Iterator[Tensor]:
+    """`count` mini-batches of frames on `device`, from one random order of all `positions` after another."""
     order = torch.Generator().manual_seed(order_seed)
     size = min(size, len(positions))
     whole = len(positions) // size * size  # what does not fill a batch waits for the next order
     while count > 0:
-        for chosen in positions[torch.randperm(len(positions), generator=order)[:whole]].split(size)[:count]:
+        ordered = positions[torch.randperm(len(positions), generator=order)[:whole]].to(device)
+        for chosen in ordered.split(size)[:count]:
             yield chosen
             count -= 1
 

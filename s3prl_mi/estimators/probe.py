@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..core.arithmetic import add_at
 from ..core.types import Bits
 from .bounds import NATS_TO_BITS
 from .frames import AffineMap, Frames, ValueRange
@@ -111,7 +112,7 @@ class Score:
 def log_priors(targets: Tensor, classes: int) -> Tensor:
     """Ln of the class frequencies of fit targets (n_frames, n), smoothed by half a frame: (n, classes), float64."""
     counts = torch.zeros(targets.shape[1], classes, dtype=torch.float64, device=targets.device)
-    counts.scatter_add_(1, targets.T, torch.ones_like(targets, dtype=torch.float64).T)
+    counts.scatter_add_(1, targets.T, counts.new_ones(()).expand(targets.T.shape))
     return ((counts + 0.5) / (counts + 0.5).sum(1, keepdim=True)).log()
 
 
@@ -121,6 +122,7 @@ class _Tally:
     def __init__(self, seeds: int, classes: int, groups: int, device: torch.device) -> None:
         self._loss = torch.zeros(seeds, classes, dtype=torch.float64, device=device)
         self._group_loss = torch.zeros(seeds, groups, dtype=torch.float64, device=device)
+        self._seeds = torch.arange(seeds, device=device)
         self._frames = torch.zeros(seeds, classes, dtype=torch.int64, device=device)
         self._right = torch.zeros(seeds, dtype=torch.int64, device=device)
         cells = classes * classes if classes <= MOST_CONFUSABLE else 0
@@ -130,13 +132,17 @@ class _Tally:
         """Add ln q (n_frames, n_seeds, n_classes), class ids (n_frames, n_seeds) and group numbers (n_frames,)."""
         nats = -log_q.gather(2, target[:, :, None])[:, :, 0]
         guess, ones = log_q.argmax(2), torch.ones_like(target)
-        self._loss.scatter_add_(1, target.T, nats.T)
+        self._sum(self._loss, target, nats)
         if group is not None:
-            self._group_loss.index_add_(1, group, nats.T)
+            self._sum(self._group_loss, group[:, None], nats)
         self._frames.scatter_add_(1, target.T, ones.T)
         self._right += (guess == target).sum(0)
         if self._confused.shape[1]:
             self._confused.scatter_add_(1, (target * log_q.shape[2] + guess).T, ones.T)
+
+    def _sum(self, sums: Tensor, index: Tensor, nats: Tensor) -> None:
+        """Add nats (n_frames, n_seeds) to the columns `index` of sums (n_seeds, n_columns), seed by seed."""
+        add_at(sums.view(-1), (self._seeds * sums.shape[1] + index).reshape(-1), nats.reshape(-1))
 
     def scores(self) -> list[Score]:
         """One score per seed."""
@@ -175,10 +181,11 @@ def score(
     device = affine.mean.device
     shapes = [p.log_probabilities(torch.zeros(1, affine.dim, device=device)).shape for p in probes]
     names, ids = ((), None) if groups is None else (groups.names, torch.from_numpy(groups.ids).to(device))
+    targets = targets.to(device)
     tallies = [_Tally(seeds, classes, len(names), device) for _, seeds, classes in shapes]
     for start, stop in frames.blocks(2048):
         x = affine(torch.from_numpy(frames.read(start, stop)).to(device))
-        block = targets[start:stop].to(device)
+        block = targets[start:stop]
         for probe, tally in zip(probes, tallies, strict=True):
             log_q = probe.log_probabilities(x)
             tally.add(log_q, block.expand(-1, log_q.shape[1]), None if ids is None else ids[start:stop])

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +20,6 @@ from ..core.distributed import gather, is_main, world
 from ..core.errors import MIError, is_out_of_memory
 from ..core.threads import BackgroundWriter, prefetch
 from ..core.types import SAMPLE_RATE
-from ..core.words import count
 from ..data.audio import AudioError, SkipCounter, read_waveform, waveform_hash
 from ..data.splits import Split
 from ..data.utterances import Utterance
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..upstreams.loading import Upstream
+    from ..upstreams.masking import Front
     from ..upstreams.views import View
 
 logger = logging.getLogger(__name__)
@@ -230,7 +230,7 @@ def share(batches: Sequence[Bounds], seconds: Sequence[float], rank: int, size: 
 
 def _fill(jobs: Sequence[_Job], batches: dict[Bounds, list[Utterance]], skips: SkipCounter, shared: bool) -> bool:
     """Forward passes over what is missing, while audio is read and states written; whether float16 is too coarse."""
-    from ..upstreams.forward import hidden_states, shortest_samples
+    from ..upstreams.forward import shortest_samples
     from ..upstreams.masking import Front
     from ..upstreams.precision import running_in
 
@@ -255,6 +255,7 @@ def _fill(jobs: Sequence[_Job], batches: dict[Bounds, list[Utterance]], skips: S
     too_coarse = False
     try:
         with bar, BackgroundWriter() as background:
+            passes = _Passes(upstream)
             for bounds, found in zip(own, prefetch([batches[b] for b in own], read), strict=True):
                 skipped = [(u.id, str(w)) for u, w in found if isinstance(w, AudioError)]
                 for utterance, why in skipped:
@@ -267,8 +268,8 @@ def _fill(jobs: Sequence[_Job], batches: dict[Bounds, list[Utterance]], skips: S
                     todo = [j for j in of_view if bounds not in j.writer.done]
                     hidden: Sequence[Sequence[Tensor]] = []
                     if todo and kept:
-                        with _enough_memory(kept), running_in(upstream, todo[0].request.precision):
-                            hidden = hidden_states(upstream, [w for _, w in kept], view, front)
+                        with running_in(upstream, todo[0].request.precision):
+                            hidden = passes(kept, view, front)
                     if any(len(h) <= max(j.request.layers) for h in hidden for j in todo):
                         raise MIError(
                             f"upstream {upstream.name!r} returns fewer layers for some speech than for other."
@@ -285,24 +286,42 @@ def _fill(jobs: Sequence[_Job], batches: dict[Bounds, list[Utterance]], skips: S
     return too_coarse
 
 
-@contextlib.contextmanager
-def _enough_memory(batch: Sequence[tuple[str, Tensor]]) -> Iterator[None]:
-    """A forward pass over some utterances.
+class _Passes:
+    """Forward passes over batches: one that does not fit into memory is halved, as are others of that size after it."""
 
-    Raises:
-        MIError: there is too little memory for it.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream, self._fits = upstream, float("inf")
+
+    def __call__(self, batch: Sequence[tuple[str, Tensor]], view: View, front: Front | None) -> list[list[Tensor]]:
+        """Hidden states of utterances, (id, waveform) each; those of a batch that was halved are on the CPU.
+
+        Raises:
+            MIError: there is too little memory for one utterance.
+        """
+        from ..upstreams.forward import hidden_states
+
         longest, waveform = max(batch, key=lambda b: len(b[1]))
-        raise MIError(
-            f"out of memory in a forward pass over {count(len(batch), 'utterance')}, the longest of them {longest} "
-            f"({len(waveform) / SAMPLE_RATE:.1f} s). Set config key downstream_expert.batch_size to 1, or leave long "
-            "utterances out with downstream_expert.datarc.max_seconds."
-        ) from error
+        padded = len(batch) * len(waveform)
+        if padded <= self._fits or len(batch) == 1:
+            try:
+                return hidden_states(self._upstream, [w for _, w in batch], view, front)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                which = f"{longest} ({len(waveform) / SAMPLE_RATE:.1f} s)"
+                if len(batch) == 1:
+                    raise MIError(
+                        f"out of memory in a forward pass over one utterance, {which}. Leave long utterances out "
+                        "with config key downstream_expert.datarc.max_seconds."
+                    ) from error
+            # from here on nothing refers to the error, which keeps alive what the forward pass has allocated
+            what = "out of memory in a forward pass over %d utterances, the longest of them %s"
+            logger.warning(f"{what}: batches as large as this are halved.", len(batch), which)
+            self._fits = padded // 2
+        if front is not None:  # features of the whole batch
+            front.made.clear()
+        middle = len(batch) // 2
+        return [[h.cpu() for h in u] for half in (batch[:middle], batch[middle:]) for u in self(half, view, None)]
 
 
 def _read(batch: Sequence[Utterance], shortest: int, pinned: bool) -> list[tuple[Utterance, Tensor | AudioError]]:

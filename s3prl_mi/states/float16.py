@@ -75,14 +75,12 @@ class EncodedBatch:
     event: Any = None
 
 
-def to_float16(
-    hidden: Sequence[Sequence[Tensor]], scales: Sequence[tuple[FloatMatrix, FloatMatrix]] | None
-) -> EncodedBatch:
+def to_float16(hidden: Sequence[Sequence[Tensor]], scales: Sequence[tuple[Tensor, Tensor]] | None) -> EncodedBatch:
     """Hidden states in the form of the store.
 
     Args:
         hidden: for each utterance, for each layer, float32 of shape (n_frames, dim).
-        scales: offset and scale of each layer for float16; None: float32.
+        scales: offset and scale of each layer for float16, where the hidden states are; None: float32.
     """
     import torch
 
@@ -96,7 +94,7 @@ def to_float16(
                 layers.append(h)
                 sums.append(h.mean(0, keepdim=True))
                 continue
-            offset, scale = (torch.from_numpy(s).to(h.device, non_blocking=True) for s in scales[number])
+            offset, scale = scales[number]
             z = (h - offset).div_(scale)
             half = z.half()
             error = half.float().sub_(z).square_().sum(0)

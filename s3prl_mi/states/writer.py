@@ -35,6 +35,7 @@ from .float16 import EncodedBatch, RoundingError, to_float16
 from .journal import JOURNAL, Bounds, Written, whole_batches
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from .memory_store import Buffers
@@ -76,6 +77,7 @@ class Writer:
         self._own: list[Written] = []
         self._loose: list[tuple[str, str]] = []
         self._scales: Scales | None = None
+        self._copies: dict[torch.device, list[tuple[Tensor, Tensor]]] = {}
         self._errors: list[RoundingError] = []
 
     def _gather(self, value: Any) -> list[Any]:
@@ -145,8 +147,17 @@ class Writer:
         for states in hidden:
             if (found := [h.shape[1] for h in states]) != dims:
                 raise MIError(f"hidden states of layers {self.layers} have {dims} dimensions, then {found}.")
-        scales = [(self._scales[f"offset_{i}"], self._scales[f"scale_{i}"]) for i in self.layers]
-        return to_float16(hidden, None if self.dtype == "float32" else scales)
+        return to_float16(hidden, None if self.dtype == "float32" else self._scales_on(hidden[0][0].device))
+
+    def _scales_on(self, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """Offset and scale of each layer, copied to a device once."""
+        import torch
+
+        if device not in self._copies:
+            assert self._scales is not None
+            named = {name: torch.from_numpy(values).to(device) for name, values in self._scales.items()}
+            self._copies[device] = [(named[f"offset_{i}"], named[f"scale_{i}"]) for i in self.layers]
+        return self._copies[device]
 
     def write(
         self,

@@ -29,6 +29,7 @@ from ..upstreams.families import Family
 from ..upstreams.forward import hidden_states, shortest_samples
 from ..upstreams.geometry import resolve
 from ..upstreams.loading import Upstream
+from ..upstreams.precision import running_in
 from ..upstreams.views import PLAIN, View, resolve_views
 from .held_out import MAX_SECONDS, Audio, Half, halves
 from .live import Forward, encoder_of, live_upstream, untouched, weights_sha256
@@ -218,7 +219,8 @@ def _extract(upstream: Upstream, half: Half, view: View, layers: Sequence[int]) 
     def entries(of_view: View) -> Iterator[Entry]:
         kept: dict[int, list[FloatMatrix]] = {layer: [] for layer in layers}
         for waveform in half.waveforms:
-            hidden = hidden_states(upstream, [waveform], of_view)[0]
+            with running_in(upstream, "fp32"):
+                hidden = hidden_states(upstream, [waveform], of_view)[0]
             for layer, arrays in kept.items():
                 arrays.append(hidden[layer].cpu().numpy())
         for layer in list(kept):

@@ -283,8 +283,5 @@ def _check_entry(upstream: Upstream, entry: Any, number: int, batch: int, expect
 
 def _keep_tail(waveform: Tensor) -> Tensor:
     """A copy whose last sample is not exactly 0, so that silence at the end is not taken for padding."""
-    if waveform[-1] != 0:
-        return waveform
-    waveform = waveform.clone()
-    waveform[-1] = _NOT_QUITE_SILENT
-    return waveform
+    last = waveform[-1:]
+    return torch.cat([waveform[:-1], torch.where(last == 0, _NOT_QUITE_SILENT, last)])

@@ -28,7 +28,7 @@ def silence_masked(upstream: Upstream, waveform: Tensor, view: View) -> Tensor:
     """A copy whose samples are 0 wherever the nearest frame is masked, shape (n_samples,)."""
     frames = upstream.geometry.nearest_frames(len(waveform))
     masked = view.pattern(int(frames[-1]) + 1)[frames]
-    return waveform.masked_fill(torch.from_numpy(masked).to(waveform.device), 0.0)
+    return waveform.masked_fill(torch.from_numpy(masked).to(waveform.device, non_blocking=True), 0.0)
 
 
 def mask_embedding(upstream: Upstream) -> Tensor:
@@ -97,7 +97,8 @@ class _Masker:
             pattern = torch.from_numpy(self.view.pattern(count))[start : start + total]
             masked[row, : len(pattern), 0] = pattern
         # not by index, for which a GPU would be waited for
-        return torch.where(masked.to(latents.device, non_blocking=True), self.embedding.to(latents), latents)
+        embedding = self.embedding.to(latents, non_blocking=True)
+        return torch.where(masked.to(latents.device, non_blocking=True), embedding, latents)
 
     def counts(self, total: int) -> list[int]:
         """Real frames of each utterance; `total` where only the model can tell."""
@@ -134,7 +135,7 @@ def at_mask_site(upstream: Upstream, n_frames: Sequence[int | None], view: View)
         latents = args[0].copy_(masker.mask(args[0])) if in_place else masker.mask(_wide(args[0]))
         if len(n_frames) > 1 and "padding_mask" in kwargs:
             times = torch.arange(latents.shape[1], device=latents.device)
-            counts = torch.tensor(masker.counts(latents.shape[1]), device=latents.device)
+            counts = torch.tensor(masker.counts(latents.shape[1])).to(latents.device, non_blocking=True)
             kwargs = {**kwargs, "padding_mask": times[None] >= counts[:, None]}
         return (latents, *args[1:]), kwargs
 

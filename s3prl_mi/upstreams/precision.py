@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..core.arithmetic import half_is_fast
+from ..core.arithmetic import exact_products, half_is_fast
 from ..core.types import SAMPLE_RATE
 from .forward import hidden_states
 from .geometry import resolve
@@ -109,9 +109,13 @@ def rounded_once(upstream: Upstream) -> AbstractContextManager[object]:
 
 @contextlib.contextmanager
 def running_in(upstream: Upstream, precision: str) -> Iterator[None]:
-    """While in this context, forward passes run in a precision, that of mask views if `mixed`; output is float32."""
+    """While in this context, forward passes run in a precision, that of mask views if `mixed`; output is float32.
+
+    Float32 is float32 on a GPU, too, where torch would take TensorFloat-32 for convolutions.
+    """
     if precision == "fp32":
-        yield
+        with exact_products():
+            yield
         return
     kind = torch.device(upstream.device).type
     kept = _kept_in_float32(upstream, precision, kind)
@@ -121,6 +125,7 @@ def running_in(upstream: Upstream, precision: str) -> Iterator[None]:
         p for p in upstream.expert.parameters() if p not in exact and p.is_floating_point() and not p.requires_grad
     ]
     with contextlib.ExitStack() as stack:
+        stack.enter_context(exact_products())
         stack.enter_context(torch.no_grad())
         for parameter in rounded:
             stack.callback(parameter.requires_grad_, False)

@@ -15,7 +15,7 @@ from types import ModuleType
 
 import torch
 
-from . import coverage, estimation, extraction, growth, jobs, memory, processes, reuse_states, same_bits, whole
+from . import coverage, estimation, extraction, gpu, growth, jobs, memory, processes, reuse_states, same_bits, whole
 from .table import Row, show
 
 Case = Callable[[argparse.Namespace], Iterator[Row]]
@@ -25,6 +25,7 @@ CASES: dict[str, tuple[ModuleType, Case]] = {
     "mlp": (estimation, estimation.mlp),
     "seeds": (estimation, estimation.seeds),
     "whole": (whole, whole.whole),
+    "gpu": (gpu, gpu.gpu),
     "growth": (jobs, growth.growth),
     "memory": (jobs, memory.memory),
     "processes": (jobs, processes.processes),
@@ -49,6 +50,8 @@ def main() -> None:
     named = parser.parse_args().case
     for name in [named] if named else CASES:
         args = parser.parse_args() if named else parser.parse_args([name])
+        if name == "gpu" and not named and not torch.cuda.is_available():
+            continue
         torch.set_num_threads(args.threads)
         show(CASES[name][1](args), name)
 

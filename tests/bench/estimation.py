@@ -47,14 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def ours(
-    d: Data, names: Sequence[str], seeds: Sequence[int], axes: Sequence[int] = ()
+    d: Data, names: Sequence[str], seeds: Sequence[int], axes: Sequence[int] = (), device: str = "cpu"
 ) -> tuple[list[float], list[FittedProbe]]:
     """Bits of each probe (mean over seeds), and the probes; the baselines' codebook is of the states as they are."""
-    spec = ProbeSpec(tuple(names), "default", tuple(seeds))
+    spec = ProbeSpec(tuple(names), "default", tuple(seeds), device)
     fit, b, a = Frames([d["za"]]), Frames([d["zb"]]), Frames([d["eza"]])
     folds = assign_folds(d["g_all"])
     choice = choose_codebook(fit, Frames([d["zb_all"]]), d["rows_b"], CLUSTERS, spec, folds, axes)
-    books = fit_codebooks(Frames([d["zb_all"]]), CLUSTERS, seeds, inputs=choice.inputs if choice else None)
+    inputs = choice.inputs if choice else None
+    books = fit_codebooks(Frames([d["zb_all"]]), CLUSTERS, seeds, device=device, inputs=inputs)
     probes = fit_views(fit, b, books, choice, folds[d["rows_b"]], spec)
     scored = score_views(probes, books, a, Frames([d["ezb"]]), spec, len(fit))
     return [float(np.mean([e.mi_lower_bound_bits for e in s])) for s in scored], probes
@@ -102,7 +103,7 @@ class Sklearn:
 def sklearn(args: argparse.Namespace) -> Iterator[Row]:
     """k-means and logistic regression of 13 layers x 5 seeds; scikit-learn's C as it is, as we chose it, or chosen."""
     d = frames.views(args)
-    ours({k: v[:2000] for k, v in d.items()}, ["logistic"], [0])  # warms up
+    ours(frames.first(d), ["logistic"], [0])  # warms up
     began = time.perf_counter()
     bits, probes = ours(d, ["logistic"], range(SEEDS))
     took = (time.perf_counter() - began) * LAYERS
@@ -128,12 +129,12 @@ def sklearn(args: argparse.Namespace) -> Iterator[Row]:
 class TorchMLP:
     """The same MLP as a user would script it: plain torch, float32, one network at a time."""
 
-    def __init__(self, d: Data, y: np.ndarray) -> None:
+    def __init__(self, d: Data, y: np.ndarray, device: str = "cpu") -> None:
         scaler = StandardScaler().fit(d["za"])
-        self.x, self.eval_x = (torch.from_numpy(scaler.transform(d[k])).float() for k in ("za", "eza"))
-        self.y = torch.from_numpy(y)
+        self.x, self.eval_x = (torch.from_numpy(scaler.transform(d[k])).float().to(device) for k in ("za", "eza"))
+        self.y = torch.from_numpy(y).to(device)
         speakers = np.unique(d["g"])[:CHOICE_FOLDS]
-        self.held_out = [torch.from_numpy(d["g"] == speaker) for speaker in speakers]
+        self.held_out = [torch.from_numpy(d["g"] == speaker).to(device) for speaker in speakers]
 
     def choose(self, seed: int) -> int:
         """Steps of training that do best on held-out speakers, each held out in turn."""
@@ -143,12 +144,12 @@ class TorchMLP:
 
     def final(self, seed: int, steps: int) -> nn.Module:
         """A network trained on all speakers."""
-        return self._train(seed, steps, torch.ones(len(self.x), dtype=torch.bool), None)[0]
+        return self._train(seed, steps, torch.ones_like(self.y, dtype=torch.bool), None)[0]
 
     @torch.no_grad()
     def bits(self, net: nn.Module, eval_y: np.ndarray) -> float:
         """Of the eval frames; eval_y are their clusters."""
-        log_q = net.eval()(self.eval_x).log_softmax(1).numpy()
+        log_q = net.eval()(self.eval_x).log_softmax(1).cpu().numpy()
         return entropy_bits(np.bincount(eval_y, minlength=CLUSTERS)) - cross_entropy_bits(log_q, eval_y)
 
     def _train(
@@ -162,11 +163,11 @@ class TorchMLP:
             for i, o in itertools.pairwise(widths)
             for module in (nn.Linear(i, o), nn.ReLU(), nn.Dropout(settings.dropout))
         ]
-        net = nn.Sequential(*hidden, nn.Linear(widths[-1], CLUSTERS))
+        net = nn.Sequential(*hidden, nn.Linear(widths[-1], CLUSTERS)).to(self.x.device)
         optimiser = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         losses: list[float] = []
         for step in range(1, most + 1):
-            batch = rows[torch.randint(len(rows), (settings.batch,))]
+            batch = rows[torch.randint(len(rows), (settings.batch,), device=rows.device)]
             loss = nn.functional.cross_entropy(net(self.x[batch]), self.y[batch])
             optimiser.zero_grad()
             loss.backward()
@@ -224,7 +225,7 @@ def seeds(args: argparse.Namespace) -> Iterator[Row]:
     """What seeds 2 to 5 add to the first, both probes."""
     d = frames.views(args)
     with torch.no_grad():
-        ours({k: v[:2000] for k, v in d.items()}, ["logistic", "mlp"], [0])  # warms up
+        ours(frames.first(d), ["logistic", "mlp"], [0])  # warms up
         times = {}
         for count in (1, SEEDS):
             began = time.perf_counter()

@@ -44,6 +44,12 @@ def views(args: argparse.Namespace) -> Data:
     return _views(args.libri_root, args.upstream, str(args.ckpt), tuple(args.layers))
 
 
+def first(d: Data, count: int = 2000) -> Data:
+    """The first frames of view b and the pairs among them, to warm up with."""
+    pairs = int((d["rows_b"] < count).sum())
+    return {name: v[: count if name.endswith("_all") else pairs] for name, v in d.items()}
+
+
 @functools.cache
 def _views(libri_root: Path, name: str, ckpt: str, layers: tuple[int, ...]) -> Data:
     upstream = load_upstream(name, ckpt)
@@ -66,5 +72,6 @@ def _side(upstream: Upstream, config: DataConfig, name: str, layers: tuple[int, 
         return np.concatenate([f.read(0, len(f)) for f in frames], 1)
 
     a, b = read(MASK), read(PLAIN)
-    groups = held_out_groups([plain], side.utterances, side.order)
-    return {"za": a[pairs.rows_a], "zb": b[pairs.rows_b], "zb_all": b, "g_all": groups, "rows_b": pairs.rows_b}
+    groups = held_out_groups([plain], side.utterances)
+    rows = pairs.rows_b
+    return {"za": a[pairs.rows_a], "zb": b[rows], "zb_all": b, "g": groups[rows], "g_all": groups, "rows_b": rows}

@@ -18,7 +18,7 @@ import torch
 from tests.helpers.paths import MINI
 
 from . import extraction
-from .growth import measured
+from .growth import Clock, measured
 from .table import Row
 
 TASKS = ("mi_views", "mi_supervised")
@@ -40,22 +40,26 @@ def whole(args: argparse.Namespace) -> Iterator[Row]:
         folder = Path(made)
         checkpoint = args.ckpt or extraction.build_base(folder / "base.pt")
         totals = [0.0, 0.0]
-        for task in TASKS:
-            values: dict[str, object] = {
-                "datarc.libri_root": str(args.libri_root),
-                "store.root": str(folder / "store"),
-                "seeds": args.seeds,
-                "probes": args.probes,
-            }
-            if task == "mi_supervised":
-                values["datarc.alignments.path"] = str(args.libri_root / "alignments")
-            override = ",,".join(f"config.downstream_expert.{k}={v!r}" for k, v in values.items())
-            model = ["-u", "hubert_local", "-k", str(checkpoint)]
-            place = ["-p", str(folder / task), "--device", "cpu", "-o", override]
-            extracting, estimating = measured(["-m", "train", "-d", task, *model, *place])
-            for at, (what, clock) in enumerate((("extraction", extracting), ("estimation", estimating))):
+        values = {"datarc.libri_root": str(args.libri_root), "seeds": args.seeds, "probes": args.probes}
+        aligned = {"datarc.alignments.path": str(args.libri_root / "alignments")}
+        for task, *clocks in both_tasks(folder, ["-u", "hubert_local", "-k", str(checkpoint)], values, aligned):
+            for at, (what, clock) in enumerate(zip(("extraction", "estimation"), clocks, strict=True)):
                 totals[at] += clock.wall
                 yield Row(f"{task}: {what}", clock.wall, note=f"processor {clock.cpu:.1f} s")
         yield Row("extraction, both tasks", totals[0])
         share = totals[1] / totals[0]
         yield Row("estimation, both tasks", totals[1], None, "extraction, both tasks", f"{share:.2f} of extraction")
+
+
+def both_tasks(
+    folder: Path, model: list[str], values: dict[str, object], aligned: dict[str, object], device: str = "cpu"
+) -> Iterator[tuple[str, Clock, Clock]]:
+    """Each task by the command line, with one store: its name, extraction, estimation.
+
+    `values` are config keys, `aligned` more of them for mi_supervised.
+    """
+    for task in TASKS:
+        settings = {"store.root": str(folder / "store"), **values, **(aligned if task == "mi_supervised" else {})}
+        override = ",,".join(f"config.downstream_expert.{k}={v!r}" for k, v in settings.items())
+        words = ["-m", "train", "-d", task, *model, "-p", str(folder / task), "--device", device, "-o", override]
+        yield (task, *measured(words))

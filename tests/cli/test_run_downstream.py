@@ -186,6 +186,18 @@ def test_missing_gpu_falls_back_with_one_line(calls, capsys, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize(("device", "taken"), [("cuda", []), ("cuda:1", [1])])
+def test_a_gpu_by_number_is_the_one_that_memory_is_pinned_for(calls, monkeypatch, device, taken):
+    import torch
+
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert main(["-m", "train", "-d", "mi_views", "-u", "fbank", "-n", "x", "--device", device]) == 0
+    assert (calls[0][0].device, chosen) == (device, taken)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -198,6 +210,7 @@ def test_missing_gpu_falls_back_with_one_line(calls, capsys, monkeypatch):
         (["-m", "inference", "-d", "mi_views", "-u", "fbank", "-n", "x"], "-m inference"),
         (["-m", "train", "-d", "mi_views", "-u", "fbank", "-n", "x", "-c", "no.yaml"], "-c no.yaml"),
         (["-m", "train", "-d", "mi_views", "-u", "fbank", "-n", "x", "--device", "gpu0"], "--device gpu0"),
+        (["-m", "train", "-d", "mi_views", "-u", "fbank", "-n", "x", "--device", "cuda:x"], "--device cuda:x"),
         (
             ["-m", "train", "-d", "mi_views", "-u", "fbank", "-n", "x", "--upsteam_ckpt=a"],
             "'--upstream_ckpt'",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -38,13 +39,13 @@ def _same_in_the_end(folder: Path, task: str, model: str, interrupted: Callable[
 
 
 @contextlib.contextmanager
-def _at(module: Any, name: str, number: int, act: Callable[[], object]) -> Iterator[None]:
-    """Do something at the n-th call of a function."""
+def _at(module: Any, name: str, number: int, act: Callable[[], object], last: float = 0) -> Iterator[None]:
+    """Do something at the n-th call of a function; at all of them until the `last`."""
     original, calls = getattr(module, name), [0]
 
     def counted(*args: Any, **options: Any) -> Any:
         calls[0] += 1
-        if calls[0] == number:
+        if number <= calls[0] <= max(number, last):
             act()
         return original(*args, **options)
 
@@ -94,7 +95,7 @@ def _no_memory(module: Any, name: str, number: int, error: BaseException, match:
     def act() -> None:
         raise error
 
-    with _at(module, name, number, act):
+    with _at(module, name, number, act, math.inf):  # a batch is tried again, in halves
         command_refuses(fresh(folder).command("mi_supervised", "hubert-base", **GRID), match)
 
 

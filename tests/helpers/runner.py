@@ -17,6 +17,7 @@ class Runner:
     corpus: Corpus
     folder: Path
     checkpoint: Callable[[str], tuple[str, Path]]
+    device: str = "cpu"
 
     def command(
         self,
@@ -49,7 +50,7 @@ class Runner:
         values |= {key.replace("__", "."): value for key, value in settings.items()}
         override = ",,".join(f"config.downstream_expert.{k}={v!r}" for k, v in values.items())
         source = ["-k", str(file)] if file else []
-        place = ["-p", str(self.folder / name), "--device", "cpu"]
+        place = ["-p", str(self.folder / name), "--device", self.device]
         return ["-m", "train", "-d", task, "-u", upstream, *source, *place, "-o", override, *words]
 
     def __call__(self, task: str, model: str = "fbank", *words: str, **more: Any) -> int:
@@ -61,7 +62,7 @@ class Runner:
     def evaluate(self, split: str, *words: str, name: str = "experiment") -> int:
         from s3prl_mi.cli.run_downstream import main
 
-        return main(["-m", "evaluate", "-p", str(self.folder / name), "-t", split, "--device", "cpu", *words])
+        return main(["-m", "evaluate", "-p", str(self.folder / name), "-t", split, "--device", self.device, *words])
 
     def records(self, name: str = "experiment") -> list[Any]:
         from s3prl_mi.results.record import read_records

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import re
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +214,53 @@ def test_a_view_that_lacks_less_is_gone_on_with_beside_another(corpus, hubert, s
     whole = extraction.extract(Store(tmp_path / "other", 10**9), [plain, masked], 2)
     for a, b in zip(found, whole, strict=True):
         np.testing.assert_array_equal(a.layer(1)[:], b.layer(1)[:])
+
+
+@pytest.mark.parametrize(("most", "sizes", "lines"), [(2, [4, 2, 2], 1), (1, [4, 2, 1, 1, 1, 1], 2)])
+def test_a_batch_that_does_not_fit_into_memory_is_halved(
+    corpus, hubert, store, tmp_path, monkeypatch, caplog, most, sizes, lines
+):
+    split, original = split_of(corpus.root), forward.hidden_states
+    monkeypatch.setattr(extraction, "SHORTEST_OF_BATCH", 0.0)
+    requests = [Request(hubert, split, view, (1, 2), "float32") for view in (PLAIN, MASK)]
+    whole = extraction.extract(Store(tmp_path / "other", 10**9), requests, 4)
+    seen: list[int] = []
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def small(upstream, waveforms, view=None, front=None):
+        seen.append(len(waveforms))
+        assert not any(h() is not None for h in held), "what the failed pass allocated is still there"
+        if len(waveforms) > most:
+            activations = torch.zeros(8)
+            held.append(weakref.ref(activations))
+            if front is not None:
+                front.made[0] = activations
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return original(upstream, waveforms, view, front)
+
+    monkeypatch.setattr(forward, "hidden_states", small)
+    halved = extraction.extract(store, requests, 4)
+    assert seen[: len(sizes)] == sizes
+    assert max(seen[1:]) <= 2
+    said = [r.getMessage() for r in caplog.records if "out of memory" in r.getMessage()]
+    assert len(said) == lines
+    assert re.fullmatch(
+        r"out of memory in a forward pass over 4 utterances, the longest of them \S+ \(\d\.\d s\): batches as large as "
+        "this are halved.",
+        said[0],
+    )
+    for a, b in zip(whole, halved, strict=True):
+        assert a.utterances == b.utterances
+        np.testing.assert_allclose(a.layer(2)[:], b.layer(2)[:], atol=1e-4)
+
+
+def test_an_utterance_that_does_not_fit_into_memory_is_named(corpus, hubert, store, monkeypatch):
+    def none(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(forward, "hidden_states", none)
+    with pytest.raises(MIError, match=r"over one utterance, \S+ \(\d\.\d s\)\. Leave long .*datarc\.max_seconds\.$"):
+        extracted(store, hubert, split_of(corpus.root), PLAIN, [1], "float32", 3)
 
 
 def test_states_too_coarse_for_float16_are_kept_as_float32_or_refused(corpus, fbank, store, monkeypatch):

@@ -22,9 +22,10 @@ def batches(mean: float, seed: int = 0) -> list[list[torch.Tensor]]:
 @pytest.mark.parametrize("mean", [0.0, 300.0])
 def test_error_is_that_of_float64(mean):
     offset, scale = np.full(5, 1.5, np.float32), np.array([1, 2, 4, 8, 1], np.float32)
+    given = [(torch.from_numpy(offset), torch.from_numpy(scale))]
     sums = RoundingError(scale)
     for batch in batches(mean):
-        states = to_float16([[u] for u in batch], [(offset, scale)])
+        states = to_float16([[u] for u in batch], given)
         sums.add(sum(states.n_frames), states.sums[0])
     x = torch.cat([u for batch in batches(mean) for u in batch]).numpy()
     z = (x - offset) / scale
@@ -39,7 +40,8 @@ def test_batch_is_its_utterances_end_to_end_in_the_form_of_the_store():
     offset, scale = np.full(5, 0.3, np.float32), np.array([1, 2, 4, 8, 1], np.float32)
     batch = batches(0.0)[0]
     layers = [[u, 2 * u[:, :3]] for u in batch]
-    states = to_float16(layers, [(offset, scale), (offset[:3], scale[:3])])
+    both = [torch.from_numpy(offset), torch.from_numpy(scale)]
+    states = to_float16(layers, [tuple(both), tuple(b[:3] for b in both)])
     assert states.n_frames == (40, 7)
     for number, array in enumerate(states.arrays):
         whole = torch.cat([u[number] for u in layers]).numpy()
@@ -58,6 +60,6 @@ def test_float32_is_left_alone():
 def test_sums_tell_what_cannot_be_stored(value):
     (batch,) = [batches(0.0)[0]]
     batch[1][3, 2] = value
-    states = to_float16([[u] for u in batch], [(np.zeros(5, np.float32), np.ones(5, np.float32))])
+    states = to_float16([[u] for u in batch], [(torch.zeros(5), torch.ones(5))])
     assert np.isfinite(states.sums[0][0]).all() == (value == 1e9)
     assert not np.isfinite(states.sums[0]).all()

@@ -67,6 +67,17 @@ def test_precision_ends_with_its_context(hubert):
         assert torch.equal(a, b)
 
 
+def test_float32_is_float32_on_a_gpu_too(hubert):
+    """torch's settings for TensorFloat-32, as they are within the context and after it."""
+    torch.set_float32_matmul_precision("high")
+    try:
+        with running_in(hubert, "fp32"):
+            assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("highest", False)
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("high", True)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_batch_size_changes_little(hubert):
     with running_in(hubert, "bf16"):
         alone = hidden_states(hubert, [NOISE[:9000]])[0]
