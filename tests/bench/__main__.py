@@ -35,7 +35,7 @@ CASES: dict[str, tuple[ModuleType, Case]] = {
 }
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run the case that is named, or all."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench",
@@ -44,12 +44,13 @@ def main() -> None:
     )
     commands = parser.add_subparsers(metavar="CASE", dest="case")
     for name, (module, case) in CASES.items():
-        one = commands.add_parser(name, help=(case.__doc__ or "").splitlines()[0], description=case.__doc__)
+        about = (case.__doc__ or "").replace("%", "%%")
+        one = commands.add_parser(name, help=about.splitlines()[0], description=about)
         module.add_arguments(one)
         one.add_argument("--threads", type=int, default=os.cpu_count(), help="all cores by default")
-    named = parser.parse_args().case
+    named = parser.parse_args(arguments).case
     for name in [named] if named else CASES:
-        args = parser.parse_args() if named else parser.parse_args([name])
+        args = parser.parse_args(arguments) if named else parser.parse_args([name])
         if name == "gpu" and not named and not torch.cuda.is_available():
             continue
         torch.set_num_threads(args.threads)
