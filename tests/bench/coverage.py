@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from s3prl_mi.estimators.intervals import GroupSums
+from s3prl_mi.estimators.intervals import GroupSums, Interval
 
 from .jobs import SHARED
 from .table import Row, timed
@@ -64,10 +64,12 @@ def coverage(args: argparse.Namespace) -> Iterator[Row]:
 
     truth = drawn(rest).left_out().value
     for n in args.speakers:
-        seconds, found = timed(
-            lambda n=n: [drawn(rng.choice(rest, n)).left_out().interval() for _ in range(args.draws)]
-        )
+
+        def draws(n: int = n) -> list[Interval]:
+            return [drawn(rng.choice(rest, n)).left_out().interval() for _ in range(args.draws)]
+
+        seconds, found = timed(draws)
         held = 100 * np.mean([not i.excludes(truth) for i in found])
-        reach = np.mean([i.high - i.value for i in found])
+        reach = np.mean([i.high - i.value for i in found if i.high is not None])
         note = f"coverage {held:.1f} %, half width {reach:.3f}, sd of the bound {np.std([i.value for i in found]):.3f}"
         yield Row(f"{n} of {len(rest)} speakers, {args.draws} draws", seconds, truth, note=note)

@@ -58,7 +58,7 @@ def growth(args: argparse.Namespace) -> Iterator[Row]:
         folder = Path(made)
         lengths = args.minutes or MINUTES
         lists = [jobs.manifest(folder, args.libri_root, m) for m in lengths]
-        stores = {"store.root": str(folder / "store"), "layers": LAYERS[-1]}
+        stores: dict[str, object] = {"store.root": str(folder / "store"), "layers": LAYERS[-1]}
         _job(args, folder, "warm", jobs.manifest(folder, args.libri_root, 0.5), {"layers": [0]})
         first: dict[str, Clock] = {}
         for minutes, listed in zip(lengths, lists, strict=True):

@@ -41,7 +41,7 @@ def whole(args: argparse.Namespace) -> Iterator[Row]:
         checkpoint = args.ckpt or extraction.build_base(folder / "base.pt")
         totals = [0.0, 0.0]
         values = {"datarc.libri_root": str(args.libri_root), "seeds": args.seeds, "probes": args.probes}
-        aligned = {"datarc.alignments.path": str(args.libri_root / "alignments")}
+        aligned: dict[str, object] = {"datarc.alignments.path": str(args.libri_root / "alignments")}
         for task, *clocks in both_tasks(folder, ["-u", "hubert_local", "-k", str(checkpoint)], values, aligned):
             for at, (what, clock) in enumerate(zip(("extraction", "estimation"), clocks, strict=True)):
                 totals[at] += clock.wall
