@@ -78,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kept.add_argument("--view", metavar="TEXT", help="views whose name contains TEXT: '30 of 40', shift")
     kept.add_argument("--clusters", type=int, metavar="N")
     kept.add_argument("--frames", choices=["masked", "unmasked", "all"])
+    kept.add_argument("--frame_shift", type=float, metavar="MS", help="10 or 20: models of one frame rate")
     kept.add_argument("--protocol", metavar="NAME")
     parser.add_argument(
         "--allow", default="", metavar="WHAT,...",
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     from ..results.collect import collect
 
     results = collect(args.folders, _pairs(args.label, "--label"))
-    results = keep(results, Filters(args.protocol, args.view, args.clusters, args.frames))
+    results = keep(results, Filters(args.protocol, args.view, args.clusters, args.frames, args.frame_shift))
     runs, runs_of = _runs(args.stock)
     runs = find_runs(args.folders, [r.first for r in results], runs)
     table = build(

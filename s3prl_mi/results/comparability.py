@@ -146,7 +146,7 @@ PARTS: dict[str, Part] = {
     ),
     "frame_rate": Part(
         ("frame_shift_ms",), "frame rate", lambda k: f"every {k.frame_shift_ms:g} ms" if k.frame_shift_ms else "",
-        "compare each rate by itself"
+        "--frame_shift MS keeps one"
     ),
     "fit_split": Part(
         ("fit_splits",), "fit split", lambda k: f"fit on {'+'.join(k.fit_splits)}" if k.fit_splits else "",

@@ -248,6 +248,12 @@ class TestKeep:
         for name in ("paper", "paper-1"):
             assert [r.mi_lower_bound_bits for r in keep(result, Filters(protocol=name))[0].records] == [2.0]
 
+    def test_one_frame_rate(self, tmp_path):
+        result = [Result(tmp_path, curve([1.0]) + curve([2.0], frame_shift_ms=10.0), "x")]
+        assert [r.mi_lower_bound_bits for r in keep(result, Filters(frame_shift=10))[0].records] == [2.0]
+        with pytest.raises(MIError, match=r"--frame_shift 30.0: nothing is left"):
+            keep(result, Filters(frame_shift=30.0))
+
     def test_nothing_left(self, tmp_path):
         with pytest.raises(MIError, match=r"--view 'shift' --clusters 7: nothing is left. There is: mask\(latent"):
             keep([Result(tmp_path, curve([1.0]), "x")], Filters(view="shift", clusters=7))
@@ -432,6 +438,15 @@ class TestCommand:
         assert line.split()[-8:] == ["6.00", "5.41", "6.42", "PER", "own", "run,", "WER", "SUPERB"]
         assert f"PER from own run, {folder / 'ctc' / 'hubert'}" in shown
         assert "SUPERB's PER %" in shown
+
+    def test_runs_of_one_study_are_named_once(self, tmp_path, capsys):
+        folder = study(tmp_path / "study")
+        stock(folder / "ctc" / "hubert", 6)
+        stock(folder / "ctc" / "wavlm", 5, upstream="wavlm")
+        assert command(folder) == 0
+        (line,) = (x for x in capsys.readouterr().out.splitlines() if "PER from own run" in x)
+        assert line.strip().startswith(f"PER from own runs in {folder / 'ctc'}, counted in test-hyp.ark, ")
+        assert line.count("hubert") == line.count("wavlm") == 1
 
     def test_whose_run_it_is(self, tmp_path, capsys):
         own = stock(tmp_path / "runs/pr", 6, upstream="somebody")

@@ -18,17 +18,21 @@ ALLOWABLE: tuple[str, ...] = tuple(name for name in PARTS if name != "task")
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What of a sweep to keep; None keeps everything. They bear on mi_views, but for `protocol`."""
+    """What of a sweep to keep; None keeps everything. `view`, `clusters` and `frames` bear on mi_views."""
 
     protocol: str | None = None
     view: str | None = None
     """Text that the view's name contains, such as `30 of 40` or `shift`."""
     clusters: int | None = None
     frames: str | None = None
+    frame_shift: float | None = None
+    """In ms."""
 
     def keeps(self, record: Record) -> bool:
         """Whether a record stays."""
         if self.protocol not in (None, record.protocol, record.protocol.split("-")[0]):
+            return False
+        if self.frame_shift not in (None, record.frame_shift_ms):
             return False
         return record.task != "mi_views" or (
             (self.view or "") in (record.view or "")
@@ -51,7 +55,7 @@ def keep(results: Iterable[Result], filters: Filters) -> list[Result]:
     if filters != Filters() and not any(x.task == "mi_views" for r in found for x in r.records):
         views = [x for r in results for x in r.records if x.task == "mi_views"]
         if views or not any(r.records for r in found):
-            names = ("protocol", "view", "clusters", "frames")
+            names = ("protocol", "view", "clusters", "frames", "frame_shift")
             given = " ".join(f"--{n} {v!r}" for n in names if (v := getattr(filters, n)) is not None)
             there = [k.describe("task", "fit_split", "eval_split") for k in group_by_key(views or results[0].records)]
             raise MIError(f"{given}: nothing is left. There is: {'; '.join(dict.fromkeys(there))}.")

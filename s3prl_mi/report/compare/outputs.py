@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from ...core.words import columns
 from ...results.correlation import INTERVAL, KINDS, NAMES, Correlation, Relation
@@ -236,14 +237,20 @@ def _paper_grid(table: Table, paper: Sequence[PaperRow]) -> _Grid:
 
 
 def _foot(table: Table) -> list[str]:
-    own: dict[str, list[str]] = {}
+    own: dict[str, dict[str, list[str]]] = {}  # scores of one study, then of one source
     published: dict[str, None] = {}
     for row in table.rows:
         for metric, value in row.scores.items():
             if value.kind == "SUPERB":
                 published[f"SUPERB: {value.source}"] = None
-            else:
-                own.setdefault(f"{SCORE_NAMES[metric]} from {value.kind}, {value.source}", []).append(row.label)
+                continue
+            folder, colon, how = value.source.rpartition(": ")
+            study = f"{value.kind}s in {PurePath(folder).parent}, {how}" if colon else f"{value.kind}, {value.source}"
+            sources = own.setdefault(f"{SCORE_NAMES[metric]} from {study}", {})
+            sources.setdefault(f"{SCORE_NAMES[metric]} from {value.kind}, {value.source}", []).append(row.label)
+    lines = {
+        key if len(of) > 1 else next(iter(of)): [n for names in of.values() for n in names] for key, of in own.items()
+    }
     marks = "".join(_percent(row, m) for row in table.rows for m in row.scores)
     legend = {
         "?": "?: from a secondary source that could not be checked; left out of correlations.",
@@ -251,7 +258,7 @@ def _foot(table: Table) -> list[str]:
     }
     return [
         *(f"Measured: {bound}: {text}." for bound, text in table.settings),
-        *(f"{key}: {', '.join(labels)}" for key, labels in own.items()),
+        *(f"{key}: {', '.join(labels)}" for key, labels in lines.items()),
         *published,
         *table.mixed,
         *table.notes,
