@@ -27,7 +27,7 @@ def summarise_study(folder: Path, failed: Sequence[str]) -> None:
             `<folder>/report`.
         failed: what failed, one line each; printed last.
     """
-    from ..report.board import read_board, to_screen
+    from ..report.board import notes_of, read_board, to_screen
     from ..report.html.report_data import read_report_data
     from ..report.html.words import findings
     from ..report.html.writing import FIGURES_FOLDER, write_report
@@ -39,7 +39,7 @@ def summarise_study(folder: Path, failed: Sequence[str]) -> None:
         out.write(textwrap.fill(sentence, 100, initial_indent="- ", subsequent_indent="  ") + "\n")
     board = read_board(data)
     if board is not None:
-        out.write(f"\n{to_screen(board)}")
+        out.write(f"\n{to_screen(board, notes_of(board, data))}")
     page = write_report([folder], folder / REPORT_FOLDER, title=folder.resolve().name)
     for picture in sorted(page.parent.glob(f"{FIGURES_FOLDER}/scatter_*.png")):
         out.write(f"\nbits against error rates: {picture}")

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from ...core.words import count, span
-from ...results.board import COLLAPSED
+from ...results.candidates import COLLAPSED
 from ...results.comparability import ComparisonKey
 from ...results.correlation import correlate, with_speakers
 from ...results.measures import MEASURES_FILE, read_measures
