@@ -311,6 +311,25 @@ def test_a_table_of_scores_is_what_the_board_judges_by(tmp_path, capsys):
     assert "the row of 'hubert_local run-10' is of no model" in capsys.readouterr().out
 
 
+def test_a_study_ends_with_the_board_and_says_nothing_twice(tmp_path, capsys):
+    from s3prl_mi.cli.study_summary import summarise_study
+
+    summarise_study(study(tmp_path / "study"), [])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Which checkpoint: RankMe gives up least" in shown
+    assert "I(Z;Y) last" in shown  # the table of `s3prl-mi compare`
+    assert "tells most about" not in shown  # which repeats the table
+    assert "tend to have" not in shown  # which repeats the board's rho
+    assert shown.count("step 100 is picked without labels") == 1
+    other = [make(1.0, **SUPERVISED | {"upstream_sha256": "x", "model": "apc", "label_set": "words"})]
+    (tmp_path / "study" / "other").mkdir()
+    append_records(tmp_path / "study" / "other" / "mi_results.jsonl", other)
+    summarise_study(tmp_path / "study", [])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "No table:" in shown
+    assert "tells most about" in shown  # as there is no table to read it from
+
+
 def test_other_labels_than_phones_judge_nothing(tmp_path, capsys):
     words_only = study(tmp_path / "words", "words, silence as a class")
     assert cli.main(["board", str(words_only)]) == 1

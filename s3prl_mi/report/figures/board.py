@@ -28,7 +28,7 @@ def board_picture(board: Board, titles: Mapping[str, str]) -> Picture | None:
     if not kinds:
         return None
     rows = max(len(board.standings[kind]) - len(BASELINES) for kind in kinds)
-    with sheet(5.6 * len(kinds), (1.9 if len(kinds) > 1 else 2.3) + 0.27 * rows) as figure:
+    with sheet(5.6 * len(kinds), max(2.6, (1.9 if len(kinds) > 1 else 2.3) + 0.27 * rows)) as figure:
         for kind, axes in zip(kinds, figure.subplots(1, len(kinds), squeeze=False)[0], strict=True):
             _plot(axes, board, kind, titles)
         _legend(figure, len(kinds))
