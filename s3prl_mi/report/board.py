@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from ..core.errors import MIError
 from ..core.words import count
 from ..estimators.measures.registry import measures
-from ..results.board import BASELINES, LAST, PAID_IN, RANDOM, Board, Kind, Standing, board_of
+from ..results.board import BASELINES, KINDS, LAST, PAID_IN, RANDOM, Board, Kind, Standing, board_of
 from ..results.candidates import BITS, BOUND, SAFE_BOUND, Rate, numbers_of
 from ..superb.scores import METRICS
 from .compare.scores import check_scores
@@ -68,7 +68,7 @@ def trusted_rates(data: ReportData) -> tuple[dict[str, dict[str, Rate]], dict[st
         kinds: dict[str, list[str]] = {}
         for model, value in trusted.items():
             # an own run's source is its folder, another's a table or a paper
-            kinds.setdefault(value.kind if value.kind == "own run" else f"{value.kind}, {value.source}", []).append(
+            kinds.setdefault("own runs" if value.kind == "own run" else f"{value.kind}, {value.source}", []).append(
                 model
             )
         sources = "; ".join(f"{count(len(of), 'model')}: {source}" for source, of in kinds.items())
@@ -107,12 +107,13 @@ def rows_of(board: Board, kind: Kind) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a table: measures by regret, of models by correlation; no rows where nothing can be said."""
     own = board.standings.get(kind, {})
     judges = [t for t in JUDGES if any(t in s.rho for s in own.values())]
-    picks, series = kind != "models", kind == "checkpoints"
+    picks = kind != "models"
     if not own or not (picks or judges):
         return [], []
     paid = [t for t in PAID_IN if all(t in s.regrets for s in own.values())] if picks else []
     head = ["="] * picks + ["measure", *(f"regret, {PAID[t]}" for t in paid), *["worst"] * picks]
-    head += [*(f"rho {JUDGES[t]}" for t in judges), *["untrained", "collapsed"] * series, "s"]
+    noticed = [what for what in ("untrained", "collapsed") if any(getattr(s, what)[1] for s in own.values())]
+    head += [*(f"rho {JUDGES[t]}" for t in judges), *noticed, "s"]
     names = list(own) if picks else sorted(own, key=lambda m: -max((c.value for c in own[m].rho.values()), default=-2))
     best = board.best(kind) if picks else []
     rows = []
@@ -120,7 +121,7 @@ def rows_of(board: Board, kind: Kind) -> tuple[list[str], list[list[str]]]:
         s = own[name]
         row = ["=" * (name in best)] * picks + [title_of(name), *(_regret(s, t) for t in paid)]
         row += [f"{s.worst[BITS]:.3f}"] * picks + [_rho(s, t) for t in judges]
-        row += ["-" if not of else f"{n} of {of}" for n, of in (s.untrained, s.collapsed)] * series
+        row += ["-" if not of else f"{n} of {of}" for n, of in (getattr(s, what) for what in noticed)]
         rows.append([*row, f"{board.seconds[name]:.2f}" if name in board.seconds else "-"])
     return head, rows
 
@@ -140,10 +141,10 @@ def _regret(s: Standing, paid: str) -> str:
     )
 
 
-def tables_of(board: Board) -> list[tuple[str, list[str], list[list[str]]]]:
+def tables_of(board: Board, kinds: Sequence[Kind] = KINDS) -> list[tuple[str, list[str], list[list[str]]]]:
     """Title, head and rows of each table that has rows."""
     found = []
-    for kind, title in HEADS.items():
+    for kind, title in ((kind, HEADS[kind]) for kind in kinds):
         head, rows = rows_of(board, kind)
         if rows:
             lacking = board.lacking.get(kind)
@@ -161,29 +162,32 @@ def size_of(board: Board, kind: Kind) -> str:
     return f"{len(own)} series" if kind == "checkpoints" else count(len(own), "set")
 
 
-def legend(board: Board) -> list[tuple[str, str]]:
+def legend(board: Board, kinds: Sequence[Kind] = KINDS) -> list[tuple[str, str]]:
     """What the columns say that the tables have."""
-    shown = {cell for _, head, rows in tables_of(board) for line in [head, *rows] for cell in line}
+    shown = {cell for _, head, rows in tables_of(board, kinds) for line in [head, *rows] for cell in line}
     known = {cell.partition(" ")[0].rstrip(",") for cell in shown} | shown  # `regret, bits` is explained as `regret`
     return [(name, text) for name, text in LEGEND.items() if name in known]
 
 
-def to_screen(board: Board, notes: Iterable[str] = ()) -> str:
+def to_screen(board: Board, notes: Iterable[str] = (), kinds: Sequence[Kind] = KINDS) -> str:
     """The tables, how to read them, and the paragraph.
 
     Args:
         board: of everything that was measured.
         notes: further sentences, such as where PER comes from.
+        kinds: of choice, whose tables are shown.
     """
     parts = []
-    for title, head, rows in tables_of(board):
+    for title, head, rows in tables_of(board, kinds):
         widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
         lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
         parts.append("\n".join([title, "", *lines]))
-    wide = max((len(name) for name, _ in legend(board)), default=0)
-    lines = [f"  {name:<{wide}}  {text}" for name, text in legend(board)]
+    known = legend(board, kinds)
+    wide = max((len(name) for name, _ in known), default=0)
+    lines = [f"  {name:<{wide}}  {text}" for name, text in known]
     parts.append("\n".join([*lines, *(textwrap.fill(f"  {n}", WIDTH, subsequent_indent="  ") for n in notes)]))
-    return "\n\n".join([*parts, textwrap.fill(words(board), WIDTH)]) + "\n"
+    sentences = (textwrap.fill(w, WIDTH, initial_indent="- ", subsequent_indent="  ") for w in words(board))
+    return "\n\n".join([*parts, "\n".join(sentences)]) + "\n"
 
 
 def to_csv(board: Board) -> str:
@@ -211,16 +215,16 @@ def to_csv(board: Board) -> str:
 # --- In words ---------------------------------------------------------------------------------------------
 
 
-def words(board: Board) -> str:
-    """Which measure to trust for what, and on how little that rests."""
-    sentences = [s for kind in ("layers", "checkpoints") if (s := _best_words(board, kind))]
-    sentences += _noticed_words(board)
+def words(board: Board) -> list[str]:
+    """Which measure to trust for what, and on how little that rests: a short paragraph each."""
+    found = [s for kind in ("layers", "checkpoints") if (s := _best_words(board, kind))]
+    found += [" ".join(noticed)] if (noticed := _noticed_words(board)) else []
     groups = {len(left.groups) for c in board.choices for left in c.left_out.get(BITS, {}).values()}
     speakers = f", scored on {count(min(groups), 'speaker')}" if groups else ""
     rests = [f"the layers of {size_of(board, 'layers')}"] if board.standings["layers"] else []
     rests += [f"{size_of(board, 'checkpoints')} of checkpoints"] if board.standings["checkpoints"] else []
     text = f"This rests on {' and on '.join(rests)}{speakers}"
-    return " ".join([*sentences, f"{text}: one more of any can change the order."]) if rests else ""
+    return [*found, f"{text}: one more of any can change the order."] if rests else []
 
 
 def _best_words(board: Board, kind: Kind) -> str:
@@ -229,9 +233,8 @@ def _best_words(board: Board, kind: Kind) -> str:
         return ""
     one, (first, *others) = kind.removesuffix("s"), board.best(kind)
     text = f"Which {one}: {_name(first, one)} gives up least, {own[first].bits:.3f} bits of I(Z;Y) on average"
-    if others:
-        text += f", but this speech cannot tell it from {_several([_name(m, one) for m in others])}"
-    elif board.tied[kind] is None:
+    text += _rivals(others, one)
+    if not others and not board.tied[kind]:
         text += " (what cannot be told from it is unknown without sums by the same speakers)"
     text += f"; a random pick gives up {own[RANDOM].bits:.3f}"
     if LAST not in (first, *others):
@@ -244,11 +247,15 @@ def _best_words(board: Board, kind: Kind) -> str:
         text += f"{title_of(BOUND)} gives up {own[BOUND].bits:.3f}, at worst {own[BOUND].worst[BITS]:.3f}. "
     for t in ("per", "wer"):
         if all(t in s.regrets for s in own.values()):
-            least = min(own, key=lambda m: own[m].regrets[t].value)
-            text += f"In {PAID[t]}, {_name(least, one)} gives up least, {own[least].regrets[t].value:.2f} points"
+            least, *others = board.best(kind, t)
             rest = [f"{_name(m, one)} {own[m].regrets[t].value:.2f}" for m in BASELINES if m != least]
-            text += f" ({', '.join(rest)}). "
+            text += f"In {PAID[t]}, {_name(least, one)} gives up least, {own[least].regrets[t].value:.2f} points "
+            text += f"({', '.join(rest)}){_rivals(others, one)}. "
     return text.rstrip()
+
+
+def _rivals(others: Sequence[str], one: str) -> str:
+    return f", but this speech cannot tell it from {_several([_name(m, one) for m in others])}" if others else ""
 
 
 def _noticed_words(board: Board) -> list[str]:

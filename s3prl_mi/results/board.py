@@ -156,7 +156,7 @@ def _of_models(kind: Kind, name: str, models: Sequence[ModelNumbers], fresh: set
     for rate in ("per", "wer"):
         truth[rate] = {k: -m.rates[rate] for k, m in place.items() if rate in m.rates}
         known = {k: m.rates_left_out[rate] for k, m in place.items() if rate in m.rates_left_out}
-        left_out[rate] = {k: replace(o, value=-o.value, without_each=-o.without_each) for k, o in known.items()}
+        left_out[rate] = {k: _negative(o) for k, o in known.items()}
     scores = {n: {k: m.free[n][m.last] for k, m in place.items()} for n in names}
     choice = Choice(kind, name, name, max(place), scores, {t: v for t, v in truth.items() if v}, left_out)
     if kind == "models":
@@ -164,6 +164,10 @@ def _of_models(kind: Kind, name: str, models: Sequence[ModelNumbers], fresh: set
     untrained = frozenset(k for k, m in place.items() if m.model in fresh)
     gone = frozenset(k for k, m in place.items() if m.spread.get(m.last, math.inf) < COLLAPSED)
     return [replace(choice, untrained=untrained, collapsed=gone - untrained)]
+
+
+def _negative(o: LeftOut) -> LeftOut:
+    return replace(o, value=-o.value, without_each=-o.without_each)
 
 
 def verdicts(choice: Choice) -> list[Verdict]:
@@ -210,7 +214,7 @@ class Standing:
         n: choices.
         regrets: mean regret with its interval over speakers, by what it is counted in; those that all choices have.
         worst: the largest regret, by what it is counted in.
-        left_out: the mean regret in bits without each speaker, where all choices are scored on the same ones.
+        left_out: the mean regrets without each speaker, where all choices are scored on the same ones.
         rho: by what it is judged, the mean correlation over choices (with the interval of the one where there is one).
         rho_range: the lowest and the highest of these correlations.
         untrained: how many series it notices a model that never trained in, and of how many.
@@ -220,7 +224,7 @@ class Standing:
     n: int
     regrets: Mapping[str, Interval]
     worst: Mapping[str, float]
-    left_out: LeftOut | None
+    left_out: Mapping[str, LeftOut]
     rho: Mapping[str, Correlation]
     rho_range: Mapping[str, tuple[float, float]]
     untrained: tuple[int, int]
@@ -241,7 +245,8 @@ class Board:
         verdicts: of every measure in every choice.
         standings: kind -> measure (and `BASELINES`) -> how it did; by mean regret, then by worst.
         lacking: kind -> measures that some choice lacks, which are left out.
-        tied: kind -> which measures the speech scored cannot tell from the one with the least regret in bits.
+        tied: kind -> what regrets are counted in -> which measures the speech scored cannot tell from that of the
+            least; without those that have no sums by speaker.
         seconds: by measure, of one layer.
     """
 
@@ -249,18 +254,18 @@ class Board:
     verdicts: list[Verdict]
     standings: dict[Kind, dict[str, Standing]]
     lacking: dict[Kind, list[str]]
-    tied: dict[Kind, Ties[str] | None]
+    tied: dict[Kind, dict[str, Ties[str]]]
     seconds: dict[str, float]
 
-    def best(self, kind: Kind) -> list[str]:
+    def best(self, kind: Kind, paid: str = BITS) -> list[str]:
         """The measure with the least regret, and those that cannot be told from it on this speech; least first.
 
         Without sums by speaker: those of exactly the same regret.
         """
-        own, tied = self.standings[kind], self.tied[kind]
-        if tied is not None:
-            return [m for m in own if m in tied.tied]
-        return [m for m in own if own[m].bits == min(s.bits for s in own.values())]
+        regrets = {m: s.regrets[paid].value for m, s in self.standings[kind].items()}
+        tied = self.tied[kind].get(paid)
+        names = tied.tied if tied is not None else [m for m in regrets if regrets[m] == min(regrets.values())]
+        return sorted(names, key=lambda m: regrets[m])
 
 
 def board_of(models: Sequence[ModelNumbers]) -> Board:
@@ -288,11 +293,15 @@ def board_of(models: Sequence[ModelNumbers]) -> Board:
     return Board(found, every, standings, lacking, {k: _tied(own) for k, own in standings.items()}, mean_times)
 
 
-def _tied(standings: Mapping[str, Standing]) -> Ties[str] | None:
+def _tied(standings: Mapping[str, Standing]) -> dict[str, Ties[str]]:
     """By what is given up, so that the least is best."""
-    known = {m: s.left_out for m, s in standings.items()}
-    given_up = {m: replace(o, value=-o.value, without_each=-o.without_each) for m, o in known.items() if o is not None}
-    return ties(given_up) if len(given_up) == len(standings) else None
+    found = {}
+    for paid in PAID_IN:
+        known = {m: s.left_out[paid] for m, s in standings.items() if paid in s.left_out}
+        tied = ties({m: _negative(o) for m, o in known.items()}) if len(known) == len(standings) else None
+        if tied is not None:
+            found[paid] = tied
+    return found
 
 
 def _standing(own: Sequence[Verdict]) -> Standing:
@@ -310,7 +319,7 @@ def _standing(own: Sequence[Verdict]) -> Standing:
         n=len(own),
         regrets={t: s.interval() if (s := sums[t]) is not None else alone[t] for t in regrets},
         worst={t: max(r.value for r in found) for t, found in regrets.items()},
-        left_out=sums[BITS],
+        left_out={t: s for t, s in sums.items() if s is not None},
         rho=rho,
         rho_range=ranges,
         untrained=_noticed(v.notices_untrained for v in own),

@@ -96,6 +96,7 @@ def test_standings_are_means_over_choices():
     assert board.standings["layers"][LAST].bits == pytest.approx((0.1 + 0.0 + 0.1) / 3)
     assert board.standings["layers"][RANDOM].bits == pytest.approx(0.05)
     assert board.standings["checkpoints"][LAST].bits == 0
+    assert board.best("checkpoints") == board.best("checkpoints", "per") == [LAST]
     names = list(board.standings["layers"])
     assert names.index("mi_views") < names.index("rankme")
     assert board.seconds["rankme"] == 0.5
@@ -184,20 +185,21 @@ def test_measures_that_this_speech_cannot_tell_apart_are_tied():
     rows = {row[1]: row[0] for row in rows_of(board, "layers")[1]}
     assert rows["RankMe"] == rows["I(Za;Zb) as measured"] == "="
     assert rows["CKA of the views"] == rows["(taking the last)"] == ""
-    assert "but this speech cannot tell it from I(Za;Zb) as measured; a random pick gives up" in words(board)
+    assert "but this speech cannot tell it from I(Za;Zb) as measured; a random pick gives up" in " ".join(words(board))
     steady = {n: left_out(b) for n, b in enumerate([1.9, 2.0, 0.5])}
     assert board_of([replace(one, left_out=steady)]).best("layers") == ["rankme"]
 
 
 def test_without_sums_by_speaker_nothing_is_called_tied():
     board = board_of([replace(model(None, [1.9, 2.0], rankme=[1.0, 2.0], mi_views=[2.0, 1.0]), left_out={})])
-    assert board.tied["layers"] is None
+    assert not board.tied["layers"]
+    assert "unknown without sums by the same speakers" not in " ".join(words(board))  # as two are named
     assert board.best("layers") == ["rankme", LAST]
     assert board.standings["layers"]["rankme"].regrets["bits"].low is None
 
 
 def test_nothing_measured_beats_taking_the_last():
-    text = words(board_of([model(None, [1.0, 2.0, 3.0], rankme=[3.0, 2.0, 1.0])]))
+    text = " ".join(words(board_of([model(None, [1.0, 2.0, 3.0], rankme=[3.0, 2.0, 1.0])])))
     assert "Which layer: taking the last layer gives up least, 0.000 bits" in text
     assert "No measure is shown to beat taking the last layer" in text
     assert "Worse than a random pick: RankMe." in text
@@ -250,7 +252,7 @@ def test_directions():
 
 def test_in_words_and_tables():
     board = board_of(SERIES)
-    text = words(board)
+    text = " ".join(words(board))
     assert "All but I(Za;Zb) as measured put a collapsed one behind the best in every series." in text
     assert "Only I(Za;Zb) as measured puts a model that never trained behind the best in every series." in text
     assert "the layers of 3 models of 1 training run and on 1 series of checkpoints, scored on 3 speakers" in text
@@ -355,7 +357,7 @@ def test_doubtful_rates_are_left_out_and_mixed_ones_named(tmp_path):
     assert {m: {t: r.percent for t, r in own.items()} for m, own in found.items()} == {
         "sha 100": {"per": 10.0}, "sha 200": {"per": 20.0}, "sha 300": {"per": 30.0}, "sha 400": {},
     }  # fmt: skip
-    assert notes["per"] == "PER of 3 models: own run; 1 doubtful left out."
+    assert notes["per"] == "PER of 3 models: own runs; 1 doubtful left out."
     rates["sha 400"] = {"per": ScoreValue(1.0, "SUPERB", "a paper", setting={"test split": "test-clean"})}
     found, notes = trusted_rates(replace(data, rates=rates))
     assert not any(found.values())
