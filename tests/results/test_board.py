@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from s3prl_mi.cli import demo
 from s3prl_mi.cli import main as cli
 from s3prl_mi.estimators.intervals import LeftOut
 from s3prl_mi.report.board import notes_of, read_board, rows_of, tables_of, to_csv, to_screen, trusted_rates, words
@@ -330,6 +331,14 @@ def test_a_study_ends_with_the_board_and_says_nothing_twice(tmp_path, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "No table:" in shown
     assert "tells most about" in shown  # as there is no table to read it from
+
+
+def test_the_demo_ends_with_a_small_board_and_its_picture(tmp_path):
+    study(tmp_path / "experiments")
+    shown = demo._board(tmp_path)
+    assert f"s3prl-mi board {tmp_path / 'experiments'}" in shown
+    assert "Which checkpoint: RankMe gives up least" in shown
+    assert (tmp_path / demo.BOARD).read_bytes().startswith(b"\x89PNG")
 
 
 def test_other_labels_than_phones_judge_nothing(tmp_path, capsys):
