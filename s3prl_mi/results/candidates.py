@@ -78,8 +78,11 @@ def of_phones(estimate: Record | Summary | ComparisonKey) -> bool:
         >>> key = ComparisonKey(**blank | {"label_set": "phones, stress stripped, silence as a class"})
         >>> of_phones(key), of_phones(key._replace(label_set="words, silence as a class"))
         (True, False)
+        >>> of_phones(key._replace(label_set="Anna - phones, silence dropped"))  # a TextGrid's tier
+        True
     """
-    return estimate.label_set is None or estimate.label_set.startswith("phones")
+    name = (estimate.label_set or "phones").partition(",")[0]
+    return name.rpartition(" - ")[2].strip().lower() == "phones"
 
 
 def numbers_of(

@@ -56,11 +56,20 @@ def _plot(axes: Axes, board: Board, kind: Kind, titles: Mapping[str, str]) -> No
         i, colour = own[name].regrets[BITS], COLOURS[0] if name in (BOUND, SAFE_BOUND) else "0.15"
         axes.axhline(place, color="0.93", linewidth=0.8, zorder=0)
         axes.plot(
-            each[name], [place] * len(each[name]), "o", color=colour, markersize=3.5, alpha=0.35, markeredgewidth=0
-        )
+            each[name], [place] * len(each[name]), "o", color=colour, markersize=4.2, alpha=0.5, markeredgewidth=0.6,
+            markeredgecolor="white", zorder=2.5,
+        )  # fmt: skip
         if i.low is not None and i.high is not None:
             axes.plot([i.low, i.high], [place, place], color=colour, linewidth=1.8, solid_capstyle="butt")
-        axes.plot(i.value, place, "o", color=colour, markerfacecolor=colour if name in best else "white", markersize=6)
+        axes.plot(
+            i.value,
+            place,
+            "o",
+            color=colour,
+            markerfacecolor=colour if name in best else "white",
+            markersize=6,
+            zorder=3,
+        )
         axes.annotate(
             f"{i.value:.3f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=colour
         )
@@ -102,6 +111,6 @@ def _legend(figure: Figure, plots: int) -> None:
             linewidth=1.8,
             label="the same, shown to give up more than the first",
         ),
-        Line2D([], [], marker="o", color="0.15", markersize=3, alpha=0.3, linewidth=0, label="each model or series"),
+        Line2D([], [], marker="o", color="0.15", markersize=4.2, alpha=0.5, linewidth=0, label="each model or series"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3 if plots > 1 else 1, fontsize=8.5)
