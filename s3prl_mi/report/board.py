@@ -239,6 +239,8 @@ def _best_words(board: Board, kind: Kind) -> str:
     text += f"; a random pick gives up {own[RANDOM].bits:.3f}"
     if LAST not in (first, *others):
         text += f", taking the last {one} {own[LAST].bits:.3f}"
+    stays, of = board.stays_first(kind)
+    text += f". With one training run left out it stays first in {stays} of {of} cases" if of else ""
     text += f". No measure is shown to beat taking the last {one}, which costs nothing. " * (LAST in (first, *others))
     text += ". " * (LAST not in (first, *others))
     if worse := [title_of(m) for m in own if m not in BASELINES and own[m].bits > own[RANDOM].bits]:

@@ -267,6 +267,24 @@ class Board:
         names = tied.tied if tied is not None else [m for m in regrets if regrets[m] == min(regrets.values())]
         return sorted(names, key=lambda m: regrets[m])
 
+    def stays_first(self, kind: Kind) -> tuple[int, int]:
+        """In how many cases what gives up least still does without one training run, and of how many.
+
+        Returns:
+            (0, 0) with a single run.
+        """
+        own = [v for v in self.verdicts if v.choice.kind == kind and v.measure in self.standings[kind]]
+        runs = dict.fromkeys(v.choice.run for v in own)
+        first, stays = next(iter(self.standings[kind])), 0
+        for run in runs if len(runs) > 1 else ():
+            left: dict[str, list[Bits]] = {}
+            for v in own:
+                if v.choice.run != run:
+                    left.setdefault(v.measure, []).append(v.regrets[BITS].value)
+            means = {m: statistics.fmean(regrets) for m, regrets in left.items()}
+            stays += means[first] == min(means.values())
+        return stays, len(runs) if len(runs) > 1 else 0
+
 
 def board_of(models: Sequence[ModelNumbers]) -> Board:
     """Judge all measures on all choices."""

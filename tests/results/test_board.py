@@ -191,6 +191,20 @@ def test_measures_that_this_speech_cannot_tell_apart_are_tied():
     assert board_of([replace(one, left_out=steady)]).best("layers") == ["rankme"]
 
 
+def test_how_often_the_first_measure_stays_first_without_one_run():
+    """RankMe gives up 0, 0 and 0.4 in three runs, I(Za;Zb) 0.3, 0.3 and 0: without either of the first two it loses."""
+    found = []
+    for i, (rank, bound) in enumerate(((0, 0.3), (0, 0.3), (0.4, 0))):
+        bits = [0.0, 1.0 - rank, 1.0 - bound]
+        one = model(None, bits, rankme=[0.0, 1.0, 0.0], mi_views=[0.0, 0.0, 1.0])
+        found.append(replace(one, model=str(i), name=str(i), series=f"run {i}"))
+    board = board_of(found)
+    assert next(iter(board.standings["layers"])) == "rankme"
+    assert board.stays_first("layers") == (1, 3)
+    assert "With one training run left out it stays first in 1 of 3 cases." in " ".join(words(board))
+    assert board_of(found[:1]).stays_first("layers") == (0, 0)
+
+
 def test_without_sums_by_speaker_nothing_is_called_tied():
     board = board_of([replace(model(None, [1.9, 2.0], rankme=[1.0, 2.0], mi_views=[2.0, 1.0]), left_out={})])
     assert not board.tied["layers"]
