@@ -241,9 +241,12 @@ def _best_words(board: Board, kind: Kind) -> str:
         text += f", taking the last {one} {own[LAST].bits:.3f}"
     stays, of = board.stays_first(kind)
     text += f". With one training run left out it stays first in {stays} of {of} cases" if of else ""
-    text += f". No measure is shown to beat taking the last {one}, which costs nothing. " * (LAST in (first, *others))
-    text += ". " * (LAST not in (first, *others))
-    if worse := [title_of(m) for m in own if m not in BASELINES and own[m].bits > own[RANDOM].bits]:
+    text += ". "
+    if {LAST, RANDOM} & {first, *others}:
+        free = f"taking the last {one}" if LAST in (first, *others) else "a random pick"
+        text += f"No measure is shown to beat {free}, which costs nothing. "
+    shown_worse = [m for m in own if m not in (*BASELINES, first, *others)]
+    if worse := [title_of(m) for m in shown_worse if own[m].bits > own[RANDOM].bits]:
         text += f"Worse than a random pick: {_several(worse)}. "
     if BOUND in own and BOUND not in (first, *others):
         text += f"{title_of(BOUND)} gives up {own[BOUND].bits:.3f}, at worst {own[BOUND].worst[BITS]:.3f}. "
@@ -257,7 +260,9 @@ def _best_words(board: Board, kind: Kind) -> str:
 
 
 def _rivals(others: Sequence[str], one: str) -> str:
-    return f", but this speech cannot tell it from {_several([_name(m, one) for m in others])}" if others else ""
+    """What cannot be told from the first; what costs nothing before all else."""
+    names = [_name(m, one) for m in sorted(others, key=lambda m: m not in BASELINES)]
+    return f", but this speech cannot tell it from {_several(names)}" if names else ""
 
 
 def _noticed_words(board: Board) -> list[str]:
@@ -281,7 +286,7 @@ def _noticed_words(board: Board) -> list[str]:
 
 
 def _name(measure: str, one: str) -> str:
-    baselines = {LAST: f"taking the last {one}", RANDOM: f"taking a random {one}"}
+    baselines = {LAST: f"taking the last {one}", RANDOM: f"a random {one}"}
     return baselines.get(measure) or title_of(measure)
 
 
