@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
 from pathlib import Path
 
 from ..core.errors import MIError
@@ -18,6 +17,7 @@ EPILOG = """\
 examples:
   s3prl-mi board result/study
   s3prl-mi board result/study --stock result/downstream/my_pr --csv board.csv --png board.png
+  s3prl-mi board result/study --scores my_scores.csv         a table: upstream, per and/or wer in percent, source
 """
 
 
@@ -29,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stock", nargs="+", type=Path, default=[], metavar="DIR", help="s3prl's own ctc and asr runs, for PER and WER"
     )
+    parser.add_argument(
+        "--scores", type=Path, metavar="CSV",
+        help="your own table: upstream, per and/or wer in percent, source; own runs come first, SUPERB's scores last",
+    )  # fmt: skip
     parser.add_argument("--csv", type=Path, metavar="FILE", help="every choice and measure: picks, regrets, intervals")
     parser.add_argument("--png", type=Path, metavar="FILE", help="the picture: regret by measure")
 
@@ -40,18 +44,19 @@ def run(args: argparse.Namespace) -> int:
         MIError: nothing to judge, or a file that cannot be written.
     """
     from ..core.files import write_whole
-    from ..report.board import NOTES, read_board, title_of, to_csv, to_screen
+    from ..report.board import notes_of, read_board, title_of, to_csv, to_screen
+    from ..report.compare.scores import read_score_table
     from ..report.figures.board import board_picture
     from ..report.html.report_data import read_report_data
 
-    board = read_board(read_report_data(args.folders, args.stock))
+    data = read_report_data(args.folders, args.stock, read_score_table(args.scores) if args.scores else None)
+    board = read_board(data)
     if board is None:
         raise MIError(
             f"{', '.join(map(str, args.folders))}: no model has several layers, and no series several checkpoints, "
-            "that both tasks measured. Measure both: -d mi_views,mi_supervised."
+            "that both tasks measured, with phones as labels. Measure both: -d mi_views,mi_supervised."
         )
-    sys.stdout.write(to_screen(board) + "\n")
-    sys.stdout.write(textwrap.fill(NOTES, 110) + "\n")
+    sys.stdout.write(to_screen(board, notes_of(board, data)))
     picture = board_picture(board, {v.measure: title_of(v.measure) for v in board.verdicts})
     try:
         if args.csv:

@@ -19,14 +19,19 @@ from tqdm import tqdm
 
 from ..core.config import TASKS
 from ..core.errors import MIError
+from ..core.files import write_whole
 from ..demo.corpus import make_corpus
+from ..report.board import notes_of, read_board, title_of, to_screen
 from ..report.figures.best_layers import draw_comparison
+from ..report.figures.board import board_picture
+from ..report.html.report_data import read_report_data
 from ..report.terminal import comparison_table
 from ..results.record import RESULTS_FILE, Record, read_records
 from ..superb.scores import read_records as read_scores
 from . import run_downstream
 
 PICTURE = "demo.png"
+BOARD = "board.png"
 
 PR_STEPS = 150
 PR_LEARNING_RATE = 3e-3
@@ -85,9 +90,24 @@ def run(out: Path, extra: Sequence[str]) -> int:
         "\nBits are lower bounds on speech of speakers that no probe has seen; compare rows of one column only.\n"
         "In the shift view fbank's windows (deltas reach 4 frames) overlap at 60 ms, so part of its bits is the same\n"
         "audio seen twice: compare apc with its untrained self there.\n"
-        f"Picture: {out / PICTURE}. Every experiment: {out / 'experiments'}. {time.time() - began:.0f} s."
+        f"\n{_board(out)}\n"
+        f"Pictures: {out / PICTURE}, {out / BOARD}. Every experiment: {out / 'experiments'}. "
+        f"{time.time() - began:.0f} s."
     )
     return 0
+
+
+def _board(out: Path) -> str:
+    """Which label-free number to trust: untrained and trained models as checkpoints to choose from, and a picture."""
+    data = read_report_data([out / "experiments"])
+    board = read_board(data)
+    if board is None:
+        return ""
+    picture = board_picture(board, {v.measure: title_of(v.measure) for v in board.verdicts})
+    if picture is not None:
+        write_whole(out / BOARD, picture.png)
+    shown = to_screen(board, notes_of(board, data), ["checkpoints"])
+    return f"Which number finds the trained model without labels (s3prl-mi board {out / 'experiments'})?\n\n{shown}"
 
 
 def _command(

@@ -27,19 +27,20 @@ def summarise_study(folder: Path, failed: Sequence[str]) -> None:
             `<folder>/report`.
         failed: what failed, one line each; printed last.
     """
-    from ..report.board import read_board, to_screen
+    from ..report.board import notes_of, read_board, to_screen
     from ..report.html.report_data import read_report_data
     from ..report.html.words import findings
     from ..report.html.writing import FIGURES_FOLDER, write_report
 
     out = sys.stdout
-    out.write(f"\n{_comparison(folder)}\n")
+    tables, complete = _comparison(folder)
+    out.write(f"\n{tables}\n")
     data = read_report_data([folder])
-    for sentence in findings(data):
-        out.write(textwrap.fill(sentence, 100, initial_indent="- ", subsequent_indent="  ") + "\n")
     board = read_board(data)
+    for sentence in findings(data, "" if not complete else "board" if board is not None else "tables"):
+        out.write(textwrap.fill(sentence, 110, initial_indent="- ", subsequent_indent="  ") + "\n")
     if board is not None:
-        out.write(f"\n{to_screen(board)}")
+        out.write(f"\n{to_screen(board, notes_of(board, data))}")
     page = write_report([folder], folder / REPORT_FOLDER, title=folder.resolve().name)
     for picture in sorted(page.parent.glob(f"{FIGURES_FOLDER}/scatter_*.png")):
         out.write(f"\nbits against error rates: {picture}")
@@ -51,8 +52,12 @@ def summarise_study(folder: Path, failed: Sequence[str]) -> None:
         sys.stderr.write("Fix what is named; the same command with -a then runs these, and repeats nothing else.\n")
 
 
-def _comparison(folder: Path) -> str:
-    """Tables as of `s3prl-mi compare`: one for each frame rate, and of a sweep that of its usual setting."""
+def _comparison(folder: Path) -> tuple[str, bool]:
+    """Tables as of `s3prl-mi compare`: one for each frame rate, and of a sweep that of its usual setting.
+
+    Returns:
+        The tables, and whether all could be made.
+    """
     from ..report.compare.comparable import Filters, keep
     from ..report.compare.outputs import to_screen
     from ..report.compare.table import build
@@ -65,6 +70,7 @@ def _comparison(folder: Path) -> str:
             records = [r for r in result.records if r.frame_shift_ms == shift]
             by_rate.setdefault(shift, []).append(replace(result, records=records))
     tables: list[str] = []
+    complete = True
     for shift, results in sorted(by_rate.items()):
         usual = _usual_setting(results)
         heading = f"Frames every {shift:g} ms, not comparable with the others.\n\n" if len(by_rate) > 1 else ""
@@ -76,8 +82,9 @@ def _comparison(folder: Path) -> str:
             runs = find_runs([folder], [r.first for r in results])
             tables.append(heading + to_screen(build(results, runs, allowed=("precision",))))
         except MIError as error:  # what earlier commands left in the folder was measured otherwise
+            complete = False
             tables.append(f"{heading}No table: {error} (options of `s3prl-mi compare {folder}`)\n")
-    return "\n".join(tables)
+    return "\n".join(tables), complete
 
 
 def _usual_setting(results: Sequence[Result]) -> ComparisonKey | None:

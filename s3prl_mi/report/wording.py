@@ -47,11 +47,9 @@ def format_estimate(s: Summary, places: int) -> str:
 
     The interval is what an order may be judged by; seeds say nothing about other speech.
     """
-    low, high = s.ci_low_bits, s.ci_high_bits
-    if s.total_ci_low_bits is not None:
-        low, high = s.total_ci_low_bits, s.total_ci_high_bits
-    if low is None or high is None:
+    if s.interval is None:
         return format_bits(s.mi_lower_bound_bits, s.mi_lower_bound_bits_sd, s.n_seeds, places)
+    low, high = s.interval
     ends = min(places, 2) if high - low >= 0.05 else places
     return f"{s.mi_lower_bound_bits:.{places}f} [{low:.{ends}f}, {high:.{ends}f}]"
 
@@ -72,6 +70,16 @@ def spread_text(summaries: Sequence[Summary]) -> str:
     if interval and all(s.ci_low_bits is not None for s in summaries):
         return f"{seeds.replace('mean +- sd', 'mean')}; {interval}"
     return f"{seeds}; in brackets {interval}" if interval else seeds
+
+
+def bars_text(summaries: Sequence[Summary]) -> str:
+    """What the error bars of a figure are: intervals over speakers; deviations over seeds where there are none."""
+    interval = interval_text(summaries)
+    if not interval:
+        return seeds_text(summaries, "±")
+    seeds = seeds_text(summaries).replace("mean +- sd", "mean")
+    some = "" if all(s.interval for s in summaries) else " where sums by speaker are known, else sd over seeds"
+    return f"{seeds}; bars: {interval}{some} (differences on the same speech are surer)"
 
 
 def interval_text(summaries: Sequence[Summary]) -> str:

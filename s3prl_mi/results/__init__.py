@@ -10,6 +10,7 @@ comparability        `ComparisonKey`: what must agree before two estimates are c
 summary              mean and standard deviation over seeds, `mi_summary.csv`
 collect              the records of many experiments, each named by its model
 selection            which layer, which checkpoint: chosen without labels and with labels
+candidates           what the board reads of each model: label-free measures, and what they are judged by
 board                what each label-free measure is worth as a picker of layers and checkpoints
 correlation          Spearman, Kendall and Pearson with intervals and a sentence
 ===================  ==========================================================================================

@@ -107,6 +107,15 @@ class Summary:
     """The mean over seeds without each speaker, where `mi_speakers.jsonl` was read."""
 
     @property
+    def interval(self) -> tuple[Bits, Bits] | None:
+        """The 95 % interval over speakers, of both sides where it was computed; None without one."""
+        if self.total_ci_low_bits is not None and self.total_ci_high_bits is not None:
+            return self.total_ci_low_bits, self.total_ci_high_bits
+        if self.ci_low_bits is not None and self.ci_high_bits is not None:
+            return self.ci_low_bits, self.ci_high_bits
+        return None
+
+    @property
     def panel(self) -> Panel:
         """What this summary shares with those that stand in one table with it."""
         return Panel(*(getattr(self, name) for name in Panel._fields))

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..core.errors import MIError
 from ..core.files import replacing
-from ..results.board import COLLAPSED
+from ..results.candidates import COLLAPSED
 from ..results.measures import append_measures, read_measures
 from ..results.record import append_records, read_records
 from .meter import ViewsMeter

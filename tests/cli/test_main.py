@@ -104,6 +104,7 @@ def demo(monkeypatch, tmp_path):
     monkeypatch.setattr(demo_run, "_pretrain", lambda audio, out: models)
     monkeypatch.setattr(demo_run.run_downstream, "main", measure)
     monkeypatch.setattr(demo_run, "read_records", lambda path: [])
+    monkeypatch.setattr(demo_run, "_board", lambda out: "the board")
     return commands
 
 

@@ -19,6 +19,7 @@ from s3prl_mi.report.figures.layer_curves import layer_curves
 from s3prl_mi.report.figures.phones import class_bits, confusion_pictures, group_of, phone_bits
 from s3prl_mi.report.figures.score_scatter import Point, place_names
 from s3prl_mi.report.figures.sweeps import Mask, _axis, mask_of, shift_of, sweeps
+from s3prl_mi.report.wording import bars_text
 from s3prl_mi.results.class_contributions import ClassRecord
 from s3prl_mi.results.summary import summarise
 from tests.helpers.records import SUPERVISED
@@ -287,3 +288,28 @@ class TestClasses:
     )
     def test_groups(self, label, group):
         assert group_of(label) == group
+
+
+class TestErrorBars:
+    """95 % intervals over speakers where there are any, else deviations over seeds."""
+
+    @staticmethod
+    def ends(summaries, **style):
+        with picture.sheet(3, 3) as figure:
+            axes = figure.subplots()
+            picture.points(axes, range(len(summaries)), summaries, **style)
+            return [segment[:, 1].tolist() for c in axes.collections for segment in c.get_segments()]
+
+    def test_of_speakers(self):
+        (one,) = summarise([make(1.0, seed=0), make(1.2, seed=1)])
+        known = dataclasses.replace(one, ci_low_bits=0.7, ci_high_bits=1.6, ci_over="speakers", ci_groups=5)
+        assert self.ends([one]) == [pytest.approx([1.1 - 0.1 * math.sqrt(2), 1.1 + 0.1 * math.sqrt(2)])]
+        assert self.ends([known]) == [pytest.approx([0.7, 1.6])]
+        assert self.ends([known], over="seeds") == self.ends([one])
+        assert self.ends([known, one]) == self.ends([one, one])  # one kind of bars in a curve
+        both = dataclasses.replace(known, total_ci_low_bits=0.5, total_ci_high_bits=1.8)
+        assert self.ends([both]) == [pytest.approx([0.5, 1.8])]
+        bars = bars_text([known])
+        assert bars.startswith("mean over 2 seeds; bars: 95 % interval over 5 speakers")
+        assert bars_text([one]) == "mean ± sd over 2 seeds"
+        assert "where sums by speaker are known, else sd over seeds" in bars_text([known, one])

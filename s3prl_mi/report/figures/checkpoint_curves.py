@@ -6,13 +6,13 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...results.comparability import ComparisonKey
 from ...results.record import Record
 from ...results.selection import CheckpointPick, checkpoint_pick, last_layer
 from ...results.summary import Summary
-from ..wording import BOUND, BOUND_TEX, seeds_text
+from ..wording import BOUND, BOUND_TEX, bars_text
 from .groups import by_key, headline_keys, key_of, natural
 from .picture import COLOURS, Picture, bits_axis, dress, finish, legend_below, points, probes_in, sheet
 
@@ -134,7 +134,7 @@ def _draw(series: Series, groups: Mapping[ComparisonKey, list[Summary]], number:
             f"checkpoints_{number}",
             f"Over training: {name}",
             f"How {quantities} grow with the training of {name} ({settings}; "
-            f"{seeds_text(everything, '±')}). The dotted line is the checkpoint that one would pick "
+            f"{bars_text(everything)}). The dotted line is the checkpoint that one would pick "
             "without any label, by the highest I(Za;Zb) at the last layer: where it meets the peak of I(Z;Y), both "
             "choices agree on this speech. " + " ".join(stability_words(p) for p in picks.values()),
             f"Curves of {quantities} over training steps of {name}.",
@@ -147,7 +147,7 @@ def _curves(axes: Axes, group: Sequence[Summary], last: int | None) -> list[Summ
     by_step = {step or 0: list(own) for step, own in itertools.groupby(group, key=lambda s: s.step)}
     at_last = [s for own in by_step.values() for s in own if s.layer == last]
     at_best = [max(own, key=lambda s: s.mi_lower_bound_bits) for own in by_step.values()]
-    curves = (
+    curves: tuple[tuple[str, list[Summary], dict[str, Any]], ...] = (
         ("last layer", at_last, {"color": COLOURS[0], "linestyle": "-", "marker": "o"}),
         ("best layer", at_best, {"color": COLOURS[1], "linestyle": "--", "marker": "s", "fillstyle": "none"}),
     )

@@ -96,7 +96,7 @@ def plot_layers(axes: Axes, summaries: Sequence[Summary]) -> None:
         at = {layer: x + offset for layer, x in places.items()}
         layer_curve(
             axes, line, at, ", ".join(filter(None, (first.probe, names[first.panel]))),
-            _LINES[i % len(_LINES)] if several else "none",
+            _LINES[i % len(_LINES)] if several else "none", over="seeds",
             marker=MARKERS[i % len(MARKERS)], color=colour, markersize=4.5 if several else 6,
         )  # fmt: skip
         _intervals(axes, line, at, colour, interval_text(summaries) if n == 0 else None)
@@ -110,7 +110,7 @@ def plot_layers(axes: Axes, summaries: Sequence[Summary]) -> None:
             _write(axes, places[s.layer], s, text, colours[s.probe], below=rank > 0)
     layer_axis(axes, places)
     highest = _ceilings(axes, panels, names, places)
-    bits_axis([axes], summaries, highest, headroom=0.12, from_zero=not several, intervals=True)
+    bits_axis([axes], summaries, highest, headroom=0.12, from_zero=not several)
     what = summaries[0].task
     dress(axes, "layer (index into the upstream's hidden states)", f"lower bound of {BOUND_TEX[what]} (bits)")
     _titles(axes, summaries)
@@ -122,7 +122,7 @@ def _intervals(
     """95 % intervals over speakers: a band over numbered layers, a bar where there is one or a weighted sum."""
     for kind in (int, str):
         own = [s for s in line if isinstance(s.layer, kind)]
-        ends = [(at[s.layer], s.ci_low_bits, s.ci_high_bits) for s in own if s.ci_low_bits is not None]
+        ends = [(at[s.layer], *s.interval) for s in own if s.interval]
         x, low, high = np.array(ends, dtype=np.float64).reshape(-1, 3).T
         if len(ends) > 1 and kind is int:
             axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0, zorder=0, label=label)

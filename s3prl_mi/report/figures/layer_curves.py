@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...results.comparability import ComparisonKey
 from ...results.summary import Summary, worth_marking
-from ..wording import BOUND, BOUND_TEX, frames_note, seeds_text
+from ..wording import BOUND, BOUND_TEX, bars_text, frames_note
 from . import picture
 from .groups import Model, by_key, headline_keys
 from .picture import Picture
@@ -48,9 +48,8 @@ def _draw(key: ComparisonKey, group: list[Summary], names: Mapping[Model, str], 
             figure,
             f"layers_{key.task}_{number}",
             f"{quantity} by layer: {key.view or 'frame labels'}, one frame every {key.frame_shift_ms:g} ms",
-            f"How many bits each layer tells about {what} ({key.describe()}; {seeds_text(group, '±')}). Higher is "
-            "more information that the probe can use; the ring marks the best layer of a model, bars are one "
-            "standard deviation over seeds." + frames_note(group),
+            f"How many bits each layer tells about {what} ({key.describe()}; {bars_text(group)}). Higher is "
+            "more information that the probe can use; the ring marks the best layer of a model." + frames_note(group),
             f"Curves of {quantity} in bits over the layers of {', '.join(names[m] for m in models)}.",
         )
 
@@ -60,13 +59,15 @@ def _curves(axes: Axes, shown: Mapping[Model, list[Summary]], names: Mapping[Mod
     style = picture.looks(names)
     places = picture.layer_places(s for own in shown.values() for s in own)
     ends = []
-    for model, own in shown.items():
-        picture.layer_curve(axes, own, places, **style[model])
+    for number, (model, own) in enumerate(shown.items()):
+        beside = 0.05 * (number - (len(shown) - 1) / 2)  # so that error bars do not cover each other
+        at = {layer: x + beside for layer, x in places.items()}
+        picture.layer_curve(axes, own, at, **style[model])
         for s in worth_marking(own):
-            picture.ring(axes, places[s.layer], s, style[model]["color"])
+            picture.ring(axes, at[s.layer], s, style[model]["color"])
         last = max(own, key=lambda s: places[s.layer])
         name = names[model] + ("" if len(own) > 1 else f" ({picture.layer_word(last.layer)})")
-        ends.append((places[last.layer], last.mi_lower_bound_bits, name, style[model]["color"]))
+        ends.append((at[last.layer], last.mi_lower_bound_bits, name, style[model]["color"]))
     if places:
         picture.layer_axis(axes, places)
     return ends

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -161,13 +161,32 @@ def chunks(items: Sequence[Any], size: int = MOST_CURVES) -> list[list[Any]]:
 
 
 def points(
-    axes: Axes, x: Sequence[float], summaries: Sequence[Summary], label: str | None = None, **style: Any
+    axes: Axes,
+    x: Sequence[float],
+    summaries: Sequence[Summary],
+    label: str | None = None,
+    over: Literal["speakers", "seeds"] = "speakers",
+    **style: Any,
 ) -> None:
-    """Bits with error bars of one standard deviation over seeds (none where all have one seed)."""
-    spread_known = any(s.n_seeds > 1 for s in summaries)
+    """Bits with error bars: 95 % intervals over speakers where all have them, else one standard deviation over seeds.
+
+    Args:
+        axes: of the plot.
+        x: where each stands.
+        summaries: what to draw.
+        label: for the legend.
+        over: `seeds`: deviations over seeds also where intervals are known (none where all have one seed).
+        style: of the curve.
+    """
+    bits = [s.mi_lower_bound_bits for s in summaries]
+    intervals = [s.interval for s in summaries if s.interval and over == "speakers"]
+    bars: Any = [s.mi_lower_bound_bits_sd for s in summaries] if any(s.n_seeds > 1 for s in summaries) else None
+    if len(intervals) == len(summaries):
+        bars = [[b - low for b, (low, _) in zip(bits, intervals, strict=True)]]
+        bars += [[high - b for b, (_, high) in zip(bits, intervals, strict=True)]]
+        style |= {"capsize": 0, "ecolor": (style["color"], 0.45)} if "color" in style else {}
     axes.errorbar(
-        x, [s.mi_lower_bound_bits for s in summaries],
-        yerr=[s.mi_lower_bound_bits_sd for s in summaries] if spread_known else None, label=label,
+        x, bits, yerr=bars, label=label,
         **{"linewidth": 1.4, "markersize": 4.5, "capsize": 2, "elinewidth": 0.9, **style},
     )  # fmt: skip
 
@@ -200,7 +219,7 @@ def layer_curve(
     linestyle: Any = "-",
     **style: Any,
 ) -> None:
-    """Numbered layers as a line, a weighted sum as a point of its own."""
+    """Numbered layers as a line, a weighted sum as a point of its own; `style` as in `points`."""
     for kind, line in ((int, linestyle), (str, "none")):
         part = [s for s in summaries if isinstance(s.layer, kind)]
         if part:
@@ -229,20 +248,18 @@ def bits_axis(
     ceiling: float = 0.0,
     headroom: float = 0.08,
     from_zero: bool = False,
-    intervals: bool = False,
 ) -> None:
     """Start at zero unless all values lie far above it; a line at zero where some lie below.
 
     Args:
         all_axes: plots that share their y axis.
-        drawn: what they show, with its standard deviation.
+        drawn: what they show, with intervals and standard deviations.
         ceiling: drawn there as well, in bits.
         headroom: above the highest, as a fraction of the height.
         from_zero: start at zero wherever the values lie (unless below).
-        intervals: their intervals are drawn.
     """
     drawn = list(drawn)
-    ends = [end for s in drawn for end in (s.ci_low_bits, s.ci_high_bits) if end is not None] if intervals else []
+    ends = [end for s in drawn for end in s.interval or ()]
     low = min([s.mi_lower_bound_bits - s.mi_lower_bound_bits_sd for s in drawn] + ends, default=0.0)
     high = max([s.mi_lower_bound_bits + s.mi_lower_bound_bits_sd for s in drawn] + ends, default=1.0)
     bottom = 0.0 if low >= 0 and (from_zero or low < 0.6 * high) else low - 0.1 * max(high - low, 1e-3)

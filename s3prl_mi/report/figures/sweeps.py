@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ...results.comparability import ComparisonKey
 from ...results.summary import Summary, layer_key
-from ..wording import BOUND_TEX, seeds_text
+from ..wording import BOUND_TEX, bars_text
 from . import picture
 from .groups import Model
 from .picture import Picture
@@ -149,7 +149,7 @@ def _draw(
             figure,
             f"sweep_{kind.name}_{number}",
             f"{kind.title}: I(Za;Zb)",
-            f"How I(Za;Zb) moves with {kind.words} ({fixed.describe()}; {seeds_text(group, '±')}). The "
+            f"How I(Za;Zb) moves with {kind.words} ({fixed.describe()}; {bars_text(group)}). The "
             "bits of two settings are not comparable, so compare models at one setting: a choice of model is stable "
             "if the curves do not cross.",
             f"Curves of I(Za;Zb) over {kind.title.lower()} for {', '.join(names[m] for m in models)}.",

@@ -13,7 +13,7 @@ from ...results.record import Record
 from ...results.selection import last_layer
 from ...results.speaker_sums import sums_of
 from ...results.summary import Summary, summarise
-from ..compare.scores import Scores, scores_of, settle
+from ..compare.scores import Scores, ScoreTable, misspelt, scores_of, settle
 from ..compare.table import published_name
 from ..figures.checkpoint_curves import Series, series_of
 from ..figures.groups import Model, Pair, by_key, headline_keys, natural, with_classes
@@ -35,7 +35,8 @@ class ReportData:
         last: the last layer of each model's encoder.
         series: of checkpoints.
         mixed: names of series that several training runs share.
-        rates: PER and WER by model, of the user's own runs and as published.
+        rates: PER and WER by model, of the user's own runs and table, and as published.
+        unused: a sentence for each row of the user's table that may be misspelt.
     """
 
     results: list[Result]
@@ -49,14 +50,18 @@ class ReportData:
     series: list[Series]
     mixed: list[str]
     rates: dict[Model, Scores]
+    unused: list[str]
 
 
-def read_report_data(folders: Sequence[Path | str], stock: Sequence[Path | str] = ()) -> ReportData:
+def read_report_data(
+    folders: Sequence[Path | str], stock: Sequence[Path | str] = (), table: ScoreTable | None = None
+) -> ReportData:
     """Read experiments and stock runs.
 
     Args:
         folders: experiments, or folders that hold some at any depth.
         stock: folders of s3prl's own `ctc` and `asr` runs, besides those in and below `folders`.
+        table: the user's own scores.
 
     Raises:
         MIError: a folder without results, or a file that is not of this version.
@@ -64,9 +69,12 @@ def read_report_data(folders: Sequence[Path | str], stock: Sequence[Path | str] 
     results = collect(folders)
     runs = find_runs(folders, [r.first for r in results], read_runs(stock))
     rates = {
-        r.first.upstream_sha256: scores_of(r, r.label, published_name(r), runs, {}, published=True) for r in results
+        r.first.upstream_sha256: scores_of(r, r.label, published_name(r), runs, table or {}, published=True)
+        for r in results
     }
     settle(rates.values())
+    lack = [r.label for r in results if not any(v.kind == "own table" for v in rates[r.first.upstream_sha256].values())]
+    known = [name for r in results for name in (r.label, published_name(r))]
     records = [r for result in results for r in result.records]
     summaries = summarise(records, sums_of(results))
     groups, names = by_key(summaries), short_names(results)
@@ -85,6 +93,7 @@ def read_report_data(folders: Sequence[Path | str], stock: Sequence[Path | str] 
         series=series,
         mixed=mixed,
         rates=rates,
+        unused=misspelt(table or {}, lack, known),
     )
 
 

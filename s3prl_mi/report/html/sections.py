@@ -15,7 +15,7 @@ from ...results.correlation import Relation, correlate, with_speakers
 from ...results.record import Record
 from ...results.selection import CheckpointPick
 from ...results.summary import Summary
-from ..board import NOTES, read_board, tables_of, title_of
+from ..board import legend, notes_of, read_board, tables_of, title_of
 from ..board import words as words_of_board
 from ..compare.scores import SCORE_NAMES, ScoreValue
 from ..figures.board import board_picture
@@ -172,7 +172,13 @@ def _board(data: ReportData) -> Section | None:
         return None
     picture = board_picture(board, {v.measure: title_of(v.measure) for v in board.verdicts})
     tables = [{"caption": title, "head": head, "rows": rows} for title, head, rows in tables_of(board)]
-    return {"pictures": [picture] if picture else [], "tables": tables, "words": words_of_board(board), "notes": NOTES}
+    return {
+        "pictures": [picture] if picture else [],
+        "tables": tables,
+        "words": words_of_board(board),
+        "legend": legend(board),
+        "notes": notes_of(board, data),
+    }
 
 
 def _clusters(data: ReportData) -> Section | None:

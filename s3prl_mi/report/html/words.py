@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 from ...core.words import count, span
-from ...results.board import COLLAPSED
+from ...results.candidates import COLLAPSED
 from ...results.comparability import ComparisonKey
 from ...results.correlation import correlate, with_speakers
 from ...results.measures import MEASURES_FILE, read_measures
@@ -52,12 +53,17 @@ def _data(records: Sequence[Record]) -> str:
 NO_INTERVAL = "How sure this order is cannot be said: not all have sums by the same speakers (mi_speakers.jsonl)"
 
 
-def findings(data: ReportData) -> list[str]:
-    """Sentences on the best model of each setting, on layers, checkpoints and error rates."""
-    found = [s for s in (_best(data, key) for key in data.headline) if s]
+def findings(data: ReportData, besides: Literal["", "tables", "board"] = "") -> list[str]:
+    """Sentences on the best model of each setting, on layers, checkpoints and error rates.
+
+    Args:
+        data: of the report.
+        besides: what stands next to them and need not be repeated: the tables of `s3prl-mi compare`; the board, too.
+    """
+    found = [] if besides else [s for s in (_best(data, key) for key in data.headline) if s]
     found += _made_of(data)
-    found += _layers(data)
-    found += _tasks_agree(data)
+    found += [] if besides else _layers(data)
+    found += [] if besides == "board" else _tasks_agree(data)
     for s in data.series:
         found += [f"Checkpoints of {s.name}: {stability_words(p)}{_steps_tied(s, p)}" for p in s.picks.values()]
     return found + collapsed(data) + _warnings(data)
