@@ -40,12 +40,20 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
     both = [n for n in names if any(overlap(n, fit) for fit in data.fit_splits)]
     if both:
         raise MIError(f"-t {split}: {', '.join(both)} was fitted on; the bound needs unseen speech.")
+    points = [point for point in plan.points if point.labels != "speaker"]
+    if not points:
+        raise MIError(
+            f"-t {split}: labels: speaker are scored on speakers that were fitted on, so there are no other splits for "
+            "them. Train on these splits: datarc.fit_splits, datarc.eval_splits."
+        )
+    if len(points) < len(plan.points):
+        logger.warning("labels: speaker are left out: they are scored on speakers that were fitted on.")
     experiment.folder.check_fitted_under(determinants(spec, experiment.upstream, experiment.precision))
     splits = read_splits(experiment, names)
     refuse_shared_audio(_fit_splits(experiment), splits)
-    experiment.new_task().check(splits, plan.layers)
+    experiment.new_task().check(splits, plan.layers, list(dict.fromkeys(p.labels for p in points)))
     source, title = experiment.source(names), "+".join(names)
-    work = list(enumerate((point, probe) for point in plan.points for probe in plan.probes))
+    work = list(enumerate((point, probe) for point in points for probe in plan.probes))
     made: list[tuple[int, list[Record], list[ClassRecord], list[SpeakerRecord]]] = []
     bar = tqdm(total=len(work), unit="probe", desc=f"evaluate {title}", dynamic_ncols=True, disable=not is_main())
     with bar:
@@ -56,7 +64,7 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
                     began = time.time()
                     fitted = load_probe(spec.folder, point, probe, spec.device)
                     estimates = task.score(fitted, scored, point)
-                    used, unlabelled = task.used(scored, point.layer)
+                    used, unlabelled = task.used(scored, point)
                     records = build_records(
                         source,
                         point,
@@ -65,7 +73,7 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
                         {"fit": 0, "eval": used, "skipped": scored.found - used},
                         unlabelled,
                         time.time() - began,
-                        task.label_digest(fitted, scored, point.layer),
+                        task.label_digest(fitted, scored, point),
                     )
                     classes = class_records(records, estimates, task.class_names(fitted))
                     made.append((number, records, classes, speaker_records(records, estimates)))

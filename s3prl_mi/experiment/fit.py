@@ -19,7 +19,7 @@ from ..estimators.mi_supervised import Estimate
 from ..estimators.probes import PROTOCOLS
 from ..results.class_contributions import class_records
 from ..results.speaker_sums import speaker_records
-from ..states.split_states import Layer, SplitStates
+from ..states.split_states import SplitStates
 from .folder import KEPT
 from .load import Experiment, is_of, provide_states
 from .records import build_measure_records, build_records
@@ -39,13 +39,13 @@ def fit_missing(
     """
     plan, folder = experiment.plan, experiment.folder
     missing = {point: [i for i in plan.estimates_of(point) if i not in finished] for point in plan.points}
-    asked = chosen(experiment.spec.config.measures, plan.task)
+    asked = chosen(experiment.spec.config.measures, plan.task, plan.labels)
     unmeasured = _unmeasured(experiment, asked)
     missing = {point: identities for point, identities in missing.items() if identities or unmeasured.get(point)}
     if not missing:
         return
     _warn_of_few_speakers(fit_splits)
-    experiment.new_task().check([*fit_splits, *eval_splits], plan.layers)
+    experiment.new_task().check([*fit_splits, *eval_splits], plan.layers, plan.labels)
     states = provide_states(experiment, fit_splits, eval_splits)
     if is_main():
         folder.write_settings({**folder.read_settings(), KEPT: states.about()})
@@ -67,12 +67,18 @@ def fit_missing(
 
 
 def _unmeasured(experiment: Experiment, asked: Sequence[Measure]) -> dict[GridPoint, list[Measure]]:
-    """Measures without a record, at the first grid point of each layer: of a sweep, they are of its first setting."""
+    """Measures without a record, at the first grid point of each layer: of a sweep, they are of its first setting.
+
+    Those with labels are of the first set of labels that they are defined for.
+    """
     there = from_main(experiment.folder.measured) if experiment.spec.resume else set()
-    first: dict[Layer, GridPoint] = {}
-    for point in experiment.plan.points:
-        first.setdefault(point.layer, point)
-    return {point: [m for m in asked if (layer, m.name) not in there] for layer, point in first.items()}
+    found: dict[GridPoint, list[Measure]] = {}
+    for layer in experiment.plan.layers:
+        for m in asked:
+            point = next(p for p in experiment.plan.points if p.layer == layer and m.is_of(p.labels))
+            if (layer, m.name, point.labels) not in there:
+                found.setdefault(point, []).append(m)
+    return found
 
 
 def measure(
@@ -104,6 +110,7 @@ def measure(
         except MIError as error:
             logger.warning("layer %s: its estimates are there, but measures of it are left out: %s", point.layer, error)
             return
+    fit, scored = task.sides(fit, scored, point)
     try:
         sample = task.sample(fitted, fit, scored, point)
         prepared = time.perf_counter() - began
@@ -129,24 +136,25 @@ def fit_point(
     The probes of a point are fitted together, as the MLP builds on the logistic probe, and always for all seeds, so
     that an interrupted run ends with the same numbers.
     """
-    plan, began = experiment.plan, time.time()
+    plan, began, found = experiment.plan, time.time(), fit.found + scored.found
     probes = [p for p in plan.probes if any(point.identity(p, seed) in missing for seed in plan.seeds)]
     try:
-        task.check_sides(fit, scored, point.layer)
+        fit, scored = task.sides(fit, scored, point)
+        task.check_sides(fit, scored, point)
         fitted = task.fit(fit, point, probes)
         estimates = _with_fit_side(task, fitted, scored, point)
     except MIError as error:
         raise MIError(f"layer {point.layer} of {experiment.upstream.name}: {error}") from None
-    used, unlabelled = zip(*(task.used(side, point.layer) for side in (fit, scored)), strict=True)
+    used, unlabelled = zip(*(task.used(side, point) for side in (fit, scored)), strict=True)
     records = build_records(
         experiment.source(experiment.spec.config.datarc.eval_splits),
         point,
         fitted,
         estimates,
-        {"fit": used[0], "eval": used[1], "skipped": fit.found + scored.found - sum(used)},
+        {"fit": used[0], "eval": used[1], "skipped": found - sum(used)},
         sum(unlabelled),
         time.time() - began,
-        task.label_digest(fitted, scored, point.layer),
+        task.label_digest(fitted, scored, point),
     )
     new = [n for n, record in enumerate(records) if record.identity() in missing]
     records, estimates = [records[n] for n in new], [estimates[n] for n in new]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..core.config import Labels
 from ..core.errors import MIError
 from ..core.types import FloatMatrix
 from ..data.splits import Split
@@ -33,9 +34,9 @@ class ViewsTask(MITask):
         super().__init__(context)
         self._codebooks: tuple[tuple[Layer, int, int], Codebooks] | None = None
 
-    def check(self, splits: Sequence[Split], layers: Sequence[Layer]) -> None:
+    def check(self, splits: Sequence[Split], layers: Sequence[Layer], labels: Sequence[Labels | None]) -> None:
         """Also refuses a shift that is no whole number of frames, and weights that need labels."""
-        super().check(splits, layers)
+        super().check(splits, layers, labels)
         c = self.context
         for view in c.views:
             for layer in layers if view.kind == "shift" else ():

@@ -132,7 +132,6 @@ class ViewsMeter:
             series=None,
             fit_splits=["held-out (fit)"],
             eval_splits=["held-out (eval)"],
-            label_set=None,
             precision="fp32",
             config=self.config,
             versions=versions(),

@@ -26,7 +26,8 @@ from s3prl_mi.data.alignments.files import open_alignments
 from s3prl_mi.data.splits import read_split
 from s3prl_mi.estimators.arrays import estimate_supervised_mi
 from s3prl_mi.estimators.bounds import NATS_TO_BITS, entropy_bits
-from s3prl_mi.experiment.frame_pairs import held_out_groups, labelled_frames
+from s3prl_mi.experiment.frame_pairs import held_out_groups
+from s3prl_mi.experiment.labels import AlignedLabels, labelled_frames
 from s3prl_mi.states.extraction import Request, extract
 from s3prl_mi.states.store import Store
 from s3prl_mi.upstreams.loading import load_upstream
@@ -43,7 +44,7 @@ def frames(args, split, upstream, store):
     (entry,) = extract(store, [Request(upstream, found, PLAIN, (args.layer,), "float32")])
     utterances = {u.id: u for u in found.utterances}
     alignments = open_alignments(config.datarc.alignments)
-    labels = labelled_frames([entry], utterances, found.n_samples, alignments, upstream.geometry, False)
+    labels = labelled_frames([entry], utterances, found.n_samples, AlignedLabels(alignments, False), upstream.geometry)
     groups = held_out_groups([entry], utterances)[labels.rows]
     return entry.layer(args.layer)[labels.rows], labels.labels, groups
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ...core.config import MEASURES_KEY, Task
+from ...core.config import ALIGNED, MEASURES_KEY, Labels, Task
 from ...core.errors import MIError, nearest
 from ..intervals import Interval, LeftOut
 from .sample import Sample
@@ -36,6 +36,7 @@ class Measure:
         unit: of its values.
         better: which values speak for a layer or a checkpoint.
         default: whether it is in the default set, which adds at most 10 % to a run.
+        labels: what it reads where it needs labels, `phones` or `words`; empty where it needs none.
         function: computes it.
     """
 
@@ -47,12 +48,17 @@ class Measure:
     unit: str
     better: Better
     default: bool
+    labels: tuple[Labels, ...]
     function: Callable[[Sample], Value]
 
     @property
     def task(self) -> Task:
         """The task whose runs compute it."""
         return "mi_supervised" if self.needs == "labels" else "mi_views"
+
+    def is_of(self, labels: str | None) -> bool:
+        """Whether it is defined for such labels; None: for a run of mi_views."""
+        return labels in self.labels if self.labels else labels is None
 
     def describe(self) -> str:
         """In words, for `s3prl-mi explain measures`."""
@@ -67,13 +73,21 @@ _TABLE: dict[str, Measure] = {}
 
 
 def measure(
-    title: str, formula: str, source: str, needs: Needs, unit: str, better: Better = "higher", default: bool = True
+    title: str,
+    formula: str,
+    source: str,
+    needs: Needs,
+    unit: str,
+    better: Better = "higher",
+    default: bool = True,
+    labels: tuple[Labels, ...] = ALIGNED,
 ) -> Callable[[Callable[[Sample], Value]], Callable[[Sample], Value]]:
-    """Put a function into the table, under its own name."""
+    """Put a function into the table, under its own name; `labels` counts only where it needs labels."""
 
     def put(function: Callable[[Sample], Value]) -> Callable[[Sample], Value]:
         name = function.__name__
-        _TABLE[name] = Measure(name, title, formula, source, needs, unit, better, default, function)
+        of = labels if needs == "labels" else ()
+        _TABLE[name] = Measure(name, title, formula, source, needs, unit, better, default, of, function)
         return function
 
     return put
@@ -86,12 +100,13 @@ def measures() -> dict[str, Measure]:
     return _TABLE
 
 
-def chosen(asked: Sequence[str], task: Task) -> list[Measure]:
+def chosen(asked: Sequence[str], task: Task, labels: Sequence[str | None] | None = None) -> list[Measure]:
     """The measures of a task that a config asks for.
 
     Args:
         asked: names, or `all`, `default`, `none`.
         task: measures of the other task are left out.
+        labels: of a run of mi_supervised; measures that are defined for none of them are left out. None: for any.
 
     Raises:
         MIError: no such measure.
@@ -107,7 +122,8 @@ def chosen(asked: Sequence[str], task: Task) -> list[Measure]:
                 f"There are: {', '.join(known)}."
             )
         wanted.update(sets.get(name, [name]))
-    return [m for m in table.values() if m.name in wanted and m.task == task]
+    of_task = [m for m in table.values() if m.name in wanted and m.task == task]
+    return of_task if labels is None else [m for m in of_task if any(map(m.is_of, labels))]
 
 
 @dataclass(frozen=True)
