@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from ..core.config import ALIGNED, LABELS
 from ..core.types import Bits
 from .record import Record
 
@@ -88,6 +89,16 @@ class ComparisonKey(NamedTuple):
         return ", ".join(f"one frame {text}" if name == "frame_rate" else text for name, text in words.items())
 
     @property
+    def labels(self) -> str:
+        """Name of the labels of mi_supervised (`phones`, `speaker`, ...); empty for mi_views and where unknown."""
+        return (self.label_set or "").partition(",")[0]
+
+    @property
+    def of_content(self) -> bool:
+        """Whether it is about what is said, by which layers and checkpoints are judged: phones or words."""
+        return self.task == "mi_supervised" and (self.labels not in LABELS or self.labels in ALIGNED)
+
+    @property
     def kind(self) -> str:
         """`mask` or `shift`, the word that the view begins with; empty for mi_supervised."""
         return re.split(r"\W", self.view, maxsplit=1)[0] if self.view else ""
@@ -137,7 +148,7 @@ PARTS: dict[str, Part] = {
     "labels": Part(
         ("n_classes", "label_set"), "set of labels",
         lambda k: f"{k.n_classes} {k.label_set or 'labels'}" if k.task == "mi_supervised" else "",
-        "measure both with one set of labels",
+        "--labels NAME keeps one",
     ),
     "alignments": Part(
         ("label_digest",), "alignments",
