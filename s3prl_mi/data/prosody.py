@@ -46,7 +46,7 @@ def energy_at(utterance: Utterance, centres: Moments) -> Moments:
     Raises:
         MIError: the audio cannot be read.
     """
-    return energy_db(_waveform(utterance), centres)
+    return energy_db(waveform(utterance), centres)
 
 
 def energy_db(wave: Waveform, centres: Moments) -> Moments:
@@ -85,7 +85,7 @@ def _track(path: Path) -> tuple[Seconds, Moments]:
     check_tracker()
     import parselmouth
 
-    wave = _waveform(Utterance(path.stem, path, "", None, None))
+    wave = waveform(Utterance(path.stem, path, "", None, None))
     try:
         pitch = parselmouth.Sound(wave.astype(np.float64), SAMPLE_RATE).to_pitch_ac(
             time_step=STEP, pitch_floor=LOWEST_HZ, pitch_ceiling=HIGHEST_HZ
@@ -96,8 +96,13 @@ def _track(path: Path) -> tuple[Seconds, Moments]:
     return float(pitch.xs()[0]), np.where(found > 0, found, np.nan)
 
 
-def _waveform(utterance: Utterance) -> Waveform:
+def waveform(utterance: Utterance) -> Waveform:
+    """The audio of an utterance whose hidden states are there.
+
+    Raises:
+        MIError: it cannot be read.
+    """
     try:
         return read_waveform(utterance)
     except AudioError as error:
-        raise MIError(f"{error}. Its labels (config key downstream_expert.labels) are of the audio itself.") from None
+        raise MIError(f"{error}. Labels of the audio itself, and fbank, need it.") from None

@@ -18,13 +18,14 @@ from ..data.splits import Split
 from ..estimators.folds import assign_folds
 from ..estimators.intervals import FrameGroups
 from ..estimators.kmeans import assign, fit_codebooks
-from ..estimators.measures.sample import Coded, Sample
+from ..estimators.measures.sample import Coded, Features, Sample
 from ..estimators.mi_supervised import Estimate, fit_supervised, known_frames, score_supervised
 from ..estimators.refits import fit_without_each
 from ..estimators.vocabulary import Classes, Quantiles, Vocabulary, classes_from
 from ..states.layer_weights import learn_weights
 from ..states.split_states import Layer, SplitStates
 from ..upstreams.geometry import Geometry
+from .fbank import fbank_of
 from .frame_pairs import held_out_groups, scored_groups, utterance_numbers
 from .labels import (
     DealtUtterances,
@@ -50,6 +51,7 @@ class SupervisedTask(MITask):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._labels: dict[tuple[SplitStates, Geometry, str], Labelled] = {}
+        self._fbank: dict[tuple[SplitStates, Geometry, str], Features] = {}
         self._dealt: DealtUtterances | None = None
         self._both: tuple[SplitStates, SplitStates] | None = None
 
@@ -208,9 +210,11 @@ class SupervisedTask(MITask):
             rows, known = labels.rows[ids >= 0], ids[ids >= 0]
             z = side.frames(layer, fitted.weights).select(rows)
             codes = assign(z, books)[:, 0].cpu().numpy()
-            return Coded(codes, known, scored_groups(side.entries(layer), side.utterances, rows), z)
+            groups = scored_groups(side.entries(layer), side.utterances, rows)
+            folds = self._folds(side, point, rows) if side is fit else None
+            return Coded(codes, known, groups, z, folds, self._fbank_of(side, point, rows))
 
-        entries = scored.entries(layer)
+        entries, logistic = scored.entries(layer), next((p for p in fitted.probes if p.name == "logistic"), None)
         return Sample(
             scored.frames(layer, fitted.weights),
             scored_groups(entries, scored.utterances),
@@ -218,4 +222,14 @@ class SupervisedTask(MITask):
             coded=coded(scored),
             fit_coded=coded(fit),
             n_clusters=clusters,
+            spec=c.probes(["logistic"], c.seeds[:1]),
+            probe=logistic,
         )
+
+    def _fbank_of(self, side: SplitStates, point: GridPoint, rows: IntVector) -> Features:
+        """Fbank of labelled frames; one for all layers of a frame rate."""
+        geometry = self.context.geometry(point.layer)
+        key = (side, geometry, str(point.labels))
+        if key not in self._fbank:
+            self._fbank[key] = fbank_of(side.entries(point.layer), side.utterances, geometry, rows)
+        return self._fbank[key]

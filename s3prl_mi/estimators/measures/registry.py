@@ -18,9 +18,9 @@ Value: TypeAlias = LeftOut | float
 """A number with what it is without each group of speakers, or alone; NaN where it is not defined."""
 
 Better: TypeAlias = Literal["higher", "lower", "near 1"]
-Needs: TypeAlias = Literal["frames", "utterances", "codebook", "pairs", "labels"]
+Needs: TypeAlias = Literal["frames", "utterances", "codebook", "pairs", "audio", "labels"]
 
-MODULES = ("spectrum", "views", "units")
+MODULES = ("spectrum", "views", "units", "reference")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How alike two views are, or states and phones: CKA, canonical correlations, InfoNCE, a plain codebook's bound."""
+"""How alike two views are: CKA, canonical correlations, InfoNCE, the bound of a plain codebook."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..intervals import FrameGroups, LeftOut
 from ..kmeans import fit_codebooks
 from ..mi_views import choose_codebook, fit_views, score_views
 from .registry import Value, measure
-from .sample import MOST_PAIRS, Coded, Moments, Sample, covariance, grouped, spaced
+from .sample import Moments, Sample, covariance, grouped
 
 RIDGE = 1e-6
 """Directions with less than this fraction of the largest variance are left out of canonical correlations."""
@@ -70,51 +70,19 @@ def mean_canonical_correlation(a: Tensor, b: Tensor) -> float:
     """
     bases = []
     for z in (a, b):
-        found = _whitening(z.double())
+        found = whitening(z.double())
         if found is None:
             return math.nan
         bases.append((z.double() - z.double().mean(0)) @ found)
     return float(torch.linalg.svdvals(bases[0].T @ bases[1]).clamp_max(1).mean())
 
 
-def _whitening(z: Tensor) -> Tensor | None:
+def whitening(z: Tensor) -> Tensor | None:
     """The matrix that makes frames z (n, dim), minus their mean, orthonormal; None where they do not vary."""
     centred = z - z.mean(0)
     variance, axes = torch.linalg.eigh(centred.T @ centred)
     kept = variance > RIDGE * variance[-1]
     return axes[:, kept] / variance[kept].sqrt() if float(variance[-1]) > 0 and bool(kept.any()) else None
-
-
-@measure(
-    title="canonical correlation with phones",
-    formula="mean over the canonical directions of states and one-hot phones, found on fit frames, of their "
-    "correlation on eval frames",
-    source="after Pasad et al. 2021, 2023, who take PWCCA's weighted mean of phone means",
-    needs="labels",
-    unit="0 to 1",
-)
-def cca_phones(sample: Sample) -> Value:
-    """How much of the phones a linear map of the states shows, each direction alike."""
-    assert sample.coded is not None
-    assert sample.fit_coded is not None
-    n_labels = 1 + int(max(sample.coded.labels.max(), sample.fit_coded.labels.max()))
-    fit, scored = (_states_and_labels(side, n_labels) for side in (sample.fit_coded, sample.coded))
-    maps = [_whitening(z) for z in fit]
-    if maps[0] is None or maps[1] is None:
-        return math.nan
-    a, b = ((z - z.mean(0)) @ m for z, m in zip(fit, maps, strict=True) if m is not None)
-    u, _, v = torch.linalg.svd(a.T @ b, full_matrices=False)
-    a, b = ((z - z.mean(0)) @ m for z, m in zip(scored, (maps[0] @ u, maps[1] @ v.T), strict=True))
-    scale = a.norm(dim=0) * b.norm(dim=0)
-    return float(((a * b).sum(0) / scale.clamp_min(1e-300)).mean())
-
-
-def _states_and_labels(side: Coded, n_labels: int) -> tuple[Tensor, Tensor]:
-    """Evenly spaced states (n, dim), and their labels (n, n_labels) with a one each; float64."""
-    assert side.frames is not None
-    rows = spaced(side.frames, MOST_PAIRS)
-    states = torch.from_numpy(side.frames.select(rows).read(0, len(rows))).double()
-    return states, functional.one_hot(torch.from_numpy(side.labels[rows]), n_labels).double()
 
 
 @measure(
