@@ -11,9 +11,12 @@ from ..core.distributed import gather, is_main, shared, together
 from ..core.errors import MIError
 from ..core.split_names import overlap
 from ..data.splits import Split, refuse_shared_audio
+from ..estimators.measures.registry import chosen
 from ..results.class_contributions import ClassRecord, class_records
+from ..results.measures import MeasureRecord
 from ..results.record import Record
 from ..results.speaker_sums import SpeakerRecord, speaker_records
+from .fit import measure, measured_points
 from .folder import ExperimentFolder, determinants
 from .load import Experiment, is_of, provide_states, read_splits
 from .records import build_records
@@ -50,14 +53,21 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
         logger.warning("labels: speaker are left out: they are scored on speakers that were fitted on.")
     experiment.folder.check_fitted_under(determinants(spec, experiment.upstream, experiment.precision))
     splits = read_splits(experiment, names)
-    refuse_shared_audio(_fit_splits(experiment), splits)
+    fit_splits = _fit_splits(experiment)
+    refuse_shared_audio(fit_splits, splits)
+    asked = chosen(spec.config.measures, plan.task, [p.labels for p in points])
+    if asked and not fit_splits:
+        logger.warning("measures are left out: codebooks, and what else they choose, are of the fit splits.")
+    wanted = measured_points(plan, asked) if fit_splits else {}
     experiment.new_task().check(splits, plan.layers, list(dict.fromkeys(p.labels for p in points)))
     source, title = experiment.source(names), "+".join(names)
     work = list(enumerate((point, probe) for point in points for probe in plan.probes))
     made: list[tuple[int, list[Record], list[ClassRecord], list[SpeakerRecord]]] = []
+    measured: list[tuple[int, list[MeasureRecord]]] = []
     bar = tqdm(total=len(work), unit="probe", desc=f"evaluate {title}", dynamic_ncols=True, disable=not is_main())
     with bar:
-        for layers, (scored,) in provide_states(experiment, splits).groups(plan.layers):
+        sides = (fit_splits, splits) if wanted else (splits,)
+        for layers, (*fit, scored) in provide_states(experiment, *sides).groups(plan.layers):
             task = experiment.new_task()
             with together():
                 for number, (point, probe) in shared([w for w in work if is_of(w[1][0].layer, layers)]):
@@ -78,11 +88,20 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
                     classes = class_records(records, estimates, task.class_names(fitted))
                     made.append((number, records, classes, speaker_records(records, estimates)))
                     bar.update()
+                for number, (point, own) in shared(
+                    [w for w in enumerate(wanted.items()) if is_of(w[1][0].layer, layers)]
+                ):
+                    records_of = measure(experiment, task, fit[0], scored, point, own, eval_splits=names)
+                    measured.append((number, records_of))
     folder = ExperimentFolder(spec.folder / "evaluate" / title.replace("/", "of"))
     every = sorted((m for own in gather(made) for m in own), key=lambda m: m[0])
+    of_layers = sorted((m for own in gather(measured) for m in own), key=lambda m: m[0])
     if is_main():
         folder.replace(
-            [r for m in every for r in m[1]], [c for m in every for c in m[2]], [s for m in every for s in m[3]]
+            [r for m in every for r in m[1]],
+            [c for m in every for c in m[2]],
+            [s for m in every for s in m[3]],
+            [r for m in of_layers for r in m[1]],
         )
     return folder
 

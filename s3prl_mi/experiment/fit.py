@@ -18,10 +18,12 @@ from ..estimators.measures.registry import Measure, chosen, evaluate
 from ..estimators.mi_supervised import Estimate
 from ..estimators.probes import PROTOCOLS
 from ..results.class_contributions import class_records
+from ..results.measures import MeasureRecord
 from ..results.speaker_sums import speaker_records
 from ..states.split_states import SplitStates
 from .folder import KEPT
 from .load import Experiment, is_of, provide_states
+from .plan import Plan
 from .records import build_measure_records, build_records
 from .saved_probes import load_probe, save_probes
 from .task import Fitted, GridPoint, Identity, MITask
@@ -61,23 +63,28 @@ def fit_missing(
                 for point in shared([point for point in missing if is_of(point.layer, layers)]):
                     bar.set_postfix_str(f"layer {point.layer}")
                     fitted = fit_point(experiment, task, fit, scored, point, missing[point]) if missing[point] else None
-                    measure(experiment, task, fit, scored, point, unmeasured.get(point, []), fitted)
+                    wanted = unmeasured.get(point, [])
+                    folder.append([], [], [], measure(experiment, task, fit, scored, point, wanted, fitted))
                     bar.update(done + folder.n_records - before - bar.n)  # those of the other processes, too
             bar.update(done + folder.n_records - before - bar.n)
 
 
 def _unmeasured(experiment: Experiment, asked: Sequence[Measure]) -> dict[GridPoint, list[Measure]]:
-    """Measures without a record, at the first grid point of each layer: of a sweep, they are of its first setting.
-
-    Those with labels are of the first set of labels that they are defined for.
-    """
+    """Measures without a record, at the grid points that they are of."""
     there = from_main(experiment.folder.measured) if experiment.spec.resume else set()
+    return {
+        point: [m for m in wanted if (point.layer, m.name, point.labels) not in there]
+        for point, wanted in measured_points(experiment.plan, asked).items()
+    }
+
+
+def measured_points(plan: Plan, asked: Sequence[Measure]) -> dict[GridPoint, list[Measure]]:
+    """The grid point of each layer that measures are of: of a sweep the first setting, and labels that suit them."""
     found: dict[GridPoint, list[Measure]] = {}
-    for layer in experiment.plan.layers:
+    for layer in plan.layers:
         for m in asked:
-            point = next(p for p in experiment.plan.points if p.layer == layer and m.is_of(p.labels))
-            if (layer, m.name, point.labels) not in there:
-                found.setdefault(point, []).append(m)
+            point = next(p for p in plan.points if p.layer == layer and m.is_of(p.labels))
+            found.setdefault(point, []).append(m)
     return found
 
 
@@ -88,28 +95,30 @@ def measure(
     scored: SplitStates,
     point: GridPoint,
     wanted: Sequence[Measure],
-    fitted: Fitted | None,
-) -> None:
-    """Compute measures of a layer and write their records.
+    fitted: Fitted | None = None,
+    eval_splits: Sequence[str] | None = None,
+) -> list[MeasureRecord]:
+    """Records of measures of a layer.
 
     Args:
-        experiment: whose folder takes the records.
+        experiment: whose probes and codebooks are read.
         task: of the experiment.
         fit: the fit side.
         scored: the eval side.
         point: the layer, its view and cluster count.
         wanted: the measures.
         fitted: as fitted just now; None: as it is on disk.
+        eval_splits: what the eval side is of; None: as in the config.
     """
     if not wanted:
-        return
+        return []
     spec, began = experiment.spec, time.perf_counter()
     if fitted is None:
         try:
             fitted = load_probe(experiment.folder.path, point, experiment.plan.probes[0], spec.device)
         except MIError as error:
             logger.warning("layer %s: its estimates are there, but measures of it are left out: %s", point.layer, error)
-            return
+            return []
     fit, scored = task.sides(fit, scored, point)
     try:
         sample = task.sample(fitted, fit, scored, point)
@@ -118,9 +127,8 @@ def measure(
     except MIError as error:
         raise MIError(f"layer {point.layer} of {experiment.upstream.name}: {error}") from None
     found[0] = replace(found[0], seconds=found[0].seconds + prepared)
-    source = experiment.source(spec.config.datarc.eval_splits)
-    records = build_measure_records(source, point, PROTOCOLS[spec.config.protocol], sample, found)
-    experiment.folder.append([], [], [], records)
+    source = experiment.source(eval_splits or spec.config.datarc.eval_splits)
+    return build_measure_records(source, point, PROTOCOLS[spec.config.protocol], sample, found)
 
 
 def fit_point(

@@ -210,13 +210,17 @@ class ExperimentFolder:
         return {(m.layer, m.measure, m.labels) for m in read_measures(self.path / MEASURES_FILE)}
 
     def replace(
-        self, records: Sequence[Record], classes: Sequence[ClassRecord], speakers: Sequence[SpeakerRecord]
+        self,
+        records: Sequence[Record],
+        classes: Sequence[ClassRecord],
+        speakers: Sequence[SpeakerRecord],
+        measures: Sequence[MeasureRecord],
     ) -> None:
         """Write these instead of what was there."""
-        for path in (self.results, self.path / CLASSES_FILE, self.path / SPEAKERS_FILE):
-            path.unlink(missing_ok=True)
+        for name in (RESULTS_FILE, CLASSES_FILE, SPEAKERS_FILE, MEASURES_FILE):
+            (self.path / name).unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.append(records, classes, speakers)
+        self.append(records, classes, speakers, measures)
 
     @property
     def n_records(self) -> int:
