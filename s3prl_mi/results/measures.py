@@ -70,6 +70,7 @@ class MeasureRecord:
     versions: dict[str, str] = field(default_factory=dict)
     """As in `mi_results.jsonl`."""
     schema_version: int = SCHEMA_VERSION
+    """As in `mi_results.jsonl`."""
 
 
 def append_measures(path: Path, records: Iterable[MeasureRecord]) -> None:

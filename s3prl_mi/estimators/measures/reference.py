@@ -31,6 +31,7 @@ PASAD = "after Pasad et al. 2021, 2023, who take PWCCA's weighted mean of means 
     needs="labels",
     unit="0 to 1",
     labels=("phones",),
+    blind="how frequent a phone is, and what no linear map shows",
 )
 def cca_phones(sample: Sample) -> Value:
     """How much of the phones a linear map of the states shows, each direction alike."""
@@ -45,6 +46,7 @@ def cca_phones(sample: Sample) -> Value:
     unit="0 to 1",
     default=False,
     labels=("words",),
+    blind="how frequent a word is, and what no linear map shows; words of the eval split that were not fitted on",
 )
 def cca_words(sample: Sample) -> Value:
     """The same of words, of which each has few frames: set alignments.min_count."""
@@ -58,6 +60,7 @@ def cca_words(sample: Sample) -> Value:
     needs="audio",
     unit="0 to 1",
     default=False,
+    blind="how much variance a direction has, and what no linear map shows; good or bad for a purpose",
 )
 def cca_fbank(sample: Sample) -> Value:
     """How much of the input a linear map of the states shows."""
@@ -121,6 +124,7 @@ def held_out_correlation(fit: tuple[Tensor, Tensor], scored: tuple[Tensor, Tenso
     needs="labels",
     unit="bits",
     default=False,
+    blind="what no linear map shows; that a layer brings what fbank has in neighbouring frames counts as added",
 )
 def beyond_fbank(sample: Sample) -> Value:
     """What a layer adds to what fbank tells; slightly below 0 where it adds nothing. Takes as long as two probes."""
@@ -167,6 +171,7 @@ def _bound(sample: Sample, inputs: Callable[[Coded, IntVector], FloatMatrix]) ->
     needs="labels",
     unit="deviations",
     default=False,
+    blind="how sure a probe may be of new speakers; it depends on the L2 strength that was chosen",
 )
 def margin(sample: Sample) -> Value:
     """Signed distance to the nearest border of a frame's label; negative where most frames lie beyond it."""

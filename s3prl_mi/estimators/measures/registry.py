@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
+import pkgutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ...core.config import ALIGNED, MEASURES_KEY, Labels, Task
@@ -20,7 +23,8 @@ Value: TypeAlias = LeftOut | float
 Better: TypeAlias = Literal["higher", "lower", "near 1"]
 Needs: TypeAlias = Literal["frames", "utterances", "codebook", "pairs", "audio", "labels"]
 
-MODULES = ("spectrum", "views", "units", "reference")
+MODULES: tuple[str, ...] = ("spectrum", "views", "units", "reference")
+"""Listed first; every other module in this folder is imported, too, so that a new file needs no entry here."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Measure:
         unit: of its values.
         better: which values speak for a layer or a checkpoint.
         default: whether it is in the default set, which adds at most 10 % to a run.
+        blind: what it cannot see.
         labels: what it reads where it needs labels, `phones` or `words`; empty where it needs none.
         function: computes it.
     """
@@ -48,6 +53,7 @@ class Measure:
     unit: str
     better: Better
     default: bool
+    blind: str
     labels: tuple[Labels, ...]
     function: Callable[[Sample], Value]
 
@@ -59,6 +65,22 @@ class Measure:
     def is_of(self, labels: str | None) -> bool:
         """Whether it is defined for such labels; None: for a run of mi_views."""
         return labels in self.labels if self.labels else labels is None
+
+    def whole(self) -> dict[str, str]:
+        """Everything about it, for `s3prl-mi explain measures NAME`."""
+        needs = self.needs if self.needs != "labels" else " or ".join(self.labels)
+        return {
+            "title": self.title,
+            "says": inspect.getdoc(self.function) or "",
+            "formula": self.formula,
+            "source": self.source,
+            "unit": self.unit,
+            "better": self.better,
+            "needs": f"{needs} ({self.task})",
+            "cannot see": self.blind or "not stated",
+            "default": "yes" if self.default else "no: only with measures: all, or by name",
+            "defined in": inspect.getsourcefile(self.function) or "",
+        }
 
     def describe(self) -> str:
         """In words, for `s3prl-mi explain measures`."""
@@ -80,6 +102,7 @@ def measure(
     unit: str,
     better: Better = "higher",
     default: bool = True,
+    blind: str = "",
     labels: tuple[Labels, ...] = ALIGNED,
 ) -> Callable[[Callable[[Sample], Value]], Callable[[Sample], Value]]:
     """Put a function into the table, under its own name; `labels` counts only where it needs labels."""
@@ -87,7 +110,7 @@ def measure(
     def put(function: Callable[[Sample], Value]) -> Callable[[Sample], Value]:
         name = function.__name__
         of = labels if needs == "labels" else ()
-        _TABLE[name] = Measure(name, title, formula, source, needs, unit, better, default, of, function)
+        _TABLE[name] = Measure(name, title, formula, source, needs, unit, better, default, blind, of, function)
         return function
 
     return put
@@ -95,7 +118,8 @@ def measure(
 
 def measures() -> dict[str, Measure]:
     """All measures by name."""
-    for module in MODULES:
+    folder = str(Path(__file__).parent)
+    for module in dict.fromkeys([*MODULES, *(m.name for m in pkgutil.iter_modules([folder]))]):
         importlib.import_module(f"{__package__}.{module}")
     return _TABLE
 

@@ -35,6 +35,7 @@ TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 10.0, 100.0)
     source="Kornblith et al. 2019, biased",
     needs="pairs",
     unit="0 to 1",
+    blind="directions of small variance; views are also alike where states have collapsed",
 )
 def cka_views(sample: Sample) -> Value:
     """Linear CKA between the views; ruled by the directions of most variance."""
@@ -55,6 +56,7 @@ def cka_views(sample: Sample) -> Value:
     source="Hotelling 1936; mean as in SVCCA (Raghu et al. 2017), without its truncation",
     needs="pairs",
     unit="0 to 1",
+    blind="how much variance a direction has; views are also alike where states have collapsed",
 )
 def cca_views(sample: Sample) -> Value:
     """Mean canonical correlation between the views; all directions count alike."""
@@ -91,6 +93,7 @@ def whitening(z: Tensor) -> Tensor | None:
     source="van den Oord et al. 2018; a lower bound of I(Za;Zb) for any critic, this one is not learned",
     needs="pairs",
     unit="bits",
+    blind="more than 8 bits; who speaks counts like what is said",
 )
 def infonce_views(sample: Sample) -> Value:
     """InfoNCE between the views. Other pairs are of any speaker: who speaks helps to tell them apart."""
@@ -132,6 +135,7 @@ def _contrast(
     needs="pairs",
     unit="bits",
     default=False,
+    blind="more than log2 of the clusters; who speaks, and what is easy to predict, count like what is said",
 )
 def mi_raw(sample: Sample) -> Value:
     """The bound with the codebook of the states as they are, whatever `codebook` says: takes as long as a probe."""
