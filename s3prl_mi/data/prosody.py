@@ -19,7 +19,8 @@ WINDOW: Seconds = 0.025
 SILENT_DB = -100.0
 """The least energy, of digital silence."""
 
-LOWEST_HZ, HIGHEST_HZ = 60.0, 500.0
+LOWEST_HZ, HIGHEST_HZ = 75.0, 600.0
+"""Praat's standard range; a lower floor takes the hum of the mains (60 Hz) for a voice."""
 STEP: Seconds = 0.01
 """From value to value of a pitch track."""
 
@@ -67,7 +68,7 @@ def energy_db(wave: Waveform, centres: Moments) -> Moments:
 def pitch_at(utterance: Utterance, centres: Moments) -> Moments:
     """Fundamental frequency in Hz at each moment, NaN where there is no voice.
 
-    Praat's autocorrelation method (Boersma 1993) in its standard settings, from 60 to 500 Hz.
+    Praat's autocorrelation method (Boersma 1993) in its standard settings, from 75 to 600 Hz.
 
     Raises:
         MIError: the audio cannot be read, or `check_tracker`.

@@ -122,6 +122,14 @@ def _utterances(key: ComparisonKey) -> str:
     return f"fit on {fit} and scored on {scored} utterances" if key.n_utterances else ""
 
 
+def _labels(key: ComparisonKey) -> str:
+    if key.task != "mi_supervised":
+        return ""
+    if key.of_content:
+        return f"{key.n_classes} {key.label_set or 'labels'}"
+    return f"{key.labels} in {key.n_classes} classes{(key.label_set or '').removeprefix(key.labels)}"
+
+
 def _codebook(key: ComparisonKey) -> str:
     limit = "an unknown number of" if key.kmeans_iterations is None else key.kmeans_iterations
     return f"codebook {key.codebook}, at most {limit} k-means steps" if key.task == "mi_views" else ""
@@ -147,7 +155,7 @@ PARTS: dict[str, Part] = {
     ),
     "labels": Part(
         ("n_classes", "label_set"), "set of labels",
-        lambda k: f"{k.n_classes} {k.label_set or 'labels'}" if k.task == "mi_supervised" else "",
+        _labels,
         "--labels NAME keeps one",
     ),
     "alignments": Part(
