@@ -18,6 +18,9 @@ from .registry import Value, measure
 from .sample import MOST_FRAMES, MOST_PAIRS, Coded, Features, Sample, spaced
 from .views import whitening
 
+CORRELATED = 10_000
+"""Frames of either side that canonical correlations are of, evenly spaced."""
+
 HELD_OUT = (
     "mean over the canonical directions of states and {}, found on fit frames, of their correlation on eval frames"
 )
@@ -69,7 +72,7 @@ def cca_fbank(sample: Sample) -> Value:
     assert sample.fbank is not None
 
     def pair(frames: Frames, fbank: Features) -> tuple[Tensor, Tensor]:
-        rows = spaced(frames, MOST_PAIRS)
+        rows = spaced(frames, CORRELATED)
         return _read(frames, rows), torch.from_numpy(fbank(rows)).double()
 
     fit = pair(sample.fit.frames_b, sample.fit.fbank)
@@ -83,7 +86,7 @@ def _with_labels(sample: Sample) -> float:
 
     def pair(side: Coded) -> tuple[Tensor, Tensor]:
         assert side.frames is not None
-        rows = spaced(side.frames, MOST_PAIRS)
+        rows = spaced(side.frames, CORRELATED)
         return _read(side.frames, rows), functional.one_hot(torch.from_numpy(side.labels[rows]), n_labels).double()
 
     return held_out_correlation(pair(sample.fit_coded), pair(sample.coded))
@@ -103,11 +106,11 @@ def held_out_correlation(fit: tuple[Tensor, Tensor], scored: tuple[Tensor, Tenso
     Returns:
         NaN where either does not vary.
     """
-    maps = [whitening(z) for z in fit]
+    a, b = (z - z.mean(0) for z in fit)
+    maps = whitening(a.T @ a), whitening(b.T @ b)
     if maps[0] is None or maps[1] is None:
         return math.nan
-    a, b = ((z - z.mean(0)) @ m for z, m in zip(fit, maps, strict=True) if m is not None)
-    u, _, v = torch.linalg.svd(a.T @ b, full_matrices=False)
+    u, _, v = torch.linalg.svd(maps[0].T @ (a.T @ b) @ maps[1], full_matrices=False)
     a, b = ((z - z.mean(0)) @ m for z, m in zip(scored, (maps[0] @ u, maps[1] @ v.T), strict=True))
     scale = a.norm(dim=0) * b.norm(dim=0)
     return float(((a * b).sum(0) / scale.clamp_min(1e-300)).mean())

@@ -50,6 +50,13 @@ class Pairs:
         a, b = (torch.from_numpy(z.select(rows).read(0, len(rows))) for z in (self.a, self.b))
         return a, b, self.groups.select(rows)
 
+    @cached_property
+    def moments(self) -> Moments:
+        """Of both views side by side, [a, b], minus the first pair, by group of speakers."""
+        a, b, groups = self.few
+        both = torch.cat([a, b], 1)
+        return Moments.of(both - both[0], groups)
+
 
 @dataclass(eq=False)
 class Features:

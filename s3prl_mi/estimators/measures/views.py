@@ -15,7 +15,7 @@ from ..intervals import FrameGroups, LeftOut
 from ..kmeans import fit_codebooks
 from ..mi_views import choose_codebook, fit_views, score_views
 from .registry import Value, measure
-from .sample import Moments, Sample, covariance, grouped
+from .sample import Sample, covariance, grouped
 
 RIDGE = 1e-6
 """Directions with less than this fraction of the largest variance are left out of canonical correlations."""
@@ -40,11 +40,10 @@ TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 10.0, 100.0)
 def cka_views(sample: Sample) -> Value:
     """Linear CKA between the views; ruled by the directions of most variance."""
     assert sample.pairs is not None
-    a, b, groups = sample.pairs.few
     found = []
-    both = Moments.of(torch.cat([a, b], 1), groups)
+    both = sample.pairs.moments
     for sums in both.left_out():
-        aa, bb, ab = _blocks(covariance(*sums), a.shape[1])
+        aa, bb, ab = _blocks(covariance(*sums), sample.pairs.a.dim)
         found.append(float(ab.square().sum() / (aa.norm() * bb.norm())))
     return LeftOut(both.over, both.names, found[0], np.array(found[1:]))
 
@@ -61,28 +60,24 @@ def cka_views(sample: Sample) -> Value:
 def cca_views(sample: Sample) -> Value:
     """Mean canonical correlation between the views; all directions count alike."""
     assert sample.pairs is not None
-    a, b, _ = sample.pairs.few
-    return mean_canonical_correlation(a, b)
+    return mean_canonical_correlation(covariance(*sample.pairs.moments.left_out()[0]), sample.pairs.a.dim)
 
 
-def mean_canonical_correlation(a: Tensor, b: Tensor) -> float:
-    """Of frames (n, dim_a) and (n, dim_b); computed on the frames themselves, so too high where n is not far above dim.
+def mean_canonical_correlation(both: Tensor, dim: int) -> float:
+    """From the covariance of [a, b], a of so many dimensions; too high where frames are not far more than dimensions.
 
     NaN where one of them does not vary.
     """
-    bases = []
-    for z in (a, b):
-        found = whitening(z.double())
-        if found is None:
-            return math.nan
-        bases.append((z.double() - z.double().mean(0)) @ found)
-    return float(torch.linalg.svdvals(bases[0].T @ bases[1]).clamp_max(1).mean())
+    aa, bb, ab = _blocks(both, dim)
+    a, b = whitening(aa), whitening(bb)
+    if a is None or b is None:
+        return math.nan
+    return float(torch.linalg.svdvals(a.T @ ab @ b).clamp_max(1).mean())
 
 
-def whitening(z: Tensor) -> Tensor | None:
-    """The matrix that makes frames z (n, dim), minus their mean, orthonormal; None where they do not vary."""
-    centred = z - z.mean(0)
-    variance, axes = torch.linalg.eigh(centred.T @ centred)
+def whitening(covariance: Tensor) -> Tensor | None:
+    """The matrix that makes states of this covariance (dim, dim) white; None where they do not vary."""
+    variance, axes = torch.linalg.eigh(covariance)
     kept = variance > RIDGE * variance[-1]
     return axes[:, kept] / variance[kept].sqrt() if float(variance[-1]) > 0 and bool(kept.any()) else None
 
