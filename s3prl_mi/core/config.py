@@ -269,7 +269,7 @@ def _with_labels(config: MIConfig) -> MIConfig:
     """Each set of labels once; `tier: words`, as earlier configs have it, is `labels: words`.
 
     Raises:
-        MIError: `tier: words` alongside other labels from alignments than that.
+        MIError: `tier: words`, and both phones and words.
     """
     labels = tuple(dict.fromkeys(config.labels))
     if config.datarc.alignments.tier == "words":
@@ -294,12 +294,7 @@ def _check_ranges(config: MIConfig) -> None:
     count, listed = (config.seeds, ()) if isinstance(config.seeds, int) else (1, config.seeds)
     rules: list[tuple[str, Any, Callable[[Any], object], str]] = [
         ("seeds", count, lambda n: 0 < n <= MOST_SEEDS, f"from 1 to {MOST_SEEDS} seeds"),
-        (
-            "seeds",
-            listed,
-            lambda n: 0 <= n < 2**32,
-            "seeds from 0 to 2**32 - 1",
-        ),
+        ("seeds", listed, lambda n: 0 <= n < 2**32, "seeds from 0 to 2**32 - 1"),
         ("kmeans_iterations", config.kmeans_iterations, lambda n: n > 0, "at least 1 iteration"),
         ("label_classes", config.label_classes, lambda n: 1 < n <= MOST_CLASSES, f"from 2 to {MOST_CLASSES} classes"),
         ("batch_size", config.batch_size, lambda n: n >= 0, "0 (automatic) or more utterances"),

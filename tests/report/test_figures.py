@@ -15,7 +15,13 @@ from s3prl_mi.report.figures.checkpoint_curves import (
 )
 from s3prl_mi.report.figures.cluster_usage import cluster_usage, last_layers, usages
 from s3prl_mi.report.figures.groups import by_key, headline_keys, key_of, natural, with_classes
-from s3prl_mi.report.figures.layer_curves import kept_by_layer, layer_curves, plot_kept, several_labels
+from s3prl_mi.report.figures.layer_curves import (
+    accuracy_against_bits,
+    kept_by_layer,
+    layer_curves,
+    plot_kept,
+    several_labels,
+)
 from s3prl_mi.report.figures.phones import class_bits, confusion_pictures, group_of, phone_bits
 from s3prl_mi.report.figures.score_scatter import Point, place_names
 from s3prl_mi.report.figures.sweeps import Mask, _axis, mask_of, shift_of, sweeps
@@ -314,3 +320,14 @@ class TestKept:
     def test_one_set_of_labels_or_one_layer_makes_none(self):
         assert kept_by_layer(summarise([model(A, layer=n, **SUPERVISED) for n in (0, 1)]), NAMES) == []
         assert kept_by_layer(summarise([r for r in self.several() if r.layer == 1]), NAMES) == []
+
+
+def test_accuracy_against_bits_is_of_what_is_said():
+    rows = [(1.0, 0.3), (2.0, 0.5), (1.5, 0.4), (1.8, 0.45), (0.5, 0.1)]
+    said = [model(A, bits=b, layer=n, accuracy=a, **SUPERVISED) for n, (b, a) in enumerate(rows)]
+    others = [model(A, bits=b, layer=n, accuracy=a, **TestKept.SPEAKER) for n, (b, a) in enumerate(rows)]
+    groups = by_key(summarise([*said, *others, model(A)]))
+    (found,) = accuracy_against_bits(groups, list(groups), NAMES)
+    assert found.title.startswith("Accuracy against bits: phones")
+    assert "logistic: Spearman +1.00" in found.caption
+    assert accuracy_against_bits(by_key(summarise(said[:2])), list(by_key(summarise(said[:2]))), NAMES) == []

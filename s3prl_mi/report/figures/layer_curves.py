@@ -9,7 +9,8 @@ import numpy as np
 
 from ...core.config import LABELS
 from ...results.comparability import ComparisonKey
-from ...results.summary import Summary, rank_in, worth_marking
+from ...results.correlation import correlate
+from ...results.summary import Summary, layer_key, rank_in, worth_marking
 from ..wording import BOUND, BOUND_TEX, frames_note, seeds_text
 from . import picture
 from .groups import Model, by_key, headline_keys
@@ -73,6 +74,49 @@ def _curves(axes: Axes, shown: Mapping[Model, list[Summary]], names: Mapping[Mod
     if places:
         picture.layer_axis(axes, places)
     return ends
+
+
+# --- Accuracy against bits --------------------------------------------------------------------------------
+
+
+def accuracy_against_bits(
+    groups: Mapping[ComparisonKey, Sequence[Summary]], headline: Sequence[ComparisonKey], names: Mapping[Model, str]
+) -> list[Picture]:
+    """Of phones or words: whether accuracy orders layers as bits do (Choi et al. 2024), a plot per probe."""
+    shown = [k for k in headline if k.of_content and len({(s.upstream_sha256, s.layer) for s in groups[k]}) > 2]
+    return [_draw_accuracy(key, groups[key], names, number) for number, key in enumerate(shown, start=1)]
+
+
+def _draw_accuracy(key: ComparisonKey, group: Sequence[Summary], names: Mapping[Model, str], number: int) -> Picture:
+    probes, style = picture.probes_in(group), picture.looks(names)
+    models = [m for m in names if any(s.upstream_sha256 == m for s in group)]
+    relations = []
+    with picture.sheet(4.3 * len(probes) + 0.4, 3.6) as figure:
+        for axes, probe in zip(figure.subplots(1, len(probes), squeeze=False)[0], probes, strict=True):
+            own = [s for s in group if s.probe == probe]
+            for model in models:
+                line = sorted((s for s in own if s.upstream_sha256 == model), key=lambda s: layer_key(s.layer))
+                x, y = [s.mi_lower_bound_bits for s in line], [100 * s.accuracy for s in line]
+                axes.plot(x, y, linewidth=0.8, alpha=0.8, markersize=4.5, label=names[model], **style[model])
+                for s, at in zip(line, zip(x, y, strict=True), strict=True):
+                    axes.annotate(str(s.layer), at, xytext=(4, 3), textcoords="offset points", fontsize=6.5)
+            relation = correlate(
+                [s.mi_lower_bound_bits for s in own], [s.accuracy for s in own], "bits", "accuracy", things="points"
+            )
+            relations.append(f"{probe}: Spearman {relation.of('spearman') or 'unknown, too few points'}")
+            picture.dress(
+                axes, f"{BOUND_TEX[key.task]}, bits", "accuracy, %" if probe == probes[0] else "", f"{probe} probe"
+            )
+        picture.legend_below(figure, columns=min(4, len(models)))
+        return picture.finish(
+            figure,
+            f"accuracy_{number}",
+            f"Accuracy against bits: {key.labels or 'labels'}, one frame every {key.frame_shift_ms:g} ms",
+            f"Each point is a layer, with its number ({key.describe()}). Accuracy counts only the most probable label; "
+            "bits also count how sure a probe is of it. Off a common line, a probe is right as often and less sure, or "
+            f"the other way round. {'; '.join(relations)}.",
+            f"Accuracy by bits of the layers of {', '.join(names[m] for m in models)}.",
+        )
 
 
 # --- Content, speaker, prosody ----------------------------------------------------------------------------
