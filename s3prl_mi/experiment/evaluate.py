@@ -19,8 +19,10 @@ from ..results.speaker_sums import SpeakerRecord, speaker_records
 from .fit import measure, measured_points
 from .folder import ExperimentFolder, determinants
 from .load import Experiment, is_of, provide_states, read_splits
+from .plan import Plan
 from .records import build_records
 from .saved_probes import load_probe
+from .task import GridPoint
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +45,7 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
     both = [n for n in names if any(overlap(n, fit) for fit in data.fit_splits)]
     if both:
         raise MIError(f"-t {split}: {', '.join(both)} was fitted on; the bound needs unseen speech.")
-    points = [point for point in plan.points if point.labels != "speaker"]
-    if not points:
-        raise MIError(
-            f"-t {split}: labels: speaker are scored on speakers that were fitted on, so there are no other splits for "
-            "them. Train on these splits: datarc.fit_splits, datarc.eval_splits."
-        )
-    if len(points) < len(plan.points):
-        logger.warning("labels: speaker are left out: they are scored on speakers that were fitted on.")
+    points = _points(plan, split)
     experiment.folder.check_fitted_under(determinants(spec, experiment.upstream, experiment.precision))
     splits = read_splits(experiment, names)
     fit_splits = _fit_splits(experiment)
@@ -58,7 +53,7 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
     asked = chosen(spec.config.measures, plan.task, [p.labels for p in points])
     if asked and not fit_splits:
         logger.warning("measures are left out: codebooks, and what else they choose, are of the fit splits.")
-    wanted = measured_points(plan, asked) if fit_splits else {}
+    to_measure = list(enumerate(measured_points(plan, asked).items())) if fit_splits else []
     experiment.new_task().check(splits, plan.layers, list(dict.fromkeys(p.labels for p in points)))
     source, title = experiment.source(names), "+".join(names)
     work = list(enumerate((point, probe) for point in points for probe in plan.probes))
@@ -66,7 +61,7 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
     measured: list[tuple[int, list[MeasureRecord]]] = []
     bar = tqdm(total=len(work), unit="probe", desc=f"evaluate {title}", dynamic_ncols=True, disable=not is_main())
     with bar:
-        sides = (fit_splits, splits) if wanted else (splits,)
+        sides = (fit_splits, splits) if to_measure else (splits,)
         for layers, (*fit, scored) in provide_states(experiment, *sides).groups(plan.layers):
             task = experiment.new_task()
             with together():
@@ -88,11 +83,9 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
                     classes = class_records(records, estimates, task.class_names(fitted))
                     made.append((number, records, classes, speaker_records(records, estimates)))
                     bar.update()
-                for number, (point, own) in shared(
-                    [w for w in enumerate(wanted.items()) if is_of(w[1][0].layer, layers)]
-                ):
-                    records_of = measure(experiment, task, fit[0], scored, point, own, eval_splits=names)
-                    measured.append((number, records_of))
+                for number, (point, own) in shared([w for w in to_measure if is_of(w[1][0].layer, layers)]):
+                    found = measure(experiment, task, fit[0], scored, point, own, eval_splits=names)
+                    measured.append((number, found))
     folder = ExperimentFolder(spec.folder / "evaluate" / title.replace("/", "of"))
     every = sorted((m for own in gather(made) for m in own), key=lambda m: m[0])
     of_layers = sorted((m for own in gather(measured) for m in own), key=lambda m: m[0])
@@ -104,6 +97,19 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
             [r for m in of_layers for r in m[1]],
         )
     return folder
+
+
+def _points(plan: Plan, split: str) -> list[GridPoint]:
+    """What can be scored on other splits: all but speakers, which must be those that were fitted on."""
+    points = [point for point in plan.points if point.labels != "speaker"]
+    if not points:
+        raise MIError(
+            f"-t {split}: labels: speaker are scored on speakers that were fitted on, so there are no other splits for "
+            "them. Train on these splits: datarc.fit_splits, datarc.eval_splits."
+        )
+    if len(points) < len(plan.points):
+        logger.warning("labels: speaker are left out: they are scored on speakers that were fitted on.")
+    return points
 
 
 def _fit_splits(experiment: Experiment) -> list[Split]:
