@@ -18,7 +18,7 @@ from ..data.splits import Split
 from ..estimators.folds import assign_folds
 from ..estimators.intervals import FrameGroups
 from ..estimators.kmeans import assign, fit_codebooks
-from ..estimators.measures.sample import Coded, Features, Sample
+from ..estimators.measures.sample import Coded, Features, Sample, spaced
 from ..estimators.mi_supervised import Estimate, fit_supervised, known_frames, score_supervised
 from ..estimators.refits import fit_without_each
 from ..estimators.vocabulary import Classes, Quantiles, Vocabulary, classes_from
@@ -41,6 +41,9 @@ from .labels import (
 from .task import Context, Fitted, GridPoint, MITask
 
 logger = logging.getLogger(__name__)
+
+CODEBOOK_FRAMES, FRAMES_PER_CODE = 10_000, 200
+"""Codebooks of measures are of so many fit frames at most, evenly spaced, or of so many per code if that is more."""
 
 UNITS = {"pitch": "Hz", "energy": "dB"}
 
@@ -197,11 +200,12 @@ class SupervisedTask(MITask):
         return [estimate for estimates in by_probe for estimate in estimates]
 
     def sample(self, fitted: Fitted, fit: SplitStates, scored: SplitStates, point: GridPoint) -> Sample:
-        """Labelled frames of both sides with their codes, by k-means of all fit frames of the layer (one seed)."""
+        """Labelled frames of both sides with their codes, by k-means of fit frames of the layer (one seed)."""
         c, layer = self.context, point.layer
         every = fit.frames(layer, fitted.weights)
         clusters = min(c.config.clusters[0], len(every))
-        books = fit_codebooks(every, clusters, c.seeds[:1], c.config.kmeans_iterations, c.device)
+        some = every.select(spaced(every, max(CODEBOOK_FRAMES, FRAMES_PER_CODE * clusters)))
+        books = fit_codebooks(some, clusters, c.seeds[:1], c.config.kmeans_iterations, c.device)
         classes = classes_from(fitted.targets)
 
         def coded(side: SplitStates) -> Coded:
