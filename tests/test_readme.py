@@ -17,6 +17,8 @@ from s3prl_mi.cli import main as cli
 from s3prl_mi.cli.options import build_parser
 from s3prl_mi.cli.run_downstream import main
 from s3prl_mi.core.config import MIConfig, packaged_configs
+from s3prl_mi.estimators.measures import registry
+from s3prl_mi.results.measures import MEASURES_FILE, read_measures
 from s3prl_mi.results.record import read_records
 from tests.helpers.paths import REPO
 from tests.helpers.runner import Runner
@@ -102,3 +104,14 @@ def test_every_extra_that_is_named_exists():
     project = tomllib.loads((REPO / "pyproject.toml").read_text())
     for extra in re.findall(r"s3prl_mi\[(\w+)\]", README):
         assert extra in project["project"]["optional-dependencies"]
+
+
+def test_a_measure_of_ones_own(run: Runner, monkeypatch, capsys):
+    """The worked example, literally."""
+    (source,) = [b for b in blocks("python") if b.startswith("# s3prl_mi/estimators/measures/own.py")]
+    monkeypatch.setattr(registry, "_TABLE", dict(registry.measures()))
+    exec(compile(source, "own.py", "exec"), {"__name__": "s3prl_mi.estimators.measures.own"})
+    assert run("mi_views", "fbank", measures=["largest_direction"]) == 0
+    (record,) = read_measures(run.folder / "experiment" / MEASURES_FILE)
+    assert 1 / 240 < record.value < 1
+    assert record.ci_over == "speakers"

@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kept = parser.add_argument_group("what of a sweep to keep")
     kept.add_argument("--view", metavar="TEXT", help="views whose name contains TEXT: '30 of 40', shift")
     kept.add_argument("--clusters", type=int, metavar="N")
+    kept.add_argument("--labels", metavar="NAME", help="of mi_supervised (default: phones, else words, speaker, ...)")
     kept.add_argument("--frames", choices=["masked", "unmasked", "all"])
     kept.add_argument("--frame_shift", type=float, metavar="MS", help="10 or 20: models of one frame rate")
     kept.add_argument("--protocol", metavar="NAME")
@@ -105,7 +106,8 @@ def run(args: argparse.Namespace) -> int:
     from ..results.collect import collect
 
     results = collect(args.folders, _pairs(args.label, "--label"))
-    results = keep(results, Filters(args.protocol, args.view, args.clusters, args.frames, args.frame_shift))
+    kept = Filters(args.protocol, args.view, args.clusters, args.frames, args.labels, args.frame_shift)
+    results = keep(results, kept)
     runs, runs_of = _runs(args.stock)
     runs = find_runs(args.folders, [r.first for r in results], runs)
     table = build(

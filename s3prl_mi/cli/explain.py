@@ -46,6 +46,7 @@ class Field(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `s3prl-mi explain`."""
     parser.add_argument("topic", nargs="?", help=f"{', '.join(TOPICS)}; without one: the list of topics")
+    parser.add_argument("name", nargs="?", help="of a measure, or of a field or key: only that one")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if topic is None:
         lines = [f"{name:16} {about}" for name, about in TOPICS.items()]
     elif topic in TOPICS:
-        lines = _topic(topic)
+        lines = _topic(topic) if args.name is None else _one(topic, args.name)
     else:
         raise MIError(f"no topic is called {topic!r}.{nearest(topic, TOPICS)} There are: {names}.")
     sys.stdout.write("\n".join(lines) + "\n")
@@ -116,6 +117,44 @@ def _docstring(module: str) -> list[str]:
     """The docstring of a module of this package, which is not imported."""
     source = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
     return (ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").splitlines()
+
+
+def _one(topic: str, name: str) -> list[str]:
+    """The lines of one measure, field or key.
+
+    Raises:
+        MIError: there is none of this name, or the topic has none.
+    """
+    if topic == "measures":
+        from ..estimators.measures.registry import measures
+
+        table = measures()
+        if name not in table:
+            raise MIError(f"no measure is called {name!r}.{nearest(name, table)} There are: {', '.join(table)}.")
+        return [line for word, text in table[name].whole().items() for line in _entry(word, text)]
+    from ..results.measures import MeasureRecord
+    from ..results.record import Record
+    from ..upstreams.families import Family
+
+    classes: dict[str, tuple[type, ...]] = {
+        "fields": (Record, MeasureRecord), "config": (MIConfig,), "upstream-family": (Family,),
+    }  # fmt: skip
+    if topic not in classes:
+        raise MIError(f"topic {topic} has no parts of their own names: leave {name!r} out.")
+    found: dict[str, list[str]] = {}
+    for line in (line for cls in classes[topic] for line in describe(cls) if line and not line.startswith("---")):
+        if not line.startswith(" "):
+            own = found.setdefault(re.split(r" = |  \(", line)[0], [])
+        own.append(line)
+    if name not in found:
+        raise MIError(f"explain {topic}: there is no {name!r}.{nearest(name, found)}")
+    return found[name]
+
+
+def _entry(word: str, text: str) -> list[str]:
+    """A word, and next to it a text of several lines."""
+    first, *more = _wrap(text, 12)
+    return [f"{word:<12}{first.strip()}", *more]
 
 
 def _topic(name: str) -> list[str]:

@@ -22,7 +22,8 @@ _DESCRIPTION = f"""\
 Two tasks of s3prl_mi measure a frozen upstream in bits; everything else is s3prl's own run_downstream.py.
 
   -d mi_views       information that two views of the same speech share; needs audio only
-  -d mi_supervised  information that hidden states hold about phones or words; needs alignments
+  -d mi_supervised  information that hidden states hold about phones or words (needs alignments), or about
+                    speaker, pitch or energy (labels; needs audio only)
 
 Examples:
 
@@ -34,6 +35,10 @@ Examples:
     {PROG} -m train -d mi_supervised -u fbank -n fbank_phones --device cpu \\
       -o "config.downstream_expert.datarc.libri_root='/data/LibriSpeech',,\\
     config.downstream_expert.datarc.alignments.path='/data/alignments'"
+
+  what each layer keeps of content, speaker and prosody: one curve for each
+    {PROG} -m train -d mi_supervised -u hubert -n kept -c my.yaml \\
+      -o "config.downstream_expert.labels=['phones','speaker','energy']"
 
   your own checkpoint, one layer, your own config:
     {PROG} -m train -d mi_views -u hubert_local -k my_hubert.pt -l 9 -n my_views -c my.yaml

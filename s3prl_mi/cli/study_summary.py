@@ -77,7 +77,8 @@ def _comparison(folder: Path) -> tuple[str, bool]:
         if usual is not None:
             heading += f"At {usual.view}, {usual.n_clusters} clusters, {usual.scored_frames} frames; "
             heading += "the other settings are in the report.\n\n"
-            results = keep(results, Filters(view=usual.view, clusters=usual.n_clusters, frames=usual.scored_frames))
+        filters = Filters() if usual is None else Filters(None, usual.view, usual.n_clusters, usual.scored_frames)
+        results = keep(results, filters)
         try:
             runs = find_runs([folder], [r.first for r in results])
             tables.append(heading + to_screen(build(results, runs, allowed=("precision",))))

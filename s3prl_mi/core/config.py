@@ -26,6 +26,12 @@ T = TypeVar("T")
 Task = Literal["mi_supervised", "mi_views"]
 TASKS: tuple[Task, ...] = ("mi_supervised", "mi_views")
 
+Labels = Literal["phones", "words", "speaker", "pitch", "energy"]
+LABELS: tuple[Labels, ...] = typing.get_args(Labels)
+"""What hidden states may be measured against."""
+ALIGNED: tuple[Labels, ...] = ("phones", "words")
+"""Of these, what is said: read from alignments; the others are of speakers and audio."""
+
 
 @dataclass(frozen=True, slots=True)
 class AlignmentConfig:
@@ -36,7 +42,8 @@ class AlignmentConfig:
     format: Literal["auto", "textgrid", "cpc", "ctm", "phn", "condensed"] = "auto"
     """`auto`: detected from the files."""
     tier: str = "phones"
-    """`phones` or `words`; for TextGrids any tier's name."""
+    """Of TextGrids, the tier that `labels: phones` are read from, by any name; `words` is `labels: words`, as in
+    earlier versions."""
     strip_stress: bool = True
     """Drop the stress digit of ARPAbet vowels (AH0 -> AH)."""
     silence: Literal["class", "drop"] = "class"
@@ -114,6 +121,14 @@ class MIConfig:
     """Audio, splits and alignments."""
     layers: Literal["all", "last", "weighted"] | tuple[int, ...] = "all"
     """`all`, `last`, `weighted` (s3prl's Featurizer) or a list of layer numbers."""
+    labels: tuple[Labels, ...] = ("phones",)
+    """What mi_supervised measures hidden states against: `phones`, `words` (set `datarc.alignments.min_count`, too),
+    `speaker`, `pitch`, `energy`; a list measures each. Only phones and words need alignments. speaker: of both fit and
+    eval splits every other utterance of each speaker is fitted on, the others are scored; folds and intervals are by
+    utterance. pitch: Praat's (pip install 's3prl_mi[pitch]'), unvoiced is a class of its own. energy: log RMS of 25 ms.
+    None of the last three is compared with phones, or picks a layer."""
+    label_classes: int = 16
+    """Classes that pitch and energy are divided into, of as many fit frames each."""
     featurizer: str = "learned"
     """Layer weights for `layers: weighted`: `learned` (mi_supervised only), `uniform`, or the path of a
     states-*.ckpt of a stock s3prl run, whose trained weights are read."""
@@ -132,8 +147,8 @@ class MIConfig:
     logistic probes and half of it for MLPs: 10 groups 3 times and 6 times the time. `-m evaluate` gives none."""
     measures: tuple[str, ...] = ("default",)
     """Further numbers about each layer, a record each in mi_measures.jsonl: `default` (at most 10 % more time), `all`,
-    `none`, or names (`s3prl-mi explain measures`). Label-free ones in mi_views, those with labels in mi_supervised; of
-    a sweep, with its first view, frames and cluster count."""
+    `none`, or names (`s3prl-mi explain measures`). Label-free ones in mi_views, those with phones or words in
+    mi_supervised; of a sweep, with its first view, frames and cluster count."""
     seeds: int | tuple[int, ...] = 5
     """A count (seeds start at --seed) or a list of seeds."""
     clusters: tuple[int, ...] = (50,)
@@ -245,15 +260,32 @@ def load(section: Mapping[str, Any] | None, task: Task) -> MIConfig:
     Raises:
         MIError: an unknown key, a value of the wrong type or out of range, or a missing data root.
     """
-    config = parse(MIConfig, section, _KEY)
+    config = _with_labels(parse(MIConfig, section, _KEY))
     _check_ranges(config)
-    _check_data(config.datarc, task)
+    _check_data(config.datarc, task, config.labels)
     return config
+
+
+def _with_labels(config: MIConfig) -> MIConfig:
+    """Each set of labels once; `tier: words`, as earlier configs have it, is `labels: words`.
+
+    Raises:
+        MIError: `tier: words`, and both phones and words.
+    """
+    labels = tuple(dict.fromkeys(config.labels))
+    if config.datarc.alignments.tier == "words":
+        if "phones" in labels and "words" in labels:
+            raise MIError(
+                f"config key {_KEY}.datarc.alignments.tier: words, but {_KEY}.labels asks for phones, too. Leave tier "
+                "out: each is read from the tier of its name."
+            )
+        labels = tuple("words" if name == "phones" else name for name in labels)
+    return dataclasses.replace(config, labels=labels)
 
 
 _KEY = "downstream_expert"
 MEASURES_KEY = f"{_KEY}.measures"
-MOST_SEEDS, MOST_CLUSTERS = 10_000, 100_000
+MOST_SEEDS, MOST_CLUSTERS, MOST_CLASSES = 10_000, 100_000, 1000
 LONGEST_SHIFT = 60_000
 
 
@@ -263,13 +295,9 @@ def _check_ranges(config: MIConfig) -> None:
     count, listed = (config.seeds, ()) if isinstance(config.seeds, int) else (1, config.seeds)
     rules: list[tuple[str, Any, Callable[[Any], object], str]] = [
         ("seeds", count, lambda n: 0 < n <= MOST_SEEDS, f"from 1 to {MOST_SEEDS} seeds"),
-        (
-            "seeds",
-            listed,
-            lambda n: 0 <= n < 2**32,
-            "seeds from 0 to 2**32 - 1",
-        ),
+        ("seeds", listed, lambda n: 0 <= n < 2**32, "seeds from 0 to 2**32 - 1"),
         ("kmeans_iterations", config.kmeans_iterations, lambda n: n > 0, "at least 1 iteration"),
+        ("label_classes", config.label_classes, lambda n: 1 < n <= MOST_CLASSES, f"from 2 to {MOST_CLASSES} classes"),
         ("batch_size", config.batch_size, lambda n: n >= 0, "0 (automatic) or more utterances"),
         ("store.max_gb", config.store.max_gb, lambda gb: gb > 0, f"{positive} of GB"),
         ("clusters", config.clusters, lambda n: 1 < n <= MOST_CLUSTERS, f"from 2 to {MOST_CLUSTERS} clusters"),
@@ -304,7 +332,7 @@ def mask_span(text: str) -> tuple[int, int] | None:
     return (int(masked), int(period)) if 0 < int(masked) < int(period) else None
 
 
-def _check_data(data: DataConfig, task: Task) -> None:
+def _check_data(data: DataConfig, task: Task, labels: tuple[Labels, ...]) -> None:
     if (data.libri_root is None) == (data.manifest is None):
         found = "neither is set" if data.libri_root is None else "both are set"
         raise MIError(
@@ -328,10 +356,12 @@ def _check_data(data: DataConfig, task: Task) -> None:
             f"unseen speech. Two halves of one split, by speakers: fit_splits {both[0].partition('@')[0]}@1/2, "
             f"eval_splits {both[0].partition('@')[0]}@2/2."
         )
-    if task == "mi_supervised" and data.alignments.path is None and data.manifest is None:
+    aligned = [name for name in labels if name in ALIGNED]
+    if task == "mi_supervised" and aligned and data.alignments.path is None and data.manifest is None:
         raise MIError(
-            f"config key {_KEY}.datarc.alignments.path: mi_supervised needs alignments. Give them with "
-            f"-o \"config.{_KEY}.datarc.alignments.path='/path/to/alignments'\", or use -d mi_views, which needs none."
+            f"config key {_KEY}.datarc.alignments.path: mi_supervised needs alignments for {' and '.join(aligned)}. "
+            f"Give them with -o \"config.{_KEY}.datarc.alignments.path='/path/to/alignments'\", or take what needs "
+            f"none: {_KEY}.labels speaker, pitch or energy, or -d mi_views."
         )
 
 

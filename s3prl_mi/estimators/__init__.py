@@ -4,6 +4,7 @@
 |---|---|
 | `arrays` | the two estimators for arrays; `s3prl_mi.estimate_supervised_mi` and `.estimate_view_mi` |
 | `mi_supervised`, `mi_views` | the two inequalities: fit on the fit split, score on the eval split |
+| `vocabulary` | classes of labels, fixed on the fit split; ranges of pitch and energy |
 | `bounds` | entropy, cross-entropy, lower bound, class contributions |
 | `frames` | frames of a layer as blocks, standardised, on a device |
 | `kmeans` | codebooks of view b |

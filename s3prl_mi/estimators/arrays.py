@@ -15,9 +15,10 @@ from ..core.types import FloatMatrix, IntVector
 from .folds import assign_folds, time_folds
 from .frames import Frames
 from .kmeans import fit_codebooks
-from .mi_supervised import Estimate, Vocabulary, fit_supervised, known_frames, score_supervised
+from .mi_supervised import Estimate, fit_supervised, known_frames, score_supervised
 from .mi_views import AXES, choose_codebook, fit_views, score_views
 from .probes import ProbeSpec
+from .vocabulary import Vocabulary
 
 
 def estimate_supervised_mi(

@@ -6,8 +6,7 @@ eval split; H(Y) is the entropy of the labels of the very frames scored.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,12 +23,10 @@ from .frames import Frames
 from .intervals import FrameGroups, GroupSums, LeftOut
 from .probe import FittedProbe, Score, log_priors, score
 from .probes import PROTOCOLS, ProbeSpec
+from .vocabulary import UNKNOWN
 
 MAX_UNSEEN = 0.05
 """Refuse to score if a larger fraction of the eval frames has labels that never occur in the fit split."""
-
-UNKNOWN = "<unk>"
-"""The class of labels that are too rare in the fit split, where a least count is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,38 +61,6 @@ class Estimate:
     prior_cross_entropy_bits: Bits | None = field(default=None, repr=False)
     by_group: GroupSums | None = field(default=None, repr=False, compare=False)
     fit_left_out: LeftOut | None = field(default=None, repr=False, compare=False)
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The labels of the fit split: class id = position. Fixed before fitting.
-
-    With `UNKNOWN` among them, that is the class of all other labels: a function of the label, so the bound of the
-    information about it is one of that about the label, too. Sorted; in order of appearance where labels cannot be
-    sorted (members of an Enum, mixed tuples).
-    """
-
-    labels: tuple[Hashable, ...]
-
-    @staticmethod
-    def of(labels: Sequence[Hashable] | np.ndarray, min_count: int = 1) -> Vocabulary:
-        """The labels that occur at least `min_count` times, and `UNKNOWN` if others do."""
-        counts = Counter(_plain(labels))
-        occurring = dict.fromkeys(label if n >= min_count else UNKNOWN for label, n in counts.items())
-        try:
-            return Vocabulary(tuple(sorted(occurring, key=lambda v: (str(type(v)), v))))
-        except TypeError:
-            return Vocabulary(tuple(occurring))
-
-    def ids(self, labels: Sequence[Hashable] | np.ndarray) -> IntVector:
-        """Class ids, shape (n_frames,); -1 for labels unseen in the fit split, where there is no class `UNKNOWN`."""
-        index = {label: i for i, label in enumerate(self.labels)}
-        other = index.get(UNKNOWN, -1)
-        return np.array([index.get(label, other) for label in _plain(labels)], dtype=np.int64)
-
-
-def _plain(labels: Sequence[Hashable] | np.ndarray) -> list[Any]:
-    return labels.tolist() if hasattr(labels, "tolist") else list(labels)
 
 
 def estimates_of(

@@ -13,7 +13,9 @@ saved_probes      fitted probes on disk
 task              what both tasks have in common: `GridPoint`, `Fitted`, `MITask`
 supervised_task   `mi_supervised`: frame labels
 views_task        `mi_views`: codebooks and pairs of frames; the refusal of layers without two views
-frame_pairs       which rows are scored: labelled frames, pairs of frames
+frame_pairs       rows: of which utterance and speaker, and which are pairs of frames
+labels            which label each frame has: phones, words, speaker, pitch, energy
+fbank             fbank of the frames of any upstream, for measures
 runtime_estimate  roughly how long an experiment will take
 study             several upstreams, checkpoints or tasks, s3prl's own too -> runs
 jobs              the runs of a study as jobs, on this machine or on SLURM

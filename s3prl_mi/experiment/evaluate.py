@@ -11,13 +11,18 @@ from ..core.distributed import gather, is_main, shared, together
 from ..core.errors import MIError
 from ..core.split_names import overlap
 from ..data.splits import Split, refuse_shared_audio
+from ..estimators.measures.registry import chosen
 from ..results.class_contributions import ClassRecord, class_records
+from ..results.measures import MeasureRecord
 from ..results.record import Record
 from ..results.speaker_sums import SpeakerRecord, speaker_records
+from .fit import measure, measured_points
 from .folder import ExperimentFolder, determinants
 from .load import Experiment, is_of, provide_states, read_splits
+from .plan import Plan
 from .records import build_records
 from .saved_probes import load_probe
+from .task import GridPoint
 
 logger = logging.getLogger(__name__)
 
@@ -40,23 +45,31 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
     both = [n for n in names if any(overlap(n, fit) for fit in data.fit_splits)]
     if both:
         raise MIError(f"-t {split}: {', '.join(both)} was fitted on; the bound needs unseen speech.")
+    points = _points(plan, split)
     experiment.folder.check_fitted_under(determinants(spec, experiment.upstream, experiment.precision))
     splits = read_splits(experiment, names)
-    refuse_shared_audio(_fit_splits(experiment), splits)
-    experiment.new_task().check(splits, plan.layers)
+    fit_splits = _fit_splits(experiment)
+    refuse_shared_audio(fit_splits, splits)
+    asked = chosen(spec.config.measures, plan.task, [p.labels for p in points])
+    if asked and not fit_splits:
+        logger.warning("measures are left out: codebooks, and what else they choose, are of the fit splits.")
+    to_measure = list(enumerate(measured_points(plan, asked).items())) if fit_splits else []
+    experiment.new_task().check(splits, plan.layers, list(dict.fromkeys(p.labels for p in points)))
     source, title = experiment.source(names), "+".join(names)
-    work = list(enumerate((point, probe) for point in plan.points for probe in plan.probes))
+    work = list(enumerate((point, probe) for point in points for probe in plan.probes))
     made: list[tuple[int, list[Record], list[ClassRecord], list[SpeakerRecord]]] = []
+    measured: list[tuple[int, list[MeasureRecord]]] = []
     bar = tqdm(total=len(work), unit="probe", desc=f"evaluate {title}", dynamic_ncols=True, disable=not is_main())
     with bar:
-        for layers, (scored,) in provide_states(experiment, splits).groups(plan.layers):
+        sides = (fit_splits, splits) if to_measure else (splits,)
+        for layers, (*fit, scored) in provide_states(experiment, *sides).groups(plan.layers):
             task = experiment.new_task()
             with together():
                 for number, (point, probe) in shared([w for w in work if is_of(w[1][0].layer, layers)]):
                     began = time.time()
                     fitted = load_probe(spec.folder, point, probe, spec.device)
                     estimates = task.score(fitted, scored, point)
-                    used, unlabelled = task.used(scored, point.layer)
+                    used, unlabelled = task.used(scored, point)
                     records = build_records(
                         source,
                         point,
@@ -65,18 +78,38 @@ def evaluate(experiment: Experiment, split: str) -> ExperimentFolder:
                         {"fit": 0, "eval": used, "skipped": scored.found - used},
                         unlabelled,
                         time.time() - began,
-                        task.label_digest(fitted, scored, point.layer),
+                        task.label_digest(fitted, scored, point),
                     )
                     classes = class_records(records, estimates, task.class_names(fitted))
                     made.append((number, records, classes, speaker_records(records, estimates)))
                     bar.update()
+                for number, (point, own) in shared([w for w in to_measure if is_of(w[1][0].layer, layers)]):
+                    found = measure(experiment, task, fit[0], scored, point, own, eval_splits=names)
+                    measured.append((number, found))
     folder = ExperimentFolder(spec.folder / "evaluate" / title.replace("/", "of"))
     every = sorted((m for own in gather(made) for m in own), key=lambda m: m[0])
+    of_layers = sorted((m for own in gather(measured) for m in own), key=lambda m: m[0])
     if is_main():
         folder.replace(
-            [r for m in every for r in m[1]], [c for m in every for c in m[2]], [s for m in every for s in m[3]]
+            [r for m in every for r in m[1]],
+            [c for m in every for c in m[2]],
+            [s for m in every for s in m[3]],
+            [r for m in of_layers for r in m[1]],
         )
     return folder
+
+
+def _points(plan: Plan, split: str) -> list[GridPoint]:
+    """What can be scored on other splits: all but speakers, which must be those that were fitted on."""
+    points = [point for point in plan.points if point.labels != "speaker"]
+    if not points:
+        raise MIError(
+            f"-t {split}: labels: speaker are scored on speakers that were fitted on, so there are no other splits for "
+            "them. Train on these splits: datarc.fit_splits, datarc.eval_splits."
+        )
+    if len(points) < len(plan.points):
+        logger.warning("labels: speaker are left out: they are scored on speakers that were fitted on.")
+    return points
 
 
 def _fit_splits(experiment: Experiment) -> list[Split]:

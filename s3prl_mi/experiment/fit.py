@@ -18,10 +18,12 @@ from ..estimators.measures.registry import Measure, chosen, evaluate
 from ..estimators.mi_supervised import Estimate
 from ..estimators.probes import PROTOCOLS
 from ..results.class_contributions import class_records
+from ..results.measures import MeasureRecord
 from ..results.speaker_sums import speaker_records
-from ..states.split_states import Layer, SplitStates
+from ..states.split_states import SplitStates
 from .folder import KEPT
 from .load import Experiment, is_of, provide_states
+from .plan import Plan
 from .records import build_measure_records, build_records
 from .saved_probes import load_probe, save_probes
 from .task import Fitted, GridPoint, Identity, MITask
@@ -39,13 +41,13 @@ def fit_missing(
     """
     plan, folder = experiment.plan, experiment.folder
     missing = {point: [i for i in plan.estimates_of(point) if i not in finished] for point in plan.points}
-    asked = chosen(experiment.spec.config.measures, plan.task)
+    asked = chosen(experiment.spec.config.measures, plan.task, plan.labels)
     unmeasured = _unmeasured(experiment, asked)
     missing = {point: identities for point, identities in missing.items() if identities or unmeasured.get(point)}
     if not missing:
         return
     _warn_of_few_speakers(fit_splits)
-    experiment.new_task().check([*fit_splits, *eval_splits], plan.layers)
+    experiment.new_task().check([*fit_splits, *eval_splits], plan.layers, plan.labels)
     states = provide_states(experiment, fit_splits, eval_splits)
     if is_main():
         folder.write_settings({**folder.read_settings(), KEPT: states.about()})
@@ -61,18 +63,29 @@ def fit_missing(
                 for point in shared([point for point in missing if is_of(point.layer, layers)]):
                     bar.set_postfix_str(f"layer {point.layer}")
                     fitted = fit_point(experiment, task, fit, scored, point, missing[point]) if missing[point] else None
-                    measure(experiment, task, fit, scored, point, unmeasured.get(point, []), fitted)
+                    wanted = unmeasured.get(point, [])
+                    folder.append([], [], [], measure(experiment, task, fit, scored, point, wanted, fitted))
                     bar.update(done + folder.n_records - before - bar.n)  # those of the other processes, too
             bar.update(done + folder.n_records - before - bar.n)
 
 
 def _unmeasured(experiment: Experiment, asked: Sequence[Measure]) -> dict[GridPoint, list[Measure]]:
-    """Measures without a record, at the first grid point of each layer: of a sweep, they are of its first setting."""
+    """Measures without a record, at the grid points that they are of."""
     there = from_main(experiment.folder.measured) if experiment.spec.resume else set()
-    first: dict[Layer, GridPoint] = {}
-    for point in experiment.plan.points:
-        first.setdefault(point.layer, point)
-    return {point: [m for m in asked if (layer, m.name) not in there] for layer, point in first.items()}
+    return {
+        point: [m for m in wanted if (point.layer, m.name, point.labels) not in there]
+        for point, wanted in measured_points(experiment.plan, asked).items()
+    }
+
+
+def measured_points(plan: Plan, asked: Sequence[Measure]) -> dict[GridPoint, list[Measure]]:
+    """The grid point of each layer that measures are of: of a sweep the first setting, and labels that suit them."""
+    found: dict[GridPoint, list[Measure]] = {}
+    for layer in plan.layers:
+        for m in asked:
+            point = next(p for p in plan.points if p.layer == layer and m.is_of(p.labels))
+            found.setdefault(point, []).append(m)
+    return found
 
 
 def measure(
@@ -82,28 +95,31 @@ def measure(
     scored: SplitStates,
     point: GridPoint,
     wanted: Sequence[Measure],
-    fitted: Fitted | None,
-) -> None:
-    """Compute measures of a layer and write their records.
+    fitted: Fitted | None = None,
+    eval_splits: Sequence[str] | None = None,
+) -> list[MeasureRecord]:
+    """Records of measures of a layer.
 
     Args:
-        experiment: whose folder takes the records.
+        experiment: whose probes and codebooks are read.
         task: of the experiment.
         fit: the fit side.
         scored: the eval side.
         point: the layer, its view and cluster count.
         wanted: the measures.
         fitted: as fitted just now; None: as it is on disk.
+        eval_splits: what the eval side is of; None: as in the config.
     """
     if not wanted:
-        return
+        return []
     spec, began = experiment.spec, time.perf_counter()
     if fitted is None:
         try:
             fitted = load_probe(experiment.folder.path, point, experiment.plan.probes[0], spec.device)
         except MIError as error:
             logger.warning("layer %s: its estimates are there, but measures of it are left out: %s", point.layer, error)
-            return
+            return []
+    fit, scored = task.sides(fit, scored, point)
     try:
         sample = task.sample(fitted, fit, scored, point)
         prepared = time.perf_counter() - began
@@ -111,9 +127,8 @@ def measure(
     except MIError as error:
         raise MIError(f"layer {point.layer} of {experiment.upstream.name}: {error}") from None
     found[0] = replace(found[0], seconds=found[0].seconds + prepared)
-    source = experiment.source(spec.config.datarc.eval_splits)
-    records = build_measure_records(source, point, PROTOCOLS[spec.config.protocol], sample, found)
-    experiment.folder.append([], [], [], records)
+    source = experiment.source(eval_splits or spec.config.datarc.eval_splits)
+    return build_measure_records(source, point, PROTOCOLS[spec.config.protocol], sample, found)
 
 
 def fit_point(
@@ -129,24 +144,25 @@ def fit_point(
     The probes of a point are fitted together, as the MLP builds on the logistic probe, and always for all seeds, so
     that an interrupted run ends with the same numbers.
     """
-    plan, began = experiment.plan, time.time()
+    plan, began, found = experiment.plan, time.time(), fit.found + scored.found
     probes = [p for p in plan.probes if any(point.identity(p, seed) in missing for seed in plan.seeds)]
     try:
-        task.check_sides(fit, scored, point.layer)
+        fit, scored = task.sides(fit, scored, point)
+        task.check_sides(fit, scored, point)
         fitted = task.fit(fit, point, probes)
         estimates = _with_fit_side(task, fitted, scored, point)
     except MIError as error:
         raise MIError(f"layer {point.layer} of {experiment.upstream.name}: {error}") from None
-    used, unlabelled = zip(*(task.used(side, point.layer) for side in (fit, scored)), strict=True)
+    used, unlabelled = zip(*(task.used(side, point) for side in (fit, scored)), strict=True)
     records = build_records(
         experiment.source(experiment.spec.config.datarc.eval_splits),
         point,
         fitted,
         estimates,
-        {"fit": used[0], "eval": used[1], "skipped": fit.found + scored.found - sum(used)},
+        {"fit": used[0], "eval": used[1], "skipped": found - sum(used)},
         sum(unlabelled),
         time.time() - began,
-        task.label_digest(fitted, scored, point.layer),
+        task.label_digest(fitted, scored, point),
     )
     new = [n for n, record in enumerate(records) if record.identity() in missing]
     records, estimates = [records[n] for n in new], [estimates[n] for n in new]

@@ -46,7 +46,19 @@ Contents: TypeAlias = dict[str, dict[str, str]]
 KEPT = "hidden_states"
 """Key of the settings under which stands how hidden states were kept, and why."""
 
-_FREE = ("layers", "seeds", "probes", "fit_ci", "measures", "frames", "views", "clusters", "store", "batch_size")
+_FREE = (
+    "layers",
+    "labels",
+    "seeds",
+    "probes",
+    "fit_ci",
+    "measures",
+    "frames",
+    "views",
+    "clusters",
+    "store",
+    "batch_size",
+)
 """Config keys that may differ between records of one experiment."""
 
 
@@ -58,11 +70,11 @@ class ExperimentFolder:
         self.results, self.settings = path / RESULTS_FILE, path / SETTINGS_FILE
 
     def read_settings(self) -> dict[str, Any]:
-        """As they were written, or nothing; without a precision they are older than that choice: it was fp32."""
+        """As they were written, or nothing; older ones lack choices that there were none of then."""
         if not self.settings.exists():
             return {}
         try:
-            return {"precision": "fp32", **json.loads(self.settings.read_text())}
+            return {"precision": "fp32", "label_classes": 16, **json.loads(self.settings.read_text())}
         except (OSError, ValueError, TypeError) as error:
             raise MIError(
                 f"{self.settings} is damaged ({one_line(error)}), so what was measured here cannot be told. Use "
@@ -193,18 +205,22 @@ class ExperimentFolder:
         finally:
             lock.close()
 
-    def measured(self) -> set[tuple[int | str, str]]:
-        """Layers and measures that have a record."""
-        return {(m.layer, m.measure) for m in read_measures(self.path / MEASURES_FILE)}
+    def measured(self) -> set[tuple[int | str, str, str | None]]:
+        """Layers, measures and labels that have a record."""
+        return {(m.layer, m.measure, m.labels) for m in read_measures(self.path / MEASURES_FILE)}
 
     def replace(
-        self, records: Sequence[Record], classes: Sequence[ClassRecord], speakers: Sequence[SpeakerRecord]
+        self,
+        records: Sequence[Record],
+        classes: Sequence[ClassRecord],
+        speakers: Sequence[SpeakerRecord],
+        measures: Sequence[MeasureRecord],
     ) -> None:
         """Write these instead of what was there."""
-        for path in (self.results, self.path / CLASSES_FILE, self.path / SPEAKERS_FILE):
-            path.unlink(missing_ok=True)
+        for name in (RESULTS_FILE, CLASSES_FILE, SPEAKERS_FILE, MEASURES_FILE):
+            (self.path / name).unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.append(records, classes, speakers)
+        self.append(records, classes, speakers, measures)
 
     @property
     def n_records(self) -> int:

@@ -1,31 +1,21 @@
-"""Which rows of the hidden states are scored: labelled frames, or pairs of frames of two views.
+"""Rows of the hidden states: of which utterance and speaker they are, and which are pairs of frames of two views.
 
 Rows count through the utterances of one or several entries laid end to end.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..core.types import SAMPLE_RATE, IntVector
-from ..data.alignments.files import Alignments
-from ..data.alignments.labels import SILENCE, check_duration, frame_labels
+from ..core.types import IntVector
 from ..data.utterances import Utterance
 from ..estimators.intervals import FrameGroups
 from ..upstreams.geometry import Geometry, aligned_rows
 from ..upstreams.views import View, shift_frames, shifted_rows
-
-logger = logging.getLogger(__name__)
-
-MANY_GAPS = 0.5
-"""Fraction of frames without an interval above which an alignment is doubtful."""
 
 
 class Rows(Protocol):
@@ -38,20 +28,6 @@ class Rows(Protocol):
     @property
     def n_frames(self) -> Sequence[int]:
         """Frames of each utterance."""
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Frames with a label; `rows` and `labels` have shape (n_frames,)."""
-
-    rows: IntVector
-    labels: NDArray[np.object_]
-    unlabelled: int
-    """Frames left out because the alignment has a gap there, or because silence is dropped."""
-    utterances: int
-    digest: str
-    """Hash of the labels and their times, of all utterances of the side: the same for every upstream, also for one that
-    cannot read a recording."""
 
 
 @dataclass(frozen=True)
@@ -91,73 +67,21 @@ def utterance_numbers(entries: Sequence[Rows]) -> IntVector:
 
 
 def scored_groups(
-    entries: Sequence[Rows], utterances: Mapping[str, Utterance], rows: IntVector | slice = slice(None)
+    entries: Sequence[Rows],
+    utterances: Mapping[str, Utterance],
+    rows: IntVector | slice = slice(None),
+    by_utterance: bool = False,
 ) -> FrameGroups:
-    """The group of each scored row (default: of all), for intervals: as in `held_out_groups`, sorted by name."""
+    """The group of each scored row (default: of all), for intervals: as in `held_out_groups`, sorted by name.
+
+    `by_utterance`: its utterance, also where speakers are known.
+    """
     ids = [u for entry in entries for u in entry.utterances]
     speakers = [utterances[u].speaker for u in ids]
-    known = None not in speakers and 1 < len(set(speakers)) < len(ids)
+    known = not by_utterance and None not in speakers and 1 < len(set(speakers)) < len(ids)
     names, number = np.unique(np.array(speakers if known else ids, dtype=np.str_), return_inverse=True)
     of_row = np.repeat(number, np.array([n for entry in entries for n in entry.n_frames], np.int64))
     return FrameGroups("speakers" if known else "utterances", tuple(names.tolist()), of_row[rows])
-
-
-def labelled_frames(
-    entries: Sequence[Rows],
-    utterances: Mapping[str, Utterance],
-    n_samples: Mapping[str, int],
-    alignments: Alignments,
-    geometry: Geometry,
-    drop_silence: bool,
-) -> Labelled:
-    """Label each row by the interval that holds the centre of its receptive field.
-
-    Args:
-        entries: whose rows these are; utterances without an alignment are left out.
-        utterances: by id.
-        n_samples: length of each utterance at 16 kHz.
-        alignments: where intervals come from.
-        geometry: of the upstream's frames.
-        drop_silence: leave silent frames out.
-
-    Raises:
-        MIError: a malformed alignment, or one of another recording.
-    """
-    digests: dict[str, str] = {}
-    rows: list[IntVector] = []
-    labels: list[NDArray[np.object_]] = []
-    unlabelled = used = gaps = frames = 0
-    for utterance, start, count in utterance_rows(entries):
-        intervals = alignments.intervals(utterances[utterance])
-        if intervals is None:
-            continue
-        digests[utterance] = _digest(intervals)
-        check_duration(intervals, n_samples[utterance] / SAMPLE_RATE, utterance)
-        found = frame_labels(intervals, geometry.centres_seconds(count), utterance)
-        keep = np.array([v is not None and not (drop_silence and v == SILENCE) for v in found], dtype=np.bool_)
-        rows.append(start + np.flatnonzero(keep))
-        labels.append(found[keep])
-        unlabelled += int((~keep).sum())
-        gaps, frames = gaps + sum(v is None for v in found), frames + count
-        used += 1
-    if gaps > MANY_GAPS * frames:
-        logger.warning(
-            "%d %% of the frames lie in no interval of their alignment: are its times in seconds, and of this audio? "
-            "Those frames are left out.",
-            100 * gaps // frames,
-        )
-    if not rows:
-        return Labelled(np.zeros(0, np.int64), np.zeros(0, object), unlabelled, used, "")
-    there = {u for entry in entries for u in entry.utterances}
-    for u in utterances.values():
-        if u.id not in there and (intervals := alignments.intervals(u)) is not None:
-            digests[u.id] = _digest(intervals)
-    return Labelled(np.concatenate(rows), np.concatenate(labels), unlabelled, used, _digest(sorted(digests.items())))
-
-
-def _digest(content: Sequence[Any]) -> str:
-    """Eight hex digits that tell contents apart."""
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:8]
 
 
 def paired_frames(

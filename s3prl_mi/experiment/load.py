@@ -24,7 +24,7 @@ from ..upstreams.precision import Precision, choose
 from ..upstreams.views import PLAIN
 from .folder import ExperimentFolder
 from .plan import Plan, make_plan
-from .records import Source, label_set, versions
+from .records import Source, versions
 from .runtime_estimate import describe_runtime
 from .spec import RunSpec
 from .supervised_task import SupervisedTask
@@ -79,7 +79,6 @@ class Experiment:
             series=spec.upstream.series,
             fit_splits=data.fit_splits,
             eval_splits=eval_splits,
-            label_set=label_set(data.alignments) if spec.task == "mi_supervised" else None,
             precision=self.precision,
             config=spec.config,
             versions={**versions(), "started": self.started},

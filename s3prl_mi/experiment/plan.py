@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..core.config import MIConfig, Task, seed_list
+from ..core.config import Labels, MIConfig, Task, seed_list
 from ..core.errors import MIError
 from ..core.words import count
 from ..results.record import last_encoder_layer
@@ -29,6 +29,8 @@ class Plan:
     scored_frames: tuple[str, ...]
     n_clusters: tuple[int | None, ...]
     """`(None,)` in mi_supervised."""
+    labels: tuple[Labels | None, ...]
+    """`(None,)` in mi_views."""
     probes: tuple[str, ...]
     seeds: tuple[int, ...]
 
@@ -36,8 +38,9 @@ class Plan:
     def points(self) -> list[GridPoint]:
         """What is fitted together, in the order of computing: a codebook serves the views that follow each other."""
         return [
-            GridPoint(layer, view, frames, clusters)
+            GridPoint(layer, view, frames, clusters, labels)
             for layer in self.layers
+            for labels in self.labels
             for clusters in self.n_clusters
             for view in self.views
             for frames in self.scored_frames
@@ -58,7 +61,12 @@ class Plan:
         Example: `mi_views: 7 layers x 3 views x 2 cluster counts x 2 probes x 5 seeds = 420 estimates`.
         """
         always = {"layer": len(self.layers), "probe": len(self.probes), "seed": len(self.seeds)}
-        some = {"view": self.views, "kind of frames": self.scored_frames, "cluster count": self.n_clusters}
+        some = {
+            "view": self.views,
+            "kind of frames": self.scored_frames,
+            "cluster count": self.n_clusters,
+            "set of labels": self.labels,
+        }
         several = {what: len(values) for what, values in some.items() if len(values) > 1}
         names = ("layer", *some, "probe", "seed")
         found = [count(n, what) for what in names if (n := (always | several).get(what))]
@@ -85,6 +93,7 @@ def make_plan(spec: RunSpec, upstream: Upstream, layer_names: Sequence[str]) -> 
         views=views,
         scored_frames=tuple(_frames(config, views[0])) if task == "mi_views" else ("all",),
         n_clusters=tuple(dict.fromkeys(config.clusters)) if task == "mi_views" else (None,),
+        labels=config.labels if task == "mi_supervised" else (None,),
         probes=tuple(dict.fromkeys(config.probes)),
         seeds=seed_list(config.seeds, spec.seed),
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import __version__
-from ..core.config import AlignmentConfig, MIConfig, Task
+from ..core.config import MIConfig, Task
 from ..core.types import SAMPLE_RATE, Bits, Seconds
 from ..estimators.intervals import of_both_sides
 from ..estimators.measures.registry import Measured
@@ -18,6 +18,7 @@ from ..results.measures import MeasureRecord
 from ..results.record import Record, last_encoder_layer
 from ..upstreams.compat import s3prl_distribution
 from ..upstreams.loading import Upstream
+from .labels import label_set
 from .task import Fitted, GridPoint
 
 
@@ -32,7 +33,6 @@ class Source:
     series: str | None
     fit_splits: Sequence[str]
     eval_splits: Sequence[str]
-    label_set: str | None
     precision: str
     config: MIConfig
     versions: Mapping[str, str]
@@ -56,6 +56,9 @@ def build_records(
     of_fit = [e.fit_left_out.interval() if e.fit_left_out else None for e in estimates]
     about_speakers = [_speaker_information(e) if source.task == "mi_views" else None for e in estimates]
     config = source.config
+    fit_splits, eval_splits = list(source.fit_splits), list(source.eval_splits)
+    if point.labels == "speaker":  # utterances of each on either side
+        fit_splits = eval_splits = [*fit_splits, *eval_splits]
     codebook = (config.codebook if config.protocol == "default" else "raw") if source.task == "mi_views" else None
     return [
         Record(
@@ -81,8 +84,8 @@ def build_records(
             codebook_axes=e.settings.get("codebook_axes"),
             kmeans_iterations=config.kmeans_iterations if codebook else None,
             seed=e.seed,
-            fit_splits=list(source.fit_splits),
-            eval_splits=list(source.eval_splits),
+            fit_splits=fit_splits,
+            eval_splits=eval_splits,
             mi_lower_bound_bits=float(e.mi_lower_bound_bits),
             entropy_bits=float(e.entropy_bits),
             cross_entropy_bits=float(e.cross_entropy_bits),
@@ -103,7 +106,8 @@ def build_records(
             fit_frames=e.fit_frames,
             eval_frames=e.eval_frames,
             n_classes=e.labels,
-            label_set=source.label_set,
+            labels=point.labels,
+            label_set=label_set(config, point.labels) if point.labels else None,
             label_digest=label_digest,
             unseen_frames=e.unseen_frames,
             unlabelled_frames=unlabelled,
@@ -139,6 +143,7 @@ def build_measure_records(
             last_layer=last_encoder_layer(list(source.layer_names)),
             frame_shift_ms=_frame_shift_ms(upstream, layer),
             measure=m.measure.name,
+            labels=point.labels,
             value=m.value,
             unit=m.measure.unit,
             better=m.measure.better,
@@ -167,18 +172,6 @@ def _frame_shift_ms(upstream: Upstream, layer: int | str) -> float:
 def _speaker_information(estimate: Estimate) -> Bits | None:
     sums = estimate.by_group
     return sums.group_information_bits() if sums is not None and sums.over == "speakers" else None
-
-
-def label_set(alignments: AlignmentConfig) -> str:
-    """What the labels are, in words.
-
-    Example:
-        >>> label_set(AlignmentConfig())
-        'phones, stress stripped, silence as a class'
-    """
-    silence = "silence as a class" if alignments.silence == "class" else "silence dropped"
-    stress = "stress stripped" if alignments.strip_stress else "stress kept"
-    return ", ".join([alignments.tier, *([stress] if alignments.tier == "phones" else []), silence])
 
 
 def versions() -> dict[str, str]:

@@ -21,6 +21,7 @@ from ..results.record import read_records
 from .evaluate import evaluate
 from .fit import fit_missing
 from .folder import ExperimentFolder, contents_of, determinants, digest_of
+from .labels import needs_alignments
 from .load import Experiment, load, read_splits
 from .spec import RunSpec
 
@@ -49,11 +50,12 @@ def train(experiment: Experiment) -> None:
     refuse_shared_audio(fit_splits, eval_splits)
     settings = determinants(spec, experiment.upstream, experiment.precision)
     settings["speech"] = digest_of([*fit_splits, *eval_splits])
-    alignments = open_alignments(data.alignments) if spec.task == "mi_supervised" else None
+    aligned = spec.task == "mi_supervised" and needs_alignments(spec.config.labels)
+    alignments = open_alignments(data.alignments) if aligned else None
     contents = contents_of([*fit_splits, *eval_splits], alignments)
     finished = from_main(lambda: {r.identity() for r in experiment.folder.begin(settings, contents, spec.resume)})
     shared = set().union(*(s.speakers for s in fit_splits)) & set().union(*(s.speakers for s in eval_splits))
-    if shared:
+    if shared and spec.config.labels != ("speaker",):
         logger.warning(
             "%d speakers occur in both fit and eval splits (%s ...): the bound then holds for seen speakers only.",
             len(shared),

@@ -17,7 +17,8 @@ FOLDER = "fitted"
 
 def _path(folder: Path, point: GridPoint, probe: str) -> Path:
     clusters = [str(point.n_clusters)] if point.n_clusters else []
-    parts = [f"layer_{point.layer}", point.view.slug, point.scored_frames, *clusters, probe]
+    labels = [point.labels] if point.labels not in (None, "phones") else []
+    parts = [f"layer_{point.layer}", point.view.slug, point.scored_frames, *clusters, *labels, probe]
     return folder / FOLDER / f"{'-'.join(parts)}.pt"
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..core.config import MIConfig
+from ..core.config import Labels, MIConfig
 from ..data.splits import Split
 from ..estimators.measures.sample import Sample
 from ..estimators.mi_supervised import Estimate
@@ -25,8 +25,8 @@ from ..upstreams.geometry import Geometry
 from ..upstreams.loading import Upstream
 from ..upstreams.views import PLAIN, View
 
-Identity = tuple[int | str, str, str | None, str, int | None, int]
-"""What distinguishes an estimate: layer, probe, view, scored frames, clusters, seed, as in `Record.identity`."""
+Identity = tuple[int | str, str, str | None, str, int | None, int, str | None]
+"""What distinguishes an estimate: layer, probe, view, frames, clusters, seed, labels, as in `Record.identity`."""
 
 
 class GridPoint(NamedTuple):
@@ -38,6 +38,8 @@ class GridPoint(NamedTuple):
     scored_frames: str
     n_clusters: int | None
     """None in mi_supervised."""
+    labels: Labels | None = None
+    """None in mi_views."""
 
     @property
     def view_text(self) -> str | None:
@@ -46,7 +48,7 @@ class GridPoint(NamedTuple):
 
     def identity(self, probe: str, seed: int) -> Identity:
         """The `Record.identity` of one of its estimates."""
-        return (self.layer, probe, self.view_text, self.scored_frames, self.n_clusters, seed)
+        return (self.layer, probe, self.view_text, self.scored_frames, self.n_clusters, seed, self.labels)
 
 
 @dataclass
@@ -58,7 +60,7 @@ class Fitted:
     fit_frames: int
     weights: LayerWeights | None
     targets: Any
-    """The vocabulary (a list of labels) or the codebooks (`Codebooks.state`)."""
+    """The classes (`Vocabulary.state`, `Quantiles.state`) or the codebooks (`Codebooks.state`)."""
     refits: Refits | None = None
     """Probes without each group of fit speakers, where the config asks for them; not saved."""
     label_digest: str | None = None
@@ -94,14 +96,20 @@ class MITask(ABC):
         self.context = context
         self._read_weights: LayerWeights | None = None
 
-    def check(self, splits: Sequence[Split], layers: Sequence[Layer]) -> None:
+    def check(self, splits: Sequence[Split], layers: Sequence[Layer], labels: Sequence[Labels | None]) -> None:
         """Refuse, before anything is extracted, splits or layers that would fail later."""
+        del splits, labels
         if "weighted" in layers:
             self._given_weights()
 
-    def check_sides(self, fit: Any, scored: Any, layer: Layer) -> None:
+    def sides(self, fit: SplitStates, scored: SplitStates, point: GridPoint) -> tuple[SplitStates, SplitStates]:
+        """What a grid point is fitted on and scored on."""
+        del point
+        return fit, scored
+
+    def check_sides(self, fit: Any, scored: Any, point: GridPoint) -> None:
         """Refuse, before anything is fitted, sides that could not be scored."""
-        del fit, scored, layer
+        del fit, scored, point
 
     @abstractmethod
     def fit(self, side: SplitStates, point: GridPoint, probes: Sequence[str]) -> Fitted:
@@ -115,19 +123,19 @@ class MITask(ABC):
     def sample(self, fitted: Fitted, fit: SplitStates, scored: SplitStates, point: GridPoint) -> Sample:
         """What measures read of a layer (`estimators.measures`)."""
 
-    def used(self, side: SplitStates, layer: Layer) -> tuple[int, int]:
+    def used(self, side: SplitStates, point: GridPoint) -> tuple[int, int]:
         """Utterances of a side that are used, and frames of theirs that are left out for want of a label."""
-        del layer
+        del point
         return side.used, 0
 
-    def label_digest(self, fitted: Fitted, side: SplitStates, layer: Layer) -> str | None:
+    def label_digest(self, fitted: Fitted, side: SplitStates, point: GridPoint) -> str | None:
         """Of the labels fitted on and scored, as in `Record.label_digest`; None for clusters."""
-        del fitted, side, layer
+        del fitted, side, point
         return None
 
+    @abstractmethod
     def class_names(self, fitted: Fitted) -> list[str]:
         """Names of the classes that the probes distinguish."""
-        return [str(label) for label in fitted.targets]
 
     def _given_weights(self) -> LayerWeights | None:
         """The weights that the config names for `layers: weighted`; None: to be learned."""

@@ -6,19 +6,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..core.config import Labels
 from ..core.errors import MIError
 from ..core.types import FloatMatrix
 from ..data.splits import Split
 from ..estimators.folds import assign_folds
 from ..estimators.frames import Frames
 from ..estimators.kmeans import Codebooks, assign, fit_codebooks
-from ..estimators.measures.sample import FitSide, Sample
+from ..estimators.measures.sample import Features, FitSide, Sample
 from ..estimators.measures.sample import Pairs as PairedFrames
 from ..estimators.mi_supervised import Estimate
 from ..estimators.mi_views import AXES, choose_codebook, fit_views, score_views
 from ..estimators.refits import fit_without_each
 from ..states.split_states import Layer, SplitStates
+from ..upstreams.geometry import Geometry
 from ..upstreams.views import shift_frames
+from .fbank import fbank_of
 from .frame_pairs import Pairs, held_out_groups, paired_frames, scored_groups, utterance_numbers
 from .task import Context, Fitted, GridPoint, MITask
 
@@ -32,10 +35,11 @@ class ViewsTask(MITask):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._codebooks: tuple[tuple[Layer, int, int], Codebooks] | None = None
+        self._fbank: dict[tuple[SplitStates, Geometry], Features] = {}
 
-    def check(self, splits: Sequence[Split], layers: Sequence[Layer]) -> None:
+    def check(self, splits: Sequence[Split], layers: Sequence[Layer], labels: Sequence[Labels | None]) -> None:
         """Also refuses a shift that is no whole number of frames, and weights that need labels."""
-        super().check(splits, layers)
+        super().check(splits, layers, labels)
         c = self.context
         for view in c.views:
             for layer in layers if view.kind == "shift" else ():
@@ -116,10 +120,19 @@ class ViewsTask(MITask):
                 assign_folds(held_out_groups(fit.entries(layer), fit.utterances)),
                 c.probes(["logistic"], c.seeds[:1]),
                 c.config.kmeans_iterations,
+                self._fbank_of(fit, layer),
             ),
             Codebooks.from_state(fitted.targets, c.device),
             n_clusters=point.n_clusters,
+            fbank=self._fbank_of(scored, layer),
         )
+
+    def _fbank_of(self, side: SplitStates, layer: Layer) -> Features:
+        """Fbank of all frames; one for all layers of a frame rate."""
+        key = (side, self.context.geometry(layer))
+        if key not in self._fbank:
+            self._fbank[key] = fbank_of(side.entries(layer), side.utterances, key[1])
+        return self._fbank[key]
 
     def _pairs(self, side: SplitStates, point: GridPoint) -> Pairs:
         c = self.context

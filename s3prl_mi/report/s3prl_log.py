@@ -33,8 +33,8 @@ def final_line(records: Iterable[Record]) -> str:
     summaries, last = required(records), records[-1]
     latest = [s for s in summaries if (s.task, s.eval_splits) == (last.task, tuple(last.eval_splits))]
     first = min(latest, key=lambda s: rank_in(s.scored_frames, FRAMES_ORDER))
-    setting = (first.scored_frames, first.view, first.n_clusters, first.frame_shift_ms)
-    alike = [s for s in latest if (s.scored_frames, s.view, s.n_clusters, s.frame_shift_ms) == setting]
+    setting = (first.scored_frames, first.view, first.n_clusters, first.label_set, first.frame_shift_ms)
+    alike = [s for s in latest if (s.scored_frames, s.view, s.n_clusters, s.label_set, s.frame_shift_ms) == setting]
     best = max(alike, key=lambda s: s.mi_lower_bound_bits)
     value = f"{best.mi_lower_bound_bits:.{decimals([best.mi_lower_bound_bits_sd])}f}"
     return f"{best.task} best layer {best.layer} {best.probe} {best.scored_frames} bits at step 1: {value}"

@@ -103,7 +103,8 @@ def _header(panel: Panel, summaries: list[Summary]) -> str:
         "ceiling": f"{CEILING[key.task]} = {ceiling} bits ({of})",
         "left out": ", ".join(f"{n:,} {what}" for n, what in left_out if n),
     }
-    title = f"{key.task}: lower bound of {BOUND[key.task]} in bits, {spread_text(summaries)}"
+    of = key.task if key.labels in ("", "phones") else f"{key.task}, {key.labels}"
+    title = f"{of}: lower bound of {BOUND[key.task]} in bits, {spread_text(summaries)}"
     return "\n".join([title, *(f"  {name:<9} {text}" for name, text in lines.items() if text)])
 
 

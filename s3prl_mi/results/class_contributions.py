@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.files import append_lines
 from ..core.types import Bits
-from .record import RENAMED_IN_2, SCHEMA_VERSION, Record, read_versioned
+from .record import RENAMED_IN_2, SCHEMA_VERSION, Record, labels_of, read_versioned
 
 if TYPE_CHECKING:
     from ..estimators.mi_supervised import Estimate
@@ -35,10 +35,11 @@ class EstimateLine:
     scored_frames: str
     n_clusters: int | None = None
     seed: int
+    labels: str | None = None
 
     def identity(self) -> tuple[Any, ...]:
         """As `Record.identity`."""
-        return (self.layer, self.probe, self.view, self.scored_frames, self.n_clusters, self.seed)
+        return (self.layer, self.probe, self.view, self.scored_frames, self.n_clusters, self.seed, labels_of(self))
 
     @staticmethod
     def fields_of(record: Record) -> dict[str, Any]:
@@ -51,7 +52,7 @@ class ClassRecord(EstimateLine):
     """The classes of one estimate."""
 
     class_names: list[str]
-    """Name of each class: phones or words; numbers of clusters in mi_views."""
+    """Name of each class: phones, words, speakers, or a range of pitch or energy; numbers of clusters in mi_views."""
     eval_frames: list[int]
     """Frames of each class that were scored; in mi_views this is the use of the codebook."""
     contribution_bits: list[Bits]

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from ..core.config import ALIGNED, LABELS
 from ..core.types import Bits
 from .record import Record
 
@@ -88,6 +89,16 @@ class ComparisonKey(NamedTuple):
         return ", ".join(f"one frame {text}" if name == "frame_rate" else text for name, text in words.items())
 
     @property
+    def labels(self) -> str:
+        """Name of the labels of mi_supervised (`phones`, `speaker`, ...); empty for mi_views and where unknown."""
+        return (self.label_set or "").partition(",")[0]
+
+    @property
+    def of_content(self) -> bool:
+        """Whether it is about what is said, by which layers and checkpoints are judged: phones or words."""
+        return self.task == "mi_supervised" and (self.labels not in LABELS or self.labels in ALIGNED)
+
+    @property
     def kind(self) -> str:
         """`mask` or `shift`, the word that the view begins with; empty for mi_supervised."""
         return re.split(r"\W", self.view, maxsplit=1)[0] if self.view else ""
@@ -109,6 +120,14 @@ class Part(NamedTuple):
 def _utterances(key: ComparisonKey) -> str:
     fit, scored = key.n_utterances or (None, None)
     return f"fit on {fit} and scored on {scored} utterances" if key.n_utterances else ""
+
+
+def _labels(key: ComparisonKey) -> str:
+    if key.task != "mi_supervised":
+        return ""
+    if key.of_content:
+        return f"{key.n_classes} {key.label_set or 'labels'}"
+    return f"{key.labels} in {key.n_classes} classes{(key.label_set or '').removeprefix(key.labels)}"
 
 
 def _codebook(key: ComparisonKey) -> str:
@@ -136,8 +155,8 @@ PARTS: dict[str, Part] = {
     ),
     "labels": Part(
         ("n_classes", "label_set"), "set of labels",
-        lambda k: f"{k.n_classes} {k.label_set or 'labels'}" if k.task == "mi_supervised" else "",
-        "measure both with one set of labels",
+        _labels,
+        "--labels NAME keeps one",
     ),
     "alignments": Part(
         ("label_digest",), "alignments",

@@ -35,6 +35,8 @@ class MeasureRecord:
     """Time from frame to frame."""
     measure: str
     """Its name in the config."""
+    labels: str | None = None
+    """What the labels are that it reads: `phones` or `words`; None where it reads none, and in old records."""
     value: float | None
     """None where it is not defined (states that do not vary, one cluster)."""
     unit: str
@@ -68,6 +70,7 @@ class MeasureRecord:
     versions: dict[str, str] = field(default_factory=dict)
     """As in `mi_results.jsonl`."""
     schema_version: int = SCHEMA_VERSION
+    """As in `mi_results.jsonl`."""
 
 
 def append_measures(path: Path, records: Iterable[MeasureRecord]) -> None:

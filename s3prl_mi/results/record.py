@@ -87,7 +87,8 @@ class Record:
     seed: int
     """Of the probe (initialisation and order of batches) and of k-means."""
     fit_splits: list[str]
-    """Splits that the probe, the codebook and every choice were made on."""
+    """Splits that the probe, the codebook and every choice were made on. `labels: speaker` has fit and eval splits in
+    both lists: every other utterance of each speaker is fitted on."""
     eval_splits: list[str]
     """Splits that were scored, once."""
     mi_lower_bound_bits: Bits
@@ -135,6 +136,9 @@ class Record:
     """Number of frames that were scored."""
     n_classes: int
     """Number of classes: labels seen in the fit split, or clusters."""
+    labels: str | None = None
+    """Of mi_supervised: `phones`, `words`, `speaker`, `pitch` or `energy`; None for mi_views. Old records lack it, and
+    are of phones or words, as `label_set` says."""
     label_set: str | None = None
     """What the labels are (`phones, stress stripped, silence as a class`); None for mi_views."""
     label_digest: str | None = None
@@ -160,7 +164,12 @@ class Record:
 
     def identity(self) -> tuple[Any, ...]:
         """What distinguishes this estimate from the others of one experiment, whose other settings are all the same."""
-        return (self.layer, self.probe, self.view, self.scored_frames, self.n_clusters, self.seed)
+        return (self.layer, self.probe, self.view, self.scored_frames, self.n_clusters, self.seed, labels_of(self))
+
+
+def labels_of(line: Any) -> str | None:
+    """The labels of a line about an estimate; lines of earlier versions do not name them."""
+    return line.labels or ("phones" if line.task == "mi_supervised" else None)
 
 
 def is_encoder_layer(layer_name: str) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..core.config import LABELS
 from ..core.types import Bits
 from ..estimators.intervals import Interval
 from .comparability import ComparisonKey
@@ -92,7 +93,7 @@ def layer_agreements(records: Sequence[Record]) -> list[LayerAgreement]:
     for probe in sorted({r.probe for r in records}, key=lambda p: rank_in(p, PROBE_ORDER)):
         curves = _curves((r for r in records if r.probe == probe), "layer")
         for setting, other in itertools.product(curves, repeat=2):
-            if (setting.task, other.task) != ("mi_views", "mi_supervised") or _data(setting) != _data(other):
+            if setting.task != "mi_views" or not other.of_content or _data(setting) != _data(other):
                 continue
             free, labelled = curves[setting], curves[other]
             layers = sorted(free.keys() & labelled.keys())
@@ -173,7 +174,7 @@ def checkpoint_pick(records: Sequence[Record], probe: str) -> CheckpointPick | N
         return None
     curve = curves[main]
     of_labels = _curves((r for r in own if r.task == "mi_supervised"), "step")
-    labelled = next((c for key, c in of_labels.items() if _data(key) == _data(main)), {})
+    labelled = next((c for key, c in of_labels.items() if key.of_content and _data(key) == _data(main)), {})
     shared = {step: labelled[step] for step in sorted(curve.keys() & labelled.keys())}
     labelled_step = best_of(shared) if len(shared) > 1 else None
     return CheckpointPick(
@@ -193,9 +194,10 @@ def _at(curve: Curve, places: Iterable[int]) -> Curve:
 
 
 def paper_setting_first(setting: ComparisonKey) -> tuple[Any, ...]:
-    """Sort key: the paper's setting first."""
+    """Sort key: the paper's setting first; labels of what is said before those of speakers and prosody."""
     usual_view = any(name in (setting.view or "") for name in (USUAL_MASK, USUAL_SHIFT))
-    return rank_in(setting.scored_frames, FRAMES_ORDER), not usual_view, setting.n_clusters != USUAL_CLUSTERS
+    about = setting.task == "mi_supervised" and not setting.of_content, rank_in(setting.labels, LABELS)
+    return about, rank_in(setting.scored_frames, FRAMES_ORDER), not usual_view, setting.n_clusters != USUAL_CLUSTERS
 
 
 def _stabilities(records: Sequence[Record], main: ComparisonKey, curve: Curve) -> Iterable[Stability]:

@@ -102,7 +102,8 @@ class ViewsMeter:
         self.layers, self.clusters, self.probe, self.seed = tuple(layers), clusters, probe, seed
         self.view, self.family, self.forward = view, family, forward
         self.encoder, self.normalize = encoder, normalize
-        self.measures = chosen([measures] if isinstance(measures, str) else measures, "mi_views")
+        wanted = chosen([measures] if isinstance(measures, str) else measures, "mi_views")
+        self.measures = [m for m in wanted if m.needs != "audio"]
         self.config = MIConfig(protocol=protocol)  # type: ignore[arg-type]
 
     def measure(self, model: nn.Module) -> list[Estimate]:
@@ -133,7 +134,6 @@ class ViewsMeter:
             series=None,
             fit_splits=["held-out (fit)"],
             eval_splits=["held-out (eval)"],
-            label_set=None,
             precision="fp32",
             config=self.config,
             versions=versions(),

@@ -11,6 +11,8 @@ import pytest
 from s3prl_mi.cli import main as cli
 from s3prl_mi.cli.explain import TOPICS, WIDTH, describe, fields_of
 from s3prl_mi.core import config
+from s3prl_mi.estimators.measures.registry import measures
+from s3prl_mi.results.measures import MeasureRecord
 from s3prl_mi.results.record import Record
 from s3prl_mi.upstreams.families import Family
 
@@ -42,7 +44,7 @@ class Outer:
     silent: float = 0.5
 
 
-@pytest.mark.parametrize("cls", [Record, Family, *CONFIGS], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [Record, MeasureRecord, Family, *CONFIGS], ids=lambda cls: cls.__name__)
 def test_every_field_has_a_text(cls):
     found = fields_of(cls)
     assert [f.name for f in found] == [f.name for f in dataclasses.fields(cls)]
@@ -107,3 +109,31 @@ def test_without_a_topic_all_are_listed(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(TOPICS)
     assert cli.main(["explain", "feilds"]) == 1
     assert "no topic is called 'feilds'. Did you mean 'fields'?" in capsys.readouterr().err
+
+
+def test_one_measure_whole(capsys):
+    assert cli.main(["explain", "measures", "participation_ratio"]) == 0
+    shown = capsys.readouterr().out
+    for text in ("Gao et al. 2017", "(sum v)^2 / sum v^2", "dimensions", "higher", "frames (mi_views)", "spectrum.py"):
+        assert text in shown
+    assert cli.main(["explain", "measures", "pnm"]) == 1
+    assert "no measure is called 'pnm'. Did you mean 'pnmi'?" in capsys.readouterr().err
+
+
+def test_every_measure_says_everything_about_itself():
+    for measure in measures().values():
+        assert "not stated" not in measure.whole().values()
+        assert all(measure.whole().values())
+
+
+def test_one_field_and_one_key(capsys):
+    assert cli.main(["explain", "fields", "ci_groups"]) == 0
+    shown = capsys.readouterr().out
+    assert "How many speakers (or utterances) were scored." in shown  # of a record
+    assert "left out in turn, at most 10" in shown  # of a measure
+    assert "ci_over" not in shown
+    assert cli.main(["explain", "config", "datarc.alignments.tier"]) == 0
+    assert capsys.readouterr().out.startswith("datarc.alignments.tier = 'phones'")
+    assert cli.main(["explain", "config", "tier"]) == 1
+    assert cli.main(["explain", "store", "root"]) == 1
+    assert "leave 'root' out" in capsys.readouterr().err

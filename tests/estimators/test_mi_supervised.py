@@ -19,9 +19,10 @@ from s3prl_mi.estimators import mi_supervised
 from s3prl_mi.estimators.bounds import NATS_TO_BITS
 from s3prl_mi.estimators.frames import Frames
 from s3prl_mi.estimators.intervals import FrameGroups
-from s3prl_mi.estimators.mi_supervised import Vocabulary, fit_supervised, score_supervised
+from s3prl_mi.estimators.mi_supervised import fit_supervised, score_supervised
 from s3prl_mi.estimators.probe import FittedProbe
 from s3prl_mi.estimators.probes import ProbeSpec
+from s3prl_mi.estimators.vocabulary import Vocabulary
 from tests.helpers.paths import SHARED
 
 BOTH = pytest.mark.parametrize("probe", ["logistic", "mlp"])

@@ -13,9 +13,9 @@ from s3prl_mi.core.errors import MIError
 from s3prl_mi.estimators import mi_supervised, mi_views
 from s3prl_mi.estimators.folds import assign_folds
 from s3prl_mi.estimators.frames import Frames, Inputs, fit_affine
-from s3prl_mi.estimators.mi_supervised import UNKNOWN, Vocabulary
 from s3prl_mi.estimators.mi_views import choose_codebook
 from s3prl_mi.estimators.probes import ProbeSpec
+from s3prl_mi.estimators.vocabulary import UNKNOWN, Vocabulary
 
 MEANS = np.random.default_rng(7).normal(size=(10, 64))
 

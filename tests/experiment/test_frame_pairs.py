@@ -9,7 +9,8 @@ from s3prl_mi.core.config import AlignmentConfig
 from s3prl_mi.core.errors import MIError
 from s3prl_mi.data.alignments.files import open_alignments
 from s3prl_mi.data.utterances import Utterance
-from s3prl_mi.experiment.frame_pairs import held_out_groups, labelled_frames, paired_frames, utterance_rows
+from s3prl_mi.experiment.frame_pairs import held_out_groups, paired_frames, utterance_rows
+from s3prl_mi.experiment.labels import AlignedLabels, labelled_frames
 from s3prl_mi.states.entry import Entry
 from s3prl_mi.upstreams.geometry import Geometry
 from s3prl_mi.upstreams.views import View
@@ -53,7 +54,7 @@ def test_labels_are_those_of_brute_force(corpus, tmp_path, geometry, drop):
     entries = [entry(tmp_path, **{u: geometry.n_frames(samples[u]) for u in part}) for part in (ids[:2], ids[2:])]
     utterances = {u: Utterance(u, corpus.audio[u], "fit-a", u.split("-")[0], None) for u in ids}
     alignments = open_alignments(AlignmentConfig(path=str(corpus.alignments)))
-    found = labelled_frames(entries, utterances, samples, alignments, geometry, drop)
+    found = labelled_frames(entries, utterances, samples, AlignedLabels(alignments, drop), geometry)
 
     rows, labels, unlabelled, row = [], [], 0, 0
     for name in [*entries[0].utterances, *entries[1].utterances]:
@@ -78,8 +79,8 @@ def test_an_utterance_without_alignment_gives_no_rows(corpus, tmp_path):
     spoilt.textgrid(first).unlink()
     utterances = {u: Utterance(u, spoilt.audio[u], "fit-b", "13", None) for u in (first, second)}
     samples = dict.fromkeys(utterances, 10 * RATE)
-    alignments = open_alignments(AlignmentConfig(path=str(spoilt.alignments)))
-    found = labelled_frames([entry(tmp_path, **{first: 40, second: 20})], utterances, samples, alignments, CONV, False)
+    source = AlignedLabels(open_alignments(AlignmentConfig(path=str(spoilt.alignments))), False)
+    found = labelled_frames([entry(tmp_path, **{first: 40, second: 20})], utterances, samples, source, CONV)
     assert found.rows.tolist() == list(range(40, 60))
     assert found.utterances == 1
 
@@ -87,19 +88,19 @@ def test_an_utterance_without_alignment_gives_no_rows(corpus, tmp_path):
 def test_frames_after_the_last_interval_are_left_out_and_counted(corpus, tmp_path):
     name = corpus.of("fit-b")[0]
     end = corpus.spans[name][-1][1]
-    alignments = open_alignments(AlignmentConfig(path=str(corpus.alignments)))
+    source = AlignedLabels(open_alignments(AlignmentConfig(path=str(corpus.alignments))), False)
     utterances = {name: Utterance(name, corpus.audio[name], "fit-b", "13", None)}
     inside = sum(c < end for c in CONV.centres_seconds(200))
-    found = labelled_frames([entry(tmp_path, **{name: 200})], utterances, {name: 5 * RATE}, alignments, CONV, False)
+    found = labelled_frames([entry(tmp_path, **{name: 200})], utterances, {name: 5 * RATE}, source, CONV)
     assert (len(found.rows), found.unlabelled) == (inside, 200 - inside)
 
 
 def test_alignment_of_another_recording_is_refused(corpus, tmp_path):
     name = corpus.of("fit-b")[0]
-    alignments = open_alignments(AlignmentConfig(path=str(corpus.alignments)))
+    source = AlignedLabels(open_alignments(AlignmentConfig(path=str(corpus.alignments))), False)
     utterances = {name: Utterance(name, corpus.audio[name], "fit-b", "13", None)}
     with pytest.raises(MIError, match=name):
-        labelled_frames([entry(tmp_path, **{name: 9})], utterances, {name: 3000}, alignments, CONV, False)
+        labelled_frames([entry(tmp_path, **{name: 9})], utterances, {name: 3000}, source, CONV)
 
 
 # --- pairs -----------------------------------------------------------------------------------------------

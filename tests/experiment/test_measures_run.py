@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from s3prl_mi.estimators.measures.registry import chosen
@@ -68,3 +70,25 @@ def test_of_fbank_all_measures(run: Runner):
 def test_an_unknown_measure_is_refused_before_anything_is_loaded(run: Runner, capsys):
     assert run("mi_views", "fbank", measures=["rank_me"]) == 1
     assert "no measure is called 'rank_me'. Did you mean 'rankme'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("task", "one"), [("mi_views", "cka_views"), ("mi_supervised", "pnmi")])
+def test_other_splits_have_measures_too(run: Runner, task, one):
+    assert run(task, "hubert-base", layers=[1, 2]) == 0
+    assert run.evaluate("eval") == 0
+    before, again = (read_measures(run.folder / "experiment" / f / MEASURES_FILE) for f in ("", "evaluate/eval"))
+    assert {(m.layer, m.measure): m.value for m in again} == {(m.layer, m.measure): m.value for m in before}
+    assert one in {m.measure for m in again}
+    assert run.evaluate("eval") == 0  # written again, not added
+    assert len(read_measures(run.folder / "experiment/evaluate/eval" / MEASURES_FILE)) == len(before)
+
+
+def test_without_the_fit_splits_other_splits_have_bits_only(run: Runner, corpus, tmp_path, capsys):
+    mine = corpus.copy(tmp_path / "mine")
+    assert run("mi_views", "fbank", corpus=mine) == 0
+    for split in ("fit-a", "fit-b"):
+        shutil.rmtree(mine.root / split)
+    assert run.evaluate("eval") == 0
+    assert "measures are left out" in capsys.readouterr().err
+    assert not (run.folder / "experiment/evaluate/eval" / MEASURES_FILE).exists()
+    assert len(run.records("experiment/evaluate/eval")) == 2

@@ -186,6 +186,20 @@ class TestRefusal:
         with pytest.raises(MIError, match=r"labels .*: 40 phones, stress stripped in one; 900 words in two"):
             check(pair)
 
+    def test_of_several_sets_of_labels_those_of_what_is_said_are_kept(self, tmp_path):
+        speaker = SUPERVISED | {"labels": "speaker", "label_set": "speaker, utterances of each split", "n_classes": 10}
+        several = [make(2.2, **speaker), make(1.8, **SUPERVISED | {"labels": "phones"}), make(0.5)]
+        alone = [make(2.1, model="b", **speaker)]
+        results = [Result(tmp_path, several, "one"), Result(tmp_path, alone, "two")]
+        assert [[x.labels for x in r.records] for r in keep(results, Filters())] == [["phones", None], ["speaker"]]
+        assert [[x.labels for x in r.records] for r in keep(results, Filters(labels="speaker"))] == [
+            ["speaker", None], ["speaker"],
+        ]  # fmt: skip
+        with pytest.raises(MIError, match=r"--labels .pitch.: nothing is left\. There are: speaker, phones\."):
+            keep(results, Filters(labels="pitch"))
+        with pytest.raises(MIError, match=r"labels \(--labels NAME keeps one\): .*speaker in 10 classes, utt.* in two"):
+            check(keep(results, Filters()))
+
     def test_other_alignments_by_their_digest_or_by_the_entropy_of_their_labels(self, tmp_path):
         def pair(first, second, **changes):
             one, two = (make(model=m, entropy=h, **SUPERVISED) for m, h in (("a", first), ("b", second)))

@@ -15,7 +15,13 @@ from s3prl_mi.report.figures.checkpoint_curves import (
 )
 from s3prl_mi.report.figures.cluster_usage import cluster_usage, last_layers, usages
 from s3prl_mi.report.figures.groups import by_key, headline_keys, key_of, natural, with_classes
-from s3prl_mi.report.figures.layer_curves import layer_curves
+from s3prl_mi.report.figures.layer_curves import (
+    accuracy_against_bits,
+    kept_by_layer,
+    layer_curves,
+    plot_kept,
+    several_labels,
+)
 from s3prl_mi.report.figures.phones import class_bits, confusion_pictures, group_of, phone_bits
 from s3prl_mi.report.figures.score_scatter import Point, place_names
 from s3prl_mi.report.figures.sweeps import Mask, _axis, mask_of, shift_of, sweeps
@@ -313,3 +319,41 @@ class TestErrorBars:
         assert bars.startswith("mean over 2 seeds; bars: 95 % interval over 5 speakers")
         assert bars_text([one]) == "mean ± sd over 2 seeds"
         assert "where sums by speaker are known, else sd over seeds" in bars_text([known, one])
+
+
+class TestKept:
+    SPEAKER = SUPERVISED | {"label_set": "speaker, utterances of each split", "n_classes": 10}
+
+    def several(self, sha=A, **more):
+        of = [(SUPERVISED, [1.0, 2.0]), (self.SPEAKER, [3.0, 1.0])]
+        return [
+            model(sha, bits=b, entropy=4.0, layer=n, **labels | more) for labels, bits in of for n, b in enumerate(bits)
+        ]
+
+    def test_a_curve_for_each_set_of_labels_as_a_fraction_of_its_entropy(self):
+        own = several_labels(summarise(self.several()))
+        with picture.sheet(4, 3) as figure:
+            axes = figure.subplots()
+            plot_kept(axes, own)
+            curves = {line.get_label(): line.get_ydata().tolist() for line in axes.get_lines()[:2]}
+        assert curves == {"phones": [0.25, 0.5], "speaker": [0.75, 0.25]}
+
+    def test_a_plot_for_each_model_that_has_several_sets(self):
+        (found,) = kept_by_layer(summarise([*self.several(), *self.several(B)]), NAMES)
+        assert found.title == "What each layer keeps: phones, speaker"
+        assert "model a, model b" in found.alt
+
+    def test_one_set_of_labels_or_one_layer_makes_none(self):
+        assert kept_by_layer(summarise([model(A, layer=n, **SUPERVISED) for n in (0, 1)]), NAMES) == []
+        assert kept_by_layer(summarise([r for r in self.several() if r.layer == 1]), NAMES) == []
+
+
+def test_accuracy_against_bits_is_of_what_is_said():
+    rows = [(1.0, 0.3), (2.0, 0.5), (1.5, 0.4), (1.8, 0.45), (0.5, 0.1)]
+    said = [model(A, bits=b, layer=n, accuracy=a, **SUPERVISED) for n, (b, a) in enumerate(rows)]
+    others = [model(A, bits=b, layer=n, accuracy=a, **TestKept.SPEAKER) for n, (b, a) in enumerate(rows)]
+    groups = by_key(summarise([*said, *others, model(A)]))
+    (found,) = accuracy_against_bits(groups, list(groups), NAMES)
+    assert found.title.startswith("Accuracy against bits: phones")
+    assert "logistic: Spearman +1.00" in found.caption
+    assert accuracy_against_bits(by_key(summarise(said[:2])), list(by_key(summarise(said[:2]))), NAMES) == []

@@ -7,7 +7,9 @@
 | `spectrum` | ranks and decay of the spectrum |
 | `views` | how alike two views are |
 | `units` | codebooks against labels: PNMI, purities; Davies-Bouldin |
+| `reference` | states against labels and fbank: canonical correlations, bits beyond fbank, margin |
 
-A new measure is one function in one of these modules, under the decorator `measure` that says what it is. Nothing else
-needs to change: config key `measures`, `mi_measures.jsonl`, `s3prl-mi explain measures` and the board read the table.
+A new measure is one function in one of these modules or in a new one of this folder, under the decorator `measure` that
+says what it is (README, "A measure of your own"). Nothing else needs to change: config key `measures`,
+`mi_measures.jsonl`, `s3prl-mi explain measures` and the board read the table.
 """

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...core.errors import MIError
-from ...core.types import IntVector
+from ...core.types import FloatMatrix, IntVector
 from ..folds import assign_folds
 from ..frames import Frames
 from ..intervals import FrameGroups, LeftOut
 from ..kmeans import Codebooks, assign
+from ..probe import FittedProbe
 from ..probes import ProbeSpec
 
 MOST_FRAMES, MOST_PAIRS = 50_000, 20_000
@@ -49,6 +50,31 @@ class Pairs:
         a, b = (torch.from_numpy(z.select(rows).read(0, len(rows))) for z in (self.a, self.b))
         return a, b, self.groups.select(rows)
 
+    @cached_property
+    def moments(self) -> Moments:
+        """Of both views side by side, [a, b], minus the first pair, by group of speakers."""
+        a, b, groups = self.few
+        both = torch.cat([a, b], 1)
+        return Moments.of(both - both[0], groups)
+
+
+@dataclass(eq=False)
+class Features:
+    """Features of the audio, such as fbank, at the same frames as some states; positions -> (n_frames, dim).
+
+    Those of the last positions are kept, as all layers ask for the same; so is `alone`, the bound that they have.
+    """
+
+    read: Callable[[IntVector], FloatMatrix]
+    alone: LeftOut | None = None
+    _last: tuple[IntVector, FloatMatrix] | None = None
+
+    def __call__(self, positions: IntVector) -> FloatMatrix:
+        """At ascending positions among the frames."""
+        if self._last is None or not np.array_equal(self._last[0], positions):
+            self._last = (positions, self.read(positions))
+        return self._last[1]
+
 
 @dataclass(frozen=True, eq=False)
 class FitSide:
@@ -61,6 +87,7 @@ class FitSide:
         folds: fold of each row of `frames_b`.
         spec: how probes are fitted.
         kmeans_iterations: the most steps of k-means.
+        fbank: of each row of `frames_b`, where there is audio.
     """
 
     pairs: Pairs
@@ -69,16 +96,22 @@ class FitSide:
     folds: IntVector
     spec: ProbeSpec
     kmeans_iterations: int
+    fbank: Features | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Coded:
-    """Codes and labels of the same frames, shape (n,) each, and their speakers; the frames where states are there."""
+    """Codes and labels of the same frames, shape (n,) each, and their speakers; the frames where states are there.
+
+    `folds`: of the fit side, shape (n,); `fbank`: of the same frames.
+    """
 
     codes: IntVector
     labels: IntVector
     groups: FrameGroups
     frames: Frames | None = None
+    folds: IntVector | None = None
+    fbank: Features | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +128,9 @@ class Sample:
         coded: eval frames with a label and their codes; None in mi_views.
         fit_coded: the same of the fit split.
         n_clusters: size of the codebook.
+        fbank: of each of `frames`; None in mi_supervised (`coded.fbank`) and where there is no audio.
+        spec: in mi_supervised, how a logistic probe of one seed is fitted.
+        probe: in mi_supervised, the run's logistic probe; None where it has none.
     """
 
     frames: Frames
@@ -106,6 +142,9 @@ class Sample:
     coded: Coded | None = None
     fit_coded: Coded | None = None
     n_clusters: int | None = None
+    fbank: Features | None = None
+    spec: ProbeSpec | None = None
+    probe: FittedProbe | None = None
 
     @cached_property
     def _rows(self) -> IntVector:

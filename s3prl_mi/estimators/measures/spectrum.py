@@ -35,6 +35,7 @@ def exp_entropy(shares: NDArray[np.float64]) -> float:
     source="Garrido et al. 2023, without their epsilon of 1e-7",
     needs="frames",
     unit="dimensions",
+    blind="what the directions hold: a model that never trained fills many",
 )
 def rankme(sample: Sample) -> Value:
     """RankMe of the frames; the mean counts as a direction."""
@@ -47,6 +48,7 @@ def rankme(sample: Sample) -> Value:
     source="Roy and Vetterli 2007, of the covariance matrix",
     needs="frames",
     unit="dimensions",
+    blind="what the directions hold: a model that never trained fills many",
 )
 def effective_rank(sample: Sample) -> Value:
     """Effective rank of the covariance."""
@@ -59,6 +61,7 @@ def effective_rank(sample: Sample) -> Value:
     source="Aldeneh et al. 2024",
     needs="utterances",
     unit="dimensions",
+    blind="what the directions hold, and what changes within an utterance",
 )
 def rankme_utterances(sample: Sample) -> Value:
     """RankMe over utterance sums; without an interval, as it grows with the number of utterances."""
@@ -71,6 +74,7 @@ def rankme_utterances(sample: Sample) -> Value:
     source="Gao et al. 2017",
     needs="frames",
     unit="dimensions",
+    blind="what the directions hold; it sees a collapse onto one axis, and not the many axes of small variance",
 )
 def participation_ratio(sample: Sample) -> Value:
     """Participation ratio; near 1 where one axis carries nearly all variance."""
@@ -89,6 +93,7 @@ def participation_ratio(sample: Sample) -> Value:
     needs="frames",
     unit="exponent",
     better="near 1",
+    blind="what the directions hold; a line is fitted also where the spectrum is no power law",
 )
 def alpha_req(sample: Sample) -> Value:
     """Decay of the spectrum; 1 is the border between too smooth and too rough."""

@@ -184,6 +184,7 @@ def _shape(sample: Sample) -> tuple[int, int]:
     source="Hsu et al. 2021 (HuBERT), plug-in; c: k-means of the layer, one seed",
     needs="labels",
     unit="0 to 1",
+    blind="what is in the states and not in their k-means; too high on few frames",
 )
 def pnmi(sample: Sample) -> Value:
     """Phone-normalised mutual information of the layer's codebook."""
@@ -196,6 +197,7 @@ def pnmi(sample: Sample) -> Value:
     source="Hsu et al. 2021 (HuBERT), plug-in",
     needs="labels",
     unit="0 to 1",
+    blind="rare phones; grows with the number of clusters; too high on few frames",
 )
 def phone_purity(sample: Sample) -> Value:
     """Phone purity of the layer's codebook."""
@@ -208,6 +210,7 @@ def phone_purity(sample: Sample) -> Value:
     source="Hsu et al. 2021 (HuBERT), plug-in",
     needs="labels",
     unit="0 to 1",
+    blind="rare clusters; falls as the number of clusters grows",
 )
 def cluster_purity(sample: Sample) -> Value:
     """Cluster purity of the layer's codebook."""
@@ -220,6 +223,7 @@ def cluster_purity(sample: Sample) -> Value:
     source="as PNMI; below the truth as plug-in is above it",
     needs="labels",
     unit="0 to 1",
+    blind="what is in the states and not in their k-means; too low on few fit speakers",
 )
 def pnmi_held_out(sample: Sample) -> Value:
     """PNMI with codes whose phones other speakers tell."""
@@ -232,6 +236,7 @@ def pnmi_held_out(sample: Sample) -> Value:
     source="as phone purity",
     needs="labels",
     unit="0 to 1",
+    blind="rare phones; grows with the number of clusters",
 )
 def phone_purity_held_out(sample: Sample) -> Value:
     """Phone purity with the majorities of other speakers."""
@@ -244,6 +249,7 @@ def phone_purity_held_out(sample: Sample) -> Value:
     source="as cluster purity",
     needs="labels",
     unit="0 to 1",
+    blind="rare clusters; falls as the number of clusters grows",
 )
 def cluster_purity_held_out(sample: Sample) -> Value:
     """Cluster purity with the majorities of other speakers."""
@@ -257,6 +263,7 @@ def cluster_purity_held_out(sample: Sample) -> Value:
     needs="codebook",
     unit="ratio",
     better="lower",
+    blind="what the clusters hold",
 )
 def davies_bouldin(sample: Sample) -> Value:
     """How compact and apart the clusters are."""

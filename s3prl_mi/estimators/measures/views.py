@@ -1,4 +1,4 @@
-"""How alike two views are, or states and phones: CKA, canonical correlations, InfoNCE, a plain codebook's bound."""
+"""How alike two views are: CKA, canonical correlations, InfoNCE, the bound of a plain codebook."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..intervals import FrameGroups, LeftOut
 from ..kmeans import fit_codebooks
 from ..mi_views import choose_codebook, fit_views, score_views
 from .registry import Value, measure
-from .sample import MOST_PAIRS, Coded, Moments, Sample, covariance, grouped, spaced
+from .sample import Sample, covariance, grouped
 
 RIDGE = 1e-6
 """Directions with less than this fraction of the largest variance are left out of canonical correlations."""
@@ -35,15 +35,15 @@ TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 10.0, 100.0)
     source="Kornblith et al. 2019, biased",
     needs="pairs",
     unit="0 to 1",
+    blind="directions of small variance; views are also alike where states have collapsed",
 )
 def cka_views(sample: Sample) -> Value:
     """Linear CKA between the views; ruled by the directions of most variance."""
     assert sample.pairs is not None
-    a, b, groups = sample.pairs.few
     found = []
-    both = Moments.of(torch.cat([a, b], 1), groups)
+    both = sample.pairs.moments
     for sums in both.left_out():
-        aa, bb, ab = _blocks(covariance(*sums), a.shape[1])
+        aa, bb, ab = _blocks(covariance(*sums), sample.pairs.a.dim)
         found.append(float(ab.square().sum() / (aa.norm() * bb.norm())))
     return LeftOut(both.over, both.names, found[0], np.array(found[1:]))
 
@@ -55,66 +55,31 @@ def cka_views(sample: Sample) -> Value:
     source="Hotelling 1936; mean as in SVCCA (Raghu et al. 2017), without its truncation",
     needs="pairs",
     unit="0 to 1",
+    blind="how much variance a direction has; views are also alike where states have collapsed",
 )
 def cca_views(sample: Sample) -> Value:
     """Mean canonical correlation between the views; all directions count alike."""
     assert sample.pairs is not None
-    a, b, _ = sample.pairs.few
-    return mean_canonical_correlation(a, b)
+    return mean_canonical_correlation(covariance(*sample.pairs.moments.left_out()[0]), sample.pairs.a.dim)
 
 
-def mean_canonical_correlation(a: Tensor, b: Tensor) -> float:
-    """Of frames (n, dim_a) and (n, dim_b); computed on the frames themselves, so too high where n is not far above dim.
+def mean_canonical_correlation(both: Tensor, dim: int) -> float:
+    """From the covariance of [a, b], a of so many dimensions; too high where frames are not far more than dimensions.
 
     NaN where one of them does not vary.
     """
-    bases = []
-    for z in (a, b):
-        found = _whitening(z.double())
-        if found is None:
-            return math.nan
-        bases.append((z.double() - z.double().mean(0)) @ found)
-    return float(torch.linalg.svdvals(bases[0].T @ bases[1]).clamp_max(1).mean())
+    aa, bb, ab = _blocks(both, dim)
+    a, b = whitening(aa), whitening(bb)
+    if a is None or b is None:
+        return math.nan
+    return float(torch.linalg.svdvals(a.T @ ab @ b).clamp_max(1).mean())
 
 
-def _whitening(z: Tensor) -> Tensor | None:
-    """The matrix that makes frames z (n, dim), minus their mean, orthonormal; None where they do not vary."""
-    centred = z - z.mean(0)
-    variance, axes = torch.linalg.eigh(centred.T @ centred)
+def whitening(covariance: Tensor) -> Tensor | None:
+    """The matrix that makes states of this covariance (dim, dim) white; None where they do not vary."""
+    variance, axes = torch.linalg.eigh(covariance)
     kept = variance > RIDGE * variance[-1]
     return axes[:, kept] / variance[kept].sqrt() if float(variance[-1]) > 0 and bool(kept.any()) else None
-
-
-@measure(
-    title="canonical correlation with phones",
-    formula="mean over the canonical directions of states and one-hot phones, found on fit frames, of their "
-    "correlation on eval frames",
-    source="after Pasad et al. 2021, 2023, who take PWCCA's weighted mean of phone means",
-    needs="labels",
-    unit="0 to 1",
-)
-def cca_phones(sample: Sample) -> Value:
-    """How much of the phones a linear map of the states shows, each direction alike."""
-    assert sample.coded is not None
-    assert sample.fit_coded is not None
-    n_labels = 1 + int(max(sample.coded.labels.max(), sample.fit_coded.labels.max()))
-    fit, scored = (_states_and_labels(side, n_labels) for side in (sample.fit_coded, sample.coded))
-    maps = [_whitening(z) for z in fit]
-    if maps[0] is None or maps[1] is None:
-        return math.nan
-    a, b = ((z - z.mean(0)) @ m for z, m in zip(fit, maps, strict=True) if m is not None)
-    u, _, v = torch.linalg.svd(a.T @ b, full_matrices=False)
-    a, b = ((z - z.mean(0)) @ m for z, m in zip(scored, (maps[0] @ u, maps[1] @ v.T), strict=True))
-    scale = a.norm(dim=0) * b.norm(dim=0)
-    return float(((a * b).sum(0) / scale.clamp_min(1e-300)).mean())
-
-
-def _states_and_labels(side: Coded, n_labels: int) -> tuple[Tensor, Tensor]:
-    """Evenly spaced states (n, dim), and their labels (n, n_labels) with a one each; float64."""
-    assert side.frames is not None
-    rows = spaced(side.frames, MOST_PAIRS)
-    states = torch.from_numpy(side.frames.select(rows).read(0, len(rows))).double()
-    return states, functional.one_hot(torch.from_numpy(side.labels[rows]), n_labels).double()
 
 
 @measure(
@@ -123,6 +88,7 @@ def _states_and_labels(side: Coded, n_labels: int) -> tuple[Tensor, Tensor]:
     source="van den Oord et al. 2018; a lower bound of I(Za;Zb) for any critic, this one is not learned",
     needs="pairs",
     unit="bits",
+    blind="more than 8 bits; who speaks counts like what is said",
 )
 def infonce_views(sample: Sample) -> Value:
     """InfoNCE between the views. Other pairs are of any speaker: who speaks helps to tell them apart."""
@@ -164,6 +130,7 @@ def _contrast(
     needs="pairs",
     unit="bits",
     default=False,
+    blind="more than log2 of the clusters; who speaks, and what is easy to predict, count like what is said",
 )
 def mi_raw(sample: Sample) -> Value:
     """The bound with the codebook of the states as they are, whatever `codebook` says: takes as long as a probe."""

@@ -10,6 +10,7 @@ from ...core.errors import MIError
 from ...results.collect import Result
 from ...results.comparability import ENTROPY_TOLERANCE, PARTS, ComparisonKey, differences, group_by_key
 from ...results.record import Record
+from ...results.selection import paper_setting_first
 from ...results.summary import FRAMES_ORDER, rank_in
 
 ALLOWABLE: tuple[str, ...] = tuple(name for name in PARTS if name != "task")
@@ -25,6 +26,8 @@ class Filters:
     """Text that the view's name contains, such as `30 of 40` or `shift`."""
     clusters: int | None = None
     frames: str | None = None
+    labels: str | None = None
+    """Of mi_supervised; None: of each model the first of phones, words, speaker, pitch, energy."""
     frame_shift: float | None = None
     """In ms."""
 
@@ -34,7 +37,9 @@ class Filters:
             return False
         if self.frame_shift not in (None, record.frame_shift_ms):
             return False
-        return record.task != "mi_views" or (
+        if record.task == "mi_supervised":
+            return self.labels in (None, ComparisonKey.of(record).labels)
+        return (
             (self.view or "") in (record.view or "")
             and self.clusters in (None, record.n_clusters)
             and self.frames in (None, record.scored_frames)
@@ -52,7 +57,10 @@ def keep(results: Iterable[Result], filters: Filters) -> list[Result]:
     """
     results = list(results)
     found = [replace(r, records=[x for x in r.records if filters.keeps(x)]) for r in results]
-    if filters != Filters() and not any(x.task == "mi_views" for r in found for x in r.records):
+    if filters.labels is not None and not any(x.task == "mi_supervised" for r in found for x in r.records):
+        there = [labels for r in results for x in r.records if (labels := ComparisonKey.of(x).labels)]
+        raise MIError(f"--labels {filters.labels!r}: nothing is left. There are: {', '.join(dict.fromkeys(there))}.")
+    if replace(filters, labels=None) != Filters() and not any(x.task == "mi_views" for r in found for x in r.records):
         views = [x for r in results for x in r.records if x.task == "mi_views"]
         if views or not any(r.records for r in found):
             names = ("protocol", "view", "clusters", "frames", "frame_shift")
@@ -61,6 +69,8 @@ def keep(results: Iterable[Result], filters: Filters) -> list[Result]:
             raise MIError(f"{given}: nothing is left. There is: {'; '.join(dict.fromkeys(there))}.")
     if filters.frames is None:
         found = [replace(r, records=_headline(r.records)) for r in found]
+    if filters.labels is None:
+        found = _first_labels(found)
     return [r for r in found if r.records]
 
 
@@ -71,6 +81,19 @@ def _headline(records: list[Record]) -> list[Record]:
         kinds = (first.get(record.view, record.scored_frames), record.scored_frames)
         first[record.view] = min(kinds, key=lambda name: rank_in(name, FRAMES_ORDER))
     return [r for r in records if r.scored_frames == first[r.view]]
+
+
+def _first_labels(results: Sequence[Result]) -> list[Result]:
+    """Of each model, only the labels that come first: those of what is said, if there are any."""
+    first: dict[str, ComparisonKey] = {}
+    for x in (x for r in results for x in r.records if x.task == "mi_supervised"):
+        key = ComparisonKey.of(x)
+        first[x.upstream_sha256] = min(first.get(x.upstream_sha256, key), key, key=paper_setting_first)
+
+    def stays(x: Record) -> bool:
+        return x.task != "mi_supervised" or ComparisonKey.of(x).labels == first[x.upstream_sha256].labels
+
+    return [replace(r, records=[x for x in r.records if stays(x)]) for r in results]
 
 
 def check(results: Sequence[Result], allowed: Sequence[str] = ()) -> list[str]:

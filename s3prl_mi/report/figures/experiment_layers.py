@@ -16,6 +16,7 @@ from ...results.record import Record
 from ...results.speaker_sums import SpeakerRecord
 from ...results.summary import Panel, Summary, by_panel, rank_in, required, worth_marking
 from ..wording import BOUND_TEX, CEILING, decimals, distinguish, interval_text, seeds_text
+from .layer_curves import KEPT_TEX, plot_kept, several_labels
 from .picture import (
     MARKERS,
     bits_axis,
@@ -49,7 +50,8 @@ def draw_layers(path_png: Path, records: Iterable[Record], speakers: Iterable[Sp
 
     The best layer of each line is ringed. The ceiling H(Y) or H(c) is drawn dashed where it is near, else
     stated in the legend. A single layer, or `weighted`, is drawn as points. Estimates that are not comparable
-    (mask patterns, shifts, numbers of clusters, frame rates) have plots of their own.
+    (mask patterns, shifts, numbers of clusters, labels, frame rates) have plots of their own; several sets of labels
+    stand in one more, as fractions of their entropy.
 
     Args:
         path_png: where to write (1280 x 840 pixels per plot, at most three in a row).
@@ -61,14 +63,23 @@ def draw_layers(path_png: Path, records: Iterable[Record], speakers: Iterable[Sp
     """
     groups: dict[tuple[Any, ...], list[Summary]] = {}
     for s in sorted(required(records, speakers), key=lambda s: rank_in(s.task, TASKS)):
-        groups.setdefault((s.task, s.view, s.n_clusters, s.frame_shift_ms), []).append(s)
-    columns = min(3, len(groups))
-    rows = math.ceil(len(groups) / columns)
+        groups.setdefault((s.task, s.view, s.n_clusters, s.label_set, s.frame_shift_ms), []).append(s)
+    kept = several_labels([s for group in groups.values() for s in group])
+    plots = len(groups) + bool(kept)
+    columns = min(3, plots)
+    rows = math.ceil(plots / columns)
     with sheet(6.4 * columns, 4.2 * rows) as figure:
         parts = figure.subfigures(rows, columns, squeeze=False).flat
-        for part, group in zip(parts, groups.values(), strict=False):
+        for group, part in zip(groups.values(), parts, strict=False):
             axes = part.subplots()
             plot_layers(axes, group)
+            _legend(part, axes)
+        if kept:
+            part = next(iter(parts))
+            axes = part.subplots()
+            plot_kept(axes, kept)
+            dress(axes, "layer (index into the upstream's hidden states)", KEPT_TEX)
+            axes.set_title("what each layer keeps", loc="left", fontweight="bold")
             _legend(part, axes)
         save_png(figure, path_png)
 
@@ -181,7 +192,8 @@ def _titles(axes: Axes, summaries: Sequence[Summary]) -> None:
     """What is measured; below it on which frames and splits, by which protocol, over how many seeds."""
     first = summaries[0]
     upstreams = dict.fromkeys(f"{s.upstream} ({s.checkpoint_name})".removesuffix(" (None)") for s in summaries)
-    title = textwrap.shorten(f"{first.task} by layer: {' / '.join(upstreams)}", 72, placeholder=" …")
+    of = f", {first.key.labels}" if first.key.labels not in ("", "phones") else ""
+    title = textwrap.shorten(f"{first.task}{of} by layer: {' / '.join(upstreams)}", 72, placeholder=" …")
     axes.set_title(plain(title), loc="left", fontweight="bold", pad=28)
     frames = "/".join(dict.fromkeys(s.scored_frames for s in summaries))
     what = f"{first.view}; {frames} frames" if first.view else first.label_set or f"{first.n_classes} labels"

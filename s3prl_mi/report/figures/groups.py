@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from ...core.config import TASKS
+from ...core.config import LABELS, TASKS
 from ...results.class_contributions import ClassRecord
 from ...results.comparability import NOTED, ComparisonKey, group_by_key
 from ...results.record import Record
@@ -31,10 +31,14 @@ def key_of(record: Record) -> ComparisonKey:
 
 
 def by_key(summaries: Iterable[Summary]) -> dict[ComparisonKey, list[Summary]]:
-    """Summaries by what may share an axis; tasks in our order, headline frames first."""
+    """Summaries by what may share an axis; tasks and labels in our order, headline frames first."""
     found = group_by_key(summaries)
-    order = sorted(found, key=lambda k: (rank_in(k.task, TASKS), k.kind, rank_in(k.scored_frames, FRAMES_ORDER)))
-    return {k: found[k] for k in order}
+
+    def order(key: ComparisonKey) -> tuple[Any, ...]:
+        about = key.task == "mi_supervised" and not key.of_content, rank_in(key.labels, LABELS)
+        return rank_in(key.task, TASKS), about, key.kind, rank_in(key.scored_frames, FRAMES_ORDER)
+
+    return {k: found[k] for k in sorted(found, key=order)}
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:

@@ -139,8 +139,11 @@ def _draw_bits(found: list[ClassBits], key: ComparisonKey, names: Mapping[Model,
     style = looks(names)
     best = max(found, key=lambda c: c.bits)
     labels = sorted((k for k, n in best.frames.items() if n), key=lambda k: -best.frames[k])[:MOST_CLASSES]
-    labels = in_groups(labels, best.per_frame)[::-1]  # matplotlib counts from below
+    ranges = key.labels in ("pitch", "energy")  # in ascending order
+    labels = [k for k in best.frames if k in labels] if ranges else in_groups(labels, best.per_frame)
+    labels = labels[::-1]  # matplotlib counts from below
     phones = any(group_of(k) != "other" for k in labels)
+    order = " in ascending order" if ranges else " grouped by manner of articulation" if phones else " sorted by bits"
     with sheet(8.6, max(3.0, 0.17 * len(labels) + 1.3)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         places = range(len(labels))
@@ -171,8 +174,8 @@ def _draw_bits(found: list[ClassBits], key: ComparisonKey, names: Mapping[Model,
             figure,
             f"classes_{number}",
             "Which phones are told apart" if phones else "Which classes are told apart",
-            f"Bits of each class at the best layer of each model, {best.probe} probe ({key.describe()}); classes are "
-            "grouped by manner of articulation, the grey tick is the most that a class of its frequency can yield. "
+            f"Bits of each class at the best layer of each model, {best.probe} probe ({key.describe()}); classes are"
+            f"{order}, the grey tick is the most that a class of its frequency can yield. "
             "Left: a dot near its tick means that the class is recognised; right: how much all its frames add to "
             "I(Z;Y), below zero where the probe does worse than knowing the frequency alone.",
             f"Dots of bits by class for {', '.join(names[c.model] for c in found)}.",

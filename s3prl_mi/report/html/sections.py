@@ -21,7 +21,7 @@ from ..compare.scores import SCORE_NAMES, ScoreValue
 from ..figures.board import board_picture
 from ..figures.checkpoint_curves import checkpoint_curves
 from ..figures.cluster_usage import cluster_usage, last_layers, usages
-from ..figures.layer_curves import layer_curves
+from ..figures.layer_curves import accuracy_against_bits, kept_by_layer, layer_curves
 from ..figures.phones import class_bits, confusion_pictures, phone_bits
 from ..figures.picture import Picture, layer_word, probes_in
 from ..figures.score_scatter import Point, score_scatter
@@ -48,7 +48,7 @@ def sections(data: ReportData) -> dict[str, Section]:
     """Every section that has data, by its anchor in the page."""
     makers: dict[str, Callable[[ReportData], Section | None]] = {
         "summary": lambda d: {"measured": what_was_measured(d), "findings": findings(d)},
-        "layers": lambda d: _only(layer_curves(d.summaries, d.names)),
+        "layers": _layers,
         "selection": _selection,
         "scores": _scores,
         "checkpoints": _checkpoints,
@@ -60,6 +60,11 @@ def sections(data: ReportData) -> dict[str, Section]:
         "settings": lambda d: {"runs": [_run(d, result) for result in d.results]},
     }
     return {anchor: found for anchor, maker in makers.items() if (found := maker(data))}
+
+
+def _layers(data: ReportData) -> Section | None:
+    pictures = layer_curves(data.summaries, data.names) + kept_by_layer(data.summaries, data.names)
+    return _only(pictures + accuracy_against_bits(data.groups, data.headline, data.names))
 
 
 def _only(pictures: list[Picture]) -> Section | None:
@@ -87,7 +92,7 @@ def _scores(data: ReportData) -> Section | None:
         return None
     pictures: list[Picture] = []
     sentences: list[str] = []
-    for key in data.headline:
+    for key in (k for k in data.headline if k.task == "mi_views" or k.of_content):
         plots, notes = {}, {}
         for probe in probes_in(data.groups[key]):
             for metric, score in SCORES.items():

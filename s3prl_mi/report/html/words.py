@@ -101,7 +101,7 @@ def _best(data: ReportData, key: ComparisonKey) -> str:
     values = [f"{s.mi_lower_bound_bits:.{places}f}" for s in ranking]
     models = [data.names[s.upstream_sha256] for s in ranking]
     best, settings = ranking[0], key.describe()
-    about = "about its labels" if key.task == "mi_supervised" else "about the other view"
+    about = f"about {key.labels or 'its labels'}" if key.task == "mi_supervised" else "about the other view"
     text = f"{models[0]} tells most {about} ({settings}): " if len(ranking) > 1 else f"{models[0]} ({settings}): "
     text += f"{BOUND[key.task]} is at least {values[0]} of at most {best.entropy_bits:.2f} bits"
     text += f" (layer {best.layer}, {best.probe} probe)" if isinstance(best.layer, int) else f" ({best.layer})"
@@ -169,7 +169,7 @@ def _tasks_agree(data: ReportData) -> list[str]:
     """Whether models that tell more about labels also tell more about the other view."""
     sentences = []
     for free, labelled in itertools.product(data.headline, repeat=2):
-        if (free.task, labelled.task) != ("mi_views", "mi_supervised"):
+        if free.task != "mi_views" or not labelled.of_content:
             continue
         if (free.frame_shift_ms, free.eval_splits) != (labelled.frame_shift_ms, labelled.eval_splits):
             continue
