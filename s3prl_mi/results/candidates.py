@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from ..estimators.intervals import LeftOut
 from ..estimators.measures.registry import Better, measures
 from .collect import Result
-from .comparability import ComparisonKey
 from .measures import MEASURES_FILE, MeasureRecord, read_measures
-from .record import Record
 from .selection import paper_setting_first
 from .summary import PROBE_ORDER, Summary, rank_in
 
@@ -70,19 +68,9 @@ class Rate:
     left_out: LeftOut | None = None
 
 
-def of_phones(estimate: Record | Summary | ComparisonKey) -> bool:
-    """Whether labels are phones, by which alone the board judges; old records do not say what theirs are.
-
-    Example:
-        >>> blank = dict.fromkeys(ComparisonKey._fields)
-        >>> key = ComparisonKey(**blank | {"label_set": "phones, stress stripped, silence as a class"})
-        >>> of_phones(key), of_phones(key._replace(label_set="words, silence as a class"))
-        (True, False)
-        >>> of_phones(key._replace(label_set="Anna - phones, silence dropped"))  # a TextGrid's tier
-        True
-    """
-    name = (estimate.label_set or "phones").partition(",")[0]
-    return name.rpartition(" - ")[2].strip().lower() == "phones"
+def of_phones(s: Summary) -> bool:
+    """Whether it is I(Z;Y) of phones, by which alone the board judges."""
+    return s.key.of_content and s.key.labels != "words"
 
 
 def numbers_of(
@@ -154,10 +142,9 @@ def _values(
 ) -> dict[tuple[str, tuple[object, ...]], dict[str, dict[int, MeasureRecord]]]:
     """Measures by model and data, name and layer; without those of other labels than phones."""
     found: dict[tuple[str, tuple[object, ...]], dict[str, dict[int, MeasureRecord]]] = {}
-    phones = {r.folder for r in results if all(of_phones(record) for record in r.records)}
     for folder in dict.fromkeys(r.folder for r in results):
         for m in read_measures(folder / MEASURES_FILE):
-            if not isinstance(m.layer, int) or (m.task == "mi_supervised" and folder not in phones):
+            if not isinstance(m.layer, int) or m.labels not in (None, "phones"):
                 continue
             found.setdefault((m.upstream_sha256, _data(m)), {}).setdefault(m.measure, {})[m.layer] = m
     return found

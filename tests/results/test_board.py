@@ -302,7 +302,7 @@ def study(folder: Path, phones: str = "phones, stress stripped") -> Path:
             protocol="default-1", fit_splits=["dev-other"], eval_splits=["test-other"], frames=9,
         )  # fmt: skip
         append_measures(free / "mi_measures.jsonl", [rank])
-        pnmi = replace(rank, task="mi_supervised", measure="pnmi", value=bits / 5)
+        pnmi = replace(rank, task="mi_supervised", measure="pnmi", value=bits / 5, labels=phones.partition(",")[0])
         append_measures(labelled / "mi_measures.jsonl", [pnmi])
     return folder
 
@@ -356,9 +356,10 @@ def test_the_demo_ends_with_a_small_board_and_its_picture(tmp_path):
 
 
 def test_other_labels_than_phones_judge_nothing(tmp_path, capsys):
-    words_only = study(tmp_path / "words", "words, silence as a class")
-    assert cli.main(["board", str(words_only)]) == 1
-    assert "with phones as labels" in capsys.readouterr().err
+    for other in ("words, silence as a class", "speaker, utterances of each split"):
+        only = study(tmp_path / other.partition(",")[0], other)
+        assert cli.main(["board", str(only)]) == 1
+        assert "with phones as labels" in capsys.readouterr().err
     both = study(tmp_path / "both")
     study(both / "words", "words, silence as a class")
     for results in (both / "words").glob("mi_supervised*/mi_results.jsonl"):
