@@ -114,7 +114,7 @@ def _ended_by_signals() -> Iterator[None]:
     def end(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # SLURM sends it to every process, and again
         if hasattr(signal, "SIGCHLD"):
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch takes the end of a loader's processes for an error
+            signal.signal(signal.SIGCHLD, lambda *_: None)  # torch takes a loader that ends now for an error
         ended.append(_Ended(signal.Signals(number)))
         raise ended[-1]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.faults.campaign import VERDICTS, Case, judge
 
-PARTS = ("checkpoints", "store", "experiments", "runs", "arguments", "processes")
+PARTS = ("checkpoints", "store", "experiments", "runs", "arguments", "stock", "processes")
 
 
 def main() -> int:
