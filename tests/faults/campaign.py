@@ -56,6 +56,8 @@ def judge(case: Case, folder: Path) -> tuple[Verdict, str]:
     folder.mkdir(parents=True, exist_ok=True)
     verdict: Verdict = "clean"
     detail = ""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup and & have them ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         with _limit(case.seconds), contextlib.redirect_stdout(io.StringIO()):
             case.act(folder)
