@@ -266,6 +266,8 @@ class _ScoredRun:
     """Whether that score is one of SUPERB's."""
     checkpoint: Path | None
     """What training continues from, or what is evaluated."""
+    trusted: bool
+    """Whether the upstream's checkpoint may run code."""
 
     @classmethod
     def of(
@@ -301,7 +303,8 @@ class _ScoredRun:
         corpus = (config.get("downstream_expert") or {}).get("corpus") or {}
         recorded = corpus.get("name") in (None, "libriphone") and split is not None  # of `ctc`, phones only
         prepared = prepare(task, config, list(dict.fromkeys(loaders)), folder)
-        return cls(task, train, folder, file, config, prepared, args.override, split, recorded, checkpoint)
+        rest = (prepared, args.override, split, recorded, checkpoint, args.trust_checkpoint)
+        return cls(task, train, folder, file, config, *rest)
 
     def overrides(self) -> str:
         """What is filled in, after the user's own."""
@@ -357,7 +360,9 @@ def _record(run: _ScoredRun, scored: Path, split: str, reused: bool) -> None:
     from ..experiment.records import versions
     from ..superb.scores import RESULTS_FILE, write_record
 
-    record = write_record(run.task, run.config, run.folder, scored, split, run.prepared, reused, versions())
+    record = write_record(
+        run.task, run.config, run.folder, scored, split, run.prepared, reused, run.trusted, versions()
+    )
     kinds = ", ".join(f"{getattr(record, kind)} {kind}" for kind in ("substitutions", "deletions", "insertions"))
     print(
         f"{record.metric.upper()} {record.percent:.2f} % on {split} ({', '.join(record.folders)}; "

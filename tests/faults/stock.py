@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -11,9 +13,12 @@ from typing import Any
 import psutil
 import torch
 
-from tests.faults.base import corpus
+from s3prl_mi.core.errors import MIError
+from s3prl_mi.report.s3prl_runs import read_runs
+from tests.faults.base import corpus, scratch
 from tests.faults.campaign import Case, Wrong, command, command_refuses
 from tests.faults.runs import _at
+from tests.faults.store import DAMAGE
 from tests.helpers.corpus import Corpus
 
 TEXTS = ("SEE THE MOON", "MOMMA KEEPS A COOKIE", "KEEP SEEING QUILTER'S SOUP")
@@ -92,6 +97,32 @@ def _signal(number: signal.Signals, task: str, workers: int, folder: Path) -> No
         raise Wrong("traceback", "-a fails")
 
 
+@functools.cache
+def _finished() -> Path:
+    """The folder of a finished run of PR."""
+    folder = scratch() / "stock"
+    words = words_of("ctc", spoken(folder), folder)
+    if command(words)[0]:
+        raise Wrong("traceback", "a run without faults fails")
+    return folder / "run"
+
+
+def _damaged(name: str, damage: Callable[[Path], object], folder: Path) -> None:
+    """A file of a finished run; then what reports read of it."""
+    shutil.copytree(_finished(), folder / "run")
+    before = [(r.metric, r.test) for r in read_runs([folder / "run"])]
+    damage(next((folder / "run").glob(name)))
+    try:
+        found = [(r.metric, r.test) for r in read_runs([folder / "run"])]
+    except MIError as error:
+        if name.split(".")[-1] not in str(error) or "\n" in str(error):
+            raise Wrong("traceback", f"no file is named: {error}") from error
+    else:
+        if found and str(found) != str(before):
+            raise Wrong("silent", f"{found}")
+
+
+FILES = ("superb_results.jsonl", "dev-best.ckpt", "states-2.ckpt", "config_*.yaml", "args_*.yaml")
 RUNNER = "runner: {total_steps: 1, gradient_clipping: 1, gradient_accumulate_steps: 1, log_step: 1, eval_step: 1, "
 RUNNER += "save_step: 1, max_keep: 1, eval_dataloaders: [dev]}\noptimizer: {name: TorchOptim, torch_optim_name: Adam, "
 RUNNER += "lr: 1.0e-4}\ndownstream_expert: "
@@ -178,6 +209,7 @@ CASES = [
     ),
 ]
 LONG = [
+    *(Case(f"-d ctc, {n} {d}", lambda f, n=n, d=d: _damaged(n, DAMAGE[d], f)) for n in FILES for d in DAMAGE),
     *(
         Case(f"{n.name} at step 2 of {t}, {w} workers", lambda f, n=n, t=t, w=w: _signal(n, t, w, f))
         for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
