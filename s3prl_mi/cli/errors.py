@@ -1,6 +1,7 @@
 """What is promised when something goes wrong (`s3prl-mi explain faults`).
 
-A mistake that you can fix ends in one line `error: ...` with the file, the value and the fix, and exit status 1.
+A mistake that you can fix ends in one line `error: ...` with the file, the value and the fix, and exit status 1. Where
+one of s3prl's own tasks fails, the line names the file that holds its traceback (error.txt in the experiment's folder).
 
 What survives
   Ctrl-C, SIGTERM, SIGUSR1, SIGHUP   end the run with the command that continues it (status 128 + signal)
@@ -13,6 +14,7 @@ What survives
 What is checked
   hidden states in the store         by CRC-32 whenever a run finds them; damaged ones are dropped and extracted again
   audio and alignments               by content: -a refuses files that changed and names them (mi_files.json)
+  speech in both fit and eval        by content, whatever its paths and ids: refused
   checkpoint, settings, records      by hash or value; -a and -m evaluate refuse others, and what is damaged
   audio files                        cut short, unreadable, NaN: skipped and counted, up to datarc.max_unreadable;
                                      longer than datarc.max_seconds: left out and counted

@@ -59,7 +59,8 @@ def judge(case: Case, folder: Path) -> tuple[Verdict, str]:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup and & have them ignored
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
-        with _limit(case.seconds), contextlib.redirect_stdout(io.StringIO()):
+        screen = io.StringIO()
+        with _limit(case.seconds), contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
             case.act(folder)
     except Wrong as error:
         verdict, detail = error.verdict, error.detail

@@ -97,6 +97,19 @@ def _signal(number: signal.Signals, task: str, workers: int, folder: Path) -> No
         raise Wrong("traceback", "-a fails")
 
 
+def _below_a_file(task: str, folder: Path) -> None:
+    (folder / "file").write_text("")
+    words = words_of("ctc", spoken(folder), folder)
+    words[words.index("-p") + 1] = str(folder / "file/run")
+    words[words.index("-d") + 1] = task
+    if task == "example":
+        (folder / "c.yaml").write_text(RUNNER + "{}")
+        words += ["-c", str(folder / "c.yaml")]
+    if task == "mi_views":
+        words[words.index("-o") + 1] = f"config.downstream_expert.datarc.libri_root='{folder / 'audio'}'"
+    command_refuses(words, str(folder / "file"))
+
+
 @functools.cache
 def _finished() -> Path:
     """The folder of a finished run of PR."""
@@ -202,6 +215,7 @@ CASES = [
         )
         for t in ("ctc", "asr")
     ),
+    *(Case(f"-d {t}, -p below a file", lambda f, t=t: _below_a_file(t, f)) for t in ("ctc", "example", "mi_views")),
     Case("-d ctc, -p is a file", lambda f: _spoilt("ctc", lambda c: (f / "run").write_text(""), "is a file", f)),
     *(
         Case(f"SIGTERM at step 2 of {t}, {n} workers", lambda f, t=t, n=n: _signal(signal.SIGTERM, t, n, f))
