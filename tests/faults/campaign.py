@@ -32,7 +32,7 @@ class Case:
 
     name: str
     act: Callable[[Path], Any]
-    seconds: int = 300
+    seconds: int = 600
     """After so many it hangs."""
 
     def __str__(self) -> str:

@@ -269,27 +269,27 @@ def _swallowed(folder: Path) -> None:
 
 
 CASES = [
-    Case("a network that swallows packets", _swallowed, 20),
+    Case("a network that swallows packets", _swallowed, 60),
     Case("store clear while an entry is written", _cleared_while_written),
     *(
-        Case(f"kill -9 while {p}, {t}", lambda f, t=t, p=p: _killed(1, t, p, f), 200)
+        Case(f"kill -9 while {p}, {t}", lambda f, t=t, p=p: _killed(1, t, p, f))
         for t, p in zip(TASKS, PHASES, strict=False)
     ),
-    Case("two runs in one folder", _two, 200),
-    Case("one of two processes dies", lambda f: _dead_rank(3, f), 200),
+    Case("two runs in one folder", _two),
+    Case("one of two processes dies", lambda f: _dead_rank(3, f)),
 ]
 LONG = [
     *(
-        Case(f"kill -9 while {p}, moment {n}, {t}", lambda f, n=n, t=t, p=p: _killed(n, t, p, f), 300)
+        Case(f"kill -9 while {p}, moment {n}, {t}", lambda f, n=n, t=t, p=p: _killed(n, t, p, f))
         for t in WORDS
         for p in PHASES
         for n in range(20)
     ),
-    *(Case(f"two runs in one folder, {n}", _two, 200) for n in range(5)),
-    *(Case(f"two tasks on a store that is cleared, {n}", _shared_store, 300) for n in range(5)),
-    *(Case(f"one of two processes dies, moment {n}", lambda f, n=n: _dead_rank(n, f), 300) for n in range(40)),
+    *(Case(f"two runs in one folder, {n}", _two) for n in range(5)),
+    *(Case(f"two tasks on a store that is cleared, {n}", _shared_store) for n in range(5)),
+    *(Case(f"one of two processes dies, moment {n}", lambda f, n=n: _dead_rank(n, f)) for n in range(40)),
     *(
-        Case(f"torchrun, rank {r} dies after {s} s", lambda f, r=r, s=s: _torchrun(r, s, f), 400)
+        Case(f"torchrun, rank {r} dies after {s} s", lambda f, r=r, s=s: _torchrun(r, s, f))
         for r, s in ((0, 4), (1, 7))
     ),
 ]
