@@ -1,6 +1,7 @@
 """What is promised when something goes wrong (`s3prl-mi explain faults`).
 
-A mistake that you can fix ends in one line `error: ...` with the file, the value and the fix, and exit status 1.
+A mistake that you can fix ends in one line `error: ...` with the file, the value and the fix, and exit status 1. Where
+one of s3prl's own tasks fails, the line names the file that holds its traceback (error.txt in the experiment's folder).
 
 What survives
   Ctrl-C, SIGTERM, SIGUSR1, SIGHUP   end the run with the command that continues it (status 128 + signal)
@@ -13,6 +14,7 @@ What survives
 What is checked
   hidden states in the store         by CRC-32 whenever a run finds them; damaged ones are dropped and extracted again
   audio and alignments               by content: -a refuses files that changed and names them (mi_files.json)
+  speech in both fit and eval        by content, whatever its paths and ids: refused
   checkpoint, settings, records      by hash or value; -a and -m evaluate refuse others, and what is damaged
   audio files                        cut short, unreadable, NaN: skipped and counted, up to datarc.max_unreadable;
                                      longer than datarc.max_seconds: left out and counted
@@ -33,15 +35,15 @@ Where files are written
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ..core.distributed import ElsewhereError, World
-from ..core.errors import MIError, is_out_of_memory
+from ..core.errors import MIError, is_full_disk, is_out_of_memory
 from ..upstreams.checkpoints import one_line
 
 
@@ -82,7 +84,10 @@ def report_errors(action: Callable[[], int], again: str) -> int:
             )
             return 1
         if not is_full_disk(error):
-            raise
+            if not isinstance(error, OSError) or error.filename is None:
+                raise
+            print(f"error: {error.filename}: {error.strerror}.", file=sys.stderr)
+            return 1
         where = getattr(error, "filename", None) or "the disk of the experiment or of the store"
         print(
             f"error: no space left: {where}. Free some space and run again: {again}; "
@@ -102,11 +107,26 @@ class _Ended(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let what a cluster sends before it ends a job end it in order, where nobody else handles it."""
+    """Let what a cluster sends before it ends a job end it in order, where nobody else handles it.
+
+    Whatever a library makes of the interruption (an ImportError, a destructor's message), the run ends by the signal.
+    """
+    ended: list[_Ended] = []
 
     def end(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # SLURM sends it to every process, and again
-        raise _Ended(signal.Signals(number))
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, lambda *_: None)  # torch takes a loader that ends now for an error
+        ended.append(_Ended(signal.Signals(number)))
+        raise ended[-1]
+
+    def swallowed(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, _Ended):
+            shown(unraisable)
+            return
+        number = unraisable.exc_value.number
+        signal.signal(number, end)
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()  # once the destructor is over
 
     names = ("SIGTERM", "SIGUSR1", "SIGHUP")  # not every system has them
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
@@ -114,13 +134,14 @@ def _ended_by_signals() -> Iterator[None]:
     taken = [n for n in numbers if ours and signal.getsignal(n) == signal.SIG_DFL]
     for number in taken:
         signal.signal(number, end)
+    shown, sys.unraisablehook = sys.unraisablehook, swallowed
     try:
         yield
+    except BaseException as error:
+        if ended and error is not ended[-1]:
+            raise ended[-1] from error
+        raise
     finally:
+        sys.unraisablehook = shown
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
-
-
-def is_full_disk(error: BaseException) -> bool:
-    """Whether this is about a disk without space, or a quota that is used up."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error)

@@ -22,7 +22,7 @@ from typing import Any
 
 from ..core.config import TASKS, default_config
 from ..core.distributed import World, is_main, session, together
-from ..core.errors import MIError, nearest
+from ..core.errors import MIError, is_full_disk, nearest
 from ..downstream import hook
 from ..downstream.arguments import run_spec
 from ..experiment.jobs.engine import Engine, engine_of
@@ -38,7 +38,7 @@ from ..experiment.study import (
     study_runs,
 )
 from ..upstreams.s3prl_states import load_states, save_states
-from .errors import is_full_disk, report_errors
+from .errors import report_errors
 from .options import PROG, build_parser, check_task, stock_tasks, underscored
 from .run_settings import apply_override, new_expdir, past_checkpoint, read_config, resolve
 from .stock_run import check_in_study, run_in_study, run_stock, with_learned_weights, with_libri_root

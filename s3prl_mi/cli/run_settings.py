@@ -106,9 +106,10 @@ def expdir_of(args: argparse.Namespace) -> str | None:
     for option, value in (("-p", args.expdir), ("-n", args.expname)):
         if value is not None and not str(value).strip():
             raise MIError(f"{option} {value!r}: an empty name; results need a folder of their own.")
-    if args.expdir is not None:
-        return str(args.expdir)
-    return None if args.expname is None else f"result/downstream/{args.expname}"
+    folder = f"result/downstream/{args.expname}" if args.expdir is None else str(args.expdir)
+    if Path(folder).is_file():
+        raise MIError(f"experiment folder {folder}: is a file; name another place with -n or -p.")
+    return None if args.expdir is None and args.expname is None else folder
 
 
 def new_expdir(args: argparse.Namespace) -> str:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import builtins
-import contextlib
 import copy
-import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -19,8 +16,6 @@ from ..core.distributed import World
 from ..core.errors import MIError
 from ..superb.tasks import SuperbTask, check, check_keys, task_of
 from ..upstreams import compat
-from ..upstreams.checkpoints import one_line
-from ..upstreams.compat_checkpoints import trusting
 from ..upstreams.s3prl_states import latest_states, load_states
 from .options import PROG
 from .run_settings import apply_override, expdir_of, new_expdir, read_config
@@ -53,52 +48,24 @@ def run_stock(args: argparse.Namespace, task: str, argv: list[str], checkpoint: 
         config = _config(args, superb, past)
         check(superb, config)
         if config is not None and superb.config is not None and args.mode != "inference":
-            store = (config.get("downstream_expert") or {}).get("store")
-            if vars(args).get("store") is None and store:
+            if vars(args).get("store") is None and (store := (config.get("downstream_expert") or {}).get("store")):
                 args.store = parse(StoreConfig, store, "downstream_expert.store")
             _run_scored(_ScoredRun.of(args, superb, config, checkpoint, past), args, argv, device)
             return
-    if args.config is None and checkpoint is None:
-        argv += _stock_config(task)
-    _run_s3prl(args, task, argv)
+    if checkpoint is None:
+        argv += [] if args.config else _stock_config(task)
+        if args.hub == "torch":
+            from ..upstreams.loading import check_upstream
+
+            check_upstream(args.upstream, args.upstream_ckpt, args.upstream_model_config)
+    _run_s3prl(args, task, argv, Path(expdir_of(args) or (checkpoint.parent if checkpoint else "")))
 
 
-def _run_s3prl(args: argparse.Namespace, task: str, argv: list[str]) -> bool:
-    """Run s3prl's script; whether all hidden states were those of the store."""
-    from s3prl import hub, run_downstream
+def _run_s3prl(args: argparse.Namespace, task: str, argv: list[str], folder: Path) -> bool:
+    """As `downstream.stock.run`, which imports s3prl."""
+    from ..downstream.stock import run
 
-    from ..upstreams.names import show_to_s3prl
-
-    show_to_s3prl(hub)
-    messages = logging.getLogger()
-    with contextlib.ExitStack() as stack:
-        stack.callback(setattr, messages, "handlers", messages.handlers[:])  # s3prl shows those of all libraries
-        stack.callback(messages.setLevel, messages.level)
-        stack.callback(setattr, builtins, "isinstance", isinstance)  # s3prl puts a function of its own there
-        stack.callback(setattr, sys, "argv", sys.argv)
-        stack.enter_context(trusting(args.trust_checkpoint))
-        sys.argv = [PROG, *argv]
-        if args.reuse_states:
-            from ..downstream.reuse import reusing
-            from ..states.store import Store, default_root
-
-            config = vars(args).get("store") or StoreConfig()  # that of a study
-            root = Path(config.root).expanduser() if config.root else default_root()
-            gigabytes = config.max_gb if args.max_store_gb is None else args.max_store_gb
-            stack.callback(setattr, run_downstream, "Runner", run_downstream.Runner)
-            run_downstream.Runner = reusing(run_downstream.Runner, Store(root, int(gigabytes * 1e9)))
-        try:
-            run_downstream.main()
-        except MIError:
-            raise
-        except Exception as error:
-            print(
-                f"error: s3prl's task {task} has failed ({one_line(error)}); s3prl's traceback follows.",
-                file=sys.stderr,
-            )
-            raise
-        served = run_downstream.Runner.served if args.reuse_states else None
-        return served is not None and served.stock == 0
+    return run(args, task, [PROG, *argv], folder)
 
 
 def _stock_config(task: str) -> list[str]:
@@ -299,6 +266,8 @@ class _ScoredRun:
     """Whether that score is one of SUPERB's."""
     checkpoint: Path | None
     """What training continues from, or what is evaluated."""
+    trusted: bool
+    """Whether the upstream's checkpoint may run code."""
 
     @classmethod
     def of(
@@ -315,8 +284,9 @@ class _ScoredRun:
         from ..upstreams.loading import check_upstream
 
         assert superb.config is not None
-        task, train = superb.name, args.mode == "train"
-        file = None
+        task, train, file = superb.name, args.mode == "train", None
+        if not train and checkpoint is None:
+            raise MIError(f"-m evaluate: which run? -e FOLDER, or -e FOLDER/{SCORED[task].dev}-best.ckpt.")
         if past is None:
             folder = Path(new_expdir(args))
             if args.hub == "torch":
@@ -328,14 +298,13 @@ class _ScoredRun:
             split = None if args.no_test else SCORED[task].test
             loaders = ["train", *(config.get("runner") or {}).get("eval_dataloaders", []), *([split] if split else [])]
         else:
-            if checkpoint is None:
-                raise MIError(f"-m evaluate: which run? -e FOLDER, or -e FOLDER/{SCORED[task].dev}-best.ckpt.")
             split = SCORED[task].test if args.evaluate_split == "test" else args.evaluate_split
             loaders = [split]
         corpus = (config.get("downstream_expert") or {}).get("corpus") or {}
         recorded = corpus.get("name") in (None, "libriphone") and split is not None  # of `ctc`, phones only
         prepared = prepare(task, config, list(dict.fromkeys(loaders)), folder)
-        return cls(task, train, folder, file, config, prepared, args.override, split, recorded, checkpoint)
+        rest = (prepared, args.override, split, recorded, checkpoint, args.trust_checkpoint)
+        return cls(task, train, folder, file, config, *rest)
 
     def overrides(self) -> str:
         """What is filled in, after the user's own."""
@@ -359,7 +328,7 @@ def _run_scored(run: _ScoredRun, args: argparse.Namespace, argv: list[str], devi
     if not run.train and run.split is not None:
         argv += ["-t", run.split]
         _forget(run, run.split)
-    reused = _run_s3prl(args, run.task, argv)
+    reused = _run_s3prl(args, run.task, argv, run.folder)
     if run.split is None or not run.recorded or World.of_launcher().rank > 0:
         return
     if not run.train and run.checkpoint is not None:
@@ -375,7 +344,7 @@ def _run_scored(run: _ScoredRun, args: argparse.Namespace, argv: list[str], devi
         torch.distributed.destroy_process_group()  # the others are done; s3prl would wait for them
     _forget(run, run.split)
     again = ["-m", "evaluate", "-e", str(best), "-t", run.split, "--device", device, "-o", run.overrides()]
-    reused = _run_s3prl(args, run.task, again) and reused
+    reused = _run_s3prl(args, run.task, again, run.folder) and reused
     _record(run, best, run.split, reused)
 
 
@@ -391,7 +360,9 @@ def _record(run: _ScoredRun, scored: Path, split: str, reused: bool) -> None:
     from ..experiment.records import versions
     from ..superb.scores import RESULTS_FILE, write_record
 
-    record = write_record(run.task, run.config, run.folder, scored, split, run.prepared, reused, versions())
+    record = write_record(
+        run.task, run.config, run.folder, scored, split, run.prepared, reused, run.trusted, versions()
+    )
     kinds = ", ".join(f"{getattr(record, kind)} {kind}" for kind in ("substitutions", "deletions", "insertions"))
     print(
         f"{record.metric.upper()} {record.percent:.2f} % on {split} ({', '.join(record.folders)}; "

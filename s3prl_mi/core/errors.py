@@ -1,10 +1,14 @@
-"""The one exception for what a user can fix, and suggestions for misspelt names."""
+"""The one exception for what a user can fix, suggestions for misspelt names, and tracebacks that are kept."""
 
 from __future__ import annotations
 
 import difflib
+import errno
 import re
+import sys
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class MIError(Exception):
@@ -26,6 +30,21 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     return f" Did you mean {' or '.join(repr(f) for f in found)}?" if found else ""
 
 
+def keep_traceback(folder: Path) -> Path:
+    """Write the traceback of the exception that is being handled to error.txt in a folder; its path.
+
+    What its frames hold, such as progress bars and models, is released.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "error.txt"
+    path.write_text(traceback.format_exc(), encoding="utf-8")
+    traceback.clear_frames(sys.exc_info()[2])
+    return path
+
+
 _NO_MEMORY = re.compile(
     r"out of memory|(cannot|can.t) allocate memory|not enough memory|bad_alloc|ALLOC_FAILED|failed to map segment",
     re.IGNORECASE,
@@ -36,3 +55,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, torch on a CPU or torch on a GPU found no memory."""
     kinds = (RuntimeError, OSError, ImportError)
     return isinstance(error, MemoryError) or (isinstance(error, kinds) and _NO_MEMORY.search(str(error)) is not None)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether this is about a disk without space, or a quota that is used up."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error)

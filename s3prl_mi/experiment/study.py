@@ -14,7 +14,6 @@ import glob
 import itertools
 import logging
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 from ..core.config import TASKS, parse
 from ..core.distributed import world
-from ..core.errors import MIError, nearest
+from ..core.errors import MIError, keep_traceback, nearest
 from ..upstreams.checkpoints import CHECKPOINT_SUFFIXES, training_step
 from .jobs.engine import Engine
 from .jobs.run import run_jobs
@@ -218,9 +217,7 @@ def run_study(runs: Sequence[Run], run_one: Callable[[Run], object]) -> list[str
         except Exception as error:  # a bug, or a GPU out of memory, in one model must not cost the others
             if world().size > 1:  # the other processes wait for this one: the launcher ends them with it
                 raise
-            run.folder.mkdir(parents=True, exist_ok=True)
-            trace = run.folder / "error.txt"
-            trace.write_text(traceback.format_exc())
+            trace = keep_traceback(run.folder)
             failed.append(f"{task} of {name}: {type(error).__name__}: {one_line(str(error))} (see {trace})")
             logger.warning("%s", failed[-1])
         left = (time.time() - began) / number * (len(runs) - number)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from ..core.errors import MIError
 from ..core.files import append_lines, read_lines
 from ..upstreams.checkpoints import sha256_of
 from ..upstreams.names import cached_file, checkpoint_urls
@@ -94,6 +95,11 @@ class SuperbRecord:
     each utterance by itself, where s3prl pads a batch."""
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = 1
+    checkpoint_trusted: bool = False
+    """Whether loading the upstream was allowed to run code of its checkpoint (`--trust_checkpoint`)."""
+
+
+_NEEDED = {f.name for f in fields(SuperbRecord) if f.default is MISSING and f.default_factory is MISSING}
 
 
 def ark(split: str, kind: str, task: str, language_model: bool = False) -> str:
@@ -139,6 +145,7 @@ def write_record(
     split: str,
     prepared: Prepared,
     reused_states: bool,
+    trusted: bool,
     versions: Mapping[str, str],
 ) -> SuperbRecord:
     """Count the errors in what s3prl has just written, and append a record.
@@ -151,6 +158,7 @@ def write_record(
         split: the dataloader.
         prepared: what the run was given.
         reused_states: whether all hidden states were those of the store.
+        trusted: whether the upstream's checkpoint was allowed to run code.
         versions: of what determines a result.
 
     Raises:
@@ -196,14 +204,28 @@ def write_record(
         seed=int(args.seed),
         reused_states=reused_states,
         versions=dict(versions),
+        checkpoint_trusted=trusted and file is not None,
     )
     append_lines(folder / RESULTS_FILE, [asdict(record)])
     return record
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Every record of a folder, the oldest first."""
-    return [json.loads(line) for _, line in read_lines(folder / RESULTS_FILE)]
+    """Every record of a folder, the oldest first.
+
+    Raises:
+        MIError: a line that is no record.
+    """
+    path, found = folder / RESULTS_FILE, []
+    for number, line in read_lines(path):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or not record.keys() >= _NEEDED or type(record["percent"]) not in (int, float):
+            raise MIError(f"{path}, line {number}: not a record of a score, or damaged. Remove the line.")
+        found.append(record)
+    return found
 
 
 def _upstream_file(name: str, ckpt: str | None) -> Path | None:

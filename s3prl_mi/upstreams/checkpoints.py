@@ -83,10 +83,24 @@ def read_checkpoint(path: Path) -> Any:
                 safe = is_zip or not is_trusted()
                 return torch.load(path, map_location="cpu", weights_only=safe, mmap=is_zip)
     except Exception as error:  # whatever is in the file, the reason is passed on
-        raise MIError(
-            f"checkpoint {str(path)!r} is no PyTorch checkpoint that can be read safely ({one_line(error)})."
-            f"{trust(error)}"
-        ) from error
+        raise MIError(f"checkpoint {str(path)!r} is {_unreadable(path, error)}.{trust(error)}") from error
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    """What a file is, by its first bytes, that torch cannot read."""
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        head = stream.read(40)
+        if not head:
+            return "an empty file"
+        if head.startswith(b"version https://git-lfs"):
+            return "a Git LFS pointer, not the weights; fetch them with `git lfs pull`"
+        if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < path.stat().st_size:
+            return "a safetensors file; its folder, with config.json, is what -u hf reads"
+        if head.isascii() and all(chr(b).isprintable() or chr(b).isspace() for b in head):
+            return f"a text file, no checkpoint (it begins with {' '.join(head.decode().split())!r})"
+        if head.startswith(b"PK"):
+            return "a PyTorch checkpoint that is damaged or cut short"
+    return f"no PyTorch checkpoint that can be read safely ({one_line(error)})"
 
 
 def trust(error: BaseException) -> str:
@@ -245,6 +259,9 @@ def describe_checkpoint(path: Path) -> tuple[str, str | None]:
 
     Returns:
         A description, and the upstream that probably reads it (None if none is known).
+
+    Raises:
+        MIError: a file that torch cannot read.
     """
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -252,16 +269,7 @@ def describe_checkpoint(path: Path) -> tuple[str, str | None]:
         kind = model_type(path)
         own = f"hf_{kind}_custom" if kind in ("hubert", "wav2vec2") else None
         return f"a Hugging Face model of type {kind!r}", own or ("hf" if kind in SPEECH_ENCODERS else None)
-    if path.stat().st_size == 0:
-        return "an empty file", None
-    with path.open("rb") as stream:
-        head = stream.read(10)
-    if head[8:] == b'{"' and int.from_bytes(head[:8], "little") < path.stat().st_size:
-        return "a safetensors file; its folder, with config.json, is what -u hf reads", None
-    try:
-        content = read_checkpoint(path)
-    except MIError as error:
-        return f"no PyTorch checkpoint ({one_line(error.__cause__ or error, 80)})", None
+    content = read_checkpoint(path)
     if not isinstance(content, dict):
         return f"a saved {type(content).__name__}, not a dict", None
     cfg = _mapping(plain(content.get("cfg")))
@@ -304,7 +312,7 @@ def advice(path: Path, name: str = "") -> str:
     try:
         looks, upstream = describe_checkpoint(path)
     except MIError as error:
-        return f" {error}"
+        return f" C{str(error)[1:]}"
     if upstream is not None and upstream == name:
         return f" The checkpoint looks like {looks}, as it should: it is damaged or of another version."
     return f" The checkpoint looks like {looks}." + (f" Try -u {upstream}." if upstream else "")

@@ -25,6 +25,7 @@ from .checkpoints import (
     hugging_face_folder,
     model_type,
     one_line,
+    read_checkpoint,
     sha256_of,
     training_step,
     trust,
@@ -121,18 +122,8 @@ def load_upstream(
     except ImportError as error:
         raise _missing_package(name, error) from error
     _check_arguments(name, entry, ckpt, model_config)
-    downloads: list[tuple[str, Path]] = []
-    try:
-        with _recorded_downloads(downloads), _quiet(), trusting(trusted):
-            expert = entry(ckpt=ckpt, model_config=model_config, refresh=refresh)
-    except MIError:
-        raise
-    except (Exception, SystemExit) as error:  # some of s3prl's files exit where a package is missing
-        if own is not None and not own.installed:
-            raise MIError(f"upstream {name!r} cannot be made: {where(error, own.source)}.{trust(error)}") from error
-        if _blames_config(model_config, error):
-            raise MIError(f"upstream {name!r} cannot read its config -g {model_config} ({one_line(error)}).") from error
-        raise _explain(name, ckpt, downloads, error) from error
+    with explained(name, ckpt, model_config) as downloads, _quiet(), trusting(trusted):
+        expert = entry(ckpt=ckpt, model_config=model_config, refresh=refresh)
     if not isinstance(expert, nn.Module):
         raise MIError(f"upstream {name!r}: its function returns a {type(expert).__name__}, not a torch.nn.Module.")
     for note in getattr(expert, "notes", ()):
@@ -164,6 +155,30 @@ def load_upstream(
         # The name of a published file tells hours of speech or the like, not a step.
         step=None if checkpoint is None else training_step(checkpoint, by_name=not downloads),
     )
+
+
+@contextlib.contextmanager
+def explained(name: str, ckpt: str | None, model_config: str | None) -> Iterator[list[tuple[str, Path]]]:
+    """Name the cause where the upstream that this block builds cannot be built, and give up downloads that hang.
+
+    Yields:
+        The (URL, cache file) of each download, as they come.
+
+    Raises:
+        MIError: what went wrong, with the fix; an unforeseen error of what is not s3prl's is raised as it is.
+    """
+    own, downloads = find_own(name), list[tuple[str, Path]]()
+    try:
+        with _recorded_downloads(downloads):
+            yield downloads
+    except MIError:
+        raise
+    except (Exception, SystemExit) as error:  # some of s3prl's files exit where a package is missing
+        if own is not None and not own.installed:
+            raise MIError(f"upstream {name!r} cannot be made: {where(error, own.source)}.{trust(error)}") from error
+        if _blames_config(model_config, error):
+            raise MIError(f"upstream {name!r} cannot read its config -g {model_config} ({one_line(error)}).") from error
+        raise _explain(name, ckpt, downloads, error) from error
 
 
 def check_upstream(name: str | None, ckpt: str | None, model_config: str | None) -> None:
@@ -300,6 +315,11 @@ def _explain(name: str, ckpt: str | None, downloads: list[tuple[str, Path]], err
         return MIError(f"upstream {name!r} cannot be loaded ({cause}).") if name in stock_names() else error
     if not Path(ckpt).exists():
         return MIError(f"upstream {name!r}: {ckpt!r} is no local folder and could not be downloaded ({cause}).")
+    if Path(ckpt).is_file() and not trust(error):
+        try:
+            read_checkpoint(Path(ckpt))
+        except MIError as unreadable:
+            return MIError(f"upstream {name!r}: {unreadable}")
     looks = trust(error) or advice(Path(ckpt), name)
     return MIError(f"upstream {name!r} cannot read the checkpoint {ckpt!r} ({cause}).{looks}")
 

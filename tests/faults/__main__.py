@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import resource
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from tests.faults.campaign import VERDICTS, Case, judge
 
-PARTS = ("checkpoints", "store", "experiments", "runs", "arguments", "processes")
+PARTS = ("checkpoints", "store", "experiments", "runs", "arguments", "stock", "processes")
 
 
 def main() -> int:
@@ -22,6 +23,11 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="WORD", help="only cases whose name has it")
     parser.add_argument("--short", action="store_true", help="only the cases that the test suite has too")
     args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # read as torch is loaded; processes are forked
+    from tests.faults import base
+
+    base.REAL[0] = base.MINI.is_dir()
+    print(f"speech: {base.MINI if base.REAL[0] else 'noise bands, as there is no ' + str(base.MINI)}")
     resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))  # what takes more takes nobody else along
     counts: Counter[str] = Counter()
     print(f"{'part':14}{'tried':>7}" + "".join(f"{v:>11}" for v in VERDICTS), flush=True)

@@ -9,9 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import soundfile
+
+from s3prl_mi.data.alignments.textgrid import read_textgrid
 from tests.faults.campaign import Wrong, command, command_refuses
-from tests.helpers.corpus import Corpus, build_corpus
+from tests.helpers.corpus import SPLITS, UTTERANCES, Corpus, build_corpus, write_textgrid
 from tests.helpers.models import MODELS
+from tests.helpers.paths import MINI
 from tests.helpers.runner import Runner
 
 SETTINGS: dict[str, Any] = {"seeds": 1, "layers": [0]}
@@ -26,10 +30,41 @@ def scratch() -> Path:
     return Path(folder)
 
 
+REAL = [False]
+"""Whether the corpus is of LibriSpeech-mini; else of noise bands, as in the tests."""
+BROAD = {
+    **dict.fromkeys(["AA", "AE", "AH", "AO", "AW", "AY", "ER"], "AA1"),
+    **dict.fromkeys(["IY", "IH", "EY", "EH", "Y"], "IY1"),
+    **dict.fromkeys(["UW", "UH", "OW", "OY", "W"], "UW1"),
+    **dict.fromkeys(["S", "Z", "SH", "ZH", "F", "V", "TH", "DH", "HH", "CH", "JH"], "S"),
+    **dict.fromkeys(["M", "N", "NG", "L", "R"], "M"),
+    **dict.fromkeys(["K", "G", "T", "D", "P", "B"], "K"),
+}
+"""Phones -> the labels of `build_corpus`: so little speech does not have every phone on both sides."""
+
+
 @functools.cache
 def corpus() -> Corpus:
     """For reading only; `copied` gives one that may be spoilt."""
-    return build_corpus(scratch() / "corpus")
+    return (real_corpus if REAL[0] else build_corpus)(scratch() / "corpus")
+
+
+def real_corpus(folder: Path) -> Corpus:
+    """A second or more of real utterances, with the names and the layout of `build_corpus`."""
+    made = Corpus(folder / "audio", folder / "alignments")
+    speakers = [(split, speaker) for split, of_split in SPLITS.items() for speaker in of_split]
+    for (split, speaker), source in zip(speakers, sorted((MINI / "alignments/dev-other").iterdir()), strict=True):
+        for number, grid in enumerate(sorted(source.rglob("*.TextGrid"))[:UTTERANCES]):
+            phones = [i for i in read_textgrid(grid, "phones") if i.label][:18]
+            path = made.root / split / speaker / "1" / f"{speaker}-1-{number:04d}.flac"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            samples, rate = soundfile.read(MINI / grid.relative_to(MINI / "alignments").with_suffix(".flac"))
+            start = phones[0].start
+            soundfile.write(path, samples[round(start * rate) : round(phones[-1].end * rate)], rate)
+            spans = [(i.start - start, i.end - start, BROAD.get(i.label.rstrip("012"), "")) for i in phones]
+            made.spans[path.stem], made.audio[path.stem] = spans, path
+            write_textgrid(made.textgrid(path.stem), spans)
+    return made
 
 
 @functools.cache

@@ -32,7 +32,7 @@ class Case:
 
     name: str
     act: Callable[[Path], Any]
-    seconds: int = 60
+    seconds: int = 600
     """After so many it hangs."""
 
     def __str__(self) -> str:
@@ -56,8 +56,11 @@ def judge(case: Case, folder: Path) -> tuple[Verdict, str]:
     folder.mkdir(parents=True, exist_ok=True)
     verdict: Verdict = "clean"
     detail = ""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup and & have them ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
-        with _limit(case.seconds), contextlib.redirect_stdout(io.StringIO()):
+        screen = io.StringIO()
+        with _limit(case.seconds), contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
             case.act(folder)
     except Wrong as error:
         verdict, detail = error.verdict, error.detail

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -148,6 +149,45 @@ def _folder_for_file(path: Path) -> None:
     path.mkdir()
 
 
+# --- the same speech in fit and eval ----------------------------------------------------------------------
+
+
+def _copied(
+    c: Corpus, name: str, *, to: str = "eval/21/1", write: Callable[[Path, Path], object] = shutil.copy
+) -> None:
+    target = c.root / to / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write(c.audio["11-1-0001"], target)
+
+
+SAME: dict[str, tuple[Callable[[Corpus], object], dict[str, Any]]] = {
+    "a copy under another id": (lambda c: _copied(c, "21-1-0009.flac"), {}),
+    "a hard link": (lambda c: _copied(c, "21-1-0009.flac", write=os.link), {}),
+    "a symbolic link": (lambda c: _copied(c, "21-1-0009.flac", write=os.symlink), {}),
+    "a copy as WAV": (lambda c: _copied(c, "21-1-0009.wav", write=_as_wav), {}),
+    "a copy of another speaker's": (lambda c: _copied(c, "99-1-0000.flac", to="eval/99/1"), {}),
+    "a link to a speaker's folder": (lambda c: (c.root / "eval/99").symlink_to(c.root / "fit-a/11"), {}),
+    "a link to a split": (lambda c: (c.root / "again").symlink_to("fit-a"), {"datarc__eval_splits": ["again"]}),
+    "a split named twice": (lambda c: None, {"datarc__eval_splits": ["eval", "fit-b"]}),
+    "a split by another path": (lambda c: None, {"datarc__eval_splits": ["eval/../fit-b"]}),
+    "./ before a split": (lambda c: None, {"datarc__eval_splits": ["./fit-b"]}),
+    "a split and its half": (lambda c: None, {"datarc__fit_splits": ["eval@1/2"]}),
+}
+"""What puts speech on both sides: what is done to the corpus, and settings."""
+
+
+def _as_wav(source: Path, target: Path) -> None:
+    soundfile.write(target, *soundfile.read(source), subtype="PCM_16")
+
+
+def _same_speech(task: str, spoil: Callable[[Corpus], object], settings: dict[str, Any], folder: Path) -> None:
+    run = fresh(folder, copied=True)
+    spoil(run.corpus)
+    line = command_refuses(run.command(task, "fbank", **{**SETTINGS, **settings}), "fitted on")
+    if "fit" not in line or "eval" not in line:
+        raise Wrong("traceback", line)
+
+
 FILES = ("mi_settings.json", "mi_results.jsonl", "mi_files.json", "states-1.ckpt", "mi_classes.jsonl", "fitted/*.pt")
 CASES = [
     *(Case(f"-a: {n}", lambda f, c=c: _changed(c, f)) for n, c in CHANGES.items()),
@@ -161,9 +201,17 @@ CASES = [
     Case(
         "link to nowhere for audio", lambda f: _listing(lambda c: _to_nowhere(c.audio["22-1-0001"]), "no such file", f)
     ),
+    *(
+        Case(f"the same speech by {n}", lambda f, a=a, k=k: _same_speech("mi_views", a, k, f))
+        for n, (a, k) in SAME.items()
+    ),
     Case("folder for audio", lambda f: _listing(lambda c: _folder_for_file(c.audio["22-1-0001"]), "max_unreadable", f)),
 ]
 LONG = [
+    *(
+        Case(f"the same speech by {n}, mi_supervised", lambda f, a=a, k=k: _same_speech("mi_supervised", a, k, f))
+        for n, (a, k) in SAME.items()
+    ),
     *(Case(f"-a: {n} {d}", lambda f, n=n, d=d: _damaged(n, DAMAGE[d], f)) for n in FILES for d in DAMAGE),
     *(Case(f"evaluate: {n} {d}", lambda f, n=n, d=d: _evaluated(n, DAMAGE[d], f)) for n in FILES for d in DAMAGE),
 ]

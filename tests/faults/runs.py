@@ -7,6 +7,7 @@ import errno
 import math
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from unittest import mock
 
 import soundfile
 
+from s3prl_mi.cli.errors import report_errors
 from s3prl_mi.core import files
 from s3prl_mi.experiment import fit
 from s3prl_mi.upstreams import forward
 from tests.faults.base import SETTINGS, again, command_refuses, fresh
-from tests.faults.campaign import Case, Wrong, command
+from tests.faults.campaign import Case, Wrong, command, shown
 
 TASKS = ("mi_supervised", "mi_views")
 GRID: dict[str, Any] = {**SETTINGS, "layers": [0, 1], "seeds": 2}
@@ -64,6 +66,34 @@ def _signal(number: signal.Signals, where: tuple[Any, str], call: int, task: str
             raise Wrong("traceback", f"status {status}: {screen[-200:]}")
 
     _same_in_the_end(folder, task, "hubert-base", interrupted)
+
+
+class _Destroyed:
+    """What a signal raises while this is destroyed nobody sees."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+
+def _destroyed() -> None:
+    _Destroyed()
+    time.sleep(5)
+
+
+def _lost_in_an_import() -> None:
+    """What C code makes of an interruption of its import."""
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    except BaseException as error:
+        raise ImportError("numpy.core.multiarray failed to import") from error
+
+
+def _swallowed(action: Callable[[], object], folder: Path) -> None:
+    status, screen = shown(lambda: report_errors(lambda: bool(action()), "the same"))
+    if status != 128 + signal.SIGTERM or "to continue: the same" not in screen or "Traceback" in screen:
+        raise Wrong("traceback", f"status {status}: {screen[-300:]}")
 
 
 # --- a disk that is full ----------------------------------------------------------------------------------
@@ -217,6 +247,8 @@ CASES = [
         Case(f"{n.name} while probes are fitted, {t}", lambda f, n=n, t=t: _signal(n, (fit, "measure"), 2, t, f))
         for n, t in ((signal.SIGTERM, "mi_supervised"), (signal.SIGUSR1, "mi_views"))
     ),
+    Case("SIGTERM in a destructor", lambda f: _swallowed(_destroyed, f)),
+    Case("SIGTERM in an import", lambda f: _swallowed(_lost_in_an_import, f)),
     *(
         Case(f"disk full at write {n}, {t}", lambda f, n=n, t=t: _full(n, t, f))
         for n, t in ((3, TASKS[0]), (9, TASKS[1]))

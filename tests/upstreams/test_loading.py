@@ -177,13 +177,15 @@ def test_wavlm_folder_is_not_loaded_as_hubert(tmp_path):
 @pytest.mark.parametrize(
     ("content", "looks"),
     [
-        (b"", "an empty file"),
-        (b"just text, no pickle", "no PyTorch checkpoint"),
-        ({"Featurizer": {}, "Downstream": {}}, "states-"),
-        ({"layer.weight": torch.zeros(2)}, "bare state dict"),
-        ({"cfg": {"model": {}, "task": {}}, "model": {}}, "raw fairseq file"),
-        ({"a": 1, "b": 2}, "keys a, b"),
-        ([1, 2], "a saved list"),
+        (b"", "is an empty file"),
+        (b"just text, no pickle", "is a text file, no checkpoint .*'just text, no pickle'"),
+        (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer"),
+        (b"\x80\x05K\x03.", "is no PyTorch checkpoint"),
+        ({"Featurizer": {}, "Downstream": {}}, "looks like.*states-"),
+        ({"layer.weight": torch.zeros(2)}, "looks like.*bare state dict"),
+        ({"cfg": {"model": {}, "task": {}}, "model": {}}, "looks like.*raw fairseq file"),
+        ({"a": 1, "b": 2}, "looks like.*keys a, b"),
+        ([1, 2], "looks like.*a saved list"),
     ],
 )
 def test_files_that_are_no_upstream(content, looks, tmp_path):
@@ -192,7 +194,7 @@ def test_files_that_are_no_upstream(content, looks, tmp_path):
         path.write_bytes(content)
     else:
         torch.save(content, path)
-    with pytest.raises(MIError, match=rf"file\.pt.*looks like.*{looks}") as caught:
+    with pytest.raises(MIError, match=rf"file\.pt.*{looks}") as caught:
         load_upstream("hubert_local", str(path))
     assert "\n" not in str(caught.value)
 
@@ -200,7 +202,7 @@ def test_files_that_are_no_upstream(content, looks, tmp_path):
 def test_truncated_checkpoint(tmp_path):
     path = build_hubert(tmp_path)
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(MIError, match=r"cannot read the checkpoint .*no PyTorch checkpoint"):
+    with pytest.raises(MIError, match=r"checkpoint .* is a PyTorch checkpoint that is damaged or cut short\.$"):
         load_upstream("hubert_local", str(path))
 
 
