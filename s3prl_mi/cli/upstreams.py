@@ -24,7 +24,7 @@ from ..upstreams.names import (
     family_of_name,
     find_own,
     load_module,
-    source_of,
+    source_tree,
     stock_names,
     upstream_names,
 )
@@ -175,8 +175,7 @@ def _frames_of(name: str) -> tuple[int | None, float | None]:
 @functools.cache
 def _declared_stride(package: str) -> int | None:
     """The number that `get_downsample_rates` of an expert returns, if it is written there."""
-    source = source_of(f"{package}.expert")
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8") if source.is_file() else "")):
+    for node in ast.walk(source_tree(f"{package}.expert")):
         if isinstance(node, ast.FunctionDef) and node.name == "get_downsample_rates":
             last = node.body[-1]
             if isinstance(last, ast.Return) and isinstance(last.value, ast.Constant):

@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -142,7 +143,7 @@ def _register(upstreams: Sequence[OwnUpstream]) -> None:
 def stock_names() -> dict[str, tuple[str, str]]:
     """Each name of s3prl.hub -> (module, attribute), read from the sources; later imports win."""
     names: dict[str, tuple[str, str]] = {}
-    for node in _tree("s3prl.hub").body:
+    for node in source_tree("s3prl.hub").body:
         if not isinstance(node, ast.ImportFrom) or node.module is None:
             continue
         if node.names[0].name == "*":
@@ -155,7 +156,7 @@ def stock_names() -> dict[str, tuple[str, str]]:
 def _defined_names(module: str) -> dict[str, tuple[str, str]]:
     """Public functions that a hubconf defines, or imports from another hubconf."""
     names: list[str] = []
-    for node in _tree(module).body:
+    for node in source_tree(module).body:
         if isinstance(node, ast.FunctionDef):
             names.append(node.name)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").endswith("hubconf"):
@@ -163,19 +164,18 @@ def _defined_names(module: str) -> dict[str, tuple[str, str]]:
     return {name: (module, name) for name in names if not name.startswith("_")}
 
 
-def source_of(module: str) -> Path:
-    """The file of a dotted module of s3prl."""
-    return compat.s3prl_folder().joinpath(*module.split(".")[1:]).with_suffix(".py")
-
-
-def _tree(module: str) -> ast.Module:
-    return ast.parse(source_of(module).read_text(encoding="utf-8"))
+def source_tree(module: str) -> ast.Module:
+    """The syntax tree of a dotted module of s3prl; empty if there is no such file."""
+    source = compat.s3prl_folder().joinpath(*module.split(".")[1:]).with_suffix(".py")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # s3prl has invalid escapes, which Python 3.12 warns of
+        return ast.parse(source.read_text(encoding="utf-8") if source.is_file() else "")
 
 
 @functools.cache
 def functions_of(module: str) -> dict[str, ast.FunctionDef]:
     """The functions that a hubconf defines, by name, as syntax trees."""
-    return {node.name: node for node in _tree(module).body if isinstance(node, ast.FunctionDef)}
+    return {node.name: node for node in source_tree(module).body if isinstance(node, ast.FunctionDef)}
 
 
 def checkpoint_urls(name: str) -> list[str]:

@@ -33,6 +33,7 @@ from s3prl_mi.states import extraction
 from s3prl_mi.states.store import Store
 from s3prl_mi.states.writer import Writer
 from s3prl_mi.upstreams import forward
+from s3prl_mi.upstreams.compat import S3PRL
 from tests.helpers.corpus import RATE, Corpus, write_textgrid
 from tests.helpers.paths import REPO
 from tests.helpers.runner import Runner
@@ -84,9 +85,9 @@ def finished(corpus, checkpoint, tmp_path_factory) -> Runner:
 @pytest.mark.parametrize("task", TASKS)
 def test_every_layer_probe_and_seed_has_its_record(finished, task):
     numbers = finished.numbers(task)
-    what = (None, "all", None) if task == "mi_supervised" else MASKED
+    what, labels = ((None, "all", None), "phones") if task == "mi_supervised" else (MASKED, None)
     assert set(numbers) == {
-        (layer, probe, *what, seed) for layer in range(3) for probe in BOTH for seed in (1337, 1338)
+        (layer, probe, *what, seed, labels) for layer in range(3) for probe in BOTH for seed in (1337, 1338)
     }
     for bound, entropy, cross_entropy, accuracy in numbers.values():
         assert bound == pytest.approx(entropy - cross_entropy, abs=1e-12)
@@ -103,7 +104,8 @@ def test_records_say_what_they_are_of(finished, corpus):
             assert (r.fit_splits, r.eval_splits, r.frame_shift_ms) == (["fit-a", "fit-b"], ["eval"], 20)
             assert r.utterances == {"fit": 9, "eval": 6, "skipped": 0}
             assert r.protocol.startswith("default-")
-            assert {"s3prl_mi", "s3prl", "torch", "transformers", "python"} <= set(r.versions)
+            assert {"s3prl_mi", "torch", "transformers", "python"} <= set(r.versions)
+            assert S3PRL.keys() & set(r.versions)
     supervised, views = (finished.records(task)[0] for task in TASKS)
     assert (supervised.n_classes, supervised.label_set) == (7, "phones, stress stripped, silence as a class")
     assert (supervised.view, supervised.n_clusters) == (None, None)
@@ -177,14 +179,14 @@ def test_the_same_command_gives_the_same_numbers(finished, run, task):
 def test_a_seed_changes_only_its_own_records(finished, run):
     assert run("mi_views", "hubert-base", seeds=[1338, 5], layers=[1]) == 0
     mine, theirs = run.numbers(), finished.numbers("mi_views")
-    same, other = mine[(1, "logistic", *MASKED, 1338)], mine[(1, "logistic", *MASKED, 5)]
-    assert same == pytest.approx(theirs[(1, "logistic", *MASKED, 1338)], abs=1e-6)
+    same, other = mine[(1, "logistic", *MASKED, 1338, None)], mine[(1, "logistic", *MASKED, 5, None)]
+    assert same == pytest.approx(theirs[(1, "logistic", *MASKED, 1338, None)], abs=1e-6)
     assert other != same
 
 
 def test_batch_size_changes_nothing_that_matters(finished, run):
     assert run("mi_supervised", "hubert-base", batch_size=1, layers="last") == 0
-    key = (2, "logistic", None, "all", None, 1337)
+    key = (2, "logistic", None, "all", None, 1337, "phones")
     assert run.numbers()[key] == pytest.approx(finished.numbers("mi_supervised")[key], abs=1e-3)
 
 
@@ -207,7 +209,7 @@ def test_an_experiment_of_version_1_is_continued(run):
     path = run.folder / "experiment" / RESULTS_FILE
     version_1 = {"scored_frames": "frames", "n_clusters": "clusters", "n_classes": "labels"}
     fields = json.loads(path.read_text())
-    del fields["schema_version"]
+    del fields["schema_version"], fields["labels"]
     path.write_text(json.dumps({version_1.get(k, k): v for k, v in fields.items()}) + "\n")
     assert run("mi_views", "fbank", "-a", layers=[0], seeds=2) == 0
     assert [r.seed for r in read_records(path)] == [1337, 1338]
@@ -217,7 +219,7 @@ def test_more_seeds_and_layers_continue_an_experiment(run, finished):
     assert run("mi_supervised", "hubert-base", layers=[1], seeds=1) == 0
     assert run("mi_supervised", "hubert-base", "-a", layers=[1, 2], seeds=2) == 0
     mine, theirs = run.numbers(), finished.numbers("mi_supervised")
-    assert set(mine) == {(la, "logistic", None, "all", None, s) for la in (1, 2) for s in (1337, 1338)}
+    assert set(mine) == {(la, "logistic", None, "all", None, s, "phones") for la in (1, 2) for s in (1337, 1338)}
     for key, value in mine.items():
         assert value == pytest.approx(theirs[key], abs=1e-3)
 
@@ -517,7 +519,7 @@ def test_a_sweep_gives_what_its_parts_give(run, finished, monkeypatch):
     assert set(books) == {3, 6}
     assert len(books) <= 4  # a pattern may have a codebook of other axes
     for seed in (1337, 1338):
-        key = (1, "logistic", *MASKED, seed)
+        key = (1, "logistic", *MASKED, seed, None)
         assert mine[key] == pytest.approx(theirs[key], abs=2e-3)
     assert run("mi_views", "hubert-base", "-a", views__mask=["6/10", "3/10"], clusters=[6, 3, 4], layers=[1]) == 0
     assert len(run.numbers()) == 2 * 2 * 3
@@ -655,7 +657,7 @@ def test_masked_unmasked_and_all_frames(run, finished):
     assert count["masked"] + count["unmasked"] == count["all"]
     numbers, theirs = run.numbers(), finished.numbers("mi_views")
     for seed in (1337, 1338):
-        key = (2, "logistic", *MASKED, seed)
+        key = (2, "logistic", *MASKED, seed, None)
         assert numbers[key] == pytest.approx(theirs[key], abs=1e-6)
 
 

@@ -215,8 +215,12 @@ def _cleared_while_written(folder: Path) -> None:
         raise Wrong("silent", f"lock files stay: {left}")
 
 
+PATIENCE = 10.0
+"""Seconds from SIGTERM to SIGKILL; torchrun waits for 30."""
+
+
 def _dead_rank(seed: int, folder: Path) -> None:
-    """Two processes, one of which is killed; the other is sent SIGTERM, as torchrun does. Then -a with one."""
+    """Two processes, one of which is killed; the other is sent SIGTERM and then SIGKILL, as by torchrun. Then -a."""
     draw, whole = random.Random(seed), _whole("mi_views")
     words = WORDS["mi_views"](fresh(folder), "killed", str(folder / "store"))
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -234,6 +238,10 @@ def _dead_rank(seed: int, folder: Path) -> None:
     time.sleep(draw.choice([0, 0.1, 1]))
     os.kill(pids[1 - seed % 2], signal.SIGTERM)
     for pid in pids:
+        deadline = time.monotonic() + PATIENCE
+        while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(pid, signal.SIGKILL)  # one that waits in gloo for a rank that never came hears no signal
         _ended(pid)
     del store
     if "Traceback" in (text := (folder / f"{1 - seed % 2}.txt").read_text()) or text.count("repeats no finished") > 1:

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+from dataclasses import fields
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from s3prl_mi.core.errors import MIError
 from s3prl_mi.report.compare.scores import ScoreValue, _published, check_scores
 from s3prl_mi.report.published_scores import score_of
 from s3prl_mi.report.s3prl_runs import chosen_run, read_run, read_runs
+from s3prl_mi.superb.scores import SuperbRecord
 from s3prl_mi.upstreams.checkpoints import sha256_of
 from tests.helpers.records import make
 
@@ -221,8 +223,9 @@ class TestSetting:
     def test_by_the_record_of_the_test(self, tmp_path):
         wrong(run(tmp_path), 10)
         lines = [
-            {"split": "test", "folders": ["test-other"], "lexicon": "mine.txt"},
-            {"split": "dev", "folders": ["dev-other"], "lexicon": "mine.txt"},
+            dict.fromkeys(f.name for f in fields(SuperbRecord))
+            | {"percent": 10.0, "split": split, "folders": [folder], "lexicon": "mine.txt"}
+            for split, folder in (("test", "test-other"), ("dev", "dev-other"))
         ]
         (tmp_path / "superb_results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         assert read_run(tmp_path).setting == {"test split": "test-other", "lexicon": "mine.txt"}
