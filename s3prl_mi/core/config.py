@@ -42,8 +42,7 @@ class AlignmentConfig:
     format: Literal["auto", "textgrid", "cpc", "ctm", "phn", "condensed"] = "auto"
     """`auto`: detected from the files."""
     tier: str = "phones"
-    """Of TextGrids, the tier that `labels: phones` are read from, by any name; `words` is `labels: words`, as in
-    earlier versions."""
+    """Of TextGrids, the tier that phones are read from, by any name; `words` means `labels: words`, as it once did."""
     strip_stress: bool = True
     """Drop the stress digit of ARPAbet vowels (AH0 -> AH)."""
     silence: Literal["class", "drop"] = "class"
