@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
@@ -63,7 +64,15 @@ def _asking() -> str:
 
 @contextlib.contextmanager
 def stand_in() -> Iterator[_Answering]:
-    """While in this context tensors are fake, and `device="cuda"` may be used; yields what is counted."""
+    """While in this context tensors are fake, and `device="cuda"` may be used; yields what is counted.
+
+    The test is skipped where torch asks for a driver all the same, as 2.8 does and 2.14 does not.
+    """
+    try:
+        with FakeTensorMode():
+            torch.zeros(1).to("cuda")
+    except RuntimeError as error:
+        pytest.skip(f"torch {torch.__version__} has no fake GPU ({str(error).splitlines()[0]})")
     with FakeTensorMode(allow_non_fake_inputs=True), _Answering() as mode:
         yield mode
 
