@@ -114,7 +114,9 @@ class Store:
 
     def find(self, key: str, layers: Sequence[int]) -> Entry | None:
         """The entry under `key` that holds at least these layers, or None; no other run removes it while it is held."""
-        for folder in sorted(f for f in (self.root / key).glob("*/") if not _is_partial(f)):
+        for folder in _folders(self.root / key, "*"):
+            if _is_partial(folder):
+                continue
             entry = read_entry(folder)
             if entry is None:
                 self._drop(folder, MANIFEST)
@@ -152,7 +154,7 @@ class Store:
 
     def partial_folders(self) -> list[Path]:
         """Folders that a run began to fill and did not finish, and those that are damaged."""
-        return sorted(f for f in self.root.glob("*/*/") if _is_partial(f) or read_entry(f) is None)
+        return [f for f in _folders(self.root, "*/*") if _is_partial(f) or read_entry(f) is None]
 
     def remove(self, folder: Path) -> bool:
         """Remove one entry or partial folder; the manifest goes first, so that a half-removed entry is not found.
@@ -322,6 +324,11 @@ def _is_used(folder: Path) -> bool:
 
 def _lock_path(folder: Path) -> Path:
     return lock_file(folder) if _is_partial(folder) else folder / MANIFEST
+
+
+def _folders(below: Path, pattern: str) -> list[Path]:
+    """In order; a pattern that ends with a slash finds files, too, before Python 3.11."""
+    return sorted(f for f in below.glob(pattern) if f.is_dir())
 
 
 def _is_partial(folder: Path) -> bool:

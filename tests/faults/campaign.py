@@ -11,11 +11,14 @@ import io
 import os
 import re
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
+
+from tqdm import tqdm
 
 from s3prl_mi.core.errors import MIError
 
@@ -58,6 +61,7 @@ def judge(case: Case, folder: Path) -> tuple[Verdict, str]:
     detail = ""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup and & have them ignored
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    tqdm.set_lock(threading.RLock())  # a signal of an earlier case may have come while its lock of processes was taken
     try:
         screen = io.StringIO()
         with _limit(case.seconds), contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):

@@ -346,7 +346,7 @@ class TestComparison:
         draw_comparison(tmp_path / "c.png", self.labelled)
         width, height = png_size(tmp_path / "c.png")
         # 2, 3 and 1 labels: (1.1 + 1.9) + (1.1 + 2.85) + (1.1 + 1.9) inches at 200 dots an inch
-        assert (width, height) == (1990, 840)
+        assert (width, height) == (pytest.approx(1990, abs=1), 840)  # matplotlib 3.10 rounds down
 
     def test_phone_errors_next_to_the_bits(self, tmp_path):
         rates = {"fbank": 61.25, "trained": 43.0}
@@ -357,7 +357,7 @@ class TestComparison:
         assert "43.0" in shifted
         draw_comparison(tmp_path / "c.png", self.labelled, rates, "eval")
         # a panel more, of two bars: 1.1 + 1.5 inches
-        assert png_size(tmp_path / "c.png") == (1990 + 520, 840)
+        assert png_size(tmp_path / "c.png") == (pytest.approx(1990 + 520, abs=1), 840)
 
     def test_a_label_with_two_kinds_of_estimates_is_refused(self):
         mixed = [make(), make(eval_splits=["test-clean"])]
