@@ -218,7 +218,7 @@ def mlp(args: argparse.Namespace) -> Iterator[Row]:
     yield Row(each, SEEDS * (choosing + training), float(np.mean(theirs)), note=note)
     yield Row(once, choosing + SEEDS * training, float(np.mean(theirs)), note=note)
     for base in (each, once):
-        yield Row(f"ours, {SEEDS} MLPs, beside the logistic probe", times[2] - times[1], bits, base)
+        yield Row(f"ours, {SEEDS} MLPs, alongside the logistic probe", times[2] - times[1], bits, base)
 
 
 def seeds(args: argparse.Namespace) -> Iterator[Row]:
