@@ -235,7 +235,7 @@ def _describe(option: Any) -> str:
         return "one of " + ", ".join(typing.get_args(option))
     if typing.get_origin(option) is tuple:
         item = _describe(_item(option))
-        many = f"{item.removeprefix('one of ')}" if item.startswith("one of") else f"{item.removeprefix('a ')}s"
+        many = "them" if item.startswith("one of") else f"{item.removeprefix('a ')}s"
         return f"{item} or a list of {many}"
     return _TYPE_NAMES[option]
 

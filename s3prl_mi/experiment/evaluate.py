@@ -104,11 +104,11 @@ def _points(plan: Plan, split: str) -> list[GridPoint]:
     points = [point for point in plan.points if point.labels != "speaker"]
     if not points:
         raise MIError(
-            f"-t {split}: labels: speaker are scored on speakers that were fitted on, so there are no other splits for "
+            f"-t {split}: labels: speaker is scored on speakers that were fitted on, so there are no other splits for "
             "them. Train on these splits: datarc.fit_splits, datarc.eval_splits."
         )
     if len(points) < len(plan.points):
-        logger.warning("labels: speaker are left out: they are scored on speakers that were fitted on.")
+        logger.warning("labels: speaker is left out, as it is scored on speakers that were fitted on.")
     return points
 
 

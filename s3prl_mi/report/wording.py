@@ -87,8 +87,10 @@ def interval_text(summaries: Sequence[Summary]) -> str:
     known = [s for s in summaries if s.ci_groups and s.ci_low_bits is not None]
     if not known:
         return ""
-    groups = [s.ci_groups or 0 for s in known]
-    text = f"95 % interval over {span(min(groups), max(groups))} {known[0].ci_over}"
+    groups: dict[str | None, list[int]] = {}
+    for s in known:
+        groups.setdefault(s.ci_over, []).append(s.ci_groups or 0)
+    text = "95 % interval over " + " or ".join(f"{span(min(n), max(n))} {over}" for over, n in groups.items())
     fitted = [s.fit_ci_groups for s in known if s.fit_ci_groups and s.total_ci_low_bits is not None]
     if len(fitted) == len(known):
         return f"{text} scored and {span(min(fitted), max(fitted))} groups fitted on"

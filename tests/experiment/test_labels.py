@@ -139,7 +139,7 @@ def test_energy_of_phones_of_known_loudness(run: Runner, corpus: Corpus, tmp_pat
 def test_scoring_other_splits(run: Runner, capsys):
     assert run("mi_supervised", labels=["energy", "speaker"], seeds=1) == 0
     assert run.evaluate("eval") == 0
-    assert "labels: speaker are left out" in capsys.readouterr().err
+    assert "labels: speaker is left out" in capsys.readouterr().err
     again = run.records("experiment/evaluate/eval")
     (before,) = [r for r in run.records() if r.labels == "energy"]
     assert [r.mi_lower_bound_bits for r in again] == [before.mi_lower_bound_bits]

@@ -319,6 +319,8 @@ class TestErrorBars:
         assert bars.startswith("mean over 2 seeds; bars: 95 % interval over 5 speakers")
         assert bars_text([one]) == "mean ± sd over 2 seeds"
         assert "where sums by speaker are known, else sd over seeds" in bars_text([known, one])
+        utterances = dataclasses.replace(known, ci_over="utterances", ci_groups=50)
+        assert "95 % interval over 5 speakers or 50 utterances" in bars_text([known, utterances])
 
 
 class TestKept:

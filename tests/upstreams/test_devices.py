@@ -16,7 +16,7 @@ from tests.helpers.models import MODELS
 from tests.helpers.models_more import MORE
 from tests.helpers.stand_in import move, stand_in
 
-# not those whose shapes hang on numbers (packed sequences, trimmed silence) or that go through NumPy, all within s3prl
+# not those whose shapes depend on numbers (packed sequences, trimmed silence) or that use NumPy, all within s3prl
 FAMILIES = [
     *("hubert-base", "hubert-large", "wav2vec2-base", "wav2vec2-conformer", "wavlm-base", "unispeech_sat", "data2vec"),
     *("mockingjay", "multires-2", "distilhubert", "npc", "wav2vec", "vq_wav2vec-gumbel", "fbank"),
