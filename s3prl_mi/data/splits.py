@@ -66,7 +66,7 @@ class Split:
         if mixed_down := sum(header.channels > 1 for header in self.headers.values()):
             notes.append(f"{mixed_down} files with several channels mixed down to mono (mean).")
         if self.unreadable:
-            notes.append(f"{len(self.unreadable)} unreadable files skipped: {first_causes(self.unreadable)}.")
+            notes.append(f"{count(len(self.unreadable), 'unreadable file')} skipped: {first_causes(self.unreadable)}.")
         if self.too_long:
             longest, seconds = max(self.too_long, key=lambda t: t[1])
             notes.append(

@@ -92,7 +92,7 @@ def _header(panel: Panel, summaries: list[Summary]) -> str:
     left_out = (
         (max(s.unlabelled_frames for s in summaries), "frames without a label"),
         (max(s.unseen_frames for s in summaries), "eval frames whose label the fit split lacks"),
-        (max(s.skipped_utterances for s in summaries), "utterances"),
+        (skipped := max(s.skipped_utterances for s in summaries), "utterance" if skipped == 1 else "utterances"),
     )
     lines = {
         "upstream": upstream,
